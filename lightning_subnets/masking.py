@@ -1,0 +1,243 @@
+"""The idea: leave a network's weights as they were drawn, give each a score, use only the best.
+
+``mask_`` turns a plain network into a masked one in place; ``unmask_`` turns it back, with the mask folded
+into the weights. In between, a layer computes with ``weight * mask`` and what is trained is up to the method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets import allocation, initialization, selection
+from lightning_subnets.errors import UserError
+
+
+class TopK(torch.autograd.Function):
+    """Binary mask of the k largest scores, with a straight-through gradient.
+
+    Forward:  m_i = 1 if s_i is among the k largest, else 0; of equal scores the lowest index is in.
+    Backward: dL/ds = dL/dm.
+
+    Args (to ``apply``):
+        scores: any shape; larger means kept.
+        k: number kept, 0 <= k <= scores.numel().
+
+    Returns: tensor of 0.0 / 1.0, shaped like ``scores``.
+    Raises: ValueError: if k is out of range or a score is NaN.
+    Source: Ramanujan et al. 2020, Algorithm 1.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
+        return selection.top_k(scores, k).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class Method(ABC):
+    """How a subnetwork is found: what is trained, where scores start, and the mask they give.
+
+    A method is one small class in one file of ``methods/``.
+    """
+
+    trains: ClassVar[Literal["scores", "weights"]]
+    density: float
+
+    @abstractmethod
+    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor | None:
+        """A layer's first scores, float32 on the CPU, or None for a method without scores."""
+
+    @abstractmethod
+    def mask(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
+        """The mask of a layer, 0.0 / 1.0, with whatever gradient the method gives it."""
+
+    def masked_weight(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
+        """The weight that a layer computes with."""
+        return weight * self.mask(weight, scores, num_kept)
+
+
+class MaskedLayer(nn.Module):
+    """What every masked layer has beside its plain parameters."""
+
+    plain: ClassVar[type[nn.Module]]
+    weight: Tensor
+    scores: nn.Parameter | None
+    method: Method
+    num_kept: int
+
+    def masked_weight(self) -> Tensor:
+        return self.method.masked_weight(self.weight, self.scores, self.num_kept)
+
+    @torch.no_grad()
+    def mask(self) -> Tensor:
+        """The present mask, boolean, shaped like ``weight``."""
+        return self.method.mask(self.weight, self.scores, self.num_kept).bool()
+
+
+class MaskedConv2d(MaskedLayer, nn.Conv2d):
+    """A convolution by its masked weight. Source: Ramanujan et al. 2020, Eq. 23."""
+
+    plain = nn.Conv2d
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self._conv_forward(input, self.masked_weight(), self.bias)
+        return output
+
+
+class MaskedLinear(MaskedLayer, nn.Linear):
+    """A fully connected layer by its masked weight. Source: Ramanujan et al. 2020, Eq. 4."""
+
+    plain = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.masked_weight(), self.bias)
+
+
+MASKED: dict[type[nn.Module], type[MaskedLayer]] = {layer.plain: layer for layer in (MaskedConv2d, MaskedLinear)}
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_constant", seed: int = 0) -> nn.Module:
+    """Make a network a masked one, in place; every Conv2d and Linear in it, the first and the last included.
+
+    Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, their hooks and their names;
+    a method with scores gives each a ``scores`` beside it. For a method that trains scores the network is then a
+    random one that stays as it is: biases are 0, norms scale by 1 and shift by 0, and everything but the scores is
+    frozen. For a method that trains weights, biases and norms stay as they are, and trainable.
+
+    Args:
+        network: built of Conv2d, Linear, norms and layers without parameters.
+        method: ``EdgePopup(density=0.3)``, ...
+        weights: the distribution they are drawn from, see ``initialization.draw_weights``; None leaves weights,
+            biases and norms as they are, for a network that is already trained, say.
+        seed: of the weights and the scores; the same seed gives the same bits on every machine.
+
+    Returns: the same network.
+    Raises:
+        ValueError: if the network is masked already, has no layer to mask, or has parameters in a layer that
+            cannot be masked; or if the distribution is unknown. The network is then as it was.
+    """
+    layers = _maskable(network)
+    if weights is not None:
+        initialization.check_distribution(weights)
+    kept = allocation.uniform({name: layer.weight.numel() for name, layer in layers.items()}, method.density)
+    if method.trains == "scores":
+        if weights is not None:
+            _make_affine_neutral_(network)
+        network.requires_grad_(False)
+    for name, layer in layers.items():
+        if weights is not None:
+            _draw_(layer.weight, weights, seed=seed, layer=name, density=method.density)
+        scores = method.initial_scores(layer.weight.shape, seed=seed, layer=name)
+        _mask_layer_(layer, method, kept[name], scores)
+    return network
+
+
+def unmask_(network: nn.Module) -> nn.Module:
+    """Make a masked network a plain one again, in place: the mask is folded into the weights, all trainable.
+
+    Nothing of this package remains in it; its state dict is that of the plain network.
+
+    Returns: the same network.
+    Raises:
+        ValueError: if the network is not masked.
+    """
+    for _, layer in masked_layers(network):
+        with torch.no_grad():
+            layer.weight.copy_(layer.masked_weight())
+        del layer.scores, layer.method, layer.num_kept
+        layer.__class__ = layer.plain  # type: ignore[assignment]
+    return network.requires_grad_(True)
+
+
+def masked_layers(network: nn.Module) -> list[tuple[str, MaskedLayer]]:
+    """The masked layers and their names, in the order of the network.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, MaskedLayer)]
+    if not layers:
+        raise UserError(f"{type(network).__name__} is not masked: call mask_(network, method, ...) first")
+    return layers
+
+
+@overload
+def density(network: nn.Module, *, per_layer: Literal[False] = False) -> float: ...
+
+
+@overload
+def density(network: nn.Module, *, per_layer: Literal[True]) -> dict[str, float]: ...
+
+
+def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str, float]:
+    """The fraction of weights kept: kept / total over the masked layers, or of each by its name.
+
+    Raises:
+        ValueError: if the network is not masked.
+    """
+    counts = {name: (int(layer.mask().sum()), layer.weight.numel()) for name, layer in masked_layers(network)}
+    if per_layer:
+        return {name: kept / total for name, (kept, total) in counts.items()}
+    return sum(kept for kept, _ in counts.values()) / sum(total for _, total in counts.values())
+
+
+def _maskable(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers to mask by name, once everything in the network is known to be maskable or harmless.
+
+    Exact types only: a subclass may compute with its weight in a way a mask would miss.
+    """
+    layers: dict[str, nn.Conv2d | nn.Linear] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, MaskedLayer):
+            raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
+        if type(module) in MASKED:
+            assert isinstance(module, nn.Conv2d | nn.Linear)
+            layers[name] = module
+        elif not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False)):
+            own = ", ".join(key for key, _ in module.named_parameters(recurse=False))
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            raise UserError(
+                f"the layer {name or 'itself'!r} of {type(network).__name__} is a {kind} with parameters of its own "
+                f"({own}) and cannot be masked; maskable are torch.nn.Conv2d and torch.nn.Linear themselves, not their "
+                "subclasses, and norms may stand between them"
+            )
+    if not layers:
+        raise UserError(f"{type(network).__name__} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")
+    return layers
+
+
+@torch.no_grad()
+def _make_affine_neutral_(network: nn.Module) -> None:
+    """Biases 0; norms scale by 1 and shift by 0."""
+    for module in network.modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if key == "bias":
+                parameter.zero_()
+            elif isinstance(module, NORMS):
+                parameter.fill_(1.0)
+
+
+@torch.no_grad()
+def _draw_(weight: Tensor, distribution: str, *, seed: int, layer: str, density: float) -> None:
+    drawn = initialization.draw_weights(distribution, weight.shape, seed=seed, layer=layer, density=density)
+    weight.copy_(drawn)
+
+
+def _mask_layer_(layer: nn.Conv2d | nn.Linear, method: Method, num_kept: int, scores: Tensor | None) -> None:
+    layer.__class__ = MASKED[type(layer)]  # type: ignore[assignment]
+    assert isinstance(layer, MaskedLayer)
+    layer.method, layer.num_kept = method, num_kept
+    parameter = None
+    if scores is not None:
+        # At least float32, however coarse the weights: small steps must not be lost.
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+        scores = scores.to(layer.weight.device, dtype)
+        parameter = nn.Parameter(scores, requires_grad=method.trains == "scores")
+    layer.register_parameter("scores", parameter)
