@@ -1,0 +1,113 @@
+"""CIFAR-10 and CIFAR-100, from torchvision's files or from a folder of images."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torchvision import datasets
+
+from lightning_subnets.datamodules.images import Batch, list_classes, read_image
+from lightning_subnets.datamodules.in_memory import InMemoryDataModule
+from lightning_subnets.errors import UserError
+
+
+class CIFAR10(InMemoryDataModule):
+    """50,000 images of 32x32 pixels to train on and 10,000 to test, in 10 classes.
+
+    Training images are padded by 4 pixels, cut at random and mirrored at random, as in the paper.
+
+    Args:
+        root: directory with torchvision's ``cifar-10-batches-py``, or with an image folder,
+            ``train/<class>/*`` and ``test/<class>/*``.
+        batch_size: images per step and process.
+        validation_fraction: the share of the training set held out; at 0 validation is on the test set.
+        download: fetch torchvision's files where they are missing.
+        seed: of the order of the samples and of their augmentation.
+
+    Raises:
+        ValueError: if the data are missing, an image is unreadable or not of 32x32 pixels, or train and test
+            have different classes.
+    Source: Krizhevsky 2009.
+    """
+
+    torchvision_class: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
+    mean, std = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
+    image_shape = (3, 32, 32)
+    padding = 4
+
+    def __init__(
+        self,
+        root: str = "data/cifar10",
+        batch_size: int = 128,
+        validation_fraction: float = 0.0,
+        download: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, validation_fraction, seed)
+        self.root, self.download = Path(root), download
+        if not download and not self._is_folder and not (self.root / self.torchvision_class.base_folder).is_dir():
+            raise UserError(
+                f"{self.root} holds neither {self.torchvision_class.base_folder} nor train/<class>/ and test/<class>/: "
+                "let torchvision fetch it with --data.download=true, or see data/README.md"
+            )
+
+    @property
+    def _is_folder(self) -> bool:
+        return (self.root / "train").is_dir()
+
+    @property
+    def classes(self) -> list[str]:
+        if not self._is_folder:
+            return list(self.torchvision_class(self.root).classes)
+        classes = list_classes(self.root / "train")
+        if (others := list_classes(self.root / "test")) != classes:
+            raise UserError(
+                f"{self.root}/train and {self.root}/test have different classes, only one has: "
+                + ", ".join(sorted(set(classes) ^ set(others)))
+            )
+        return classes
+
+    def prepare_data(self) -> None:
+        if self.download and not self._is_folder:
+            self.torchvision_class(self.root, download=True)
+
+    def load(self, *, train: bool) -> Batch:
+        if not self._is_folder:
+            data = self.torchvision_class(self.root, train=train)
+            return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+        folder = self.root / ("train" if train else "test")
+        try:
+            paths, labels = zip(*datasets.ImageFolder(folder).samples, strict=True)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
+        with ThreadPoolExecutor() as pool:
+            images = np.stack(list(pool.map(_read, paths)))
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+class CIFAR100(CIFAR10):
+    """As ``CIFAR10``, in 100 classes of 500 training and 100 test images; torchvision's ``cifar-100-python``."""
+
+    torchvision_class = datasets.CIFAR100
+    mean, std = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
+
+    def __init__(
+        self,
+        root: str = "data/cifar100",
+        batch_size: int = 128,
+        validation_fraction: float = 0.0,
+        download: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(root, batch_size, validation_fraction, download, seed)
+
+
+def _read(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    pixels = np.asarray(read_image(path))
+    if pixels.shape != (32, 32, 3):
+        raise UserError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels; CIFAR's images are 32x32")
+    return pixels

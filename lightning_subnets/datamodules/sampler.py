@@ -1,0 +1,49 @@
+"""The order of the samples, a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+
+def generator(*key: int) -> torch.Generator:
+    """Random numbers that are a function of the key alone: (seed, epoch), (seed, epoch, sample)."""
+    digest = hashlib.sha256(":".join(map(str, key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+# A DistributedSampler, so that Lightning leaves it in its place when there are several ranks.
+class EpochSampler(DistributedSampler[int]):
+    """Each of the samples once an epoch over all ranks, shuffled by (seed, epoch) or in their order.
+
+    Yields keys: ``epoch, sample = divmod(key, size)``. The epoch rides in the key so that a worker process
+    can draw the augmentation of (epoch, sample), whichever worker it is and however long it lives.
+
+    Args:
+        samples: the indices to go through, in a data set of ``size``.
+        shuffle: for training. Then all ranks get the same number of samples, for which the last
+            ``len(samples) % num_replicas`` of the epoch's order are left out; without it nothing is.
+    """
+
+    def __init__(
+        self, samples: Tensor, *, size: int, shuffle: bool, seed: int, rank: int = 0, num_replicas: int = 1
+    ) -> None:
+        self.samples, self.size, self.shuffle, self.seed = samples, size, shuffle, seed
+        self.rank, self.num_replicas = rank, num_replicas
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.samples
+        if self.shuffle:
+            order = order[torch.randperm(len(order), generator=generator(self.seed, self.epoch))]
+            order = order[: len(self) * self.num_replicas]
+        yield from (order[self.rank :: self.num_replicas] + self.epoch * self.size).tolist()
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return len(self.samples) // self.num_replicas
+        return len(range(self.rank, len(self.samples), self.num_replicas))

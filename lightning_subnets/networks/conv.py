@@ -1,0 +1,79 @@
+"""Conv2, Conv4, Conv6 and Conv8: the small VGG-like networks of the paper's CIFAR-10 experiments."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_subnets.errors import UserError
+
+
+class _Conv(nn.Module):
+    """Pairs of 3x3 convolutions of 64, 128, 256, 512 channels, each pair followed by a 2x2 max-pool, then
+    fully connected layers of 256, 256 and ``num_classes`` units; ReLU between, no biases, no batch norm.
+
+    Args:
+        num_classes: outputs; the only number that the width leaves alone.
+        in_channels: channels of an image.
+        image_size: height and width of an image in pixels.
+        width_multiplier: scales every number of channels and units.
+
+    Raises:
+        ValueError: if the image is too small for the pools, or the width leaves a layer without units.
+    Source: Ramanujan et al. 2020, Table 1; after Frankle and Carbin 2019.
+    """
+
+    pairs: int
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width_multiplier: float = 1.0
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if image_size < 2**self.pairs:
+            raise UserError(
+                f"{name} halves its image {self.pairs} times: image_size = {image_size} is below {2**self.pairs}"
+            )
+        if int(64 * width_multiplier) < 1:
+            raise UserError(f"width_multiplier = {width_multiplier} leaves {name} without channels: at least 1/64")
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for pair in range(self.pairs):
+            width = int(64 * 2**pair * width_multiplier)
+            for inputs in (channels, width):
+                layers += [nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=False), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+            channels = width
+        self.features = nn.Sequential(*layers)
+        hidden = int(256 * width_multiplier)
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels * (image_size // 2**self.pairs) ** 2, hidden, bias=False),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.ReLU(),
+            nn.Linear(hidden, num_classes, bias=False),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+class Conv2(_Conv):
+    __doc__ = f"Two convolutional layers: {_Conv.__doc__}"
+    pairs = 1
+
+
+class Conv4(_Conv):
+    __doc__ = f"Four convolutional layers: {_Conv.__doc__}"
+    pairs = 2
+
+
+class Conv6(_Conv):
+    __doc__ = f"Six convolutional layers: {_Conv.__doc__}"
+    pairs = 3
+
+
+class Conv8(_Conv):
+    __doc__ = f"Eight convolutional layers: {_Conv.__doc__}"
+    pairs = 4

@@ -1,0 +1,50 @@
+"""torchvision's ResNets for images of 32 or 64 pixels."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.models import ResNet, get_model
+
+from lightning_subnets.errors import unknown
+
+RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+
+
+def small_stem_(network: ResNet) -> ResNet:
+    """Replace a ResNet's stem, in place, by one that keeps a small image's size.
+
+    The 7x7 convolution of stride 2 becomes a 3x3 convolution of stride 1, and the max-pool after it goes:
+    an image of 32 pixels reaches the first block with 32 pixels instead of 8.
+
+    Returns: the same network.
+    Source: He et al. 2016, section 4.2.
+    """
+    network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def small_stem_resnet(name: str = "resnet18", num_classes: int = 10) -> ResNet:
+    """A torchvision ResNet with the stem for small images.
+
+    Args:
+        name: of a ResNet in ``torchvision.models``, ``resnet18`` for instance.
+        num_classes: outputs.
+
+    Raises:
+        ValueError: if torchvision has no such ResNet.
+    """
+    if name not in RESNETS:
+        raise unknown("ResNet", name, RESNETS)
+    network = get_model(name, num_classes=num_classes)
+    assert isinstance(network, ResNet)
+    return small_stem_(network)
