@@ -1,0 +1,7 @@
+"""What happens beside the training step."""
+
+from lightning_subnets.callbacks.mask_statistics import MaskStatistics
+from lightning_subnets.callbacks.predictions import Predictions
+from lightning_subnets.callbacks.progress import Progress
+
+__all__ = ["MaskStatistics", "Predictions", "Progress"]

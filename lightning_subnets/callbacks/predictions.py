@@ -1,0 +1,60 @@
+"""Predictions in a file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_subnets.errors import UserError
+
+
+class Predictions(Callback):
+    """Writes what ``predict`` finds as CSV: sample, label, the class predicted and its probability.
+
+    Args:
+        path: the file; with several processes each writes its own, with its rank before the ending.
+
+    Raises:
+        ValueError: if the file exists.
+    """
+
+    def __init__(self, path: str = "predictions.csv") -> None:
+        self.path = Path(path)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "predict":
+            return
+        if trainer.world_size > 1:
+            self.path = self.path.with_suffix(f".{trainer.global_rank}{self.path.suffix}")
+        if self.path.exists():
+            raise UserError(f"{self.path} exists: name another file with --predictions.path, or move it")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._file = self.path.open("x", newline="")
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(("sample", "label", "predicted", "probability"))
+        self._classes: list[str] = trainer.datamodule.classes  # type: ignore[attr-defined]
+        self._sample = trainer.global_rank
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        probabilities, predicted = outputs.max(dim=-1)
+        for label, index, probability in zip(
+            batch[1].tolist(), predicted.tolist(), probabilities.tolist(), strict=True
+        ):
+            self._rows.writerow((self._sample, self._classes[label], self._classes[index], f"{probability:.6f}"))
+            self._sample += trainer.world_size
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._file.close()

@@ -1,0 +1,233 @@
+"""The LightningModule: a masked network, its step, its metrics, and an optimizer over what the method trains."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from lightning_subnets import checkpoint, masking
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking import Method
+
+Schedule = Literal["cosine", "constant"]
+
+
+class SubnetModule(LightningModule):
+    """A masked network that learns to classify images.
+
+    Logs ``train/loss``, ``train/accuracy``, ``train/images_per_second`` by epoch, ``train/loss_step`` and
+    ``learning_rate`` by step, and ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are
+    fractions; top5 counts a hit among the five largest logits.
+
+    Args:
+        network: any torchvision or timm network, or one of ``lightning_subnets.networks``; masked in place.
+        method: how the subnetwork is found.
+        weights: the distribution the weights are drawn from, see ``mask_``; null leaves them as they are.
+        seed: of the weights and the scores.
+        optimizer: over the parameters that the method trains, and no others.
+        lr_batch_size: the optimizer's learning rate is for this many images a step and is scaled linearly to
+            the global batch, all processes and accumulation included (Goyal et al. 2017, section 2.1); null
+            takes the rate as it is.
+        schedule: of the learning rate by optimizer step: ``cosine`` falls to 0 at the last, ``constant`` stays.
+        warmup_epochs: epochs over which the rate rises linearly before that.
+        label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
+        channels_last: memory format of images and network, faster for convolutions on a GPU.
+
+    Raises:
+        ValueError: if an argument is out of range, or the network cannot be masked.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        method: Method,
+        weights: str | None = "signed_constant",
+        seed: int = 0,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_batch_size: int | None = None,
+        schedule: Schedule = "cosine",
+        warmup_epochs: float = 0.0,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise UserError(f"label_smoothing = {label_smoothing} is outside [0, 1]")
+        if warmup_epochs < 0.0:
+            raise UserError(f"warmup_epochs = {warmup_epochs} is below 0")
+        if lr_batch_size is not None and lr_batch_size < 1:
+            raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
+        self.network = masking.mask_(network, method, weights=weights, seed=seed)
+        self.method = method
+        self.identity = {
+            "network": type(network).__name__,
+            "method": type(method).__name__,
+            **vars(method),
+            "weights": weights,
+            "seed": seed,
+        }
+        self.optimizer, self.lr_batch_size = optimizer, lr_batch_size
+        self.schedule, self.warmup_epochs = schedule, warmup_epochs
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
+        # A mean that leaves NaN out would hide a diverged loss.
+        self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
+        self.first_diverged: Tensor
+        self.register_buffer("first_diverged", torch.tensor(_NEVER), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
+        logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
+        return logits
+
+    def prepare_data(self) -> None:
+        """Check that network and data fit each other, before anything is written or a GPU touched.
+
+        Raises:
+            ValueError: if the network cannot take the data's images, or has another number of outputs than the
+                data have classes.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            return
+        name, shape, classes = type(self.network).__name__, tuple(data.image_shape), len(data.classes)
+        was_training = self.network.training
+        try:
+            with torch.no_grad():
+                outputs = self.network.eval()(torch.zeros(1, *shape, device=self.device)).shape[-1]
+        except RuntimeError as error:
+            raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
+        finally:
+            self.network.train(was_training)
+        if outputs != classes:
+            raise UserError(
+                f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
+                f"set --model.network.num_classes={classes}"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        if self.lr_batch_size is not None:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            batch_size = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+            for group in optimizer.param_groups:
+                group["lr"] *= batch_size / self.lr_batch_size
+        steps = self.trainer.estimated_stepping_batches
+        warmup = self.warmup_epochs * steps / (self.trainer.max_epochs or 1)
+        factor = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, self.schedule))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_start, self._images_seen = time.perf_counter(), 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        try:
+            logits = self(images)
+        except UserError as error:
+            raise self._diverged(self.global_step, str(error)) from error
+        loss: Tensor = self.loss(logits, labels)
+        self._images_seen += len(labels) * self.trainer.world_size
+        diverged = torch.where(loss.detach().isfinite(), _NEVER, self.global_step)
+        torch.minimum(self.first_diverged, diverged, out=self.first_diverged)
+        self._update("train/loss", loss.detach(), len(labels))
+        self._update("train/accuracy", (logits.detach().argmax(dim=-1) == labels).float())
+        self.log("train/loss_step", loss.detach())
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Looking at a value makes the host wait for a GPU, so there it is done at the logging interval, and
+        # before the checkpoint of an epoch is written.
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.device.type == "cpu" or self.trainer.is_last_batch or not (batch_idx + 1) % interval:
+            if (step := int(self.first_diverged)) != _NEVER:
+                raise self._diverged(step, "the loss is not finite")
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            if self.device.type != "cpu" and torch.stack([parameter.isnan().any() for parameter in trained]).any():
+                raise self._diverged(self.global_step, "a trained parameter is NaN")
+
+    def _diverged(self, step: int, what: str) -> UserError:
+        saved = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint had been written"
+        return UserError(f"training diverged at step {step}: {what}. Try a lower learning rate; {kept}")
+
+    def on_train_epoch_end(self) -> None:
+        self._log_metrics("train")
+        self.log("train/images_per_second", self._images_seen / (time.perf_counter() - self._epoch_start))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Class probabilities (batch, classes)."""
+        return self(batch[0]).softmax(dim=-1)  # type: ignore[no-any-return]
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
+        self._update(f"{stage}/loss", self.loss(logits, labels), len(labels))
+        self._update(f"{stage}/accuracy", best[:, 0].float())
+        self._update(f"{stage}/top5", best.any(dim=1).float())
+
+    def _update(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+        metric = self.metrics[name]
+        assert isinstance(metric, MeanMetric)
+        metric.update(value, weight)
+
+    def _log_metrics(self, stage: str) -> None:
+        """Log a stage's metrics, exact over all ranks and samples."""
+        for name, metric in self.metrics.items():
+            if name.startswith(stage):
+                assert isinstance(metric, MeanMetric)
+                self.log(name, metric)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["subnet"] = self.identity
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        checkpoint.check(checkpoint_, self.identity, self.state_dict())
+
+
+_EVALUATED = ("loss", "accuracy", "top5")
+_NEVER = torch.iinfo(torch.int64).max
+
+
+def learning_rate_factor(step: int, steps: float, warmup: float, schedule: Schedule) -> float:
+    """The share of the learning rate used at an optimizer step.
+
+    Linear warm-up: (t + 1) / W for t < W. Then cosine: (1 + cos(pi (t - W) / (T - W))) / 2, which is 0 at
+    t = T, after the last step; or constant: 1.
+
+    Args:
+        step: t, the number of steps taken before.
+        steps: T, of the whole run.
+        warmup: W, steps of warm-up.
+    Source: Loshchilov and Hutter 2017, Eq. 5; Goyal et al. 2017, section 2.2.
+    """
+    if step < warmup:
+        return min(1.0, (step + 1) / warmup)
+    if schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, steps - warmup)))) / 2
