@@ -1,0 +1,3 @@
+from lightning_subnets.cli import main
+
+main()

@@ -1,0 +1,177 @@
+"""The ``lightning`` command: LightningCLI with a directory for each run and errors for people."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_subnets import checkpoint, digest, figures, loggers, masking, run_directory, summary
+from lightning_subnets.callbacks import MaskStatistics, Predictions, Progress
+from lightning_subnets.errors import UserError
+from lightning_subnets.module import SubnetModule
+from lightning_subnets.spelling import suggestion
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
+    # Lightning's advertisements and its account of the hardware; warnings still come through.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Lightning 2.6 under torch 2.15, from inside its own loops.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # A continued run keeps its best and last checkpoint, the new one begins its own.
+    warnings.filterwarnings("ignore", message="The dirpath has changed")
+    # True of every short run; its metrics by epoch are logged all the same.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    try:
+        SubnetCLI(sys.argv[1:] if args is None else args)
+    except (UserError, MisconfigurationException) as error:
+        # An error from a worker process arrives with that process's traceback before the message.
+        print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong without forty lines of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"error: {message.strip()}{suggestion(message)}", file=sys.stderr)
+        print("tip: lightning fit --help lists every option", file=sys.stderr)
+        sys.exit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the resolved config beside the run's metrics, and hands it to the loggers that show it."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class SubnetCLI(LightningCLI):
+    """LightningCLI for a ``SubnetModule`` and any data module.
+
+    A fit gets a directory of its own, ``<trainer.default_root_dir>/<name>/version_N``, for its checkpoints, metrics,
+    config, summary and pictures.
+    """
+
+    run: Path | None = None
+
+    def __init__(self, args: list[str]) -> None:
+        try:
+            super().__init__(
+                SubnetModule,
+                LightningDataModule,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                trainer_defaults={"default_root_dir": "runs", "enable_model_summary": False},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
+        finally:
+            if self.run is not None:
+                run_directory.give_back(self.run)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=int,
+            default=0,
+            help="Seed of the weights, the scores, the data's order and the rest.",
+        )
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run; the config file's where none is given."
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Data before model: what is missing is said before a network is built.
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        parser.add_lightning_class_args(SubnetModule, "model")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Predictions, "predictions")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        self.config: Namespace = parser.parse_args(_with_config_of_checkpoint(args))
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyperparameters replace the config; here a difference is an error."""
+        if path := self.config[self.config.subcommand].ckpt_path:
+            checkpoint.check_readable(path)
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.config.subcommand]
+        callbacks: list[Callback] = []
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(Progress())
+        chosen_loggers, config.trainer.logger = config.trainer.logger, False
+        if config.name is None:
+            config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
+        self.save_config_callback = None
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self.run = run_directory.claim(config.trainer.default_root_dir, config.name)
+            config.trainer.logger = loggers.configure(chosen_loggers, self.run)
+            self.save_config_callback = SaveConfig
+            callbacks.append(MaskStatistics())
+            if config.trainer.enable_checkpointing is not False:
+                callbacks += _checkpoints(self.run / "checkpoints")
+        self.trainer_defaults["callbacks"] = callbacks
+
+    def before_fit(self) -> None:
+        self.weights_digest = digest.weights_digest(self.model.network)
+        self.start = time.perf_counter()
+
+    def after_fit(self) -> None:
+        if self.run is None:
+            return
+        seconds = time.perf_counter() - self.start
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if not self.trainer.is_global_zero:
+            return
+        result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
+        summary.write(result, self.run / "summary.json")
+        evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
+        layers = [name for name, _ in masking.masked_layers(self.model.network)]
+        pictures = figures.draw_run(self.run, layers=layers, evaluated_on=evaluated_on)
+        summary.show(result, self.run, pictures)
+
+    def after_predict(self) -> None:
+        if self.trainer.is_global_zero:
+            print(f"predictions are in {self.config_init.predict.predictions.path}")
+
+
+def _checkpoints(folder: Path) -> list[Callback]:
+    """The last epoch's checkpoint, from which a run goes on, and that of the best validation accuracy."""
+    return [
+        ModelCheckpoint(folder, filename="last"),
+        ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max"),
+    ]
+
+
+def _with_config_of_checkpoint(args: list[str]) -> list[str]:
+    """The arguments; with the config of the run that a checkpoint is from, where no config is given."""
+    options = dict(zip(args, [*args[1:], ""], strict=True)) | dict(
+        argument.split("=", 1) for argument in args if "=" in argument
+    )
+    if "-c" in options or "--config" in options or "--ckpt_path" not in options:
+        return args
+    config = Path(options["--ckpt_path"]).parent.parent / "config.yaml"
+    return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args

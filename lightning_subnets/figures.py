@@ -1,0 +1,121 @@
+"""Pictures of a run, drawn from its ``metrics.csv``."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+TRAIN, EVALUATION = "#0072B2", "#D55E00"
+Series = dict[str, tuple[list[int], list[float]]]
+
+
+def draw_run(run: Path, *, layers: list[str], evaluated_on: str) -> list[Path]:
+    """Draw a run's pictures beside its ``metrics.csv``.
+
+    Args:
+        layers: the masked layers, in the order to show them in.
+        evaluated_on: what the metrics of ``val/`` were measured on: "test set" or "held-out images".
+
+    Returns: the PNGs: ``curves.png``, and ``layers.png`` where there is a mask to show.
+    """
+    metrics, title = read_metrics(run / "metrics.csv"), f"{run.parent.name}, {run.name}"
+    pictures = [run / "curves.png"]
+    draw_curves(metrics, pictures[0], title=title, evaluated_on=evaluated_on)
+    if f"swapped/{layers[0]}" in metrics:
+        pictures.append(run / "layers.png")
+        draw_layers(metrics, layers, pictures[1], title=title)
+    return pictures
+
+
+def read_metrics(path: Path) -> Series:
+    """Each metric by its name: the epochs at whose end it was logged, and its values there."""
+    series: Series = defaultdict(lambda: ([], []))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name not in ("epoch", "step"):
+                    epochs, values = series[name]
+                    epochs.append(int(row["epoch"]) + 1)
+                    values.append(float(value))
+    return dict(series)
+
+
+def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
+    """Accuracy and loss by epoch, as a PNG."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    _lines(accuracy, metrics, "accuracy", evaluated_on, scale=100)
+    accuracy.set(ylabel="accuracy (%)", title="Accuracy")
+    _lines(loss, metrics, "loss", evaluated_on, scale=1)
+    loss.set(ylabel="cross-entropy (nats)", title="Loss", ylim=(0, None))
+    for axes in (accuracy, loss):
+        axes.set_xlabel("epoch")
+        axes.legend(frameon=False)
+    _save(figure, path, title)
+
+
+def _lines(axes: Axes, metrics: Series, name: str, evaluated_on: str, scale: float) -> None:
+    for key, label, colour in (("train", "training set", TRAIN), ("val", evaluated_on, EVALUATION)):
+        if f"{key}/{name}" not in metrics:
+            continue
+        epochs, values = metrics[f"{key}/{name}"]
+        scaled = [scale * value for value in values]
+        axes.plot(epochs, scaled, color=colour, label=label, marker="o" if len(epochs) == 1 else None)
+        if key == "val" and name == "accuracy":
+            axes.annotate(
+                f"{scaled[-1]:.2f} %",
+                (epochs[-1], scaled[-1]),
+                textcoords="offset points",
+                xytext=(-4, -16),
+                ha="right",
+                color=colour,
+            )
+
+
+def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -> None:
+    """Kept density and share of edges swapped by layer, as a PNG.
+
+    Left, the density each layer ended with; right, the share of its kept edges replaced in each epoch.
+    """
+    rows = np.arange(len(layers))
+    figure = Figure(figsize=(11, max(3.2, 1.4 + 0.22 * len(layers))), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.4))
+    density = [100 * metrics[f"density/{layer}"][1][-1] for layer in layers]
+    left.barh(rows, density, color=TRAIN, height=0.7)
+    for row, value in enumerate(density):
+        left.text(value, row, f" {value:.1f}", va="center", fontsize=8)
+    left.set(xlim=(0, 115), xlabel="weights kept (%)", title="Density", yticks=rows)
+    left.set_xticks(range(0, 101, 20))
+    left.set_yticklabels(layers, fontsize=8)
+    left.set_ylim(len(layers) - 0.5, -0.5)
+    swapped = 100 * np.array([metrics[f"swapped/{layer}"][1] for layer in layers])
+    epochs = metrics[f"swapped/{layers[0]}"][0]
+    image = right.imshow(
+        swapped,
+        aspect="auto",
+        cmap="viridis",
+        norm=PowerNorm(0.5, vmin=0),  # by the square root, or the first epochs would leave the rest dark
+        interpolation="nearest",
+        extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(layers) - 0.5, -0.5),
+    )
+    right.set(xlabel="epoch", title="Edges swapped")
+    right.xaxis.get_major_locator().set_params(integer=True)
+    figure.colorbar(image, ax=right, label="kept edges replaced in the epoch (%)")
+    _save(figure, path, title)
+
+
+def _save(figure: Figure, path: Path, title: str) -> None:
+    figure.suptitle(title)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    # Without pyplot: no window system, no state shared with the user's own figures.
+    FigureCanvasAgg(figure)
+    figure.savefig(path)

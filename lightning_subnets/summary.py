@@ -1,0 +1,73 @@
+"""What a run came to, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchvision
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from lightning_subnets import __version__, digest, masking
+from lightning_subnets.module import SubnetModule
+
+
+def summarize(module: SubnetModule, *, digest_before: str, seconds: float) -> dict[str, Any]:
+    """What was found: accuracy on the test set, weights kept, and whether any weight changed.
+
+    Args:
+        digest_before: of the network's weights when training began, see ``digest.weights_digest``.
+        seconds: of training, validation included.
+    """
+    layers = [layer for _, layer in masking.masked_layers(module.network)]
+    kept, total = sum(int(layer.mask().sum()) for layer in layers), sum(layer.weight.numel() for layer in layers)
+    digest_after = digest.weights_digest(module.network)
+    trainer = module.trainer
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {
+        **{key: value for key, value in module.identity.items() if key != "density"},
+        "test_accuracy": metrics["test/accuracy"],
+        "test_top5": metrics["test/top5"],
+        "test_loss": metrics["test/loss"],
+        "kept": kept,
+        "total": total,
+        "density": kept / total,
+        "weights_unchanged": digest_after == digest_before,
+        "weights_digest": digest_after,
+        "seconds": seconds,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "processes": trainer.world_size,
+        "versions": {
+            "lightning_subnets": __version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "lightning": lightning.__version__,
+        },
+    }
+
+
+def write(summary: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
+    """Print the summary as a person would like to read it."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", justify="right")
+    table.add_column(overflow="fold")
+    table.add_row("test accuracy", f"{summary['test_accuracy']:.2%}")
+    table.add_row("weights kept", f"{summary['kept']:,} of {summary['total']:,} ({summary['density']:.1%})")
+    if summary["weights_unchanged"]:
+        table.add_row("weights changed", f"none: sha256 {summary['weights_digest'][:16]}… before and after")
+    else:
+        table.add_row("weights changed", "yes, this method trains them")
+    table.add_row("training", f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s")
+    table.add_row("run", str(run))
+    table.add_row("pictures", ", ".join(picture.name for picture in pictures))
+    Console().print(Panel.fit(table, title=f"{summary['network']} · {summary['method']}"))
