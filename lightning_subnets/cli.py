@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
 import sys
 import time
@@ -9,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -32,12 +34,14 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     # A continued run keeps its best and last checkpoint, the new one begins its own.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
+    # To evaluate a checkpoint nothing is needed of what wrote it.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     # True of every short run; its metrics by epoch are logged all the same.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     try:
         SubnetCLI(sys.argv[1:] if args is None else args)
     except (UserError, MisconfigurationException) as error:
-        # An error from a worker process arrives with that process's traceback before the message.
+        # An error from a worker process brings that process's traceback before its message.
         print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
         sys.exit(2)
 
@@ -96,13 +100,6 @@ class SubnetCLI(LightningCLI):
             "--name", type=str | None, default=None, help="Name of the run; the config file's where none is given."
         )
 
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # Data before model: what is missing is said before a network is built.
-        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-        parser.add_lightning_class_args(SubnetModule, "model")
-        parser.add_lightning_class_args(Trainer, "trainer")
-        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Predictions, "predictions")
         parser.link_arguments("seed_everything", "model.seed")
@@ -119,6 +116,7 @@ class SubnetCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
+        _leave_defaults_to_builder(config.model.network)
         callbacks: list[Callback] = []
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(Progress())
@@ -134,6 +132,13 @@ class SubnetCLI(LightningCLI):
             if config.trainer.enable_checkpointing is not False:
                 callbacks += _checkpoints(self.run / "checkpoints")
         self.trainer_defaults["callbacks"] = callbacks
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # What a network's or an optimizer's own constructor will not take is a mistake in the config.
+            raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error
 
     def before_fit(self) -> None:
         self.weights_digest = digest.weights_digest(self.model.network)
@@ -164,6 +169,24 @@ def _checkpoints(folder: Path) -> list[Callback]:
         ModelCheckpoint(folder, filename="last"),
         ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max"),
     ]
+
+
+def _leave_defaults_to_builder(network: Namespace) -> None:
+    """Drop what a function that builds a network was only given because what it calls has it as a default.
+
+    torchvision's ``wide_resnet50_2`` hands its keyword arguments on to ``ResNet``, whose default width the parser
+    finds and fills in, and then refuses any width but its own.
+    """
+    module, _, name = network.class_path.rpartition(".")
+    build = getattr(importlib.import_module(module), name)
+    if isinstance(build, type) or "init_args" not in network:
+        return
+    parser = ArgumentParser()
+    parser.add_function_arguments(build, fail_untyped=False)
+    defaults, own = parser.get_defaults(), inspect.signature(build).parameters
+    for key, value in list(network.init_args.items()):
+        if key not in own and key in defaults and defaults[key] == value:
+            del network.init_args[key]
 
 
 def _with_config_of_checkpoint(args: list[str]) -> list[str]:

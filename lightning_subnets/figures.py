@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 TRAIN, EVALUATION = "#0072B2", "#D55E00"
@@ -58,6 +59,7 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     loss.set(ylabel="cross-entropy (nats)", title="Loss", ylim=(0, None))
     for axes in (accuracy, loss):
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
     _save(figure, path, title)
 
@@ -107,7 +109,7 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
         extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(layers) - 0.5, -0.5),
     )
     right.set(xlabel="epoch", title="Edges swapped")
-    right.xaxis.get_major_locator().set_params(integer=True)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=right, label="kept edges replaced in the epoch (%)")
     _save(figure, path, title)
 

@@ -92,12 +92,13 @@ class SubnetModule(LightningModule):
         return logits
 
     def prepare_data(self) -> None:
-        """Check that network and data fit each other, before anything is written or a GPU touched.
+        """Check that network, data and optimizer fit each other, before anything is written or a GPU touched.
 
         Raises:
-            ValueError: if the network cannot take the data's images, or has another number of outputs than the
-                data have classes.
+            ValueError: if the optimizer refuses its arguments, the network cannot take the data's images, or it has
+                another number of outputs than the data have classes.
         """
+        self._build_optimizer()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
             return
@@ -117,7 +118,7 @@ class SubnetModule(LightningModule):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        optimizer = self._build_optimizer()
         if self.lr_batch_size is not None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             batch_size = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
@@ -127,6 +128,12 @@ class SubnetModule(LightningModule):
         warmup = self.warmup_epochs * steps / (self.trainer.max_epochs or 1)
         factor = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, self.schedule))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        try:
+            return self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        except ValueError as error:
+            raise UserError(f"the optimizer cannot be built: {error}") from error
 
     def on_train_epoch_start(self) -> None:
         self._epoch_start, self._images_seen = time.perf_counter(), 0
@@ -161,7 +168,7 @@ class SubnetModule(LightningModule):
     def _diverged(self, step: int, what: str) -> UserError:
         saved = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint had been written"
-        return UserError(f"training diverged at step {step}: {what}. Try a lower learning rate; {kept}")
+        return UserError(f"training diverged at step {step}: {what}. Try a lower learning rate; {kept}.")
 
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train")

@@ -29,8 +29,8 @@ def claim(root: Path | str, name: str) -> Path:
 
 
 def give_back(path: Path) -> None:
-    """Remove the directory of a run that ended before it wrote anything, and its parent if that was the first."""
-    for folder in (path, path.parent):
+    """Remove the directory of a run that ended before it wrote anything, and those it was the first in."""
+    for folder in (path, path.parent, path.parent.parent):
         if not folder.is_dir() or any(folder.iterdir()):
             return
         folder.rmdir()

@@ -35,7 +35,7 @@ def _on_cpu(flat: Tensor, k: int) -> Tensor:
     # NumPy has no bfloat16; float32 holds every half-precision number, in the same order.
     array = (flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat).numpy()
     if np.isnan(array).any():
-        raise UserError("a score is NaN: training has diverged; try a lower learning rate")
+        raise UserError("a score is NaN")
     if k == 0:
         return torch.zeros_like(flat, dtype=torch.bool)
     cut = array.size - k

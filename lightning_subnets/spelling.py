@@ -9,14 +9,11 @@ from torchvision import models
 
 from lightning_subnets import datamodules, methods, networks
 
-# What each key of a config can name, beside any class path.
+# What each key of a config can name, beside any class path: the modules, and the names in them.
 _KNOWN = {
-    "model.method": [*methods.__all__],
-    "model.network": [
-        *(f"lightning_subnets.networks.{name}" for name in networks.__all__),
-        *(f"torchvision.models.{name}" for name in models.list_models(module=models)),
-    ],
-    "data": [*(f"lightning_subnets.datamodules.{name}" for name in datamodules.__all__)],
+    "model.method": {methods.__name__: methods.__all__},
+    "model.network": {networks.__name__: networks.__all__, models.__name__: models.list_models(module=models)},
+    "data": {datamodules.__name__: datamodules.__all__},
 }
 
 
@@ -32,9 +29,8 @@ def suggestion(message: str) -> str:
     )
     if key is None or wrong is None or key[1] not in _KNOWN:
         return ""
-    known = _KNOWN[key[1]]
-    nearest = difflib.get_close_matches(wrong[1], known, n=3) or difflib.get_close_matches(
-        wrong[1], [name.rpartition(".")[2] for name in known], n=3
-    )
-    hint = f"\nDid you mean {' or '.join(nearest)}?" if nearest else ""
-    return f"{hint}\nKnown: {', '.join(known)}."
+    modules = _KNOWN[key[1]]
+    paths = {name: f"{module}.{name}" for module, names in modules.items() for name in names}
+    nearest = difflib.get_close_matches(wrong[1].rpartition(".")[2], paths, n=3)
+    hint = f"\nDid you mean {' or '.join(paths[name] for name in nearest)}?" if nearest else ""
+    return hint + "".join(f"\nKnown in {module}: {', '.join(names)}." for module, names in modules.items())

@@ -70,4 +70,4 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     table.add_row("training", f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s")
     table.add_row("run", str(run))
     table.add_row("pictures", ", ".join(picture.name for picture in pictures))
-    Console().print(Panel.fit(table, title=f"{summary['network']} · {summary['method']}"))
+    Console().print(Panel.fit(table, title=f"{run.parent.name}: {summary['method']}"))

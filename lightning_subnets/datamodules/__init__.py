@@ -3,6 +3,5 @@
 from lightning_subnets.datamodules.cifar import CIFAR10, CIFAR100
 from lightning_subnets.datamodules.digits import Digits
 from lightning_subnets.datamodules.imagenet import ImageNet
-from lightning_subnets.datamodules.images import ImageDataModule
 
-__all__ = ["CIFAR10", "CIFAR100", "Digits", "ImageDataModule", "ImageNet"]
+__all__ = ["CIFAR10", "CIFAR100", "Digits", "ImageNet"]
