@@ -34,6 +34,8 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     # A continued run keeps its best and last checkpoint, the new one begins its own.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
+    # A run's directory is new: what the CSV logger finds in it, another of the run's loggers has just put there.
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # To evaluate a checkpoint nothing is needed of what wrote it.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     # True of every short run; its metrics by epoch are logged all the same.

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace, dict_to_namespace
+from jsonargparse import Namespace
 
 
 def configure(chosen: Any, run: Path) -> list[Namespace]:
@@ -43,9 +43,8 @@ def configure(chosen: Any, run: Path) -> list[Namespace]:
 
 def _logger(kind: str, run: Path) -> Namespace:
     # Without a name and a version of its own, it writes into the run's directory itself.
-    place = dict_to_namespace({"save_dir": str(run), "name": "", "version": ""})
-    logger: Namespace = dict_to_namespace({"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": place})
-    return logger
+    place = Namespace(save_dir=str(run), name="", version="")  # type: ignore[no-untyped-call]
+    return Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=place)  # type: ignore[no-untyped-call]
 
 
 def _wandb_is_offline(run: Path) -> bool:
@@ -60,6 +59,7 @@ def _wandb_is_offline(run: Path) -> bool:
         reason = "no API key on this machine"
     except wandb.errors.Error as error:
         reason = f"W&B did not accept this machine's API key ({error})"
+    wandb.teardown()  # or what it has read of the environment would stand
     os.environ["WANDB_SILENT"] = "true"
     print(f"W&B: {reason}, so the run is logged offline; later: wandb sync {run}/wandb/offline-run-*", file=sys.stderr)
     return True

@@ -81,7 +81,7 @@ class SubnetModule(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
-        # A mean that leaves NaN out would hide a diverged loss.
+        # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
         self.first_diverged: Tensor
         self.register_buffer("first_diverged", torch.tensor(_NEVER), persistent=False)
@@ -148,7 +148,7 @@ class SubnetModule(LightningModule):
         self._images_seen += len(labels) * self.trainer.world_size
         diverged = torch.where(loss.detach().isfinite(), _NEVER, self.global_step)
         torch.minimum(self.first_diverged, diverged, out=self.first_diverged)
-        self._update("train/loss", loss.detach(), len(labels))
+        self._update("train/loss", loss.detach().expand(len(labels)))
         self._update("train/accuracy", (logits.detach().argmax(dim=-1) == labels).float())
         self.log("train/loss_step", loss.detach())
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -172,7 +172,8 @@ class SubnetModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train")
-        self.log("train/images_per_second", self._images_seen / (time.perf_counter() - self._epoch_start))
+        speed = self._images_seen / (time.perf_counter() - self._epoch_start)
+        self.log("train/images_per_second", speed, sync_dist=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -194,14 +195,15 @@ class SubnetModule(LightningModule):
         images, labels = batch
         logits = self(images)
         best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
-        self._update(f"{stage}/loss", self.loss(logits, labels), len(labels))
+        self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
         self._update(f"{stage}/accuracy", best[:, 0].float())
         self._update(f"{stage}/top5", best.any(dim=1).float())
 
-    def _update(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+    def _update(self, name: str, values: Tensor) -> None:
+        """Take in one value a sample: torchmetrics 1.9 leaves weights out under ``nan_strategy="disable"``."""
         metric = self.metrics[name]
         assert isinstance(metric, MeanMetric)
-        metric.update(value, weight)
+        metric.update(values)
 
     def _log_metrics(self, stage: str) -> None:
         """Log a stage's metrics, exact over all ranks and samples."""

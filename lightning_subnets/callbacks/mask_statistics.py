@@ -36,8 +36,8 @@ class MaskStatistics(Callback):
         )
         # One copy from the device for all layers.
         for name, kept, moved in zip(now, density.tolist(), swapped.tolist(), strict=True):
-            pl_module.log(f"density/{name}", kept)
-            pl_module.log(f"swapped/{name}", moved)
+            pl_module.log(f"density/{name}", kept, sync_dist=True)
+            pl_module.log(f"swapped/{name}", moved, sync_dist=True)
         self._before = now
 
     def _masks(self) -> dict[str, Tensor]:
