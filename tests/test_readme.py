@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_subnets.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(blocks("python")) == 2
+    exec("\n".join(blocks("python")), {})
+    assert capsys.readouterr().out.startswith("0.3000")
+
+
+def test_the_lines_for_dashboards_are_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = []
+    for number, block in enumerate(blocks("yaml")):
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(f"config: {ROOT}/configs/quickstart.yaml\n{block}")
+        with pytest.raises(SystemExit) as exit_info:
+            main(["fit", "-c", str(config), "--print_config"])
+        assert exit_info.value.code == 0
+        chosen.append(yaml.safe_load(capsys.readouterr().out)["trainer"]["logger"]["class_path"].rpartition(".")[2])
+    assert chosen == ["WandbLogger", "TensorBoardLogger"]
+
+
+def test_every_link_and_config_the_readme_names_is_there() -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+    expanded = set()
+    for name in re.findall(r"^\| `([^`]+\.yaml)` \|", README, re.MULTILINE):
+        variants = [name]
+        while any("{" in variant for variant in variants):
+            variants = [
+                re.sub(r"\{[^}]*\}", choice, variant, count=1)
+                for variant in variants
+                for choice in re.findall(r"\{([^}]*)\}", variant)[0].split(",")
+            ]
+        expanded.update(variants)
+    shipped = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.yaml")}
+    assert expanded == {name for name in shipped if not name.endswith("base.yaml")}
