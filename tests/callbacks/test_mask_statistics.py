@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.callbacks import MaskStatistics
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.module import SubnetModule
+
+
+class _Swap(Callback):
+    """Takes 3 of the 320 kept edges out and puts 3 others in, at the end of each epoch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._move(pl_module, first=True)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._move(pl_module, first=False)
+
+    @torch.no_grad()
+    def _move(self, module: LightningModule, *, first: bool) -> None:
+        assert isinstance(module, SubnetModule)
+        scores = ls.masked_layers(module.network)[0][1].scores
+        assert scores is not None
+        values = torch.zeros(640)
+        values[:320] = 1.0
+        if not first:
+            values[:3], values[320:323] = 0.0, 1.0
+        scores.copy_(values.view_as(scores))
+
+
+def _fit(method: ls.Method, tmp_path: Path) -> Trainer:
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method, optimizer=torch.optim.SGD)
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[_Swap(), MaskStatistics()] if method.trains == "scores" else [MaskStatistics()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        limit_train_batches=1,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module, datamodule=Digits())
+    return trainer
+
+
+def test_density_and_swapped_edges_are_counted_by_layer(tmp_path: Path) -> None:
+    metrics = _fit(ls.EdgePopup(0.5), tmp_path).callback_metrics
+    assert metrics["density/1"] == 0.5
+    assert metrics["swapped/1"] == torch.tensor(3 / 320)
+
+
+def test_a_dense_network_has_no_mask_to_speak_of(tmp_path: Path) -> None:
+    assert not [name for name in _fit(ls.Dense(), tmp_path).callback_metrics if name.startswith(("density", "swapped"))]

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_subnets.cli import main
+
+QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("finished")
+    main(["fit", "-c", QUICKSTART, *SHORT, f"--trainer.default_root_dir={root}"])
+    return root / "quickstart" / "version_0"
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command line that must fail prints to standard error."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_run_leaves_checkpoints_metrics_config_summary_and_pictures(finished_run: Path) -> None:
+    assert {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()} == {
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "config.yaml",
+        "summary.json",
+        "curves.png",
+        "layers.png",
+    }
+    for picture in finished_run.glob("*.png"):
+        with Image.open(picture) as image:
+            image.verify()
+
+
+def test_the_summary_counts_what_the_checkpoint_holds(finished_run: Path) -> None:
+    summary = json.loads((finished_run / "summary.json").read_text())
+    state = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    total = sum(value.numel() for key, value in state.items() if key.endswith(".scores"))
+    assert summary["total"] == total
+    assert summary["kept"] == sum((v.numel() + 1) // 2 for k, v in state.items() if k.endswith(".scores"))
+    assert summary["density"] == summary["kept"] / total
+    assert summary["weights_unchanged"] is True
+    assert summary["seconds"] > 0
+    with (finished_run / "metrics.csv").open(newline="") as file:
+        last = [row["val/accuracy"] for row in csv.DictReader(file) if row["val/accuracy"]][-1]
+    assert summary["test_accuracy"] == pytest.approx(float(last), abs=1e-6)
+
+
+def test_the_summary_of_a_dense_run_says_that_weights_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", QUICKSTART, *SHORT, "--model.method=Dense", "--model.optimizer.lr=0.01", "--name=dense"])
+    summary = json.loads(Path("runs/dense/version_0/summary.json").read_text())
+    assert summary["weights_unchanged"] is False
+    assert summary["kept"] == summary["total"]
+    assert not Path("runs/dense/version_0/layers.png").exists()
+    assert "this method trains them" in capsys.readouterr().out
+
+
+def test_a_second_run_leaves_the_first_alone(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "runs" / "quickstart" / "version_0")
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    main(["fit", "-c", QUICKSTART, *SHORT])
+    assert (tmp_path / "runs" / "quickstart" / "version_1" / "summary.json").is_file()
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_same_seed_finds_the_same_subnetwork(finished_run: Path) -> None:
+    main(["fit", "-c", QUICKSTART, *SHORT])
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (finished_run, Path("runs/quickstart/version_0"))
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_saved_config_repeats_its_run_under_the_same_name(finished_run: Path) -> None:
+    main(["fit", "-c", str(finished_run / "config.yaml"), "--trainer.default_root_dir=runs"])
+    again = Path("runs/quickstart/version_0")
+    assert json.loads((again / "summary.json").read_text())["test_accuracy"] == pytest.approx(
+        json.loads((finished_run / "summary.json").read_text())["test_accuracy"]
+    )
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_a_checkpoint_is_evaluated_without_naming_its_config(
+    verb: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([verb, "--ckpt_path", str(finished_run / "checkpoints" / "last.ckpt")])
+    accuracy = json.loads((finished_run / "summary.json").read_text())["test_accuracy"]
+    assert str(accuracy)[:8] in capsys.readouterr().out
+    assert not Path("runs").exists()
+
+
+def test_predictions_are_written_and_never_overwritten(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", f"--ckpt_path={finished_run}/checkpoints/last.ckpt", "--predictions.path=found.csv"]
+    main(arguments)
+    with open("found.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    assert [row["sample"] for row in rows] == [str(sample) for sample in range(360)]
+    assert right == pytest.approx(json.loads((finished_run / "summary.json").read_text())["test_accuracy"])
+    before = Path("found.csv").read_bytes()
+    assert "found.csv exists" in error_of(arguments, capsys)
+    assert Path("found.csv").read_bytes() == before
+
+
+def test_a_resumed_run_begins_where_its_checkpoint_ended(finished_run: Path) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    main(["fit", "--ckpt_path", checkpoint, "--trainer.max_epochs=3", "--trainer.default_root_dir=runs"])
+    with open("runs/quickstart/version_0/metrics.csv", newline="") as file:
+        assert {row["epoch"] for row in csv.DictReader(file) if row["train/loss"]} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
+        (["--model.method.density=0"], ["density = 0.0", "(0, 1]"]),
+        (["--model.weights=signed_constnt"], ["'signed_constnt'", "Did you mean 'signed_constant'", "kaiming_normal"]),
+        (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
+        (["--model.network=torchvision.models.resnet5"], ["resnet5", "torchvision.models.resnet50", "Conv2"]),
+        (["--data=Digit"], ["Digit", "lightning_subnets.datamodules.Digits", "ImageNet"]),
+        (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
+        (["--model.network.in_channels=3"], ["Conv2 cannot take", "(1, 8, 8)"]),
+        (["--model.network.image_size=1"], ["image_size = 1", "2"]),
+        (["--model.network=torch.nn.Flatten"], ["Flatten has no layer to mask"]),
+        (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
+        (["--model.label_smoothing=2"], ["label_smoothing = 2.0", "[0, 1]"]),
+        (["--data.batch_size=0"], ["batch_size = 0"]),
+        (["--data.validation_fraction=1"], ["validation_fraction = 1.0", "[0, 1)"]),
+        (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
+        (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
+        (["--data=lightning_subnets.datamodules.ImageNet"], ["data/imagenet/train does not exist", "data/README.md"]),
+        (["--data=lightning_subnets.datamodules.CIFAR10"], ["data/cifar10", "--data.download=true"]),
+        (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
+    ],
+    ids=lambda value: value[-1] if value[0].startswith("--") else "",
+)
+def test_a_mistake_is_named_and_leaves_nothing_behind(
+    arguments: list[str], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--trainer.accelerator=gpu" in arguments and torch.cuda.is_available():
+        arguments = ["--trainer.devices=99", "--trainer.accelerator=gpu"]
+    error = error_of(["fit", "-c", QUICKSTART, *SHORT, *arguments], capsys)
+    assert all(part in error for part in parts), error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere.yaml" in error_of(["fit", "-c", "nowhere.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--model.method.density=0.3"], "density = 0.5 and this run has density = 0.3"),
+        (["--model.weights=kaiming_normal"], "weights = 'signed_constant'"),
+        (["--seed_everything=1"], "seed = 0 and this run has seed = 1"),
+        (["--model.method=Dense"], "method = 'EdgePopup'"),
+        (["--model.network.width_multiplier=2"], "network.features.0.weight has shape (64, 1, 3, 3)"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_checkpoint_of_another_run_is_refused(
+    verb: str, arguments: list[str], part: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = finished_run / "checkpoints" / "last.ckpt"
+    assert part in error_of([verb, "-c", QUICKSTART, "--ckpt_path", str(checkpoint), *arguments], capsys)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_truncated_checkpoint_is_refused(
+    share: float, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (finished_run / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
+    error = error_of(["test", "-c", QUICKSTART, "--ckpt_path", "cut.ckpt"], capsys)
+    assert "cut.ckpt cannot be read: it is truncated" in error
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"subnet": {}, "state_dict": {}, "path": Path("anything that is no tensor")}, tmp_path / "foreign.ckpt")
+    assert "cannot be read" in error_of(["test", "-c", QUICKSTART, "--ckpt_path", "foreign.ckpt"], capsys)
+
+
+def test_a_diverged_run_stops_and_names_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(["fit", "-c", QUICKSTART, *SHORT, "--model.optimizer.lr=1e30"], capsys)
+    assert "training diverged at step" in error
+    assert "no checkpoint had been written" in error
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_without_an_api_key_weights_and_biases_goes_offline_and_says_how_to_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_SILENT", "false")  # put back afterwards, for the run sets it
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    main(["fit", "-c", QUICKSTART, *SHORT, "--trainer.logger=WandbLogger"])
+    said = [line for line in capsys.readouterr().err.splitlines() if "wandb sync" in line]
+    assert said == [
+        "W&B: no API key on this machine, so the run is logged offline; "
+        "later: wandb sync runs/quickstart/version_0/wandb/offline-run-*"
+    ]
+    assert list(Path("runs/quickstart/version_0/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_tensorboard_writes_into_the_run_beside_the_csv_file() -> None:
+    main(["fit", "-c", QUICKSTART, *SHORT, "--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=elsewhere"])
+    run = Path("runs/quickstart/version_0")
+    assert list(run.glob("events.out.tfevents.*"))
+    assert (run / "metrics.csv").is_file()
+    assert not Path("elsewhere").exists()
+
+
+def test_two_processes_train_one_network_and_measure_it_exactly() -> None:
+    command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *SHORT]
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
+    assert summary["processes"] == 2
+    assert summary["weights_unchanged"] is True
+    # Of 360 test images, none twice and none left out.
+    assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360), abs=1e-3)
+    assert [path.name for path in Path("runs/quickstart").iterdir()] == ["version_0"]
+
+
+def test_the_module_and_the_command_are_the_same_program() -> None:
+    command = Path(sys.executable).parent / "lightning"
+    outputs = [
+        subprocess.run([*program, "fit", "-c", "nowhere.yaml"], capture_output=True, text=True)
+        for program in ([sys.executable, "-m", "lightning_subnets"], [str(command)])
+    ]
+    assert [output.returncode for output in outputs] == [2, 2]
+    assert outputs[0].stderr == outputs[1].stderr
+
+
+def test_the_resolved_config_names_every_choice(finished_run: Path) -> None:
+    config = yaml.safe_load((finished_run / "config.yaml").read_text())
+    assert config["seed_everything"] == 0
+    assert config["name"] == "quickstart"
+    assert config["model"]["method"] == {"class_path": "lightning_subnets.EdgePopup", "init_args": {"density": 0.5}}

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_subnets.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.stem.endswith("base"))
+SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.batch_size=2"]
+
+# Each base, by what its experiments are kept small with.
+KEPT_SMALL = {
+    "imagenet_base.yaml": [
+        "--data.root={photographs}",
+        "--data.image_size=64",
+        "--data.num_workers=0",
+        "--model.network.num_classes=3",
+    ],
+    "base.yaml": ["--data.root={cifar}", "--model.network.width_multiplier=0.25"],
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=name_of)
+def test_an_experiment_trains_validates_and_writes_nothing_in_a_trial_run(
+    config: Path, photographs: Path, cifar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = yaml.safe_load(config.read_text()).get("config")
+    small = [option.format(photographs=photographs, cifar=cifar_folder) for option in KEPT_SMALL.get(base, [])]
+    main(["fit", "-c", str(config), *SMALL, *small])
+    assert list(tmp_path.iterdir()) == []
+
+
+def resolved(config: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["fit", "-c", str(config), "--print_config"])
+    assert exit_info.value.code == 0
+    values: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return values
+
+
+def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a nested mapping, by its dotted key."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+@pytest.mark.parametrize(
+    "config", [path for path in EXPERIMENTS if "config" in yaml.safe_load(path.read_text())], ids=name_of
+)
+def test_an_experiment_changes_what_it_names_and_loses_nothing_of_its_base(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = yaml.safe_load(config.read_text())
+    base = leaves(yaml.safe_load((config.parent / own.pop("config")).read_text()))
+    found = leaves(resolved(config, capsys))
+    replaced = tuple(key for key in own if key.count(".") == 1)
+    for key, value in leaves(own).items():
+        # A class may be named without its module, or alone.
+        path = key if key in found else f"{key}.class_path"
+        assert str(found[path]).endswith(str(value)), path
+    lost = {
+        key: (value, found.get(key))
+        for key, value in base.items()
+        if not key.startswith(replaced) and key not in leaves(own) and not _same(value, found.get(key))
+    }
+    assert lost == {}
+
+
+def _same(value: Any, found: Any) -> bool:
+    return bool(found == value) or str(found).endswith(f".{value}")
+
+
+def test_the_headline_run_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    config = leaves(resolved(CONFIGS / "wrn50_signed.yaml", capsys))
+    assert config["model.network.class_path"] == "torchvision.models.wide_resnet50_2"
+    assert config["model.weights"] == "signed_constant"
+    assert config["model.method.init_args.density"] == 0.3
+    assert config["model.optimizer.init_args.lr"] == 0.256
+    assert config["model.lr_batch_size"] == 256
+    assert config["model.optimizer.init_args.momentum"] == 0.875
+    assert config["model.optimizer.init_args.weight_decay"] == 2**-15
+    assert config["model.warmup_epochs"] == 5
+    assert config["model.schedule"] == "cosine"
+    assert config["model.label_smoothing"] == 0.1
+    assert config["model.channels_last"] is True
+    assert config["trainer.max_epochs"] == 100
+    assert config["trainer.precision"] == "bf16-mixed"
+
+
+def test_an_experiment_fits_on_a_screen() -> None:
+    assert len(EXPERIMENTS) == 27
+    assert max(len(path.read_text().splitlines()) for path in CONFIGS.rglob("*.yaml")) <= 40
+
+
+def test_the_quickstart_finds_a_good_subnetwork_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", str(CONFIGS / "quickstart.yaml"), "--trainer.accelerator=cpu"])
+    summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
+    assert summary["test_accuracy"] >= 0.97
+    assert summary["seconds"] < 60
+    assert summary["weights_unchanged"] is True
+    assert summary["density"] == 0.5
+
+
+def test_the_headline_run_trains_on_photographs(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = [f"--data.root={photographs}", "--data.batch_size=2", "--data.image_size=64", "--data.num_workers=1"]
+    trainer = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    rest = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+    main(
+        ["fit", "-c", str(CONFIGS / "wrn50_signed.yaml"), *data, *trainer, *rest, "--model.network.num_classes=3"]
+    )
+    summary = json.loads(Path("runs/wrn50_signed/version_0/summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["weights_unchanged"] is True
+    assert summary["density"] == pytest.approx(0.3, abs=1e-4)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_subnets import figures
+
+METRICS = """density/a,density/b,epoch,step,swapped/a,swapped/b,train/accuracy,train/loss,val/accuracy,val/loss
+,,0,9,,,,,0.5,1.0
+0.5,0.25,0,9,0.2,0.1,0.4,1.5,,
+,,1,19,,,,,0.75,0.5
+0.5,0.25,1,19,0.1,0.05,0.6,0.7,,
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "experiment" / "version_3"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(METRICS)
+    return folder
+
+
+def test_metrics_are_read_by_name_with_the_epochs_they_end(run: Path) -> None:
+    metrics = figures.read_metrics(run / "metrics.csv")
+    assert metrics["val/accuracy"] == ([1, 2], [0.5, 0.75])
+    assert metrics["swapped/b"] == ([1, 2], [0.1, 0.05])
+
+
+def test_a_run_gives_two_pictures_in_colours_of_their_own(run: Path) -> None:
+    pictures = figures.draw_run(run, layers=["b", "a"], evaluated_on="test set")
+    assert [picture.name for picture in pictures] == ["curves.png", "layers.png"]
+    for picture in pictures:
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert pixels.shape[0] >= 300
+        assert pixels.shape[1] >= 900
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+    with Image.open(pictures[0]) as image:
+        curves = {tuple(color) for color in np.asarray(image.convert("RGB")).reshape(-1, 3).tolist()}
+    assert {
+        tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in (figures.TRAIN, figures.EVALUATION)
+    } <= curves
+
+
+def test_a_run_without_masks_gives_its_curves_alone(run: Path) -> None:
+    lines = [line.split(",") for line in METRICS.splitlines()]
+    keep = [index for index, name in enumerate(lines[0]) if not name.startswith(("density", "swapped"))]
+    (run / "metrics.csv").write_text("\n".join(",".join(line[index] for index in keep) for line in lines))
+    assert [p.name for p in figures.draw_run(run, layers=["a", "b"], evaluated_on="test set")] == ["curves.png"]

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_subnets as ls
+from lightning_subnets.datamodules import CIFAR10, Digits
+from lightning_subnets.digest import weights_digest
+from lightning_subnets.module import SubnetModule, learning_rate_factor
+
+
+def small_network(channels: int = 1, outputs: int = 10) -> nn.Module:
+    """With batch norm, whose statistics move while everything but the scores is frozen."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, outputs),
+    )
+
+
+def sgd(lr: float = 0.1) -> Callable[[Any], torch.optim.Optimizer]:
+    return lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+
+def small_module(**arguments: Any) -> SubnetModule:
+    defaults: dict[str, Any] = {"network": small_network(), "method": ls.EdgePopup(0.5), "optimizer": sgd()}
+    return SubnetModule(**(defaults | arguments))
+
+
+def fit(module: LightningModule, data: Any, tmp_path: Path, **arguments: Any) -> Trainer:
+    checkpoint = arguments.pop("ckpt_path", None)
+    defaults: dict[str, Any] = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "default_root_dir": tmp_path,
+    }
+    trainer = Trainer(**(defaults | arguments))
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    return trainer
+
+
+def test_the_optimizer_holds_the_scores_and_nothing_else(tmp_path: Path) -> None:
+    module = small_module()
+    trainer = fit(module, Digits(), tmp_path)
+    held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert held == {id(p) for name, p in module.named_parameters() if name.endswith(".scores")}
+    assert len(held) == 2
+
+
+def test_training_moves_scores_and_norm_statistics_and_leaves_every_weight_alone(tmp_path: Path) -> None:
+    module = small_module()
+    before = {key: value.clone() for key, value in module.network.state_dict().items()}
+    digest = weights_digest(module.network)
+    fit(module, Digits(), tmp_path)
+    moved = {key for key, value in module.network.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {"0.scores", "5.scores", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert weights_digest(module.network) == digest
+
+
+def test_the_learning_rate_is_linear_in_the_global_batch(tmp_path: Path) -> None:
+    rates = []
+    for batch_size, accumulate in ((32, 1), (64, 1), (32, 2)):
+        module = small_module(lr_batch_size=32, schedule="constant")
+        trainer = fit(
+            module, Digits(batch_size=batch_size), tmp_path, limit_train_batches=2, accumulate_grad_batches=accumulate
+        )
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.2, 0.2])
+
+
+def test_the_schedule_warms_up_linearly_and_falls_to_zero_after_the_last_step() -> None:
+    rates = [learning_rate_factor(step, 100, 10, "cosine") for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[30] == pytest.approx((1 + math.cos(math.pi * 20 / 90)) / 2)
+    assert rates[100] == 0.0
+    assert [learning_rate_factor(step, 100, 10, "constant") for step in (4, 10, 99)] == [0.5, 1.0, 1.0]
+
+
+def test_each_optimizer_step_takes_its_own_rate(tmp_path: Path) -> None:
+    used: list[float] = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+            used.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(small_module(warmup_epochs=1), Digits(batch_size=360), tmp_path, max_epochs=3, callbacks=[Watch()])
+    assert used == pytest.approx([0.1 * learning_rate_factor(step, 12, 4, "cosine") for step in range(12)])
+
+
+def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
+    module, data = small_module(label_smoothing=0.1), Digits(batch_size=100)
+    trainer = fit(module, data, tmp_path)
+    metrics = trainer.test(module, datamodule=data, verbose=False)[0]
+    images, labels = data.test_set
+    module.eval()
+    with torch.no_grad():
+        logits = module(data.normalize(images))
+    order = logits.argsort(dim=1, descending=True)
+    assert metrics["test/accuracy"] == pytest.approx((order[:, 0] == labels).float().mean().item())
+    assert metrics["test/top5"] == pytest.approx((order[:, :5] == labels[:, None]).any(1).float().mean().item())
+    smoothed = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert metrics["test/loss"] == pytest.approx(smoothed.item(), rel=1e-5)
+
+
+def test_top5_counts_everything_where_there_are_fewer_than_five_classes() -> None:
+    module = small_module(network=small_network(outputs=3))
+    module._evaluate("val", (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])))
+    top5: Any = module.metrics["val/top5"]
+    assert top5.compute() == 1.0
+
+
+def test_plain_loaders_work_without_a_data_module(tmp_path: Path) -> None:
+    images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
+    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(TensorDataset(images, labels), batch_size=8)
+    trainer = Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(small_module(), loader, loader)
+    assert "val/accuracy" in trainer.callback_metrics
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("data", ["digits", "cifar"])
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(data: str, tmp_path: Path, cifar_folder: Path) -> None:
+    def run(ckpt_path: Path | None = None) -> dict[str, Any]:
+        # What another process would find: other random numbers drawn before.
+        seed_everything(0 if ckpt_path is None else 1, verbose=False)
+        module = small_module(network=small_network(channels=1 if data == "digits" else 3), warmup_epochs=1)
+        images = Digits(batch_size=128) if data == "digits" else CIFAR10(str(cifar_folder), batch_size=16)
+        folder = tmp_path / ("first" if ckpt_path is None else "second")
+        keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+        fit(module, images, tmp_path, max_epochs=4, callbacks=[keep], enable_checkpointing=True, ckpt_path=ckpt_path)
+        content: dict[str, Any] = torch.load(folder / "epoch=3.ckpt", weights_only=True)
+        return content
+
+    whole, resumed = run(), run(tmp_path / "first" / "epoch=1.ckpt")
+    assert whole["state_dict"].keys() == resumed["state_dict"].keys()
+    assert all(torch.equal(value, resumed["state_dict"][key]) for key, value in whole["state_dict"].items())
+    momenta = [content["optimizer_states"][0]["state"] for content in (whole, resumed)]
+    assert momenta[0].keys() == momenta[1].keys() != set()
+    assert all(torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"]) for i in momenta[0])
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(poison: float, tmp_path: Path) -> None:
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
+            if trainer.global_step == 15:
+                images: Tensor = batch[0]
+                images[0] = poison
+
+    keep = ModelCheckpoint(tmp_path, filename="last")
+    with pytest.raises(ls.UserError, match=r"diverged at step 15.*last\.ckpt"):
+        fit(
+            small_module(),
+            Digits(batch_size=144),
+            tmp_path,
+            max_epochs=3,
+            callbacks=[Poison(), keep],
+            enable_checkpointing=True,
+        )
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 10
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_a_nan_score_is_an_error_that_names_the_step(tmp_path: Path) -> None:
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
+            if trainer.global_step == 3:
+                scores = dict(pl_module.named_parameters())["network.0.scores"]
+                scores.data[0] = math.nan
+
+    with pytest.raises(ls.UserError, match="diverged at step 3: a score is NaN"):
+        fit(small_module(), Digits(), tmp_path, callbacks=[Poison()])
+
+
+def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path: Path) -> None:
+    trainer = fit(small_module(), Digits(), tmp_path, limit_train_batches=1)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    content = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    assert content["subnet"] == {
+        "network": "Sequential",
+        "method": "EdgePopup",
+        "density": 0.5,
+        "weights": "signed_constant",
+        "seed": 0,
+    }
+
+
+def test_checking_the_network_leaves_its_statistics_and_mode_alone(tmp_path: Path) -> None:
+    module = small_module()
+    trainer = fit(module, Digits(), tmp_path, limit_train_batches=0, limit_val_batches=0)
+    assert trainer.datamodule is not None  # type: ignore[attr-defined]
+    assert module.network.training
+    norm = module.network[1]  # type: ignore[index]
+    assert torch.equal(norm.running_mean, torch.zeros(8))
