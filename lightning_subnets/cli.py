@@ -132,7 +132,11 @@ class SubnetCLI(LightningCLI):
             self.save_config_callback = SaveConfig
             callbacks.append(MaskStatistics())
             if config.trainer.enable_checkpointing is not False:
-                callbacks += _checkpoints(self.run / "checkpoints")
+                # The last epoch's, from which a run goes on, and that of the best validation accuracy.
+                folder = self.run / "checkpoints"
+                callbacks.append(ModelCheckpoint(folder, filename="last"))
+                if config.trainer.limit_val_batches != 0:
+                    callbacks.append(ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max"))
         self.trainer_defaults["callbacks"] = callbacks
 
     def instantiate_classes(self) -> None:
@@ -163,14 +167,6 @@ class SubnetCLI(LightningCLI):
     def after_predict(self) -> None:
         if self.trainer.is_global_zero:
             print(f"predictions are in {self.config_init.predict.predictions.path}")
-
-
-def _checkpoints(folder: Path) -> list[Callback]:
-    """The last epoch's checkpoint, from which a run goes on, and that of the best validation accuracy."""
-    return [
-        ModelCheckpoint(folder, filename="last"),
-        ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max"),
-    ]
 
 
 def _leave_defaults_to_builder(network: Namespace) -> None:

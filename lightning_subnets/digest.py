@@ -22,6 +22,6 @@ def weights_digest(network: nn.Module) -> str:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    # Reinterpreted as bytes, for NumPy has no bfloat16.
-    flat = tensor.detach().cpu().contiguous().view(-1)
+    # Reinterpreted as bytes, for NumPy has no bfloat16; copied, for a slice of one number keeps its stride.
+    flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).view(-1)
     return flat.view(torch.uint8).numpy().tobytes()

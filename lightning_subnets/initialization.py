@@ -236,7 +236,7 @@ def draw_scores(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
 def _fill(draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, key: str) -> Tensor:
     """scale * draw(.) for each element, from the stream of random bits named by ``key``."""
     generator = np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little"))
-    result = torch.empty(shape)
+    result = torch.empty(shape, dtype=torch.float32, device="cpu")
     flat = result.view(-1).numpy()
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]

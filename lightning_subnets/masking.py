@@ -59,7 +59,7 @@ class Method(ABC):
 
     def masked_weight(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
         """The weight that a layer computes with."""
-        return weight * self.mask(weight, scores, num_kept)
+        return weight * self.mask(weight, scores, num_kept).to(weight.dtype)
 
 
 class MaskedLayer(nn.Module):
@@ -193,23 +193,31 @@ def _maskable(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
     Exact types only: a subclass may compute with its weight in a way a mask would miss.
     """
+    kind = type(network).__name__
     layers: dict[str, nn.Conv2d | nn.Linear] = {}
+    owners: dict[Tensor, str] = {}
     for name, module in network.named_modules():
         if isinstance(module, MaskedLayer):
-            raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
+            raise UserError(f"{kind} is masked already: call unmask_(network) first")
         if type(module) in MASKED:
             assert isinstance(module, nn.Conv2d | nn.Linear)
+            if "weight" not in module._parameters:
+                raise UserError(
+                    f"the weight of the layer {name!r} of {kind} is computed from other parameters (pruning or weight "
+                    "norm of torch.nn.utils): remove that first, so that it is a parameter again"
+                )
+            if (owner := owners.setdefault(module.weight, name)) != name:
+                raise UserError(f"the layers {owner!r} and {name!r} of {kind} share one weight: give each its own")
             layers[name] = module
         elif not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False)):
             own = ", ".join(key for key, _ in module.named_parameters(recurse=False))
-            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            layer = f"{type(module).__module__}.{type(module).__qualname__}"
             raise UserError(
-                f"the layer {name or 'itself'!r} of {type(network).__name__} is a {kind} with parameters of its own "
-                f"({own}) and cannot be masked; maskable are torch.nn.Conv2d and torch.nn.Linear themselves, not their "
-                "subclasses, and norms may stand between them"
+                f"the layer {name!r} of {kind} is a {layer} with parameters of its own ({own}) and cannot be masked; "
+                "maskable are torch.nn.Conv2d and torch.nn.Linear themselves, not their subclasses; norms may stand between"
             )
     if not layers:
-        raise UserError(f"{type(network).__name__} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")
+        raise UserError(f"{kind} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")
     return layers
 
 

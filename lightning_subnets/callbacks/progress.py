@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 # Seconds between lines where there is no terminal, in the log of a batch job for instance.
-_INTERVAL = 10.0
+_INTERVAL = 60.0
 
 
 class Progress(ProgressBar):

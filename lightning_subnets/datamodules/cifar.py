@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from lightning_subnets.datamodules.images import Batch, list_classes, read_image
+from lightning_subnets.datamodules.images import Batch, common_classes, list_files, read_image
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.errors import UserError
 
@@ -62,28 +62,28 @@ class CIFAR10(InMemoryDataModule):
     @property
     def classes(self) -> list[str]:
         if not self._is_folder:
-            return list(self.torchvision_class(self.root).classes)
-        classes = list_classes(self.root / "train")
-        if (others := list_classes(self.root / "test")) != classes:
-            raise UserError(
-                f"{self.root}/train and {self.root}/test have different classes, only one has: "
-                + ", ".join(sorted(set(classes) ^ set(others)))
-            )
-        return classes
+            return list(self._files(train=False).classes)
+        return common_classes(self.root / "train", self.root / "test")
 
     def prepare_data(self) -> None:
         if self.download and not self._is_folder:
             self.torchvision_class(self.root, download=True)
 
+    def _files(self, *, train: bool) -> datasets.CIFAR10:
+        try:
+            return self.torchvision_class(self.root, train=train)
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.root / self.torchvision_class.base_folder} is incomplete or damaged: take it away and let "
+                "torchvision fetch it again with --data.download=true"
+            ) from error
+
     def load(self, *, train: bool) -> Batch:
         if not self._is_folder:
-            data = self.torchvision_class(self.root, train=train)
+            data = self._files(train=train)
             return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
-        folder = self.root / ("train" if train else "test")
-        try:
-            paths, labels = zip(*datasets.ImageFolder(folder).samples, strict=True)
-        except FileNotFoundError as error:
-            raise UserError(str(error)) from error
+        files = list_files(self.root / ("train" if train else "test"), self.classes)
+        paths, labels = zip(*files, strict=True)
         with ThreadPoolExecutor() as pool:
             images = np.stack(list(pool.map(_read, paths)))
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from lightning_subnets.datamodules.images import Batch, ImageDataModule, list_classes, read_image
+from lightning_subnets.datamodules.images import Batch, ImageDataModule, common_classes, list_files, read_image
 from lightning_subnets.datamodules.sampler import generator
 from lightning_subnets.errors import UserError
 
@@ -30,7 +29,8 @@ class ImageNet(ImageDataModule):
         val_dir: the validation set's directory, from ``root``.
         batch_size: images per step and process.
         image_size: height and width in pixels; evaluation scales the shorter side to 256/224 of it.
-        num_workers: processes that decode; None takes the cores there are, shared among the processes of a node.
+        num_workers: processes that decode; None takes the cores there are, shared among the processes of a node,
+            and leaves one to each of those.
         validation_fraction: the share of the training set held out; at 0 validation is on ``val``, as published.
         seed: of the order of the samples and of their augmentation.
 
@@ -66,17 +66,12 @@ class ImageNet(ImageDataModule):
 
     @cached_property
     def classes(self) -> list[str]:
-        classes, others = list_classes(self.train_dir), list_classes(self.val_dir)
-        if others != classes:
-            raise UserError(
-                f"{self.train_dir} has {len(classes)} classes and {self.val_dir} has {len(others)}; only one has "
-                + ", ".join(sorted(set(classes) ^ set(others))[:5])
-            )
-        return classes
+        return common_classes(self.train_dir, self.val_dir)
 
     def setup(self, stage: str) -> None:
         if not hasattr(self, "train_set"):
-            self.train_set, self.val_set = _scan(self.train_dir), _scan(self.val_dir)
+            self.train_set = list_files(self.train_dir, self.classes)
+            self.val_set = list_files(self.val_dir, self.classes)
 
     @property
     def num_train(self) -> int:
@@ -97,6 +92,7 @@ class ImageNet(ImageDataModule):
             batch_size=self.batch_size,
             sampler=self.sampler(samples, size=len(files), shuffle=augment),
             num_workers=workers,
+            generator=generator(self.seed),  # or each loader would move the global one
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -104,8 +100,7 @@ class ImageNet(ImageDataModule):
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        processes = self.trainer.num_devices if self.trainer else 1
-        return max(1, len(os.sched_getaffinity(0)) // processes)
+        return suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1)
 
 
 class _Photographs(Dataset[tuple[Tensor, int]]):
@@ -123,12 +118,3 @@ class _Photographs(Dataset[tuple[Tensor, int]]):
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator(self.seed, key).get_state())
             return self.transform(read_image(path)), label
-
-
-def _scan(folder: Path) -> list[tuple[str, int]]:
-    """Every image file and its label."""
-    try:
-        files: list[tuple[str, int]] = ImageFolder(folder).samples
-    except FileNotFoundError as error:
-        raise UserError(str(error)) from error
-    return files

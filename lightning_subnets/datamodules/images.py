@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from lightning_subnets.datamodules.sampler import EpochSampler, generator
 from lightning_subnets.errors import UserError
@@ -75,9 +76,14 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def split(self) -> tuple[Tensor, Tensor]:
         """The samples of the training set to train on and those held out, a function of the seed."""
+        if not self.validation_fraction:
+            return torch.arange(self.num_train), torch.arange(0)
         held_out = int(self.num_train * self.validation_fraction)
         if not held_out:
-            return torch.arange(self.num_train), torch.arange(0)
+            raise UserError(
+                f"validation_fraction = {self.validation_fraction} of {self.num_train} images holds out none: "
+                f"at least {1 / self.num_train:.2g}, or 0 to validate on the test set"
+            )
         order = torch.randperm(self.num_train, generator=generator(self.seed))
         return order[held_out:].sort().values, order[:held_out].sort().values
 
@@ -109,19 +115,36 @@ def read_image(path: Path | str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable image ({error}): mend it or take it away") from error
 
 
-def list_classes(folder: Path) -> list[str]:
-    """The classes of an image folder, sorted: its subdirectories.
+def common_classes(train: Path, test: Path) -> list[str]:
+    """The classes of two image folders, sorted: their subdirectories.
 
     Raises:
-        ValueError: if the folder is missing or has no subdirectory.
+        ValueError: if a folder has no subdirectory, or one has others than the other.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: there should be a directory of images for each class in it")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if not classes:
-        raise UserError(f"{folder} is empty: there should be a directory of images for each class in it")
-    return classes
+    ours, theirs = (sorted(path.name for path in folder.glob("*/")) for folder in (train, test))
+    for folder, classes in ((train, ours), (test, theirs)):
+        if not classes:
+            raise UserError(f"{folder} is missing or empty: there should be a directory of images for each class in it")
+    if ours != theirs:
+        raise UserError(
+            f"{train} has {len(ours)} classes and {test} has {len(theirs)}; only one of them has "
+            + ", ".join(sorted(set(ours) ^ set(theirs))[:5])
+        )
+    return ours
+
+
+def list_files(folder: Path, classes: list[str]) -> list[tuple[str, int]]:
+    """The image files of a folder, and the label of each: the place of its directory among the classes.
+
+    Raises:
+        ValueError: if there is no image of a class.
+    """
+    labels = {name: label for label, name in enumerate(classes)}
+    try:
+        return make_dataset(folder, labels, extensions=IMG_EXTENSIONS)  # type: ignore[no-any-return]
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: {error}") from error

@@ -1,0 +1,58 @@
+"""Small data sets on disk, made here."""
+
+from __future__ import annotations
+
+import os
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with 7 photographs in each ``train/<class>`` and 4 in each ``val/<class>``, of 3 classes.
+
+    Real ones if ``SUBNETS_TEST_IMAGES`` names a directory with one of photographs for each class, again and again
+    where a class has too few; else smooth random pictures, landscape and portrait, one of them grey and one CMYK.
+    """
+    root = tmp_path_factory.mktemp("photographs")
+    source = os.environ.get("SUBNETS_TEST_IMAGES")
+    classes = sorted(path for path in Path(source).resolve().iterdir() if path.is_dir())[:3] if source else []
+    sizes = cycle([(320, 240), (240, 320), (400, 260), (256, 256), (90, 130)])
+    rng = np.random.default_rng(0)
+    for label in range(3):
+        real = cycle(sorted(classes[label].iterdir())) if source else None
+        for folder, count in (("train", 7), ("val", 4)):
+            directory = root / folder / (classes[label].name if source else f"class_{label}")
+            directory.mkdir(parents=True)
+            for index, size in enumerate(islice(sizes, count)):
+                path = directory / f"{index}.jpg"
+                if real is not None:
+                    path.symlink_to(next(real))
+                    continue
+                coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+                mode = {0: "L", 1: "CMYK"}.get(index, "RGB") if label == 0 else "RGB"
+                coarse.resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with 6 images in each ``train/<class>`` and 3 in each ``test/<class>``, of 10 classes.
+
+    Of 32x32 pixels; a class is a colour with noise on it, so that a network can learn it.
+    """
+    root = tmp_path_factory.mktemp("cifar")
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        colour = rng.integers(0, 192, 3)
+        for folder, count in (("train", 6), ("test", 3)):
+            directory = root / folder / f"class_{label}"
+            directory.mkdir(parents=True)
+            for index in range(count):
+                pixels = colour + rng.integers(0, 64, (32, 32, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(directory / f"{index}.png")
+    return root
