@@ -239,7 +239,7 @@ def test_tensorboard_writes_into_the_run_beside_the_csv_file() -> None:
     assert not Path("elsewhere").exists()
 
 
-def test_two_processes_train_one_network_and_measure_it_exactly() -> None:
+def test_two_processes_train_one_network_and_measure_it_exactly(finished_run: Path) -> None:
     command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *SHORT]
     options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
     result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
@@ -248,6 +248,8 @@ def test_two_processes_train_one_network_and_measure_it_exactly() -> None:
     summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
     assert summary["processes"] == 2
     assert summary["weights_unchanged"] is True
+    one_process = json.loads((finished_run / "summary.json").read_text())
+    assert summary["weights_digest"] == one_process["weights_digest"]
     # Of 360 test images, none twice and none left out.
     assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360), abs=1e-3)
     assert [path.name for path in Path("runs/quickstart").iterdir()] == ["version_0"]

@@ -125,9 +125,7 @@ def test_the_headline_run_trains_on_photographs(
     data = [f"--data.root={photographs}", "--data.batch_size=2", "--data.image_size=64", "--data.num_workers=1"]
     trainer = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
     rest = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
-    main(
-        ["fit", "-c", str(CONFIGS / "wrn50_signed.yaml"), *data, *trainer, *rest, "--model.network.num_classes=3"]
-    )
+    main(["fit", "-c", str(CONFIGS / "wrn50_signed.yaml"), *data, *trainer, *rest, "--model.network.num_classes=3"])
     summary = json.loads(Path("runs/wrn50_signed/version_0/summary.json").read_text())
     assert summary["steps"] == 2
     assert summary["weights_unchanged"] is True

@@ -1,0 +1,336 @@
+"""Weights and scores: their distributions against theory, their bits against what they were."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import subprocess
+import sys
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lightning_subnets import UserError, initialization
+from lightning_subnets.initialization import DISTRIBUTIONS, draw_scores, draw_weights, fans
+
+SMALL = torch.Size((64, 32, 3, 3))
+
+# The bits that a seed stands for, of numbers drawn once and kept for ever: a change of these values changes every
+# network that has been found and named by its seed. Never update them; undo what changed them.
+WEIGHTS = {
+    "kaiming_normal": (
+        ("0x1.0a49880000000p-3", "-0x1.dd86dc0000000p-6", "0x1.7fcb7e0000000p-8"),
+        "ad8eedd434e4178cbc48c3cc494dcf3fb00f5df25690b2b74d90a0b97541d5b6",
+    ),
+    "signed_constant": (
+        ("-0x1.5555560000000p-4", "0x1.5555560000000p-4", "-0x1.5555560000000p-4"),
+        "3db2657afe87bb567d1e1ba1d60cc15da8309a886a7f15683d94604131312889",
+    ),
+    "kaiming_uniform": (
+        ("0x1.0484500000000p-3", "-0x1.435c200000000p-5", "0x1.08facc0000000p-7"),
+        "f1727bd390e7f33f0c982f8c20240038cbd46fac52ac9bb69c111edbea15fd71",
+    ),
+    "xavier_normal": (
+        ("0x1.337b640000000p-4", "-0x1.13b3420000000p-6", "0x1.bb2b0e0000000p-9"),
+        "8817ed17e43f85cd5247cf37595c8ab49f940851f5da96de56ac29cf6ebc8bdd",
+    ),
+    "xavier_signed_constant": (
+        ("-0x1.8a23460000000p-5", "0x1.8a23460000000p-5", "-0x1.8a23460000000p-5"),
+        "3ef0ca95563d1c79331ab552ba054ccea522edd0d91934eb890c8570d340dfc6",
+    ),
+    "scaled_kaiming_normal": (
+        ("0x1.e62bf60000000p-3", "-0x1.b3eb9a0000000p-5", "0x1.5e5af00000000p-7"),
+        "c5b8da213bd6710a85236a534513bf49c62b03d9aef20cb7cb273578452919fa",
+    ),
+}
+SCORES = (
+    ("0x1.d81b4e0000000p-6", "-0x1.6a3a400000000p-5", "-0x1.4e82f20000000p-7"),
+    "f412996137f4b7667df922e67d4fb855bcde30c373f1644340598e62b5ceeb95",
+)
+# Probabilities that reach every branch of the inverse; a draw comes to the last one once in 10^11.
+NORMAL_QUANTILES = {
+    2.0**-53: "-0x1.06b48528cea51p+3",
+    1e-12: "-0x1.c234fba57a32ap+2",
+    1e-5: "-0x1.10f3f8843a3dap+2",
+    0.02: "-0x1.06e13e8aadfdbp+1",
+    0.3: "-0x1.0c7e39582c5fap-1",
+    0.5: "0x0.0p+0",
+    0.925: "0x1.7085226d3e524p+0",
+    1.0 - 2.0**-53: "0x1.06b48528cea51p+3",
+}
+
+
+def sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("distribution", WEIGHTS)
+def test_weights_have_the_bits_they_have_always_had(distribution: str) -> None:
+    first, digest = WEIGHTS[distribution]
+    weights = draw_weights(distribution, SMALL, seed=0, layer="layer1.0.conv2", density=0.3)
+    assert tuple(weight.hex() for weight in weights.flatten()[:3].tolist()) == first
+    assert sha256(weights) == digest
+
+
+def test_scores_have_the_bits_they_have_always_had() -> None:
+    first, digest = SCORES
+    scores = draw_scores(SMALL, seed=0, layer="layer1.0.conv2")
+    assert tuple(score.hex() for score in scores.flatten()[:3].tolist()) == first
+    assert sha256(scores) == digest
+
+
+def test_normal_quantiles_have_the_bits_they_have_always_had() -> None:
+    quantiles = initialization._inverse_normal_cdf(np.array(list(NORMAL_QUANTILES)))
+    assert [quantile.hex() for quantile in quantiles.tolist()] == list(NORMAL_QUANTILES.values())
+
+
+# The distributions. E z^2j of a draw of unit scale; odd moments are 0.
+NORMAL = {2: 1.0, 4: 3.0, 8: 105.0}
+SIGNS = {2: 1.0, 4: 1.0, 8: 1.0}
+UNIFORM = {2: 1 / 3, 4: 1 / 5, 8: 1 / 9}
+UNIT_MOMENTS = {
+    "kaiming_normal": NORMAL,
+    "signed_constant": SIGNS,
+    "kaiming_uniform": UNIFORM,
+    "xavier_normal": NORMAL,
+    "xavier_signed_constant": SIGNS,
+}
+
+
+def scale(distribution: str, shape: torch.Size) -> float:
+    outputs, inputs, kernel = shape[0], shape[1], math.prod(shape[2:])
+    if distribution.startswith("xavier"):
+        return math.sqrt(2 / (kernel * (inputs + outputs)))
+    return math.sqrt((6 if distribution == "kaiming_uniform" else 2) / (kernel * inputs))
+
+
+def shapes_of_wide_resnet50() -> list[torch.Size]:
+    with torch.device("meta"):
+        network = torchvision.models.wide_resnet50_2()
+    return sorted({parameter.shape for parameter in network.parameters() if parameter.dim() > 1})
+
+
+def assert_moments(unit: Tensor, moments: dict[int, float]) -> None:
+    """Mean, variance, 4th moment and balance of signs, within 5 standard errors; 1e-6 is float32's rounding."""
+    n = unit.numel()
+    unit = unit.double()
+    square = unit.square()
+    assert abs(unit.mean()) < 5 * math.sqrt(moments[2] / n) + 1e-6
+    assert abs(unit.sign().mean()) < 5 * math.sqrt(1 / n)
+    assert abs(square.mean() - moments[2]) < 5 * math.sqrt((moments[4] - moments[2] ** 2) / n) + 1e-6
+    assert abs(square.square().mean() - moments[4]) < 5 * math.sqrt((moments[8] - moments[4] ** 2) / n) + 1e-6
+
+
+@pytest.mark.parametrize("distribution", UNIT_MOMENTS)
+def test_weights_have_the_moments_of_their_distribution_in_every_layer_of_a_wide_resnet50(distribution: str) -> None:
+    shapes = shapes_of_wide_resnet50()
+    assert len(shapes) == 19
+    for shape in shapes:
+        weights = draw_weights(distribution, shape, seed=1, layer=f"{tuple(shape)}")
+        assert (weights.shape, weights.dtype, weights.device.type) == (shape, torch.float32, "cpu")
+        assert_moments(weights / scale(distribution, shape), UNIT_MOMENTS[distribution])
+
+
+def test_scores_have_the_moments_of_their_distribution_in_every_layer_of_a_wide_resnet50() -> None:
+    for shape in shapes_of_wide_resnet50():
+        bound = math.sqrt(1 / math.prod(shape[1:]))
+        assert_moments(draw_scores(shape, seed=1, layer=f"{tuple(shape)}") / bound, UNIFORM)
+
+
+@pytest.mark.parametrize("shape", [(1000, 300), (128, 64, 3, 3)])
+def test_uniform_draws_fill_their_interval_to_the_ends_and_not_beyond(shape: tuple[int, ...]) -> None:
+    size = torch.Size(shape)
+    n, fan_in = size.numel(), math.prod(shape[1:])
+    # The bound of torch's kaiming_uniform_(a=sqrt(5)).
+    scores_bound = nn.init.calculate_gain("leaky_relu", math.sqrt(5)) * math.sqrt(3 / fan_in)
+    for drawn, bound in (
+        (draw_scores(size, seed=0, layer="a"), scores_bound),
+        (draw_weights("kaiming_uniform", size, seed=0, layer="a"), math.sqrt(6 / fan_in)),
+    ):
+        # All of n uniform draws stay below 1 - 50 / n in size with a probability of exp(-50), half of them below 1 / 2.
+        assert bound * (1 - 50 / n) < drawn.max() <= np.float32(bound)
+        assert -np.float32(bound) <= drawn.min() < -bound * (1 - 50 / n)
+
+
+@pytest.mark.parametrize("distribution", ["signed_constant", "xavier_signed_constant"])
+def test_signed_constants_have_one_size_and_both_signs(distribution: str) -> None:
+    weights = draw_weights(distribution, SMALL, seed=0, layer="a")
+    constant = float(np.float32(scale(distribution, SMALL)))
+    assert set(weights.flatten().tolist()) == {-constant, constant}
+
+
+@pytest.mark.parametrize("distribution", UNIT_MOMENTS)
+@pytest.mark.parametrize("density", [0.01, 0.3, 1.0])
+def test_scaled_weights_are_the_weights_over_the_root_of_the_density(distribution: str, density: float) -> None:
+    plain = draw_weights(distribution, SMALL, seed=0, layer="a", density=density)
+    scaled = draw_weights(f"scaled_{distribution}", SMALL, seed=0, layer="a", density=density)
+    # Each is rounded to float32 once.
+    torch.testing.assert_close(scaled.double(), plain.double() * math.sqrt(1 / density), rtol=2.0**-22, atol=0.0)
+
+
+def test_weights_that_are_not_scaled_do_not_know_the_density() -> None:
+    for distribution in UNIT_MOMENTS:
+        dense = draw_weights(distribution, SMALL, seed=0, layer="a")
+        assert torch.equal(draw_weights(distribution, SMALL, seed=0, layer="a", density=0.3), dense)
+
+
+def test_every_distribution_is_tested_plain_and_scaled() -> None:
+    assert {*UNIT_MOMENTS, *(f"scaled_{distribution}" for distribution in UNIT_MOMENTS)} == set(DISTRIBUTIONS)
+
+
+def test_an_unknown_distribution_is_an_error_that_names_the_nearest_and_all() -> None:
+    with pytest.raises(UserError, match=r"'signed_constnt'\. Did you mean 'signed_constant'\?") as caught:
+        draw_weights("signed_constnt", SMALL, seed=0, layer="a")
+    assert all(distribution in str(caught.value) for distribution in DISTRIBUTIONS)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(7, 5),
+        nn.Conv2d(6, 8, (3, 5)),
+        nn.Conv2d(6, 8, 3, groups=2),
+        nn.Conv2d(6, 12, 3, groups=6),
+        nn.Conv2d(6, 8, 1),
+    ],
+    ids=repr,
+)
+def test_fans_are_those_that_torch_counts(layer: nn.Linear | nn.Conv2d) -> None:
+    assert fans(layer.weight.shape) == nn.init._calculate_fan_in_and_fan_out(layer.weight)
+
+
+# The inverse of the normal distribution, from the deepest tail a draw can reach to far below it.
+PROBABILITIES = np.concatenate(
+    [
+        2.0 ** -np.arange(1.0, 1000.0, 0.37),
+        np.linspace(0.0, 1.0, 20_001)[1:-1],
+        [0.075, np.nextafter(0.075, 0.0), np.nextafter(0.075, 1.0), math.exp(-25), 2.0**-53],
+        1.0 - 2.0 ** -np.arange(1.0, 53.5, 0.37),
+    ]
+)
+
+
+def test_the_inverse_normal_distribution_is_that_of_the_standard_library_to_1e_14() -> None:
+    expected = [NormalDist().inv_cdf(probability) for probability in PROBABILITIES.tolist()]
+    np.testing.assert_allclose(initialization._inverse_normal_cdf(PROBABILITIES), expected, rtol=1e-14, atol=0.0)
+
+
+def test_the_normal_distribution_undoes_its_inverse() -> None:
+    quantiles = initialization._inverse_normal_cdf(PROBABILITIES)
+    for probability, x in zip(PROBABILITIES.tolist(), quantiles.tolist(), strict=True):
+        # A relative error e of x is one of about x^2 e in the tail's probability.
+        tail, distance = (probability, x) if x < 0 else (1.0 - probability, -x)
+        assert math.erfc(-distance / math.sqrt(2)) / 2 == pytest.approx(tail, rel=1e-14 * (1 + x * x), abs=0.0)
+
+
+def test_the_inverse_is_odd_about_one_half() -> None:
+    lower = np.ldexp(np.random.default_rng(0).integers(1, 1 << 52, 10_000).astype(np.float64), -53)
+    inverse = initialization._inverse_normal_cdf
+    assert np.array_equal(inverse(lower), -inverse(1.0 - lower))
+
+
+def test_the_logarithm_is_that_of_the_standard_library() -> None:
+    x = np.concatenate([PROBABILITIES, [5e-324, 1.0, math.sqrt(0.5), math.sqrt(2.0), 3.0, 1e300]])
+    expected = [math.log(value) for value in x.tolist()]
+    np.testing.assert_allclose(initialization._log(x), expected, rtol=1e-15, atol=0.0)
+
+
+def test_cells_are_the_midpoints_that_a_float_holds_exactly() -> None:
+    raw = np.array([0, (1 << 12) - 1, 1 << 12, 1 << 63, (1 << 64) - 1], dtype=np.uint64)
+    assert initialization._unit(raw).tolist() == [2.0**-53, 2.0**-53, 3 * 2.0**-53, 0.5 + 2.0**-53, 1 - 2.0**-53]
+    assert initialization._uniform(raw).tolist() == [2 * unit - 1 for unit in initialization._unit(raw).tolist()]
+    assert initialization._signs(raw).tolist() == [1.0, 1.0, 1.0, -1.0, -1.0]
+
+
+# What a draw depends on, and what it does not.
+
+WHAT = ("scores", *UNIT_MOMENTS)
+
+
+def draw(what: str, layer: str = "a", seed: int = 0) -> Tensor:
+    if what == "scores":
+        return draw_scores(SMALL, seed=seed, layer=layer)
+    return draw_weights(what, SMALL, seed=seed, layer=layer)
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_a_layer_does_not_depend_on_what_was_drawn_before_it(what: str) -> None:
+    first, second = draw(what, "first"), draw(what, "second")
+    torch.manual_seed(3)
+    np.random.seed(3)
+    assert torch.equal(draw(what, "second"), second)
+    assert torch.equal(draw(what, "first"), first)
+
+
+@pytest.mark.parametrize("what", WHAT)
+@pytest.mark.parametrize("chunk", [101, 4096, 18_431, 1 << 30])
+def test_a_layer_does_not_depend_on_the_chunks_it_is_drawn_in(
+    what: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = draw(what)
+    monkeypatch.setattr(initialization, "_CHUNK", chunk)
+    assert torch.equal(draw(what), expected)
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_a_layer_does_not_depend_on_the_number_of_threads(what: str) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = draw(what)
+        torch.set_num_threads(3)
+        assert torch.equal(draw(what), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("what", ["scores", "kaiming_normal"])
+def test_a_layer_does_not_depend_on_the_default_dtype(what: str, dtype: torch.dtype) -> None:
+    expected = draw(what)
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        drawn = draw(what)
+    finally:
+        torch.set_default_dtype(default)
+    assert drawn.dtype == torch.float32
+    assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize("what", ["scores", "kaiming_normal"])
+def test_a_layer_does_not_depend_on_the_default_device(what: str) -> None:
+    expected = draw(what)
+    with torch.device("meta"):
+        drawn = draw(what)
+    assert torch.equal(drawn, expected)
+
+
+def test_another_process_draws_the_same() -> None:
+    code = """
+import hashlib, torch
+from lightning_subnets.initialization import draw_scores, draw_weights
+shape = torch.Size((64, 32, 3, 3))
+for drawn in draw_weights("kaiming_normal", shape, seed=5, layer="a"), draw_scores(shape, seed=5, layer="a"):
+    print(hashlib.sha256(drawn.numpy().tobytes()).hexdigest())
+"""
+    other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert other.stdout.split() == [sha256(draw("kaiming_normal", seed=5)), sha256(draw("scores", seed=5))]
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_every_seed_and_every_layer_has_numbers_of_its_own(what: str) -> None:
+    keys = [(0, "a"), (1, "a"), (-1, "a"), (2**64, "a"), (0, "b"), (0, "a.0"), (0, ""), (10, "1"), (1, "01")]
+    drawn = [draw(what, layer, seed) for seed, layer in keys]
+    assert len({sha256(tensor) for tensor in drawn}) == len(keys)
+
+
+def test_what_is_drawn_twice_is_uncorrelated() -> None:
+    n = SMALL.numel()
+    columns = [draw("kaiming_normal"), draw("kaiming_normal", "b"), draw("kaiming_normal", seed=1), draw("scores")]
+    correlation = torch.corrcoef(torch.stack([column.flatten().double() for column in columns]))
+    assert (correlation - torch.eye(len(columns))).abs().max() < 5 / math.sqrt(n)

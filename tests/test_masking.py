@@ -1,0 +1,571 @@
+"""Masked networks: what they compute, what they learn, and that nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrizations, prune
+
+from lightning_subnets import (
+    Dense,
+    EdgePopup,
+    MaskedConv2d,
+    MaskedLinear,
+    UserError,
+    density,
+    mask_,
+    masked_layers,
+    unmask_,
+)
+from lightning_subnets.initialization import draw_scores, draw_weights
+from lightning_subnets.masking import TopK
+
+CONVS: list[dict[str, Any]] = [
+    {},
+    {"groups": 2},
+    {"groups": 4},
+    {"dilation": 2},
+    {"stride": 2, "padding": 1},
+    {"stride": (1, 2), "padding": (0, 2), "dilation": (2, 1), "groups": 2, "bias": False},
+    {"padding": "same"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def small_network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 4 * 4, 5)
+    )
+
+
+def randomize_(network: nn.Module) -> nn.Module:
+    """As if trained: nothing that mask_ might reset is what it resets it to."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return network
+
+
+def state_of(network: nn.Module) -> dict[str, object]:
+    """All that mask_ could touch, to the bit."""
+    state: dict[str, object] = {name: type(module) for name, module in network.named_modules()}
+    for name, parameter in network.named_parameters():
+        bits = parameter.detach().contiguous().view(-1).view(torch.uint8).tolist()
+        state[f"{name}:parameter"] = (id(parameter), parameter.requires_grad, bits)
+    return state
+
+
+def parameters_of(network: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(network.named_parameters())
+
+
+def scores_of(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: scores for name, scores in network.named_parameters() if name.endswith("scores")}
+
+
+# What a masked network computes.
+
+
+@pytest.mark.parametrize("options", CONVS, ids=str)
+def test_a_masked_convolution_is_the_plain_one_with_the_masked_weight(options: dict[str, Any]) -> None:
+    layer = nn.Conv2d(4, 8, 3, **options)
+    images = torch.randn(2, 4, 9, 9)
+    mask_(layer, EdgePopup(0.3), weights=None)
+    scores = layer.get_parameter("scores")
+    order = scores.detach().abs().flatten().argsort(descending=True, stable=True)
+    mask = torch.zeros(scores.numel())
+    mask[order[: scores.numel() - int(0.7 * scores.numel())]] = 1.0
+    expected = nn.functional.conv2d(
+        images,
+        layer.weight * mask.view(layer.weight.shape),
+        layer.bias,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+    )
+    assert torch.equal(layer(images), expected)
+
+
+def test_a_masked_convolution_pads_as_the_plain_one() -> None:
+    layer = nn.Conv2d(4, 8, 3, padding=2, padding_mode="circular")
+    images = torch.randn(2, 4, 9, 9)
+    mask_(layer, EdgePopup(0.3), weights=None)
+    (_, masked) = masked_layers(layer)[0]
+    padded = nn.functional.pad(images, (2, 2, 2, 2), mode="circular")
+    assert torch.equal(layer(images), nn.functional.conv2d(padded, layer.weight * masked.mask(), layer.bias))
+
+
+def test_a_masked_fully_connected_layer_is_the_plain_one_with_the_masked_weight() -> None:
+    layer = nn.Linear(20, 7)
+    inputs = torch.randn(3, 20)
+    mask_(layer, EdgePopup(0.3), weights=None)
+    (_, masked) = masked_layers(layer)[0]
+    assert torch.equal(layer(inputs), nn.functional.linear(inputs, layer.weight * masked.mask(), layer.bias))
+
+
+def test_a_masked_resnet_is_the_plain_one_with_the_masked_weights() -> None:
+    network = mask_(torchvision.models.resnet18(), EdgePopup(0.3)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    state = {key: value for key, value in network.state_dict().items() if not key.endswith("scores")}
+    for name, layer in masked_layers(network):
+        state[f"{name}.weight"] = layer.weight * layer.mask()
+    plain = torchvision.models.resnet18().eval()
+    assert torch.equal(network(images), functional_call(plain, state, images))
+
+
+def test_a_mask_follows_scores_that_are_edited_or_loaded() -> None:
+    layer = mask_(nn.Linear(4, 1, bias=False), EdgePopup(0.5))
+    state = layer.state_dict() | {"scores": torch.tensor([[0.1, -0.4, 0.2, 0.3]])}
+    layer.load_state_dict(state)
+    (_, masked) = masked_layers(layer)[0]
+    assert masked.mask().tolist() == [[False, True, False, True]]
+    with torch.no_grad():
+        layer.get_parameter("scores")[0, 0] = 0.5
+    assert masked.mask().tolist() == [[True, True, False, False]]
+    assert torch.equal(layer(torch.eye(4)).flatten() != 0, masked.mask().flatten())
+
+
+def test_a_masked_network_computes_in_bfloat16_under_autocast_and_keeps_float32_scores() -> None:
+    network = mask_(small_network(), EdgePopup(0.5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(torch.randn(2, 3, 4, 4))
+    assert logits.dtype == torch.bfloat16
+    logits.float().square().sum().backward()
+    for scores in scores_of(network).values():
+        assert scores.dtype == torch.float32
+        assert scores.grad is not None
+        assert scores.grad.dtype == torch.float32
+        assert scores.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ],
+)
+def test_a_network_of_any_dtype_computes_in_it_with_scores_of_at_least_float32(
+    dtype: torch.dtype, kept: torch.dtype
+) -> None:
+    network = mask_(small_network().to(dtype), EdgePopup(0.5))
+    assert {scores.dtype for scores in scores_of(network).values()} == {kept}
+    logits = network(torch.randn(2, 3, 4, 4, dtype=dtype))
+    assert logits.dtype == dtype
+    logits.square().sum().backward()
+    assert all(scores.grad is not None and scores.grad.dtype == kept for scores in scores_of(network).values())
+
+
+# What mask_ changes, and what it leaves.
+
+
+def test_the_keys_are_the_plain_ones_and_the_scores() -> None:
+    plain = torchvision.models.resnet18()
+    network = mask_(torchvision.models.resnet18(), EdgePopup(0.3))
+    layers = [name for name, module in plain.named_modules() if type(module) in (nn.Conv2d, nn.Linear)]
+    assert len(layers) == 21
+    assert [name for name, _ in masked_layers(network)] == layers
+    assert set(network.state_dict()) == {*plain.state_dict(), *(f"{name}.scores" for name in layers)}
+
+
+def test_a_stock_state_dict_loads_with_only_the_scores_missing() -> None:
+    network = mask_(torchvision.models.resnet18(), EdgePopup(0.3))
+    stock = torchvision.models.resnet18().state_dict()
+    missing, unexpected = network.load_state_dict(stock, strict=False)
+    assert missing == list(scores_of(network))
+    assert unexpected == []
+    assert torch.equal(network.get_parameter("conv1.weight"), stock["conv1.weight"])
+
+
+def test_hooks_and_parameters_are_kept() -> None:
+    network = small_network()
+    parameters = parameters_of(network)
+    called: list[str] = []
+    network[0].register_forward_pre_hook(lambda *_: called.append("before"))
+    network[0].register_forward_hook(lambda *_: called.append("after"))
+    assert mask_(network, EdgePopup(0.5)) is network
+    network(torch.randn(2, 3, 4, 4))
+    assert called == ["before", "after"]
+    for name, parameter in parameters.items():
+        assert network.get_parameter(name) is parameter
+    unmask_(network)(torch.randn(2, 3, 4, 4))
+    assert called == ["before", "after"] * 2
+    assert all(network.get_parameter(name) is parameter for name, parameter in parameters.items())
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False), nn.GroupNorm(2, 8), nn.LayerNorm(5), nn.RMSNorm(5)],
+    ids=repr,
+)
+def test_biases_are_0_norms_neutral_and_only_scores_train(norm: nn.Module) -> None:
+    network = randomize_(nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.Flatten(), nn.Linear(200, 2)))
+    mask_(network, EdgePopup(0.5))
+    assert not network.get_parameter("0.bias").any()
+    assert not network.get_parameter("3.bias").any()
+    for name, parameter in norm.named_parameters():
+        assert torch.equal(parameter, torch.full_like(parameter, 1.0 if name == "weight" else 0.0))
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trainable == {"0.scores", "3.scores"}
+
+
+def test_weights_and_scores_are_those_of_the_seed_and_the_name_of_the_layer() -> None:
+    network = mask_(torchvision.models.resnet18(), EdgePopup(0.3), weights="scaled_kaiming_normal", seed=5)
+    for name, layer in masked_layers(network):
+        shape = layer.weight.shape
+        drawn = draw_weights("scaled_kaiming_normal", shape, seed=5, layer=name, density=0.3)
+        assert torch.equal(layer.weight, drawn)
+        assert torch.equal(network.get_parameter(f"{name}.scores"), draw_scores(shape, seed=5, layer=name))
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_was_constructed_first() -> None:
+    first = nn.Sequential(OrderedDict(a=nn.Conv2d(3, 4, 3), b=nn.Linear(4, 2)))
+    second = nn.Sequential(OrderedDict(b=nn.Linear(4, 2), a=nn.Conv2d(3, 4, 3)))
+    mask_(first, EdgePopup(0.5), weights="kaiming_normal", seed=3)
+    mask_(second, EdgePopup(0.5), weights="kaiming_normal", seed=3)
+    assert first.state_dict().keys() == set(second.state_dict())
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+def test_another_seed_gives_other_weights_and_scores() -> None:
+    first, second = (mask_(nn.Linear(9, 9), EdgePopup(0.5), seed=seed).state_dict() for seed in (0, 1))
+    assert not torch.equal(first["weight"], second["weight"])
+    assert not torch.equal(first["scores"], second["scores"])
+
+
+def test_weights_none_leaves_weights_biases_and_norms_as_they_are() -> None:
+    network = randomize_(small_network())
+    before = copy.deepcopy(network.state_dict())
+    mask_(network, EdgePopup(0.5), weights=None)
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
+    assert {name for name, parameter in network.named_parameters() if parameter.requires_grad} == set(
+        scores_of(network)
+    )
+
+
+def test_a_method_that_trains_weights_leaves_biases_and_norms_as_they_are_and_trainable() -> None:
+    network = randomize_(small_network())
+    before = copy.deepcopy(network.state_dict())
+    mask_(network, Dense(), weights="signed_constant")
+    drawn = {"0.weight", "4.weight"}
+    assert network.state_dict().keys() == before.keys()
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]) == (key not in drawn)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.3, 1.0])
+def test_the_density_is_what_is_kept_over_what_there_is(kept: float) -> None:
+    network = mask_(small_network(), EdgePopup(kept))
+    totals = {"0": 3 * 6 * 9, "4": 96 * 5}
+    counts = {name: total - int((1 - kept) * total) for name, total in totals.items()}
+    assert density(network) == sum(counts.values()) / sum(totals.values())
+    assert density(network, per_layer=True) == {name: counts[name] / totals[name] for name in totals}
+
+
+def test_a_layer_used_twice_is_masked_once() -> None:
+    layer = nn.Linear(4, 4)
+    network = mask_(nn.Sequential(layer, nn.Tanh(), layer), EdgePopup(0.5))
+    inputs = torch.randn(2, 4)
+    outputs = network(inputs)
+    assert [name for name, _ in masked_layers(network)] == ["0"]
+    assert torch.equal(unmask_(network)(inputs), outputs)
+
+
+# Copies.
+
+
+def test_a_copy_computes_the_same_and_is_trained_by_itself() -> None:
+    network = mask_(small_network(), EdgePopup(0.5)).eval()
+    images = torch.randn(2, 3, 4, 4)
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    for other in (
+        copy.deepcopy(network),
+        pickle.loads(pickle.dumps(network)),
+        torch.load(file, weights_only=False),
+    ):
+        assert isinstance(other.get_submodule("0"), MaskedConv2d)
+        assert isinstance(other.get_submodule("4"), MaskedLinear)
+        assert torch.equal(other(images), network(images))
+        with torch.no_grad():
+            other.get_parameter("4.scores").neg_().sub_(1.0)
+        assert not torch.equal(other(images), network(images))
+        assert type(unmask_(other).get_submodule("0")) is nn.Conv2d
+
+
+def test_a_state_dict_carries_all_that_is_needed_to_another_network() -> None:
+    network = mask_(small_network(), EdgePopup(0.5), seed=0)
+    other = mask_(small_network(), EdgePopup(0.5), seed=1)
+    images = torch.randn(2, 3, 4, 4)
+    network(images)
+    assert not torch.equal(other.eval()(images), network.eval()(images))
+    other.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(other(images), network(images))
+
+
+# unmask_.
+
+
+def test_an_unmasked_resnet_is_a_plain_one_with_the_same_logits() -> None:
+    network = mask_(torchvision.models.resnet18(), EdgePopup(0.3), weights="kaiming_normal")
+    images = torch.randn(4, 3, 64, 64)
+    network(images)  # running statistics of its own
+    logits = network.eval()(images)
+    assert unmask_(network) is network
+    stock = torchvision.models.resnet18()
+    stock.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(network(images), logits)
+    assert torch.equal(stock.eval()(images), logits)
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.3), Dense()], ids=lambda method: type(method).__name__)
+def test_nothing_of_the_package_is_left_in_an_unmasked_network(method: EdgePopup | Dense) -> None:
+    fresh = torchvision.models.resnet18()
+    network = unmask_(mask_(torchvision.models.resnet18(), method))
+    assert repr(network) == repr(fresh)
+    assert list(network.state_dict()) == list(fresh.state_dict())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    for ours, plain in zip(network.modules(), fresh.modules(), strict=True):
+        assert type(ours) is type(plain)
+        assert vars(ours).keys() == vars(plain).keys()
+        assert ours._parameters.keys() == plain._parameters.keys()
+        assert ours._buffers.keys() == plain._buffers.keys()
+
+
+def test_an_unmasked_network_has_exactly_the_kept_weights_and_can_be_masked_again() -> None:
+    network = mask_(small_network(), EdgePopup(0.3))
+    masks = {name: layer.mask() for name, layer in masked_layers(network)}
+    unmask_(network)
+    for name, mask in masks.items():
+        assert torch.equal(network.get_parameter(f"{name}.weight") != 0, mask)
+    mask_(network, EdgePopup(0.3))
+    assert len(masked_layers(network)) == 2
+
+
+# Errors.
+
+
+class OddConv2d(nn.Conv2d):
+    pass
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.gain = nn.Parameter(torch.ones(3))
+
+
+def vision_transformer() -> nn.Module:
+    network: nn.Module = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8
+    )
+    return network
+
+
+def pruned_by_torch() -> nn.Linear:
+    layer = nn.Linear(4, 4)
+    prune.identity(layer, "weight")  # type: ignore[no-untyped-call]
+    return layer
+
+
+def tied() -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network[1].weight = network[0].weight
+    return network
+
+
+def after_linear(module: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 4), module)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        pytest.param(after_linear(OddConv2d(4, 4, 1)), r"'1' .*\.OddConv2d .*\(weight, bias\)", id="subclass"),
+        pytest.param(after_linear(Scaled()), r"'1' .*\.Scaled .*\(gain\)", id="raw parameter"),
+        pytest.param(vision_transformer(), r"VisionTransformer .*\(class_token\)", id="vision transformer"),
+        pytest.param(
+            after_linear(nn.MultiheadAttention(4, 2)), r"'1' .*MultiheadAttention .*\(in_proj_weight", id="attention"
+        ),
+        pytest.param(after_linear(nn.Conv1d(4, 4, 1)), r"'1' .*\.Conv1d", id="other layer"),
+        pytest.param(after_linear(nn.Embedding(4, 4)), r"'1' .*\.Embedding", id="embedding"),
+        pytest.param(
+            after_linear(parametrizations.weight_norm(nn.Linear(4, 4, bias=False))), r"'1\b", id="parametrization"
+        ),
+        pytest.param(after_linear(pruned_by_torch()), r"'1'", id="weight recomputed by a hook"),
+        pytest.param(tied(), r"'0'.*'1'", id="weight of two layers"),
+        pytest.param(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), r"Sequential has no layer to mask", id="no layer"),
+        pytest.param(
+            mask_(nn.Sequential(nn.Linear(3, 3)), EdgePopup(0.5)),
+            r"Sequential is masked already: call unmask_",
+            id="masked",
+        ),
+    ],
+)
+def test_what_cannot_be_masked_is_an_error_that_names_it_and_is_left_as_it_was(
+    network: nn.Module, message: str
+) -> None:
+    before = state_of(network)
+    with pytest.raises(UserError, match=message):
+        mask_(network, EdgePopup(0.5))
+    assert state_of(network) == before
+
+
+def test_an_unknown_distribution_is_an_error_and_the_network_is_left_as_it_was() -> None:
+    network = randomize_(small_network())
+    before = state_of(network)
+    with pytest.raises(UserError, match="unknown weight distribution 'kaiming'"):
+        mask_(network, EdgePopup(0.5), weights="kaiming")
+    assert state_of(network) == before
+    assert not list(scores_of(network))
+
+
+@pytest.mark.parametrize("function", [unmask_, masked_layers, density])
+def test_a_network_that_is_not_masked_is_an_error_that_says_what_to_call(function: Any) -> None:
+    with pytest.raises(UserError, match=r"Sequential is not masked: call mask_\("):
+        function(small_network())
+    with pytest.raises(UserError, match="is not masked"):
+        function(unmask_(mask_(small_network(), EdgePopup(0.5))))
+
+
+def test_a_nan_score_is_an_error_of_the_forward_pass() -> None:
+    network = mask_(small_network(), EdgePopup(0.5))
+    with torch.no_grad():
+        network.get_parameter("4.scores")[0, 0] = torch.nan
+    with pytest.raises(UserError, match="a score is NaN"):
+        network(torch.randn(2, 3, 4, 4))
+
+
+# The gradient.
+
+
+def test_top_k_passes_its_gradient_straight_through() -> None:
+    scores = torch.tensor([[0.1, 0.7], [0.5, 0.2]], requires_grad=True)
+    mask: Tensor = TopK.apply(scores, 2)
+    assert mask.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    gradient = torch.tensor([[1.0, -2.0], [3.0, -4.0]])
+    torch.autograd.backward(mask, gradient)
+    assert scores.grad is not None
+    assert torch.equal(scores.grad, gradient)
+
+
+def test_the_gradient_of_a_fully_connected_layer_is_that_derived_by_hand() -> None:
+    """L = |y|^2 / 2 with y = W x has dL/dW = sum y x^T, and so ds = sign(s) * w * y x^T (Eq. 5)."""
+    layer = nn.Linear(9, 6, bias=False).double()
+    inputs = torch.randn(4, 9, dtype=torch.float64)
+    mask_(layer, EdgePopup(0.4), weights="kaiming_normal")
+    outputs = layer(inputs)
+    (outputs.square().sum() / 2).backward()
+    scores = layer.get_parameter("scores")
+    expected = scores.sign() * layer.weight * (outputs.T @ inputs)
+    torch.testing.assert_close(scores.grad, expected, rtol=1e-12, atol=1e-14)
+    assert layer.weight.grad is None
+    assert scores.grad is not None
+    assert scores.grad.all()
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": (0, 2)}], ids=str)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_gradient_of_a_convolution_is_that_derived_by_hand(options: dict[str, Any], groups: int) -> None:
+    """As of a fully connected layer whose inputs are the image's patches, summed over places (Appendix B.2)."""
+    layer = nn.Conv2d(4, 6, 3, bias=False, groups=groups, **options).double()
+    images = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    mask_(layer, EdgePopup(0.4), weights="kaiming_normal")
+    outputs = layer(images)
+    (outputs.square().sum() / 2).backward()
+    scores = layer.get_parameter("scores")
+    gradient = torch.cat(
+        [
+            torch.einsum("nop,nip->oi", y.flatten(2), nn.functional.unfold(x, 3, **options))
+            for y, x in zip(outputs.chunk(groups, 1), images.chunk(groups, 1), strict=True)
+        ]
+    )
+    expected = scores.sign() * layer.weight * gradient.view(layer.weight.shape)
+    torch.testing.assert_close(scores.grad, expected, rtol=1e-11, atol=1e-13)
+    assert layer.weight.grad is None
+    assert scores.grad is not None
+    assert scores.grad.all()
+
+
+def test_the_gradient_is_that_of_the_loss_as_a_function_of_a_continuous_mask() -> None:
+    """Central differences of the straight-through surrogate: of L(m) about the present mask, not of L(s)."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(27, 4)).double()
+    images, labels = torch.randn(5, 2, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    mask_(network, EdgePopup(0.5), weights="kaiming_normal")
+    torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
+    plain = unmask_(copy.deepcopy(network))
+    step = 1e-5
+    for name, layer in masked_layers(network):
+        mask = layer.mask().double()
+        differences = torch.empty_like(mask)
+        for index in range(mask.numel()):
+            losses = []
+            for change in (step, -step):
+                moved = mask.clone()
+                moved.view(-1)[index] += change
+                logits = functional_call(plain, {f"{name}.weight": layer.weight * moved}, images)
+                losses.append(nn.functional.cross_entropy(logits, labels).item())
+            differences.view(-1)[index] = (losses[0] - losses[1]) / (2 * step)
+        assert layer.scores is not None
+        torch.testing.assert_close(layer.scores.grad, layer.scores.sign() * differences, rtol=1e-6, atol=1e-9)
+
+
+def layers_swapped_by_a_step(network: nn.Module, start: dict[str, Tensor], lr: float) -> int:
+    """The number of layers in which a step of SGD from ``start`` has swapped edges."""
+    network.load_state_dict(start)
+    before = [layer.mask() for _, layer in masked_layers(network)]
+    torch.optim.SGD(scores_of(network).values(), lr=lr).step()
+    after = [layer.mask() for _, layer in masked_layers(network)]
+    return sum(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_when_edges_are_swapped_in_one_layer_the_loss_of_the_minibatch_falls() -> None:
+    """Theorem 1 (more general), by the smallest step that swaps at all.
+
+    Its proof drops terms of second order in the change of a layer's output. A small rate makes swaps few but not
+    small, for a swapped edge brings its whole weight: so the weights are made small too. And its scores are positive:
+    here they start so far from 0 that hardly one changes its sign.
+    """
+    swapped = 0
+    for seed in range(60):
+        network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        mask_(network, EdgePopup(0.5), weights="kaiming_normal", seed=seed)
+        with torch.no_grad():
+            for _, layer in masked_layers(network):
+                layer.weight.mul_(0.03)
+            for scores in scores_of(network).values():
+                scores.add_(scores.sign())
+        inputs, labels = torch.randn(8, 4, dtype=torch.float64), torch.randint(3, (8,))
+        loss = nn.functional.cross_entropy(network(inputs), labels)
+        torch.autograd.backward(loss)
+        start = copy.deepcopy(network.state_dict())
+        lr = 1e6
+        while layers_swapped_by_a_step(network, start, lr / 1.1):
+            lr /= 1.1
+        count = layers_swapped_by_a_step(network, start, lr)
+        if count == 1 and all(
+            torch.equal(score.sign(), start[key].sign()) for key, score in scores_of(network).items()
+        ):
+            swapped += 1
+            assert nn.functional.cross_entropy(network(inputs), labels) < loss, f"seed {seed}"
+    assert swapped > 50
