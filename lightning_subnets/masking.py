@@ -214,7 +214,7 @@ def _maskable(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
             layer = f"{type(module).__module__}.{type(module).__qualname__}"
             raise UserError(
                 f"the layer {name!r} of {kind} is a {layer} with parameters of its own ({own}) and cannot be masked; "
-                "maskable are torch.nn.Conv2d and torch.nn.Linear themselves, not their subclasses; norms may stand between"
+                "maskable are torch.nn.Conv2d and torch.nn.Linear, but not their subclasses; norms may stand between"
             )
     if not layers:
         raise UserError(f"{kind} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")

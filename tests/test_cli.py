@@ -201,6 +201,16 @@ def test_a_truncated_checkpoint_is_refused(
     assert "cut.ckpt cannot be read: it is truncated" in error
 
 
+@pytest.mark.long
+def test_a_checkpoint_cut_anywhere_is_refused(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (finished_run / "checkpoints" / "last.ckpt").read_bytes()
+    for length in torch.randint(len(whole), (500,), generator=torch.Generator().manual_seed(0)).tolist():
+        (tmp_path / "cut.ckpt").write_bytes(whole[:length])
+        assert "cut.ckpt cannot be read" in error_of(["test", "-c", QUICKSTART, "--ckpt_path", "cut.ckpt"], capsys)
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"subnet": {}, "state_dict": {}, "path": Path("anything that is no tensor")}, tmp_path / "foreign.ckpt")
     assert "cannot be read" in error_of(["test", "-c", QUICKSTART, "--ckpt_path", "foreign.ckpt"], capsys)

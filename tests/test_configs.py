@@ -118,6 +118,16 @@ def test_the_quickstart_finds_a_good_subnetwork_within_a_minute(
     assert summary["density"] == 0.5
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_the_quickstart_is_good_from_any_seed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", str(CONFIGS / "quickstart.yaml"), "--trainer.accelerator=cpu", f"--seed_everything={seed}"])
+    summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
+    assert summary["seed"] == seed
+    assert summary["test_accuracy"] >= 0.97
+
+
 def test_the_headline_run_trains_on_photographs(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Masked networks: what they compute, what they learn, and that nothing else changes."""
+"""Masked networks: what they compute, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
-from torch.nn.utils import parametrizations, prune
 
 from lightning_subnets import (
     Dense,
     EdgePopup,
     MaskedConv2d,
     MaskedLinear,
-    UserError,
     density,
     mask_,
     masked_layers,
     unmask_,
 )
 from lightning_subnets.initialization import draw_scores, draw_weights
-from lightning_subnets.masking import TopK
 
 CONVS: list[dict[str, Any]] = [
     {},
@@ -58,15 +55,6 @@ def randomize_(network: nn.Module) -> nn.Module:
             if tensor.is_floating_point():
                 tensor.copy_(torch.rand_like(tensor) + 0.5)
     return network
-
-
-def state_of(network: nn.Module) -> dict[str, object]:
-    """All that mask_ could touch, to the bit."""
-    state: dict[str, object] = {name: type(module) for name, module in network.named_modules()}
-    for name, parameter in network.named_parameters():
-        bits = parameter.detach().contiguous().view(-1).view(torch.uint8).tolist()
-        state[f"{name}:parameter"] = (id(parameter), parameter.requires_grad, bits)
-    return state
 
 
 def parameters_of(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -320,252 +308,3 @@ def test_a_state_dict_carries_all_that_is_needed_to_another_network() -> None:
     assert not torch.equal(other.eval()(images), network.eval()(images))
     other.load_state_dict(network.state_dict(), strict=True)
     assert torch.equal(other(images), network(images))
-
-
-# unmask_.
-
-
-def test_an_unmasked_resnet_is_a_plain_one_with_the_same_logits() -> None:
-    network = mask_(torchvision.models.resnet18(), EdgePopup(0.3), weights="kaiming_normal")
-    images = torch.randn(4, 3, 64, 64)
-    network(images)  # running statistics of its own
-    logits = network.eval()(images)
-    assert unmask_(network) is network
-    stock = torchvision.models.resnet18()
-    stock.load_state_dict(network.state_dict(), strict=True)
-    assert torch.equal(network(images), logits)
-    assert torch.equal(stock.eval()(images), logits)
-
-
-@pytest.mark.parametrize("method", [EdgePopup(0.3), Dense()], ids=lambda method: type(method).__name__)
-def test_nothing_of_the_package_is_left_in_an_unmasked_network(method: EdgePopup | Dense) -> None:
-    fresh = torchvision.models.resnet18()
-    network = unmask_(mask_(torchvision.models.resnet18(), method))
-    assert repr(network) == repr(fresh)
-    assert list(network.state_dict()) == list(fresh.state_dict())
-    assert all(parameter.requires_grad for parameter in network.parameters())
-    for ours, plain in zip(network.modules(), fresh.modules(), strict=True):
-        assert type(ours) is type(plain)
-        assert vars(ours).keys() == vars(plain).keys()
-        assert ours._parameters.keys() == plain._parameters.keys()
-        assert ours._buffers.keys() == plain._buffers.keys()
-
-
-def test_an_unmasked_network_has_exactly_the_kept_weights_and_can_be_masked_again() -> None:
-    network = mask_(small_network(), EdgePopup(0.3))
-    masks = {name: layer.mask() for name, layer in masked_layers(network)}
-    unmask_(network)
-    for name, mask in masks.items():
-        assert torch.equal(network.get_parameter(f"{name}.weight") != 0, mask)
-    mask_(network, EdgePopup(0.3))
-    assert len(masked_layers(network)) == 2
-
-
-# Errors.
-
-
-class OddConv2d(nn.Conv2d):
-    pass
-
-
-class Scaled(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 3)
-        self.gain = nn.Parameter(torch.ones(3))
-
-
-def vision_transformer() -> nn.Module:
-    network: nn.Module = torchvision.models.VisionTransformer(
-        image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8
-    )
-    return network
-
-
-def pruned_by_torch() -> nn.Linear:
-    layer = nn.Linear(4, 4)
-    prune.identity(layer, "weight")  # type: ignore[no-untyped-call]
-    return layer
-
-
-def tied() -> nn.Sequential:
-    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    network[1].weight = network[0].weight
-    return network
-
-
-def after_linear(module: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 4), module)
-
-
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        pytest.param(after_linear(OddConv2d(4, 4, 1)), r"'1' .*\.OddConv2d .*\(weight, bias\)", id="subclass"),
-        pytest.param(after_linear(Scaled()), r"'1' .*\.Scaled .*\(gain\)", id="raw parameter"),
-        pytest.param(vision_transformer(), r"VisionTransformer .*\(class_token\)", id="vision transformer"),
-        pytest.param(
-            after_linear(nn.MultiheadAttention(4, 2)), r"'1' .*MultiheadAttention .*\(in_proj_weight", id="attention"
-        ),
-        pytest.param(after_linear(nn.Conv1d(4, 4, 1)), r"'1' .*\.Conv1d", id="other layer"),
-        pytest.param(after_linear(nn.Embedding(4, 4)), r"'1' .*\.Embedding", id="embedding"),
-        pytest.param(
-            after_linear(parametrizations.weight_norm(nn.Linear(4, 4, bias=False))), r"'1\b", id="parametrization"
-        ),
-        pytest.param(after_linear(pruned_by_torch()), r"'1'", id="weight recomputed by a hook"),
-        pytest.param(tied(), r"'0'.*'1'", id="weight of two layers"),
-        pytest.param(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), r"Sequential has no layer to mask", id="no layer"),
-        pytest.param(
-            mask_(nn.Sequential(nn.Linear(3, 3)), EdgePopup(0.5)),
-            r"Sequential is masked already: call unmask_",
-            id="masked",
-        ),
-    ],
-)
-def test_what_cannot_be_masked_is_an_error_that_names_it_and_is_left_as_it_was(
-    network: nn.Module, message: str
-) -> None:
-    before = state_of(network)
-    with pytest.raises(UserError, match=message):
-        mask_(network, EdgePopup(0.5))
-    assert state_of(network) == before
-
-
-def test_an_unknown_distribution_is_an_error_and_the_network_is_left_as_it_was() -> None:
-    network = randomize_(small_network())
-    before = state_of(network)
-    with pytest.raises(UserError, match="unknown weight distribution 'kaiming'"):
-        mask_(network, EdgePopup(0.5), weights="kaiming")
-    assert state_of(network) == before
-    assert not list(scores_of(network))
-
-
-@pytest.mark.parametrize("function", [unmask_, masked_layers, density])
-def test_a_network_that_is_not_masked_is_an_error_that_says_what_to_call(function: Any) -> None:
-    with pytest.raises(UserError, match=r"Sequential is not masked: call mask_\("):
-        function(small_network())
-    with pytest.raises(UserError, match="is not masked"):
-        function(unmask_(mask_(small_network(), EdgePopup(0.5))))
-
-
-def test_a_nan_score_is_an_error_of_the_forward_pass() -> None:
-    network = mask_(small_network(), EdgePopup(0.5))
-    with torch.no_grad():
-        network.get_parameter("4.scores")[0, 0] = torch.nan
-    with pytest.raises(UserError, match="a score is NaN"):
-        network(torch.randn(2, 3, 4, 4))
-
-
-# The gradient.
-
-
-def test_top_k_passes_its_gradient_straight_through() -> None:
-    scores = torch.tensor([[0.1, 0.7], [0.5, 0.2]], requires_grad=True)
-    mask: Tensor = TopK.apply(scores, 2)
-    assert mask.tolist() == [[0.0, 1.0], [1.0, 0.0]]
-    gradient = torch.tensor([[1.0, -2.0], [3.0, -4.0]])
-    torch.autograd.backward(mask, gradient)
-    assert scores.grad is not None
-    assert torch.equal(scores.grad, gradient)
-
-
-def test_the_gradient_of_a_fully_connected_layer_is_that_derived_by_hand() -> None:
-    """L = |y|^2 / 2 with y = W x has dL/dW = sum y x^T, and so ds = sign(s) * w * y x^T (Eq. 5)."""
-    layer = nn.Linear(9, 6, bias=False).double()
-    inputs = torch.randn(4, 9, dtype=torch.float64)
-    mask_(layer, EdgePopup(0.4), weights="kaiming_normal")
-    outputs = layer(inputs)
-    (outputs.square().sum() / 2).backward()
-    scores = layer.get_parameter("scores")
-    expected = scores.sign() * layer.weight * (outputs.T @ inputs)
-    torch.testing.assert_close(scores.grad, expected, rtol=1e-12, atol=1e-14)
-    assert layer.weight.grad is None
-    assert scores.grad is not None
-    assert scores.grad.all()
-
-
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": (0, 2)}], ids=str)
-@pytest.mark.parametrize("groups", [1, 2])
-def test_the_gradient_of_a_convolution_is_that_derived_by_hand(options: dict[str, Any], groups: int) -> None:
-    """As of a fully connected layer whose inputs are the image's patches, summed over places (Appendix B.2)."""
-    layer = nn.Conv2d(4, 6, 3, bias=False, groups=groups, **options).double()
-    images = torch.randn(2, 4, 7, 7, dtype=torch.float64)
-    mask_(layer, EdgePopup(0.4), weights="kaiming_normal")
-    outputs = layer(images)
-    (outputs.square().sum() / 2).backward()
-    scores = layer.get_parameter("scores")
-    gradient = torch.cat(
-        [
-            torch.einsum("nop,nip->oi", y.flatten(2), nn.functional.unfold(x, 3, **options))
-            for y, x in zip(outputs.chunk(groups, 1), images.chunk(groups, 1), strict=True)
-        ]
-    )
-    expected = scores.sign() * layer.weight * gradient.view(layer.weight.shape)
-    torch.testing.assert_close(scores.grad, expected, rtol=1e-11, atol=1e-13)
-    assert layer.weight.grad is None
-    assert scores.grad is not None
-    assert scores.grad.all()
-
-
-def test_the_gradient_is_that_of_the_loss_as_a_function_of_a_continuous_mask() -> None:
-    """Central differences of the straight-through surrogate: of L(m) about the present mask, not of L(s)."""
-    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(27, 4)).double()
-    images, labels = torch.randn(5, 2, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
-    mask_(network, EdgePopup(0.5), weights="kaiming_normal")
-    torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
-    plain = unmask_(copy.deepcopy(network))
-    step = 1e-5
-    for name, layer in masked_layers(network):
-        mask = layer.mask().double()
-        differences = torch.empty_like(mask)
-        for index in range(mask.numel()):
-            losses = []
-            for change in (step, -step):
-                moved = mask.clone()
-                moved.view(-1)[index] += change
-                logits = functional_call(plain, {f"{name}.weight": layer.weight * moved}, images)
-                losses.append(nn.functional.cross_entropy(logits, labels).item())
-            differences.view(-1)[index] = (losses[0] - losses[1]) / (2 * step)
-        assert layer.scores is not None
-        torch.testing.assert_close(layer.scores.grad, layer.scores.sign() * differences, rtol=1e-6, atol=1e-9)
-
-
-def layers_swapped_by_a_step(network: nn.Module, start: dict[str, Tensor], lr: float) -> int:
-    """The number of layers in which a step of SGD from ``start`` has swapped edges."""
-    network.load_state_dict(start)
-    before = [layer.mask() for _, layer in masked_layers(network)]
-    torch.optim.SGD(scores_of(network).values(), lr=lr).step()
-    after = [layer.mask() for _, layer in masked_layers(network)]
-    return sum(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
-
-
-def test_when_edges_are_swapped_in_one_layer_the_loss_of_the_minibatch_falls() -> None:
-    """Theorem 1 (more general), by the smallest step that swaps at all.
-
-    Its proof drops terms of second order in the change of a layer's output. A small rate makes swaps few but not
-    small, for a swapped edge brings its whole weight: so the weights are made small too. And its scores are positive:
-    here they start so far from 0 that hardly one changes its sign.
-    """
-    swapped = 0
-    for seed in range(60):
-        network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-        mask_(network, EdgePopup(0.5), weights="kaiming_normal", seed=seed)
-        with torch.no_grad():
-            for _, layer in masked_layers(network):
-                layer.weight.mul_(0.03)
-            for scores in scores_of(network).values():
-                scores.add_(scores.sign())
-        inputs, labels = torch.randn(8, 4, dtype=torch.float64), torch.randint(3, (8,))
-        loss = nn.functional.cross_entropy(network(inputs), labels)
-        torch.autograd.backward(loss)
-        start = copy.deepcopy(network.state_dict())
-        lr = 1e6
-        while layers_swapped_by_a_step(network, start, lr / 1.1):
-            lr /= 1.1
-        count = layers_swapped_by_a_step(network, start, lr)
-        if count == 1 and all(
-            torch.equal(score.sign(), start[key].sign()) for key, score in scores_of(network).items()
-        ):
-            swapped += 1
-            assert nn.functional.cross_entropy(network(inputs), labels) < loss, f"seed {seed}"
-    assert swapped > 50

@@ -42,6 +42,27 @@ def test_the_mask_is_that_of_a_plain_stable_sort(case: tuple[Tensor, int]) -> No
     assert torch.equal(top_k(scores, k), stable_sort(scores, k))
 
 
+@pytest.mark.long
+@settings(deadline=None, max_examples=20_000)
+@given(scores_and_k())
+def test_the_mask_is_that_of_a_plain_stable_sort_in_a_long_campaign(case: tuple[Tensor, int]) -> None:
+    scores, k = case
+    assert torch.equal(top_k(scores, k), stable_sort(scores, k))
+    assert torch.equal(_on_device(scores, k), stable_sort(scores, k))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("exponent", [20, 22, 24, 26])
+@pytest.mark.parametrize("values", [3, 1000, 2**24])
+def test_large_layers_with_ties_are_selected_as_a_stable_sort_does(exponent: int, values: int) -> None:
+    scores = torch.randint(values, (2**exponent,), generator=torch.Generator().manual_seed(exponent)).float()
+    order = scores.argsort(descending=True, stable=True)
+    for k in (1, 2**exponent // 3, 2**exponent - 1):
+        mask = top_k(scores, k)
+        assert int(mask.sum()) == k
+        assert bool(mask[order[:k]].all())
+
+
 @settings(deadline=None, max_examples=300)
 @given(scores_and_k())
 def test_exactly_k_are_selected_and_none_is_smaller_than_one_left_out(case: tuple[Tensor, int]) -> None:
