@@ -18,11 +18,15 @@ _KNOWN = {
 
 
 def suggestion(message: str) -> str:
-    """What to add to a parser's error: the nearest name to a wrong one, and those that are known.
+    """What to add to a parser's error: the nearest name to a wrong one and those that are known, or the right place.
 
     Args:
         message: the parser's, which names the key and the value.
     """
+    if refused := re.search(r"Option '(\w+)' is not accepted", message):
+        return (
+            f"\nWhat a builder takes as **kwargs stands under dict_kwargs: --model.network.dict_kwargs.{refused[1]}=..."
+        )
     key = re.search(r'key "([\w.]+)"', message)
     wrong = re.search(
         r"(?:class_path '|import path string: |Not a valid subclass of \w+\. Got value: )([\w.]+)", message

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 from PIL import Image
 
 from lightning_subnets.cli import main
+from lightning_subnets.module import SubnetModule
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
@@ -144,6 +146,7 @@ def test_a_resumed_run_begins_where_its_checkpoint_ended(finished_run: Path) -> 
         (["--model.network=torchvision.models.resnet5"], ["resnet5", "torchvision.models.resnet50", "Conv2"]),
         (["--data=Digit"], ["Digit", "lightning_subnets.datamodules.Digits", "ImageNet"]),
         (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
+        (["--model.network.in_chans=1"], ["in_chans", "--model.network.dict_kwargs.in_chans=..."]),
         (["--model.network.in_channels=3"], ["Conv2 cannot take", "(1, 8, 8)"]),
         (["--model.network.image_size=1"], ["image_size = 1", "2"]),
         (["--model.network=torch.nn.Flatten"], ["Flatten has no layer to mask"]),
@@ -247,6 +250,43 @@ def test_tensorboard_writes_into_the_run_beside_the_csv_file() -> None:
     assert list(run.glob("events.out.tfevents.*"))
     assert (run / "metrics.csv").is_file()
     assert not Path("elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [
+        ("timm.models.resnet.resnet18", ["dict_kwargs.in_chans=1", "dict_kwargs.num_classes=10"]),
+        ("timm.create_model", ["model_name=resnet10t", "dict_kwargs.in_chans=1", "dict_kwargs.num_classes=10"]),
+        ("lightning_subnets.networks.Conv4", ["in_channels=1", "image_size=8"]),
+    ],
+)
+def test_a_network_is_named_by_its_class_path(
+    network: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.batch_size=16", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    options = [f"--model.network={network}", *(f"--model.network.{argument}" for argument in arguments)]
+    main(["fit", "-c", QUICKSTART, *options, *data, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"])
+    summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
+    assert summary["density"] == pytest.approx(0.5, abs=1e-3)
+    assert summary["weights_unchanged"] is True
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: SubnetModule, batch: object, batch_idx: int) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SubnetModule, "on_train_batch_start", interrupt)
+        with pytest.raises(SystemExit):
+            main(["fit", "-c", QUICKSTART, *SHORT])
+    said = capsys.readouterr().err
+    command = re.search(r"to go on: lightning (.*)", said)
+    assert command is not None, said
+    main(command[1].split())
+    assert json.loads(Path("runs/quickstart/version_1/summary.json").read_text())["epochs"] == 2
 
 
 def test_two_processes_train_one_network_and_measure_it_exactly(finished_run: Path) -> None:

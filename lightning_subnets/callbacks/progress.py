@@ -51,6 +51,9 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._total = int(trainer.estimated_stepping_batches)
         self._first = trainer.global_step
+        folder = trainer.log_dir  # on every rank, for the ranks agree on it
+        if folder and self._enabled and trainer.is_global_zero:
+            print(f"training; everything goes into {folder}", file=sys.stderr)
         self._start("training", self._total)
 
     def on_train_batch_end(
@@ -90,6 +93,9 @@ class Progress(ProgressBar):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
+        saved = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if isinstance(exception, KeyboardInterrupt) and saved and trainer.is_global_zero:
+            print(f"interrupted; to go on: lightning fit --ckpt_path {saved}", file=sys.stderr)
 
     def _advance(self) -> None:
         if self._bar is not None:
