@@ -114,7 +114,7 @@ class SubnetModule(LightningModule):
         if outputs != classes:
             raise UserError(
                 f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
-                f"set --model.network.num_classes={classes} (for timm --model.network.dict_kwargs.num_classes={classes})"
+                f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

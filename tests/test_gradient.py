@@ -19,11 +19,6 @@ from lightning_subnets import (
 from lightning_subnets.masking import TopK
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def scores_of(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: scores for name, scores in network.named_parameters() if name.endswith("scores")}
 
