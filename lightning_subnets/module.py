@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_subnets import checkpoint, masking
+from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import Method
 
@@ -88,25 +89,31 @@ class SubnetModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
+        logits: Tensor = self.network(images.to(self.dtype, memory_format=self.memory_format))
         return logits
 
     def prepare_data(self) -> None:
         """Check that network, data and optimizer fit each other, before anything is written or a GPU touched.
 
         Raises:
-            ValueError: if the optimizer refuses its arguments, the network cannot take the data's images, or it has
-                another number of outputs than the data have classes.
+            ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, the
+                network cannot take the data's images, or it has another number of outputs than the data classes.
         """
         self._build_optimizer()
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise UserError(
+                f"precision {self.trainer.precision} would round the scores, whose small steps then are lost: "
+                f"take {str(self.trainer.precision).replace('true', 'mixed')}"
+            )
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data is None:
+        if not isinstance(data, ImageDataModule):
             return
-        name, shape, classes = type(self.network).__name__, tuple(data.image_shape), len(data.classes)
+        name, shape, classes = type(self.network).__name__, data.image_shape, len(data.classes)
         was_training = self.network.training
         try:
+            self.network.eval()
             with torch.no_grad():
-                outputs = self.network.eval()(torch.zeros(1, *shape, device=self.device)).shape[-1]
+                outputs = self(torch.zeros(1, *shape, device=self.device)).shape[-1]
         except RuntimeError as error:
             raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
         finally:
@@ -120,8 +127,10 @@ class SubnetModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self._build_optimizer()
         if self.lr_batch_size is not None:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            batch_size = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+            images = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+            if images is None:
+                raise UserError("lr_batch_size is set, and the data have no batch_size to scale the learning rate to")
+            batch_size = images * self.trainer.world_size * self.trainer.accumulate_grad_batches
             for group in optimizer.param_groups:
                 group["lr"] *= batch_size / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches

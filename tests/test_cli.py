@@ -154,6 +154,7 @@ def test_a_resumed_run_begins_where_its_checkpoint_ended(finished_run: Path) -> 
         (["--model.label_smoothing=2"], ["label_smoothing = 2.0", "[0, 1]"]),
         (["--data.batch_size=0"], ["batch_size = 0"]),
         (["--data.validation_fraction=1"], ["validation_fraction = 1.0", "[0, 1)"]),
+        (["--trainer.precision=bf16-true"], ["bf16-true would round the scores", "take bf16-mixed"]),
         (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
         (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
         (["--data=lightning_subnets.datamodules.ImageNet"], ["data/imagenet/train does not exist", "data/README.md"]),

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_subnets as ls
+from lightning_subnets.callbacks import Predictions
 from lightning_subnets.datamodules import CIFAR10, Digits
 from lightning_subnets.digest import weights_digest
 from lightning_subnets.module import SubnetModule, learning_rate_factor
@@ -134,6 +135,33 @@ def test_plain_loaders_work_without_a_data_module(tmp_path: Path) -> None:
     trainer = Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, enable_model_summary=False)
     trainer.fit(small_module(), loader, loader)
     assert "val/accuracy" in trainer.callback_metrics
+
+
+class PlainData(LightningDataModule):
+    """Knows neither its classes nor the size of its batches."""
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(torch.rand(16, 1, 8, 8), torch.arange(16) % 10), batch_size=8)
+
+    val_dataloader = predict_dataloader = train_dataloader
+
+
+def test_any_data_module_trains_and_predicts(tmp_path: Path) -> None:
+    module = small_module()
+    trainer = fit(module, PlainData(), tmp_path, callbacks=[Predictions(str(tmp_path / "found.csv"))])
+    trainer.predict(module, datamodule=PlainData())
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 17
+
+
+def test_a_rate_for_a_batch_size_wants_data_that_have_one(tmp_path: Path) -> None:
+    with pytest.raises(ls.UserError, match="the data have no batch_size"):
+        fit(small_module(lr_batch_size=32), PlainData(), tmp_path)
+
+
+def test_double_precision_trains_double_precision_scores(tmp_path: Path) -> None:
+    module = small_module()
+    fit(module, Digits(), tmp_path, precision="64-true", limit_train_batches=2)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float64}
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

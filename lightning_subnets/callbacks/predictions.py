@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 
 
@@ -37,7 +38,8 @@ class Predictions(Callback):
         self._file = self.path.open("x", newline="")
         self._rows = csv.writer(self._file)
         self._rows.writerow(("sample", "label", "predicted", "probability"))
-        self._classes: list[str] = trainer.datamodule.classes  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._classes = data.classes if isinstance(data, ImageDataModule) else None
         self._sample = trainer.global_rank
 
     def on_predict_batch_end(
@@ -53,7 +55,8 @@ class Predictions(Callback):
         for label, index, probability in zip(
             batch[1].tolist(), predicted.tolist(), probabilities.tolist(), strict=True
         ):
-            self._rows.writerow((self._sample, self._classes[label], self._classes[index], f"{probability:.6f}"))
+            names = (label, index) if self._classes is None else (self._classes[label], self._classes[index])
+            self._rows.writerow((self._sample, *names, f"{probability:.6f}"))
             self._sample += trainer.world_size
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
