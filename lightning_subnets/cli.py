@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import logging
 import sys
 import time
@@ -53,7 +54,10 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"error: {message.strip()}{suggestion(message)}", file=sys.stderr)
-        print("tip: lightning fit --help lists every option", file=sys.stderr)
+        print(
+            "tip: lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists every option",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
@@ -189,9 +193,7 @@ def _leave_defaults_to_builder(network: Namespace) -> None:
 
 def _with_config_of_checkpoint(args: list[str]) -> list[str]:
     """The arguments; with the config of the run that a checkpoint is from, where no config is given."""
-    options = dict(zip(args, [*args[1:], ""], strict=True)) | dict(
-        argument.split("=", 1) for argument in args if "=" in argument
-    )
+    options = dict(itertools.pairwise([*args, ""])) | dict(option.split("=", 1) for option in args if "=" in option)
     if "-c" in options or "--config" in options or "--ckpt_path" not in options:
         return args
     config = Path(options["--ckpt_path"]).parent.parent / "config.yaml"

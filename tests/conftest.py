@@ -1,8 +1,9 @@
-"""Small data sets on disk, made here, and the same random numbers for every test."""
+"""What the tests share: random numbers, a finished run, a mistake on the command line, small data sets on disk."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -11,10 +12,45 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_subnets.cli import main
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def mistake(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """Runs a command line that must fail as a user's mistake does, and returns what it prints to standard error."""
+
+    def run(arguments: list[str]) -> str:
+        with pytest.raises(SystemExit) as exit_info:
+            main(arguments)
+        assert exit_info.value.code == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        return error
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("finished")
+    main(
+        [
+            "fit",
+            "-c",
+            str(QUICKSTART),
+            "--trainer.max_epochs=2",
+            "--trainer.accelerator=cpu",
+            f"--trainer.default_root_dir={root}",
+        ]
+    )
+    return root / "quickstart" / "version_0"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,139 @@
+"""A user's mistake ends with exit code 2 and one clear error, and costs nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+
+
+Mistake = Callable[[list[str]], str]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
+        (["--model.method.density=0"], ["density = 0.0", "(0, 1]"]),
+        (["--model.weights=signed_constnt"], ["'signed_constnt'", "Did you mean 'signed_constant'", "kaiming_normal"]),
+        (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
+        (["--model.network=torchvision.models.resnet5"], ["resnet5", "torchvision.models.resnet50", "Conv2"]),
+        (["--data=Digit"], ["Digit", "lightning_subnets.datamodules.Digits", "ImageNet"]),
+        (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
+        (["--model.network.in_chans=1"], ["in_chans", "--model.network.dict_kwargs.in_chans=..."]),
+        (["--model.network.in_channels=3"], ["Conv2 cannot take", "(1, 8, 8)"]),
+        (["--model.network.image_size=1"], ["image_size = 1", "2"]),
+        (["--model.network=torch.nn.Flatten"], ["Flatten has no layer to mask"]),
+        (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
+        (["--model.label_smoothing=2"], ["label_smoothing = 2.0", "[0, 1]"]),
+        (["--data.batch_size=0"], ["batch_size = 0"]),
+        (["--data.validation_fraction=1"], ["validation_fraction = 1.0", "[0, 1)"]),
+        (["--trainer.precision=bf16-true"], ["bf16-true would round the scores", "take bf16-mixed"]),
+        (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
+        (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
+        (["--data=lightning_subnets.datamodules.ImageNet"], ["data/imagenet/train does not exist", "data/README.md"]),
+        (["--data=lightning_subnets.datamodules.CIFAR10"], ["data/cifar10", "--data.download=true"]),
+        (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
+    ],
+    ids=lambda value: value[-1] if value[0].startswith("--") else "",
+)
+def test_a_mistake_is_named_and_leaves_nothing_behind(
+    arguments: list[str], parts: list[str], tmp_path: Path, mistake: Mistake
+) -> None:
+    if "--trainer.accelerator=gpu" in arguments and torch.cuda.is_available():
+        arguments = ["--trainer.devices=99", "--trainer.accelerator=gpu"]
+    error = mistake(["fit", "-c", QUICKSTART, *SHORT, *arguments])
+    assert all(part in error for part in parts), error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["fit"], ["fti"], ["fit", "--ckpt_path"]])
+def test_half_a_command_line_is_told_how_to_go_on(arguments: list[str], mistake: Mistake) -> None:
+    error = mistake(arguments)
+    assert error.startswith("error: ")
+    assert "lightning fit -c configs/quickstart.yaml" in error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_whoever_reads_it(
+    workers: int, photographs: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    shutil.copytree(photographs, tmp_path / "photographs")
+    broken = sorted((tmp_path / "photographs" / "train").rglob("*.jpg"))[0]
+    content = broken.read_bytes()
+    broken.unlink()  # it may be a link to the original
+    broken.write_bytes(content[: len(content) // 2])
+    config = str(Path(QUICKSTART).parent / "rn50_signed.yaml")
+    options = [
+        "--data.root=photographs",
+        "--data.batch_size=4",
+        "--data.image_size=64",
+        "--model.network.num_classes=3",
+    ]
+    network = ["--model.network=torchvision.models.resnet18", f"--data.num_workers={workers}"]
+    error = mistake(["fit", "-c", config, *SHORT, *network, *options, "--trainer.precision=32-true"])
+    said = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert str(broken.relative_to(tmp_path)) in said[0]
+    assert "is not a readable image" in said[0]
+
+
+def test_a_missing_config_is_named(mistake: Mistake) -> None:
+    assert "nowhere.yaml" in mistake(["fit", "-c", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--model.method.density=0.3"], "density = 0.5 and this run has density = 0.3"),
+        (["--model.weights=kaiming_normal"], "weights = 'signed_constant'"),
+        (["--seed_everything=1"], "seed = 0 and this run has seed = 1"),
+        (["--model.method=Dense"], "method = 'EdgePopup'"),
+        (["--model.network.width_multiplier=2"], "network.features.0.weight has shape (64, 1, 3, 3)"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_checkpoint_of_another_run_is_refused(
+    verb: str, arguments: list[str], part: str, finished_run: Path, mistake: Mistake
+) -> None:
+    checkpoint = finished_run / "checkpoints" / "last.ckpt"
+    assert part in mistake([verb, "-c", QUICKSTART, "--ckpt_path", str(checkpoint), *arguments])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_truncated_checkpoint_is_refused(share: float, finished_run: Path, tmp_path: Path, mistake: Mistake) -> None:
+    whole = (finished_run / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
+    error = mistake(["test", "-c", QUICKSTART, "--ckpt_path", "cut.ckpt"])
+    assert "cut.ckpt cannot be read: it is truncated" in error
+
+
+@pytest.mark.long
+def test_a_checkpoint_cut_anywhere_is_refused(finished_run: Path, tmp_path: Path, mistake: Mistake) -> None:
+    whole = (finished_run / "checkpoints" / "last.ckpt").read_bytes()
+    for length in torch.randint(len(whole), (500,), generator=torch.Generator().manual_seed(0)).tolist():
+        (tmp_path / "cut.ckpt").write_bytes(whole[:length])
+        assert "cut.ckpt cannot be read" in mistake(["test", "-c", QUICKSTART, "--ckpt_path", "cut.ckpt"])
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, mistake: Mistake) -> None:
+    torch.save({"subnet": {}, "state_dict": {}, "path": Path("anything that is no tensor")}, tmp_path / "foreign.ckpt")
+    assert "cannot be read" in mistake(["test", "-c", QUICKSTART, "--ckpt_path", "foreign.ckpt"])
+
+
+def test_a_diverged_run_stops_and_names_the_step(mistake: Mistake) -> None:
+    error = mistake(["fit", "-c", QUICKSTART, *SHORT, "--model.optimizer.lr=1e30"])
+    assert "training diverged at step" in error
+    assert "no checkpoint had been written" in error
+    assert not list(Path("runs").rglob("*.ckpt"))
