@@ -39,6 +39,8 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # To evaluate a checkpoint nothing is needed of what wrote it.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    # A run that ends before its first validation has no best checkpoint, and its last one all the same.
+    warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*could not find the monitored key")
     # True of every short run; its metrics by epoch are logged all the same.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     try:

@@ -134,7 +134,13 @@ class SubnetModule(LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] *= batch_size / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches
-        warmup = self.warmup_epochs * steps / (self.trainer.max_epochs or 1)
+        if self.schedule == "cosine" and math.isinf(steps):
+            raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+        warmup = 0.0
+        if self.warmup_epochs:
+            self.trainer.fit_loop.setup_data()  # or the batches of an epoch are not counted where steps end the run
+            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            warmup = self.warmup_epochs * math.ceil(batches)
         factor = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, self.schedule))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 

@@ -107,6 +107,21 @@ def test_each_optimizer_step_takes_its_own_rate(tmp_path: Path) -> None:
     assert used == pytest.approx([0.1 * learning_rate_factor(step, 12, 4, "cosine") for step in range(12)])
 
 
+@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 6}])
+def test_warmup_is_counted_in_epochs_however_the_run_ends(end: dict[str, int], tmp_path: Path) -> None:
+    module = small_module(warmup_epochs=1)
+    trainer = fit(module, Digits(batch_size=360), tmp_path, **end, accumulate_grad_batches=2)
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    factors = [scheduler.lr_lambdas[0](step) for step in range(7)]  # type: ignore[union-attr]
+    assert trainer.global_step == 6
+    assert factors == pytest.approx([learning_rate_factor(step, 6, 2, "cosine") for step in range(7)])
+
+
+def test_a_cosine_without_an_end_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ls.UserError, match="needs an end"):
+        fit(small_module(), Digits(), tmp_path, max_epochs=-1)
+
+
 def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
     module, data = small_module(label_smoothing=0.1), Digits(batch_size=100)
     trainer = fit(module, data, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import timedelta
+from math import isinf
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -35,12 +36,12 @@ class Progress(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
-    def _start(self, verb: str, total: int) -> None:
+    def _start(self, verb: str, total: float) -> None:
         self._started = self._printed = time.monotonic()
         if self._enabled and self.trainer.is_global_zero and self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._bar = Bar(*columns, TextColumn("left"), TimeRemainingColumn(), console=self._console)
-            self._task = self._bar.add_task(verb, total=total)
+            self._task = self._bar.add_task(verb, total=None if isinf(total) else total)
             self._bar.start()
 
     def _stop(self) -> None:
@@ -49,7 +50,7 @@ class Progress(ProgressBar):
             self._bar = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._total = int(trainer.estimated_stepping_batches)
+        self._total = trainer.estimated_stepping_batches
         self._first = trainer.global_step
         folder = trainer.log_dir  # on every rank, for the ranks agree on it
         if folder and self._enabled and trainer.is_global_zero:
@@ -60,21 +61,25 @@ class Progress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.global_step, description=self._describe(trainer))
+            self._bar.update(
+                self._task,
+                completed=trainer.global_step,
+                description=self._describe(trainer, trainer.current_epoch + 1),
+            )
         elif time.monotonic() - self._printed > _INTERVAL:
-            self._print(trainer)
+            self._print(trainer, trainer.current_epoch + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, description=self._describe(trainer))
+            self._bar.update(self._task, description=self._describe(trainer, trainer.current_epoch + 1))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is None:
-            self._print(trainer)
+            self._print(trainer, trainer.current_epoch)  # which counts the finished ones now
         self._stop()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start("testing", int(sum(trainer.num_test_batches)))
+        self._start("testing", sum(trainer.num_test_batches))
 
     def on_test_batch_end(self, *args: Any) -> None:
         self._advance()
@@ -83,7 +88,7 @@ class Progress(ProgressBar):
         self._stop()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start("predicting", int(sum(trainer.num_predict_batches)))
+        self._start("predicting", sum(trainer.num_predict_batches))
 
     def on_predict_batch_end(self, *args: Any) -> None:
         self._advance()
@@ -101,16 +106,19 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._bar.advance(self._task)
 
-    def _describe(self, trainer: Trainer) -> str:
+    def _describe(self, trainer: Trainer, epoch: int) -> str:
         metrics = trainer.callback_metrics
         accuracy = f" · accuracy {float(metrics['val/accuracy']):.2%}" if "val/accuracy" in metrics else ""
-        epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-        return f"epoch {min(trainer.current_epoch + 1, trainer.max_epochs or sys.maxsize)}{epochs}{accuracy}"
+        last = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        return f"epoch {epoch}{last}{accuracy}"
 
-    def _print(self, trainer: Trainer) -> None:
+    def _print(self, trainer: Trainer, epoch: int) -> None:
         if not (self._enabled and trainer.is_global_zero):
             return
         self._printed = time.monotonic()
         done, elapsed = trainer.global_step - self._first, self._printed - self._started
-        left = timedelta(seconds=round(elapsed * (self._total - trainer.global_step) / max(1, done)))
-        print(f"{self._describe(trainer)} · step {trainer.global_step}/{self._total} · {left} left", file=sys.stderr)
+        line = f"{self._describe(trainer, epoch)} · step {trainer.global_step}"
+        if not isinf(self._total):
+            left = timedelta(seconds=round(elapsed * (self._total - trainer.global_step) / max(1, done)))
+            line += f"/{self._total} · {left} left"
+        print(line, file=sys.stderr)

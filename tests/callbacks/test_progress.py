@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from rich.console import Console
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.callbacks import Progress, progress
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.module import SubnetModule
+
+
+def _run(callback: Progress, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=0.1))
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        limit_train_batches=3,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, datamodule=Digits())
+    trainer.test(module, datamodule=Digits(), verbose=False)
+
+
+def test_without_a_terminal_progress_is_lines_with_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_INTERVAL", -1.0)  # a line for each step
+    _run(Progress(), tmp_path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "step" in line]
+    assert [re.sub(r"accuracy \d+\.\d+%", "accuracy", line) for line in lines] == [
+        *(f"epoch 1/2 · step {step}/6 · 0:00:00 left" for step in (1, 2, 3)),
+        *(f"epoch 2/2 · accuracy · step {step}/6 · 0:00:00 left" for step in (4, 5, 6)),
+        "epoch 2/2 · accuracy · step 6/6 · 0:00:00 left",
+    ]
+
+
+def test_in_a_terminal_one_bar_goes_through_the_whole_run(tmp_path: Path) -> None:
+    callback, screen = Progress(), io.StringIO()
+    callback._console = Console(file=screen, force_terminal=True, width=120)
+    _run(callback, tmp_path)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"epoch 2/2 · accuracy \d+\.\d+% ━+ 6/6 ", text)
+    assert re.search(r"testing ━+ 6/6 ", text)
+
+
+def test_progress_can_be_turned_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = Progress()
+    callback.disable()
+    _run(callback, tmp_path)
+    assert "step" not in capsys.readouterr().err
