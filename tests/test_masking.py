@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import pickle
 from collections import OrderedDict
 from typing import Any
 
@@ -17,8 +15,6 @@ from torch.func import functional_call
 from lightning_subnets import (
     Dense,
     EdgePopup,
-    MaskedConv2d,
-    MaskedLinear,
     density,
     mask_,
     masked_layers,
@@ -270,36 +266,3 @@ def test_a_layer_used_twice_is_masked_once() -> None:
     outputs = network(inputs)
     assert [name for name, _ in masked_layers(network)] == ["0"]
     assert torch.equal(unmask_(network)(inputs), outputs)
-
-
-# Copies.
-
-
-def test_a_copy_computes_the_same_and_is_trained_by_itself() -> None:
-    network = mask_(small_network(), EdgePopup(0.5)).eval()
-    images = torch.randn(2, 3, 4, 4)
-    file = io.BytesIO()
-    torch.save(network, file)
-    file.seek(0)
-    for other in (
-        copy.deepcopy(network),
-        pickle.loads(pickle.dumps(network)),
-        torch.load(file, weights_only=False),
-    ):
-        assert isinstance(other.get_submodule("0"), MaskedConv2d)
-        assert isinstance(other.get_submodule("4"), MaskedLinear)
-        assert torch.equal(other(images), network(images))
-        with torch.no_grad():
-            other.get_parameter("4.scores").neg_().sub_(1.0)
-        assert not torch.equal(other(images), network(images))
-        assert type(unmask_(other).get_submodule("0")) is nn.Conv2d
-
-
-def test_a_state_dict_carries_all_that_is_needed_to_another_network() -> None:
-    network = mask_(small_network(), EdgePopup(0.5), seed=0)
-    other = mask_(small_network(), EdgePopup(0.5), seed=1)
-    images = torch.randn(2, 3, 4, 4)
-    network(images)
-    assert not torch.equal(other.eval()(images), network.eval()(images))
-    other.load_state_dict(network.state_dict(), strict=True)
-    assert torch.equal(other(images), network(images))
