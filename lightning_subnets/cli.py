@@ -19,10 +19,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_subnets import checkpoint, digest, figures, loggers, masking, run_directory, summary
+from lightning_subnets import checkpoint, digest, figures, loggers, masking, summary
 from lightning_subnets.callbacks import MaskStatistics, Predictions, Progress
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
+from lightning_subnets.run_directory import RunDirectory
 from lightning_subnets.spelling import suggestion
 
 
@@ -79,7 +80,7 @@ class SubnetCLI(LightningCLI):
     config, summary and pictures.
     """
 
-    run: Path | None = None
+    run: RunDirectory | None = None
 
     def __init__(self, args: list[str]) -> None:
         try:
@@ -95,7 +96,7 @@ class SubnetCLI(LightningCLI):
             )
         finally:
             if self.run is not None:
-                run_directory.give_back(self.run)
+                self.run.give_back()
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -133,13 +134,13 @@ class SubnetCLI(LightningCLI):
             config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
         self.save_config_callback = None
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
-            self.run = run_directory.claim(config.trainer.default_root_dir, config.name)
-            config.trainer.logger = loggers.configure(chosen_loggers, self.run)
+            self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name)
+            config.trainer.logger = loggers.configure(chosen_loggers, self.run.path)
             self.save_config_callback = SaveConfig
             callbacks.append(MaskStatistics())
             if config.trainer.enable_checkpointing is not False:
                 # The last epoch's, from which a run goes on, and that of the best validation accuracy.
-                folder = self.run / "checkpoints"
+                folder = self.run.path / "checkpoints"
                 callbacks.append(ModelCheckpoint(folder, filename="last"))
                 if config.trainer.limit_val_batches != 0:
                     callbacks.append(ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max"))
@@ -164,11 +165,11 @@ class SubnetCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
-        summary.write(result, self.run / "summary.json")
+        summary.write(result, self.run.path / "summary.json")
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
-        pictures = figures.draw_run(self.run, layers=layers, evaluated_on=evaluated_on)
-        summary.show(result, self.run, pictures)
+        pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)
+        summary.show(result, self.run.path, pictures)
 
     def after_predict(self) -> None:
         if self.trainer.is_global_zero:
