@@ -11,10 +11,16 @@ from torch import Tensor
 
 from lightning_subnets.errors import UserError
 
+# What every checkpoint of ours has; "optimizer" names the optimizer's class.
+_KEYS = {"subnet", "optimizer", "state_dict", "loops", "pytorch-lightning_version"}
 
-def check_readable(path: str | Path) -> None:
-    """Raises:
-    ValueError: if the file is missing, truncated or no checkpoint, or holds more than tensors and plain values.
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds; its tensors stay in the file until they are looked at.
+
+    Raises:
+        ValueError: if the file is missing, truncated or no checkpoint of ours, or holds more than tensors and plain
+            values.
     """
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist")
@@ -24,8 +30,9 @@ def check_readable(path: str | Path) -> None:
         raise UserError(
             f"the checkpoint {path} cannot be read: it is truncated, damaged or not a checkpoint"
         ) from error
-    if "subnet" not in content:
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
         raise UserError(f"{path} is not a checkpoint of lightning-subnets")
+    return content
 
 
 def check(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -38,7 +45,7 @@ def check(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], state: Map
     Raises:
         ValueError: naming what differs.
     """
-    theirs = checkpoint.get("subnet", {})
+    theirs = checkpoint["subnet"]
     for key in dict.fromkeys((*identity, *theirs)):
         if identity.get(key) != theirs.get(key):
             raise UserError(

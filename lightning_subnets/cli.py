@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -21,10 +23,13 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_subnets import checkpoint, digest, figures, loggers, masking, summary
 from lightning_subnets.callbacks import MaskStatistics, Predictions, Progress
+from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.run_directory import RunDirectory
 from lightning_subnets.spelling import suggestion
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and Python's generators take
 
 
 def main(args: list[str] | None = None) -> None:
@@ -101,7 +106,7 @@ class SubnetCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--seed_everything",
-            type=int,
+            type=Seed,
             default=0,
             help="Seed of the weights, the scores, the data's order and the rest.",
         )
@@ -120,8 +125,12 @@ class SubnetCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyperparameters replace the config; here a difference is an error."""
-        if path := self.config[self.config.subcommand].ckpt_path:
-            checkpoint.check_readable(path)
+        config = self.config[self.config.subcommand]
+        if config.ckpt_path is None:
+            return
+        done = checkpoint.read(config.ckpt_path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if self.config.subcommand == "fit" and 0 < (config.trainer.max_epochs or -1) <= done:
+            raise UserError(f"{config.ckpt_path} has all of its {done} epochs: to go on, raise --trainer.max_epochs")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
@@ -149,9 +158,15 @@ class SubnetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, TypeError, OSError) as error:
             # What a network's or an optimizer's own constructor will not take is a mistake in the config.
             raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error
+
+        # Here too, before there are other processes: they could only be torn down.
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            if isinstance(self.datamodule, ImageDataModule):
+                self.datamodule.prepare_data()
+            self.model.check(self.trainer, self.datamodule)
 
     def before_fit(self) -> None:
         self.weights_digest = digest.weights_digest(self.model.network)
@@ -166,14 +181,12 @@ class SubnetCLI(LightningCLI):
             return
         result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
         summary.write(result, self.run.path / "summary.json")
+        if self.model.method.trains == "scores" and not result["weights_unchanged"]:
+            raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)
         summary.show(result, self.run.path, pictures)
-
-    def after_predict(self) -> None:
-        if self.trainer.is_global_zero:
-            print(f"predictions are in {self.config_init.predict.predictions.path}")
 
 
 def _leave_defaults_to_builder(network: Namespace) -> None:

@@ -60,7 +60,8 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     for axes in (accuracy, loss):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     _save(figure, path, title)
 
 

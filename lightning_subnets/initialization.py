@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Callable
 
 import numpy as np
@@ -222,7 +223,7 @@ def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str,
     check_distribution(distribution)
     draw, scale_of = _DISTRIBUTIONS[distribution.removeprefix("scaled_")]
     scale = scale_of(shape) * (math.sqrt(1.0 / density) if distribution.startswith("scaled_") else 1.0)
-    return _fill(draw, scale, shape, f"{seed}:{layer}:weight")
+    return _fill(draw, scale, shape, f"{int(operator.index(seed))}:{layer}:weight")
 
 
 def draw_scores(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
@@ -230,7 +231,7 @@ def draw_scores(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
 
     This is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020.
     """
-    return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape, f"{seed}:{layer}:scores")
+    return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape, f"{int(operator.index(seed))}:{layer}:scores")
 
 
 def _fill(draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, key: str) -> Tensor:

@@ -108,8 +108,9 @@ def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_c
 
     Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, their hooks and their names;
     a method with scores gives each a ``scores`` beside it. For a method that trains scores the network is then a
-    random one that stays as it is: biases are 0, norms scale by 1 and shift by 0, and everything but the scores is
-    frozen. For a method that trains weights, biases and norms stay as they are, and trainable.
+    random one that stays as it is: biases are 0, norms scale by 1, shift by 0 and have the running
+    statistics they start with, and everything but the scores is frozen. For a method that trains weights, biases and
+    norms stay as they are, and trainable.
 
     Args:
         network: built of Conv2d, Linear, norms and layers without parameters.
@@ -123,6 +124,8 @@ def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_c
         ValueError: if the network is masked already, has no layer to mask, or has parameters in a layer that
             cannot be masked; or if the distribution is unknown. The network is then as it was.
     """
+    if not isinstance(method, Method):
+        raise UserError(f"{method!r} is no method: EdgePopup(density=0.3) is one, for instance")
     layers = _maskable(network)
     if weights is not None:
         initialization.check_distribution(weights)
@@ -206,6 +209,8 @@ def _maskable(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
                     f"the weight of the layer {name!r} of {kind} is computed from other parameters (pruning or weight "
                     "norm of torch.nn.utils): remove that first, so that it is a parameter again"
                 )
+            if not module.weight.numel() or module.weight.is_meta:
+                raise UserError(f"the layer {name!r} of {kind} has no weights to draw: {module}")
             if (owner := owners.setdefault(module.weight, name)) != name:
                 raise UserError(f"the layers {owner!r} and {name!r} of {kind} share one weight: give each its own")
             layers[name] = module
@@ -223,8 +228,10 @@ def _maskable(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 @torch.no_grad()
 def _make_affine_neutral_(network: nn.Module) -> None:
-    """Biases 0; norms scale by 1 and shift by 0."""
+    """Biases 0; norms scale by 1 and shift by 0, and remember nothing of other weights."""
     for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.reset_running_stats()
         for key, parameter in module.named_parameters(recurse=False):
             if key == "bias":
                 parameter.zero_()

@@ -7,8 +7,9 @@ import time
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -30,7 +31,8 @@ class SubnetModule(LightningModule):
     fractions; top5 counts a hit among the five largest logits.
 
     Args:
-        network: any torchvision or timm network, or one of ``lightning_subnets.networks``; masked in place.
+        network: any torchvision or timm network, or one of ``lightning_subnets.networks``; plain, for it is masked
+            here, in place.
         method: how the subnetwork is found.
         weights: the distribution the weights are drawn from, see ``mask_``; null leaves them as they are.
         seed: of the weights and the scores.
@@ -89,23 +91,33 @@ class SubnetModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        logits: Tensor = self.network(images.to(self.dtype, memory_format=self.memory_format))
+        output = self.network(images.to(self.dtype, memory_format=self.memory_format))
+        # GoogLeNet and Inception hand out their auxiliary classifiers too, while they train.
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
 
     def prepare_data(self) -> None:
-        """Check that network, data and optimizer fit each other, before anything is written or a GPU touched.
+        self.check(self.trainer)
+
+    def check(self, trainer: Trainer, data: LightningDataModule | None = None) -> None:
+        """Check that network, data, optimizer and trainer fit each other, before anything is written or a GPU touched.
+
+        Args:
+            data: the data to be trained on, where the trainer does not know them yet.
 
         Raises:
             ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, the
                 network cannot take the data's images, or it has another number of outputs than the data classes.
         """
         self._build_optimizer()
-        if self.trainer.precision in ("bf16-true", "16-true"):
+        if trainer.precision in ("bf16-true", "16-true"):
             raise UserError(
-                f"precision {self.trainer.precision} would round the scores, whose small steps then are lost: "
-                f"take {str(self.trainer.precision).replace('true', 'mixed')}"
+                f"precision {trainer.precision} would round the scores, whose small steps then are lost: "
+                f"take {str(trainer.precision).replace('true', 'mixed')}"
             )
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
+            raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+        data = data or trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageDataModule):
             return
         name, shape, classes = type(self.network).__name__, data.image_shape, len(data.classes)
@@ -113,8 +125,8 @@ class SubnetModule(LightningModule):
         try:
             self.network.eval()
             with torch.no_grad():
-                outputs = self(torch.zeros(1, *shape, device=self.device)).shape[-1]
-        except RuntimeError as error:
+                outputs = self(torch.zeros(1, *shape, device=self.device)).shape[1]
+        except (RuntimeError, AttributeError, IndexError) as error:
             raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
         finally:
             self.network.train(was_training)
@@ -134,15 +146,21 @@ class SubnetModule(LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] *= batch_size / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches
-        if self.schedule == "cosine" and math.isinf(steps):
-            raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
         warmup = 0.0
         if self.warmup_epochs:
             self.trainer.fit_loop.setup_data()  # or the batches of an epoch are not counted where steps end the run
             batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
             warmup = self.warmup_epochs * math.ceil(batches)
-        factor = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, self.schedule))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, self.schedule))
+        self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        scheduler.base_lrs = [options["initial_lr"] for options in self._options]
+        for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
+            group.update(options, lr=options["initial_lr"] * scheduler.lr_lambdas[0](self.global_step))
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         try:
@@ -173,12 +191,13 @@ class SubnetModule(LightningModule):
         # Looking at a value makes the host wait for a GPU, so there it is done at the logging interval, and
         # before the checkpoint of an epoch is written.
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.device.type == "cpu" or self.trainer.is_last_batch or not (batch_idx + 1) % interval:
-            if (step := int(self.first_diverged)) != _NEVER:
-                raise self._diverged(step, "the loss is not finite")
+        at_interval = self.trainer.is_last_batch or (interval and not (batch_idx + 1) % interval)
+        if (self.device.type == "cpu" or at_interval) and (step := int(self.first_diverged)) != _NEVER:
+            raise self._diverged(step, "the loss is not finite")
+        if at_interval:
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            if self.device.type != "cpu" and torch.stack([parameter.isnan().any() for parameter in trained]).any():
-                raise self._diverged(self.global_step, "a trained parameter is NaN")
+            if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
+                raise self._diverged(self.global_step, "a trained parameter is not finite")
 
     def _diverged(self, step: int, what: str) -> UserError:
         saved = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
@@ -194,6 +213,10 @@ class SubnetModule(LightningModule):
         self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
+        loss = self.metrics["val/loss"]
+        assert isinstance(loss, MeanMetric)
+        if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
+            raise self._diverged(self.global_step, "the validation loss is not finite")
         self._log_metrics("val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -227,11 +250,19 @@ class SubnetModule(LightningModule):
                 assert isinstance(metric, MeanMetric)
                 self.log(name, metric)
 
+    @property
+    def _fitting(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["subnet"] = self.identity
+        checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         checkpoint.check(checkpoint_, self.identity, self.state_dict())
+        optimizer = type(self._build_optimizer()).__name__
+        if self._fitting and checkpoint_["optimizer"] != optimizer:
+            raise UserError(f"the checkpoint is of a run by {checkpoint_['optimizer']} and this run is by {optimizer}")
 
 
 _EVALUATED = ("loss", "accuracy", "top5")

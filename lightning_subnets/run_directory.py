@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from lightning_subnets.errors import UserError
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -32,7 +34,10 @@ class RunDirectory:
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return cls(parent, made=())
         missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"no run can be kept in {parent}: {error.strerror}") from error
         for version in itertools.count():
             path = parent / f"version_{version}"
             try:

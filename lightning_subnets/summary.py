@@ -31,9 +31,9 @@ def summarize(module: SubnetModule, *, digest_before: str, seconds: float) -> di
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
         **{key: value for key, value in module.identity.items() if key != "density"},
-        "test_accuracy": metrics["test/accuracy"],
-        "test_top5": metrics["test/top5"],
-        "test_loss": metrics["test/loss"],
+        "test_accuracy": metrics.get("test/accuracy"),  # None without test batches
+        "test_top5": metrics.get("test/top5"),
+        "test_loss": metrics.get("test/loss"),
         "kept": kept,
         "total": total,
         "density": kept / total,
@@ -61,7 +61,8 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", justify="right")
     table.add_column(overflow="fold")
-    table.add_row("test accuracy", f"{summary['test_accuracy']:.2%}")
+    accuracy = summary["test_accuracy"]
+    table.add_row("test accuracy", "not tested" if accuracy is None else f"{accuracy:.2%}")
     table.add_row("weights kept", f"{summary['kept']:,} of {summary['total']:,} ({summary['density']:.1%})")
     if summary["weights_unchanged"]:
         table.add_row("weights changed", f"none: sha256 {summary['weights_digest'][:16]}… before and after")

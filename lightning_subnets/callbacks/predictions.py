@@ -31,6 +31,8 @@ class Predictions(Callback):
             return
         if trainer.world_size > 1:
             self.path = self.path.with_suffix(f".{trainer.global_rank}{self.path.suffix}")
+        if not self.path.parent.is_dir():
+            raise UserError(f"{self.path.parent} is no directory to write {self.path.name} into")
         if self.path.exists():
             raise UserError(f"{self.path} exists: name another file with --predictions.path, or move it")
 
@@ -61,3 +63,4 @@ class Predictions(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._file.close()
+        print(f"predictions are in {self.path}")

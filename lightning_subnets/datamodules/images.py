@@ -61,7 +61,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """The size of the whole training set, the held-out share included."""
 
     def train_dataloader(self) -> Iterable[Batch]:
-        return self.batches(self.split()[0], train=True, augment=True)
+        # To overfit is to see the same few batches again and again.
+        return self.batches(self.split()[0], train=True, augment=not getattr(self.trainer, "overfit_batches", 0))
 
     def val_dataloader(self) -> Iterable[Batch]:
         if not self.validation_fraction:
