@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -266,3 +267,20 @@ def test_a_layer_used_twice_is_masked_once() -> None:
     outputs = network(inputs)
     assert [name for name, _ in masked_layers(network)] == ["0"]
     assert torch.equal(unmask_(network)(inputs), outputs)
+
+
+def test_statistics_of_other_weights_are_forgotten() -> None:
+    network = randomize_(small_network())
+    mask_(network, EdgePopup(0.5))
+    norm = network.get_submodule("1")
+    assert torch.equal(norm.running_mean, torch.zeros(6))  # type: ignore[arg-type]
+    assert torch.equal(norm.running_var, torch.ones(6))  # type: ignore[arg-type]
+
+
+def test_a_whole_number_of_any_kind_is_a_seed_and_nothing_else_is() -> None:
+    seeds: list[Any] = [1, True, np.int64(1)]
+    drawn = [mask_(small_network(), EdgePopup(0.5), seed=seed).get_parameter("0.weight") for seed in seeds]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    with pytest.raises(TypeError):
+        mask_(small_network(), EdgePopup(0.5), seed=1.0)  # type: ignore[arg-type]

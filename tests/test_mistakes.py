@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +46,10 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
         (["--data=lightning_subnets.datamodules.ImageNet"], ["data/imagenet/train does not exist", "data/README.md"]),
         (["--data=lightning_subnets.datamodules.CIFAR10"], ["data/cifar10", "--data.download=true"]),
+        (["--seed_everything=-1"], ["seed_everything", "-1"]),
+        (["--model.network.dict_kwargs.foo=1"], ["foo"]),
+        (["--trainer.max_epochs=-1"], ["needs an end", "--trainer.max_steps"]),
+        (["--trainer.default_root_dir=/dev/null"], ["/dev/null/quickstart", "Not a directory"]),
         (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
     ],
     ids=lambda value: value[-1] if value[0].startswith("--") else "",
@@ -91,6 +97,40 @@ def test_an_unreadable_image_is_named_whoever_reads_it(
 
 def test_a_missing_config_is_named(mistake: Mistake) -> None:
     assert "nowhere.yaml" in mistake(["fit", "-c", "nowhere.yaml"])
+
+
+def test_a_mistake_under_two_processes_is_one_error(tmp_path: Path) -> None:
+    ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *ddp]
+    result = subprocess.run([*command, "--model.network.num_classes=9"], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "error: Conv2 has 9 outputs and Digits has 10 classes: set --model.network.num_classes=10 "
+        "(timm: --model.network.dict_kwargs.num_classes=10)"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_not_gone_on_with(finished_run: Path, mistake: Mistake) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    assert "all of its 2 epochs: to go on, raise --trainer.max_epochs" in mistake(["fit", "--ckpt_path", checkpoint])
+
+
+def test_another_optimizer_does_not_take_over(finished_run: Path, mistake: Mistake) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    error = mistake(["fit", "--ckpt_path", checkpoint, "--trainer.max_epochs=3", "--model.optimizer=Adam"])
+    assert "of a run by SGD and this run is by Adam" in error
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), 5, {"subnet": {}}, {"state_dict": {}, "epoch": 1}])
+def test_a_file_that_is_no_checkpoint_of_ours_is_refused(content: object, tmp_path: Path, mistake: Mistake) -> None:
+    torch.save(content, tmp_path / "foreign.ckpt")
+    assert "is not a checkpoint of lightning-subnets" in mistake(["test", "-c", QUICKSTART, "--ckpt_path=foreign.ckpt"])
+
+
+def test_predictions_want_a_directory(finished_run: Path, mistake: Mistake) -> None:
+    checkpoint = f"--ckpt_path={finished_run}/checkpoints/last.ckpt"
+    assert "nowhere is no directory" in mistake(["predict", checkpoint, "--predictions.path=nowhere/found.csv"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -222,6 +223,56 @@ def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(poison
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 10
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_last_step_of_an_epoch_that_diverges_leaves_the_checkpoint_before_it(poison: float, tmp_path: Path) -> None:
+    class Poison(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            if trainer.global_step == 20:
+                next(p for p in pl_module.parameters() if p.requires_grad).data.view(-1)[0] = poison
+
+    keep = ModelCheckpoint(tmp_path, filename="last")
+    settings = {"max_epochs": 3, "callbacks": [Poison(), keep], "enable_checkpointing": True, "log_every_n_steps": 100}
+    with pytest.raises(ls.UserError, match=r"diverged at step 20.*last\.ckpt"):
+        fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **settings)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 10
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_takes_its_rate_from_its_own_config_and_batch(tmp_path: Path) -> None:
+    def run(folder: str, **arguments: Any) -> Trainer:
+        keep = ModelCheckpoint(tmp_path / folder, filename="last")
+        settings = {"callbacks": [keep], "enable_checkpointing": True, "ckpt_path": arguments.pop("ckpt_path", None)}
+        data = Digits(batch_size=arguments.pop("batch_size"))
+        module = small_module(lr_batch_size=64, schedule="constant", **arguments)
+        return fit(module, data, tmp_path, max_epochs=2 if settings["ckpt_path"] else 1, **settings)
+
+    run("first", batch_size=64)
+    resumed = run("second", batch_size=32, optimizer=sgd(0.5), ckpt_path=tmp_path / "first" / "last.ckpt")
+    assert resumed.current_epoch == 2
+    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25)
+
+
+def test_a_network_with_auxiliary_classifiers_trains_by_its_main_one() -> None:
+    network = torchvision.models.googlenet(num_classes=3, init_weights=False)
+    module = small_module(network=network).train()
+    assert module(torch.rand(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_to_overfit_is_to_see_the_same_batches_again(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
+            seen.append(batch[1])
+
+    with pytest.warns(UserWarning, match="overfit"):
+        fit(small_module(), Digits(), tmp_path, max_epochs=2, overfit_batches=2, callbacks=[Watch()])
+    assert len(seen) == 4
+    assert all(torch.equal(first, second) for first, second in zip(seen[:2], seen[2:], strict=True))
 
 
 def test_a_nan_score_is_an_error_that_names_the_step(tmp_path: Path) -> None:

@@ -132,6 +132,16 @@ def test_a_network_that_is_not_masked_is_an_error_that_says_what_to_call(functio
         function(unmask_(mask_(small_network(), EdgePopup(0.5))))
 
 
+def test_a_layer_without_weights_in_memory_is_an_error() -> None:
+    with pytest.raises(UserError, match="'1' of Sequential has no weights to draw"):
+        mask_(after_linear(nn.Linear(4, 4, device="meta")), EdgePopup(0.5))
+
+
+def test_a_class_instead_of_a_method_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"EdgePopup\(density=0.3\) is one"):
+        mask_(small_network(), EdgePopup)  # type: ignore[arg-type]
+
+
 def test_a_nan_score_is_an_error_of_the_forward_pass() -> None:
     network = mask_(small_network(), EdgePopup(0.5))
     with torch.no_grad():
