@@ -256,12 +256,11 @@ class SubnetModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["subnet"] = self.identity
-        checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
+        checkpoint["optimizer"] = type(self._build_optimizer()).__name__
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         checkpoint.check(checkpoint_, self.identity, self.state_dict())
-        optimizer = type(self._build_optimizer()).__name__
-        if self._fitting and checkpoint_["optimizer"] != optimizer:
+        if self._fitting and checkpoint_["optimizer"] != (optimizer := type(self._build_optimizer()).__name__):
             raise UserError(f"the checkpoint is of a run by {checkpoint_['optimizer']} and this run is by {optimizer}")
 
 

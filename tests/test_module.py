@@ -299,6 +299,14 @@ def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path: Path) -> None:
     }
 
 
+def test_a_checkpoint_can_be_saved_by_a_trainer_that_only_tested(tmp_path: Path) -> None:
+    module = small_module()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.test(module, datamodule=Digits(), verbose=False)
+    trainer.save_checkpoint(tmp_path / "tested.ckpt")
+    assert torch.load(tmp_path / "tested.ckpt", weights_only=True)["optimizer"] == "SGD"
+
+
 def test_checking_the_network_leaves_its_statistics_and_mode_alone(tmp_path: Path) -> None:
     module = small_module()
     trainer = fit(module, Digits(), tmp_path, limit_train_batches=0, limit_val_batches=0)
