@@ -1,0 +1,228 @@
+"""Which part of a photograph is cut out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binomtest, ks_2samp, kstest
+from torchvision.transforms import v2
+
+from lightning_subnets.datamodules import crops
+from lightning_subnets.datamodules.crops import Integers, central_crops, random_crops, shorter_side
+
+SIDES, KEYS, SEEDS = st.integers(1, 65535), st.integers(0, 2**62), st.integers(-(2**63), 2**64)
+MANY, HUGE = 20000, 65535  # draws; and a side so long that a pixel is no step in a distribution
+LEAST = 1e-3  # probability by chance of what is seen, of the fixed draws below
+WIDEST = math.log(4 / 3)
+
+
+def integers(*values: int) -> Integers:
+    return np.array(values, dtype=np.int64)
+
+
+def drawn(height: int, width: int, *, count: int = MANY, seed: int = 0, first: int = 0) -> Integers:
+    """The crops of as many images of one size, of neighbouring keys."""
+    keys = np.arange(first, first + count)
+    return random_crops(seed, keys, np.full(count, height), np.full(count, width))
+
+
+def test_a_crop_never_changes() -> None:
+    keys = integers(0, 1, 2, 90 * 1281167 + 1281166, 2**62, 3)
+    heights, widths = integers(240, 375, 500, 500, 65535, 1), integers(320, 500, 333, 375, 65535, 9)
+    assert random_crops(0, keys, heights, widths).tolist() == [
+        [53, 75, 178, 206, 0],
+        [17, 76, 279, 284, 0],
+        [200, 97, 244, 214, 1],
+        [4, 44, 302, 301, 0],
+        [24274, 43307, 26361, 20558, 1],
+        [0, 4, 1, 1, 1],
+    ]
+    assert random_crops(1, keys[:3], heights[:3], widths[:3]).tolist() == [
+        [2, 123, 156, 155, 1],
+        [6, 96, 303, 233, 1],
+        [161, 19, 249, 297, 0],
+    ]
+    assert random_crops(-7, keys[:3], heights[:3], widths[:3]).tolist() == [
+        [13, 73, 211, 194, 0],
+        [49, 140, 127, 168, 1],
+        [223, 3, 117, 149, 1],
+    ]
+
+
+@given(seed=SEEDS, images=st.lists(st.tuples(KEYS, SIDES, SIDES), min_size=1, max_size=8))
+def test_a_crop_is_a_function_of_seed_key_and_size_whatever_it_is_drawn_with(
+    seed: int, images: list[tuple[int, int, int]]
+) -> None:
+    together = random_crops(seed, *np.array(images).T)
+    assert together.dtype == np.int64
+    alone = [random_crops(seed, *np.array([image]).T)[0] for image in images]
+    assert np.array_equal(together, alone)
+    assert np.array_equal(random_crops(seed, *np.array(images[::-1]).T), alone[::-1])
+
+
+@given(seed=SEEDS, key=KEYS, height=SIDES, width=SIDES)
+def test_a_crop_lies_inside_its_image_and_has_a_pixel(seed: int, key: int, height: int, width: int) -> None:
+    crop = random_crops(seed, integers(key), integers(height), integers(width))
+    top, left, crop_height, crop_width, mirrored = crop[0].tolist()
+    assert 0 <= top < top + crop_height <= height
+    assert 0 <= left < left + crop_width <= width
+    assert mirrored in (0, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 65535), (65535, 1), (2, 2), (1, 2), (3, 1)])
+def test_a_crop_of_the_smallest_images_lies_inside_too(height: int, width: int) -> None:
+    top, left, crop_height, crop_width, _ = drawn(height, width).T
+    assert (np.minimum(top, left) >= 0).all()
+    assert (np.minimum(crop_height, crop_width) >= 1).all()
+    assert (top + crop_height <= height).all()
+    assert (left + crop_width <= width).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (64, 64)])
+def test_area_and_aspect_are_in_the_published_range_but_for_the_rounding_to_pixels(height: int, width: int) -> None:
+    crop_heights, crop_widths = drawn(height, width)[:, 2:4].T
+    assert ((crop_heights + 0.5) * (crop_widths + 0.5) >= 0.08 * height * width).all()
+    assert ((crop_widths - 0.5) / (crop_heights + 0.5) <= 4 / 3).all()
+    assert ((crop_widths + 0.5) / (crop_heights - 0.5) >= 3 / 4).all()
+
+
+def area_below(area: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of the proposals that fit a square of area 1 and are smaller than this.
+
+    Of uniform area a and log aspect u, such fit that have |u| <= -log a: all up to 3/4, then fewer and fewer.
+    """
+    beyond = np.maximum(area, 0.75)
+    integral = beyond * (1 - np.log(beyond)) - 0.75 * (1 - math.log(0.75))
+    fitting = (np.minimum(area, 0.75) - 0.08) * WIDEST + integral
+    total = 0.67 * WIDEST + 1 - 0.75 * (1 - math.log(0.75))
+    return np.asarray(fitting / total)
+
+
+def test_areas_and_the_logarithms_of_aspects_are_uniform_among_what_fits() -> None:
+    crop_heights, crop_widths = drawn(HUGE, HUGE)[:, 2:4].T
+    areas, aspects = crop_heights * crop_widths / HUGE**2, np.log(crop_widths / crop_heights)
+    assert kstest(areas, area_below).pvalue > LEAST
+    all_fit = areas < 0.75
+    assert kstest(areas[all_fit], "uniform", (0.08, 0.67)).pvalue > LEAST
+    assert kstest(aspects[all_fit], "uniform", (-WIDEST, 2 * WIDEST)).pvalue > LEAST
+
+
+def test_a_crop_is_anywhere_with_the_same_probability() -> None:
+    top, left, crop_heights, crop_widths, _ = drawn(HUGE, HUGE).T
+    for place, room in ((top, HUGE - crop_heights), (left, HUGE - crop_widths)):
+        wide = room > 1000  # where a whole pixel is no step
+        assert wide.mean() > 0.9
+        assert kstest((place[wide] + 0.5) / (room[wide] + 1), "uniform").pvalue > LEAST
+
+
+def test_every_place_in_a_small_image_comes_the_first_and_the_last_included() -> None:
+    top, left, crop_heights, crop_widths, _ = drawn(9, 9).T
+    for place, room in ((top, 9 - crop_heights), (left, 9 - crop_widths)):
+        for space in range(6):
+            counts = np.bincount(place[room == space], minlength=space + 1)
+            assert len(counts) == space + 1
+            expected = counts.sum() / (space + 1)
+            assert (abs(counts - expected) < 4.5 * math.sqrt(expected)).all()
+
+
+def test_half_of_the_crops_are_mirrored() -> None:
+    assert binomtest(int(drawn(300, 400)[:, 4].sum()), MANY).pvalue > LEAST
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (100, 900)])
+def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
+    transform, image = v2.RandomResizedCrop(224), torch.zeros(1).expand(1, height, width)
+    theirs = [transform.make_params([image]) for _ in range(4000)]
+    ours = drawn(height, width, count=4000)
+    for column, name in enumerate(("top", "left", "height", "width")):
+        assert ks_2samp(ours[:, column], [params[name] for params in theirs]).pvalue > LEAST, name
+    areas = [params["height"] * params["width"] for params in theirs]
+    assert ks_2samp(ours[:, 2] * ours[:, 3], areas).pvalue > LEAST
+
+
+@given(seed=SEEDS, key=KEYS, shorter=st.integers(3, 300), times=st.integers(25, 200), landscape=st.booleans())
+def test_what_no_proposal_fits_into_is_cropped_as_by_torchvision(
+    seed: int, key: int, shorter: int, times: int, landscape: bool
+) -> None:
+    height, width = (shorter, shorter * times) if landscape else (shorter * times, shorter)
+    theirs = v2.RandomResizedCrop(224).make_params([torch.zeros(1).expand(1, height, width)])
+    ours = random_crops(seed, integers(key), integers(height), integers(width))[0, :4].tolist()
+    assert ours == [theirs[name] for name in ("top", "left", "height", "width")]
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 300), (300, 360), (300, 399), (101, 100)])
+def test_an_image_of_an_aspect_in_range_is_taken_whole_where_no_proposal_fits(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Proposals of the whole area and aspect 4:3, which the chance of 1e-9 does not show otherwise.
+    monkeypatch.setattr(crops, "_uniform", lambda seed, keys, count: np.full((len(keys), count), 1 - 2.0**-53))
+    assert random_crops(0, integers(0), integers(height), integers(width)).tolist() == [[0, 0, height, width, 0]]
+
+
+def test_neighbouring_keys_epochs_and_seeds_have_nothing_to_do_with_one_another() -> None:
+    first = drawn(HUGE, HUGE)
+    others = {
+        "key": drawn(HUGE, HUGE, first=1),
+        "epoch": drawn(HUGE, HUGE, first=1281167),
+        "far epoch": drawn(HUGE, HUGE, first=1281167 * 2**31),
+        "seed": drawn(HUGE, HUGE, seed=1),
+        "far seed": drawn(HUGE, HUGE, seed=2**32),
+        "negative seed": drawn(HUGE, HUGE, seed=-1),
+    }
+    for name, other in others.items():
+        between = np.corrcoef(first.T, other.T)[:5, 5:]
+        assert abs(between).max() < 4.5 / math.sqrt(MANY), name
+    assert len(np.unique(np.concatenate([first, others["seed"], others["negative seed"]]), axis=0)) == 3 * MANY
+
+
+def test_area_aspect_place_and_mirroring_have_nothing_to_do_with_one_another() -> None:
+    top, left, crop_heights, crop_widths, mirrored = drawn(HUGE, HUGE).T
+    areas, aspects = crop_heights * crop_widths / HUGE**2, np.log(crop_widths / crop_heights)
+    places = (top / (HUGE - crop_heights + 1), left / (HUGE - crop_widths + 1))
+    traits = np.stack([areas, aspects, *places, mirrored])[:, areas < 0.75]
+    between = np.corrcoef(traits) - np.eye(5)
+    assert abs(between).max() < 4.5 / math.sqrt(traits.shape[1])
+
+
+def test_the_global_generators_have_no_part_in_it() -> None:
+    before = repr(np.random.get_state())
+    first = drawn(300, 400, count=5)
+    assert repr(np.random.get_state()) == before
+    np.random.random()
+    assert np.array_equal(drawn(300, 400, count=5), first)
+
+
+@pytest.mark.parametrize("size", [224, 64, 160])
+def test_the_centre_of_an_image_of_the_right_shorter_side_is_torchvisions_to_the_pixel(size: int) -> None:
+    shorter = shorter_side(size)
+    grid = torch.stack(torch.meshgrid(torch.arange(1000), torch.arange(1000), indexing="ij"))
+    for longer in range(shorter, 1001):
+        for height, width in ((shorter, longer), (longer, shorter)):
+            centre = v2.functional.center_crop(grid[:, :height, :width], [size, size])
+            top, left = centre[:, 0, 0].tolist()
+            assert centre.shape == (2, size, size)
+            assert central_crops(integers(height), integers(width), size).tolist() == [[top, left, size, size, 0]]
+
+
+@given(height=SIDES, width=SIDES, size=st.integers(1, 2000))
+def test_the_centre_is_within_half_a_pixel_of_the_middle_and_of_its_share(height: int, width: int, size: int) -> None:
+    top, left, crop_height, crop_width, mirrored = central_crops(integers(height), integers(width), size)[0].tolist()
+    assert crop_height == crop_width >= 1
+    assert abs(crop_height - min(height, width) * size / shorter_side(size)) <= 0.5
+    assert abs((top + crop_height / 2) - height / 2) <= 0.5
+    assert abs((left + crop_width / 2) - width / 2) <= 0.5
+    assert 0 <= top <= height - crop_height
+    assert 0 <= left <= width - crop_width
+    assert mirrored == 0
+
+
+def test_the_shorter_side_is_256_of_224() -> None:
+    assert [shorter_side(size) for size in (1, 32, 64, 128, 160, 176, 192, 224, 288, 448)] == [
+        *(1, 37, 73, 146, 183, 201, 219, 256, 329, 512)
+    ]
