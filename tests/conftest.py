@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from lightning_subnets.cli import main
+from lightning_subnets.datamodules.ffcv.loader import installed
+from lightning_subnets.datamodules.ffcv.preparation import prepare
+
+# The same examples in every run, so that a test fails for what was changed; make test-long draws others each time.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("exploring", deadline=None)
+settings.load_profile("repeatable")
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
@@ -78,6 +86,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
                 mode = {0: "L", 1: "CMYK"}.get(index, "RGB") if label == 0 else "RGB"
                 coarse.resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def betons(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ``train.beton``, every other image raw, and ``val.beton``, for 64 pixels, of the photographs."""
+    if not installed():
+        pytest.skip("FFCV is not installed: data/install_ffcv.sh")
+    root = tmp_path_factory.mktemp("betons")
+    prepare(root, photographs, raw_share=0.5, image_size=64, num_workers=2)
     return root
 
 

@@ -17,6 +17,7 @@ SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.bat
 KEPT_SMALL = {
     "imagenet_base.yaml": [
         "--data.root={photographs}",
+        "--data.loader=folder",
         "--data.image_size=64",
         "--data.num_workers=0",
         "--model.network.num_classes=3",
@@ -106,7 +107,7 @@ def test_the_headline_run_is_the_papers(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_an_experiment_fits_on_a_screen() -> None:
-    assert len(EXPERIMENTS) == 27
+    assert len(EXPERIMENTS) == 28
     assert max(len(path.read_text().splitlines()) for path in CONFIGS.rglob("*.yaml")) <= 40
 
 
@@ -137,6 +138,7 @@ def test_the_headline_run_trains_on_photographs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = [f"--data.root={photographs}", "--data.batch_size=2", "--data.image_size=64", "--data.num_workers=1"]
+    data += ["--data.loader=folder"]
     trainer = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
     rest = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
     main(["fit", "-c", str(CONFIGS / "wrn50_signed.yaml"), *data, *trainer, *rest, "--model.network.num_classes=3"])

@@ -44,7 +44,14 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--trainer.precision=bf16-true"], ["bf16-true would round the scores", "take bf16-mixed"]),
         (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
         (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
-        (["--data=lightning_subnets.datamodules.ImageNet"], ["data/imagenet/train does not exist", "data/README.md"]),
+        (
+            ["--data=lightning_subnets.datamodules.ImageNet"],
+            ["data/imagenet lacks train.beton and val.beton", "prepare_imagenet.py", "data/README.md", "loader=folder"],
+        ),
+        (
+            ["--data=lightning_subnets.datamodules.ImageNet", "--data.loader=folder"],
+            ["data/imagenet/train does not exist", "data/README.md"],
+        ),
         (["--data=lightning_subnets.datamodules.CIFAR10"], ["data/cifar10", "--data.download=true"]),
         (["--seed_everything=-1"], ["seed_everything", "-1"]),
         (["--model.network.dict_kwargs.foo=1"], ["foo"]),
@@ -83,6 +90,7 @@ def test_an_unreadable_image_is_named_whoever_reads_it(
     config = str(Path(QUICKSTART).parent / "rn50_signed.yaml")
     options = [
         "--data.root=photographs",
+        "--data.loader=folder",
         "--data.batch_size=4",
         "--data.image_size=64",
         "--model.network.num_classes=3",

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from lightning_subnets.datamodules.images import Batch, common_classes, list_files, read_image
+from lightning_subnets.datamodules.images import common_classes, list_files, read_image
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
+from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError
 
 

@@ -7,8 +7,8 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lightning_subnets.datamodules.images import Batch
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
+from lightning_subnets.datamodules.loader import Batch
 
 
 class Digits(InMemoryDataModule):

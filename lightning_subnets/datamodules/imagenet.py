@@ -1,41 +1,54 @@
-"""ImageNet from a folder of images."""
+"""ImageNet, from FFCV's files or from a folder of images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from lightning_subnets.datamodules.images import Batch, ImageDataModule, common_classes, list_files, read_image
-from lightning_subnets.datamodules.sampler import generator
+from lightning_subnets.datamodules.crops import shorter_side
+from lightning_subnets.datamodules.ffcv.beton import RAW, Beton
+from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, installed
+from lightning_subnets.datamodules.folder_loader import FolderLoader
+from lightning_subnets.datamodules.images import ImageDataModule, common_classes, list_files
+from lightning_subnets.datamodules.loader import EpochLoader
+from lightning_subnets.datamodules.resizing import Resizing
 from lightning_subnets.errors import UserError
 
 
 class ImageNet(ImageDataModule):
-    """Photographs in ``train/<class>/*`` and ``val/<class>/*``; ImageNet, or any data set laid out as it is.
+    """Photographs: ImageNet, or any data set laid out as it is.
 
     To train, a random part of 8 to 100 % of a photograph, of aspect 3:4 to 4:3, is scaled to the image size and
-    mirrored at random. To evaluate, the shorter side is scaled to 256 and the centre of 224 pixels is cut out.
+    mirrored at random; to evaluate, the shorter side is scaled to 256 and the centre of 224 pixels is cut out.
+    Order and crops are functions of (seed, epoch, sample), the same ones by both loaders.
+
+    - ``ffcv`` streams ``train.beton`` and ``val.beton``, which ``data/prepare_imagenet.py`` makes of a folder. In
+      ``val.beton`` the photographs are kept as the evaluation wants them, so that it is exact to the pixel.
+    - ``folder`` reads ``train/<class>/*`` and ``val/<class>/*``.
 
     Args:
-        root: directory with the two below.
-        train_dir: the training set's directory, from ``root``.
-        val_dir: the validation set's directory, from ``root``.
+        root: directory with the files or folders.
+        loader: what reads the photographs.
+        train_dir, val_dir: the two directories of the folder loader, from ``root``.
         batch_size: images per step and process.
         image_size: height and width in pixels; evaluation scales the shorter side to 256/224 of it.
-        num_workers: processes that decode; None takes the cores there are, shared among the processes of a node,
-            and leaves one to each of those.
+        train_size: the size by epoch to train on; null is ``image_size`` throughout.
+        num_workers: threads (ffcv) or processes (folder) that decode; null takes the cores there are, shared among
+            the processes of a node, and leaves one to each of those.
         validation_fraction: the share of the training set held out; at 0 validation is on ``val``, as published.
+            By ffcv the held-out photographs are evaluated as they are stored, scaled by OpenCV's area filter.
         seed: of the order of the samples and of their augmentation.
 
     Raises:
-        ValueError: if a directory is missing or empty, the two have different classes, or an image is unreadable.
+        ValueError: if files or folders are missing, empty or damaged, the two have different classes, or FFCV is
+            not installed.
     Source: Russakovsky et al. 2015; the protocol of Goyal et al. 2017.
     """
 
@@ -44,77 +57,97 @@ class ImageNet(ImageDataModule):
     def __init__(
         self,
         root: str = "data/imagenet",
+        loader: Literal["ffcv", "folder"] = "ffcv",
         train_dir: str = "train",
         val_dir: str = "val",
         batch_size: int = 256,
         image_size: int = 224,
+        train_size: Resizing | None = None,
         num_workers: int | None = None,
         validation_fraction: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
-        self.train_dir, self.val_dir = Path(root, train_dir), Path(root, val_dir)
+        self.root, self.loader, self.num_workers = Path(root), loader, num_workers
+        self.train_dir, self.val_dir = self.root / train_dir, self.root / val_dir
         self.image_shape = (3, image_size, image_size)
-        self.num_workers = num_workers
+        self.evaluation_size = Resizing(image_size, image_size)
+        self.train_size = train_size or self.evaluation_size
+        self.least_workers = 1 if loader == "ffcv" else 0
+        if num_workers is not None and num_workers < self.least_workers:
+            raise UserError(f"num_workers = {num_workers}: the {loader} loader takes at least {self.least_workers}")
+        if loader == "ffcv":
+            self._require_ffcv()
+        else:
+            self._require_folders()
+
+    def _require_ffcv(self) -> None:
+        missing = [name for name in ("train.beton", "val.beton") if not (self.root / name).is_file()]
+        if missing:
+            raise UserError(
+                f"{self.root} lacks {' and '.join(missing)}: make them with data/prepare_imagenet.py, see "
+                "data/README.md, or read a folder of images as it is with --data.loader=folder; --data.root names "
+                "another place"
+            )
+        if not installed():
+            raise UserError(
+                "FFCV is not installed: run data/install_ffcv.sh, or read a folder of images with --data.loader=folder"
+            )
+
+    def _require_folders(self) -> None:
         for folder in (self.train_dir, self.val_dir):
             if not folder.is_dir():
                 raise UserError(
-                    f"{folder} does not exist. ImageNet goes into {root}/train/<class>/ and {root}/val/<class>/, one "
-                    "directory of images per class: data/README.md says how to make them, --data.root names another "
-                    "place"
+                    f"{folder} does not exist. ImageNet goes into {self.root}/train/<class>/ and {self.root}/val/"
+                    "<class>/, one directory of images per class: data/README.md says how to make them, --data.root "
+                    "names another place"
                 )
 
     @cached_property
+    def _betons(self) -> tuple[Beton, Beton]:
+        train, val = Beton.open(self.root / "train.beton"), Beton.open(self.root / "val.beton")
+        if train.classes != val.classes:
+            raise UserError(f"{train.path} and {val.path} have different classes: write both again from one source")
+        return train, val
+
+    @cached_property
     def classes(self) -> list[str]:
-        return common_classes(self.train_dir, self.val_dir)
+        return self._betons[0].classes if self.loader == "ffcv" else common_classes(self.train_dir, self.val_dir)
 
     def setup(self, stage: str) -> None:
-        if not hasattr(self, "train_set"):
+        if hasattr(self, "train_set"):
+            return
+        self.train_set: Beton | list[tuple[str, int]]
+        self.val_set: Beton | list[tuple[str, int]]
+        if self.loader == "folder":
             self.train_set = list_files(self.train_dir, self.classes)
             self.val_set = list_files(self.val_dir, self.classes)
+            return
+        self.train_set, self.val_set = self._betons
+        self._warn_if_inexact(self.val_set)
+
+    def _warn_if_inexact(self, val: Beton) -> None:
+        size = self.image_shape[-1]
+        as_wanted = (np.minimum(val.heights, val.widths) == shorter_side(size)) & (val.modes == RAW)
+        if not as_wanted.all():
+            rank_zero_warn(
+                f"{val.path} was not written for evaluation at {size} pixels: photographs in it are scaled once more "
+                f"or were compressed. data/prepare_imagenet.py --image_size={size} makes it exact"
+            )
 
     @property
     def num_train(self) -> int:
         return len(self.train_set)
 
-    def batches(self, samples: Tensor | None, *, train: bool, augment: bool) -> Iterable[Batch]:
-        files = self.train_set if train else self.val_set
-        size = self.image_shape[-1]
-        transform = v2.Compose(
-            [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]
-            if augment
-            else [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
-        )
-        samples = torch.arange(len(files)) if samples is None else samples
-        workers = self._workers()
-        return DataLoader(
-            _Photographs(files, transform, self.seed),
-            batch_size=self.batch_size,
-            sampler=self.sampler(samples, size=len(files), shuffle=augment),
-            num_workers=workers,
-            generator=generator(self.seed),  # or each loader would move the global one
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def batches(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
+        data = self.train_set if train else self.val_set
+        samples = torch.arange(len(data)) if samples is None else samples
+        sampler = self.sampler(samples, size=len(data), shuffle=augment)
+        size = self.train_size if augment else self.evaluation_size
+        loader: Any = FFCVLoader if self.loader == "ffcv" else FolderLoader
+        return loader(data, sampler, self.batch_size, size, augment, self._workers())  # type: ignore[no-any-return]
 
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        return suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1)
-
-
-class _Photographs(Dataset[tuple[Tensor, int]]):
-    """The files of a folder by ``EpochSampler``'s keys; an augmentation is a function of (seed, epoch, sample)."""
-
-    def __init__(self, files: list[tuple[str, int]], transform: v2.Compose, seed: int) -> None:
-        self.files, self.transform, self.seed = files, transform, seed
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, key: int) -> tuple[Tensor, int]:
-        path, label = self.files[key % len(self.files)]
-        # torchvision's transforms draw from the global generator, which is put back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(generator(self.seed, key).get_state())
-            return self.transform(read_image(path)), label
+        return max(self.least_workers, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))

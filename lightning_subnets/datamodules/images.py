@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,10 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.datamodules.sampler import EpochSampler, generator
 from lightning_subnets.errors import UserError
-
-Batch = tuple[Tensor, Tensor]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -52,7 +50,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """The names of the classes, in the order of the labels."""
 
     @abstractmethod
-    def batches(self, samples: Tensor | None, *, train: bool, augment: bool) -> Iterable[Batch]:
+    def batches(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
         """Batches of the training or the test set; of these samples, or of all."""
 
     @property
@@ -60,19 +58,19 @@ class ImageDataModule(LightningDataModule, ABC):
     def num_train(self) -> int:
         """The size of the whole training set, the held-out share included."""
 
-    def train_dataloader(self) -> Iterable[Batch]:
+    def train_dataloader(self) -> EpochLoader:
         # To overfit is to see the same few batches again and again.
         return self.batches(self.split()[0], train=True, augment=not getattr(self.trainer, "overfit_batches", 0))
 
-    def val_dataloader(self) -> Iterable[Batch]:
+    def val_dataloader(self) -> EpochLoader:
         if not self.validation_fraction:
             return self.test_dataloader()
         return self.batches(self.split()[1], train=True, augment=False)
 
-    def test_dataloader(self) -> Iterable[Batch]:
+    def test_dataloader(self) -> EpochLoader:
         return self.batches(None, train=False, augment=False)
 
-    def predict_dataloader(self) -> Iterable[Batch]:
+    def predict_dataloader(self) -> EpochLoader:
         return self.test_dataloader()
 
     def split(self) -> tuple[Tensor, Tensor]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import BatchSampler
 
-from lightning_subnets.datamodules.images import Batch, ImageDataModule
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.datamodules.sampler import EpochSampler, generator
 
 
-class TensorLoader:
-    """Batches of a data set held as two tensors, in a sampler's order.
+class TensorLoader(EpochLoader):
+    """Batches of a data set held as two tensors.
 
     Args:
         images: uint8 (samples, channels, height, width).
@@ -25,18 +25,15 @@ class TensorLoader:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, sampler: EpochSampler, batch_size: int, padding: int) -> None:
-        self.images, self.labels, self.sampler, self.padding = images, labels, sampler, padding
-        self.batch_sampler = BatchSampler(sampler, batch_size, drop_last=False)
+        super().__init__(sampler, batch_size)
+        self.images, self.labels, self.padding = images, labels, padding
 
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for keys in self.batch_sampler:
-            samples = torch.tensor(keys) % len(self.images)
+    def batches(self, keys: list[Tensor]) -> Generator[Batch]:
+        for part in keys:
+            samples = part % len(self.images)
             images = self.images[samples]
             if self.padding:
-                images = crop_and_flip(images, self.padding, generator(self.sampler.seed, keys[0]))
+                images = crop_and_flip(images, self.padding, generator(self.sampler.seed, int(part[0])))
             yield images, self.labels[samples]
 
 

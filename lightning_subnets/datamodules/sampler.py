@@ -20,8 +20,8 @@ def generator(*key: int) -> torch.Generator:
 class EpochSampler(DistributedSampler[int]):
     """Each of the samples once an epoch over all ranks, shuffled by (seed, epoch) or in their order.
 
-    Yields keys: ``epoch, sample = divmod(key, size)``. The epoch rides in the key so that a worker process
-    can draw the augmentation of (epoch, sample), whichever worker it is and however long it lives.
+    Yields keys: ``epoch, sample = divmod(key, size)``. The epoch rides in the key so that whatever reads the
+    sample can draw the augmentation of (epoch, sample), whichever worker it is and however long it lives.
 
     Args:
         samples: the indices to go through, in a data set of ``size``.
@@ -36,12 +36,16 @@ class EpochSampler(DistributedSampler[int]):
         self.rank, self.num_replicas = rank, num_replicas
         self.epoch = 0
 
-    def __iter__(self) -> Iterator[int]:
+    def keys(self, start: int = 0) -> Tensor:
+        """This rank's keys of the epoch, int64; without the first ``start`` samples of all ranks together."""
         order = self.samples
         if self.shuffle:
             order = order[torch.randperm(len(order), generator=generator(self.seed, self.epoch))]
             order = order[: len(self) * self.num_replicas]
-        yield from (order[self.rank :: self.num_replicas] + self.epoch * self.size).tolist()
+        return order[start:][self.rank :: self.num_replicas] + self.epoch * self.size
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.keys().tolist()
 
     def __len__(self) -> int:
         if self.shuffle:

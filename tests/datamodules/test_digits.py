@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.datamodules.images import Batch
+from lightning_subnets.datamodules.loader import Batch
 
 Row = tuple[int, ...]
 

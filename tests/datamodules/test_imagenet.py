@@ -17,14 +17,14 @@ import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.models import Wide_ResNet50_2_Weights
 from torchvision.transforms import v2
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules import ImageNet
-from lightning_subnets.datamodules.images import Batch
+from lightning_subnets.datamodules.folder_loader import FolderLoader
+from lightning_subnets.datamodules.loader import Batch
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def imagenet(root: Path, **options: Any) -> ImageNet:
-    data = ImageNet(str(root), **{"batch_size": 8, "image_size": 64, "num_workers": 0, **options})
+    data = ImageNet(str(root), **{"loader": "folder", "batch_size": 8, "image_size": 64, "num_workers": 0, **options})
     data.setup("fit")
     return data
 
 
-def training(data: ImageNet) -> DataLoader[Batch]:
+def training(data: ImageNet) -> FolderLoader:
     loader = data.train_dataloader()
-    assert isinstance(loader, DataLoader)
+    assert isinstance(loader, FolderLoader)
     return loader
 
 
@@ -219,35 +219,35 @@ def test_the_cores_are_shared_among_the_processes_of_a_node(photographs: Path, m
 def test_a_missing_directory_is_an_error_that_names_it_before_anything_is_read(part: str, folder: Path) -> None:
     shutil.rmtree(folder / part)
     with pytest.raises(UserError, match=f"{re.escape(str(folder / part))} does not exist"):
-        ImageNet(str(folder))
+        ImageNet(str(folder), loader="folder")
 
 
 def test_a_directory_without_classes_is_an_error_that_names_it(folder: Path) -> None:
     shutil.rmtree(folder / "val")
     (folder / "val").mkdir()
     with pytest.raises(UserError, match=f"{re.escape(str(folder / 'val'))} is missing or empty"):
-        _ = ImageNet(str(folder)).classes
+        _ = ImageNet(str(folder), loader="folder").classes
     with pytest.raises(UserError, match=re.escape(str(folder / "val"))):
-        ImageNet(str(folder)).setup("fit")
+        ImageNet(str(folder), loader="folder").setup("fit")
 
 
 def test_classes_that_differ_are_an_error_that_names_them(folder: Path) -> None:
     (folder / "val" / "dog").rename(folder / "val" / "horse")
     with pytest.raises(UserError, match="only one of them has dog, horse"):
-        _ = ImageNet(str(folder)).classes
+        _ = ImageNet(str(folder), loader="folder").classes
 
 
 def test_classes_that_differ_never_get_as_far_as_wrong_labels(folder: Path) -> None:
     (folder / "val" / "dog").rename(folder / "val" / "horse")
     with pytest.raises(UserError, match="only one of them has dog, horse"):
-        ImageNet(str(folder)).setup("fit")
+        ImageNet(str(folder), loader="folder").setup("fit")
 
 
 def test_a_class_without_an_image_is_an_error_that_names_it(folder: Path) -> None:
     for path in (folder / "train" / "dog").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="dog"):
-        ImageNet(str(folder)).setup("fit")
+        ImageNet(str(folder), loader="folder").setup("fit")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -269,7 +269,7 @@ def test_a_photograph_cut_short_anywhere_is_an_error(ending: str, folder: Path) 
     path = folder / "train" / "cat" / f"2.{ending}"
     with Image.open(folder / "train" / "cat" / "0.jpg") as image:
         image.save(path)
-    content, dataset = path.read_bytes(), training(imagenet(folder)).dataset
+    content, dataset = path.read_bytes(), training(imagenet(folder))._loader.dataset
     # Without the marks at the end of its file a picture is whole.
     for length in (*range(60), *range(60, len(content) - 32, len(content) // 40)):
         path.write_bytes(content[:length])

@@ -53,7 +53,7 @@ def images(batches: TensorLoader) -> Tensor:
     return torch.cat([images for images, _ in batches])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     count=st.integers(1, 6),
     channels=st.integers(1, 3),

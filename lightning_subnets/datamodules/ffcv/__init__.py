@@ -1,0 +1,1 @@
+"""Data sets in one file, in FFCV's format: written, checked, streamed."""

@@ -1,0 +1,215 @@
+"""Images streamed from a ``.beton`` file through FFCV's decoder, by threads, each batch into memory of its own.
+
+From FFCV come the file format and the C code that decodes, cuts and scales an image. Its ``Loader`` is not used:
+it hands out buffers that it fills again while they may still be in use, leaks a thread at every epoch that is broken
+off, waits for ever when its thread has died, ignores what the JPEG decoder reports, and draws augmentations that no
+seed repeats.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_subnets.datamodules.crops import Integers, central_crops, random_crops
+from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton
+from lightning_subnets.datamodules.loader import Batch, EpochLoader
+from lightning_subnets.datamodules.sampler import EpochSampler
+from lightning_subnets.errors import UserError
+
+BATCHES_AHEAD = 3
+
+
+class FFCVLoader(EpochLoader):
+    """Batches of photographs from a ``.beton`` file.
+
+    The threads of all loaders of a process are the same, and stay: FFCV keeps a decoder for each thread and never
+    gives it back.
+
+    Args:
+        beton: the file.
+        size: from the epoch to the height and width of the images, in pixels.
+        augment: cut out a random part, mirrored or not, rather than the centre.
+        num_workers: threads that decode, at least 1.
+
+    Raises:
+        ValueError: if FFCV is not installed, or an image in the file is damaged.
+    """
+
+    def __init__(
+        self,
+        beton: Beton,
+        sampler: EpochSampler,
+        batch_size: int,
+        size: Callable[[int], int],
+        augment: bool,
+        num_workers: int,
+    ) -> None:
+        super().__init__(sampler, batch_size)
+        self.beton, self.size, self.augment, self.num_workers = beton, size, augment, num_workers
+        self._decode = _decoder()
+        self._file = np.memmap(beton.path, np.uint8, "r").view(np.ndarray)
+
+    def batches(self, keys: list[Tensor]) -> Generator[Batch]:
+        under_way: deque[tuple[Batch, list[Future[None]]]] = deque()
+        try:
+            for part in keys:
+                under_way.append(self._begin(part.numpy()))
+                if len(under_way) > BATCHES_AHEAD:
+                    yield _finished(under_way.popleft())
+            while under_way:
+                yield _finished(under_way.popleft())
+        finally:
+            futures = [future for _, futures in under_way for future in futures]
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    def _begin(self, keys: Integers) -> tuple[Batch, list[Future[None]]]:
+        """A batch whose images are being filled in, and those who do it."""
+        epochs, samples = np.divmod(keys, len(self.beton))
+        size = self.size(int(epochs[0]))
+        # Pinned memory comes from torch's cache, which takes it back only after the copies to a GPU are through.
+        images = torch.empty((len(keys), size, size, 3), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        share = -(-len(keys) // self.num_workers)
+        pool = _threads(self.num_workers, os.getpid())
+        futures = [
+            pool.submit(self._fill, images.numpy()[start : start + share], keys[start : start + share])
+            for start in range(0, len(keys), share)
+        ]
+        return (images.permute(0, 3, 1, 2), torch.from_numpy(self.beton.labels[samples])), futures
+
+    def _fill(self, images: NDArray[np.uint8], keys: Integers) -> None:
+        beton, samples = self.beton, keys % len(self.beton)
+        heights, widths = beton.heights[samples], beton.widths[samples]
+        if self.augment:
+            crops = random_crops(self.sampler.seed, keys, heights, widths)
+        else:
+            crops = central_crops(heights, widths, images.shape[1])
+        places = beton.pointers[samples], beton.sizes[samples], beton.modes[samples]
+        damaged = self._decode(images, self._file, *places, heights, widths, crops)
+        if damaged >= 0:
+            sample = samples[damaged]
+            raise UserError(
+                f"{beton.path}: image {sample}, of class {beton.classes[beton.labels[sample]]}, is damaged. "
+                "Write the file again, see data/README.md"
+            )
+
+
+def installed() -> bool:
+    """Whether there is an FFCV to import."""
+    found = importlib.util.find_spec("ffcv")
+    return found is not None and found.origin is not None  # any directory of that name is found too
+
+
+def _finished(batch: tuple[Batch, list[Future[None]]]) -> Batch:
+    images_and_labels, futures = batch
+    wait(futures)  # for all of them, also where one has failed
+    for future in futures:
+        future.result()
+    return images_and_labels
+
+
+@cache
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """The threads of this process: a fork has none of its parent's."""
+    return ThreadPoolExecutor(count, thread_name_prefix="ffcv")
+
+
+@cache
+def imported(name: str) -> ModuleType:
+    """A module of FFCV, and torch's number of threads as it was: importing it sets that to 1.
+
+    Raises:
+        ValueError: if it cannot be imported.
+    """
+    threads, interrupted = torch.get_num_threads(), threading.Event()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:  # Ctrl-C is lost where it arrives while compiled code calls back
+        handler = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Python will one day not have any more
+            return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"FFCV cannot be imported ({error}): install it with data/install_ffcv.sh, or read the images from "
+            "their folder with --data.loader=folder"
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+
+@cache
+def _decoder() -> Callable[..., int]:
+    """The loop over a batch, compiled: about a second, once a process."""
+    library = imported("ffcv.libffcv")
+    from numba import njit
+
+    compiled = njit(nogil=True, error_model="numpy")
+    imdecode, resize_crop = compiled(library.imdecode), compiled(library.resize_crop)
+    jpeg_shape = compiled(_jpeg_shape)
+
+    def decode(
+        images: Any, file: Any, pointers: Any, sizes: Any, modes: Any, heights: Any, widths: Any, crops: Any
+    ) -> int:
+        """Fill in the images; the number of the first that is damaged, or -1."""
+        for index in range(len(images)):
+            height, width = heights[index], widths[index]
+            stored = file[pointers[index] : pointers[index] + sizes[index]]
+            if modes[index] == JPEG:
+                # FFCV takes height and width on trust.
+                if jpeg_shape(stored) != (height, width):
+                    return index
+                pixels = np.empty(height * width * 3, np.uint8)
+                if imdecode(stored, pixels, height, width, height, width, 0, 0, 1, 1, False, False):
+                    return index
+            else:
+                pixels = stored
+            top, left, crop_height, crop_width, mirrored = crops[index]
+            whole, image = pixels.reshape(height, width, 3), images[index]
+            resize_crop(whole, top, top + crop_height, left, left + crop_width, image)
+            if mirrored:
+                for row in range(image.shape[0]):
+                    for column in range(image.shape[1] // 2):
+                        for channel in range(3):
+                            left_value = image[row, column, channel]
+                            image[row, column, channel] = image[row, -1 - column, channel]
+                            image[row, -1 - column, channel] = left_value
+        return -1
+
+    loop: Callable[..., int] = compiled(decode)
+    return loop
+
+
+def _jpeg_shape(stored: NDArray[np.uint8]) -> tuple[int, int]:
+    """Height and width by a JPEG's own frame header, or (0, 0) where there is none."""
+    position = 2
+    while position + 9 <= len(stored) and stored[position] == 0xFF:
+        marker = stored[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return (
+                stored[position + 5] * 256 + stored[position + 6],
+                stored[position + 7] * 256 + stored[position + 8],
+            )
+        position += 2 + stored[position + 2] * 256 + stored[position + 3]
+    return 0, 0

@@ -1,0 +1,153 @@
+"""Random damage, of which none may crash, hang, or pass for a whole file where that can be known."""
+
+from __future__ import annotations
+
+import os
+import resource
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from apart import run_apart
+from contents import CLASSES, allocations, epoch, images, noise_files, photographs_in, samples
+
+from lightning_subnets import UserError
+from lightning_subnets.datamodules.ffcv import beton, writer
+from lightning_subnets.datamodules.ffcv.beton import Beton, Contents, description_path, verify
+from lightning_subnets.datamodules.ffcv.loader import installed
+from lightning_subnets.datamodules.ffcv.writer import Storage, write
+
+ROOM = 2 << 30  # bytes that a campaign may take beyond what its process begins with
+
+
+@pytest.fixture(scope="module")
+def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEG and pixels, noise and photographs, on small pages so that damage does not all fall between the images."""
+    if not installed():
+        pytest.skip("FFCV is not installed: data/install_ffcv.sh")
+    root = tmp_path_factory.mktemp("whole")
+    files = noise_files(root, 8) + photographs_in(photographs / "train")[:8]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "PAGE", 1 << 14)
+        write(root / "a.beton", files, CLASSES, Storage(48, None, 90, 0.5))
+    return root / "a.beton"
+
+
+def parts_of(whole: Path) -> dict[str, range]:
+    """The header, the names of the fields, the metadata, what fills the page, the images, the allocation table."""
+    contents, length = Contents.read(whole), whole.stat().st_size
+    start, end = beton.HEAD_SIZE + contents.samples.nbytes, contents.payload
+    ends = [0, beton.HEADER.itemsize, beton.HEAD_SIZE, start, end.start, end.stop, length]
+    names = ["header", "fields", "metadata", "filling", "images", "allocations"]
+    return {name: range(*ends[index : index + 2]) for index, name in enumerate(names)}
+
+
+def damaged(content: bytes, parts: dict[str, range], seed: int) -> bytes:
+    """A file cut, with up to 8 bits flipped, with a range of zeros or noise, or with an image elsewhere.
+
+    Half of them in the structure.
+    """
+    rng = np.random.default_rng(seed)
+    structure = [parts["header"], parts["fields"], parts["metadata"], parts["allocations"]]
+    while True:
+        part = structure[rng.integers(4)] if rng.random() < 0.5 else range(len(content))
+        place, length = int(rng.integers(part.start, part.stop)), int(2 ** rng.uniform(0, 12))
+        changed = bytearray(content)
+        match rng.integers(5):
+            case 0:
+                del changed[place:]
+            case 1:
+                for bit in rng.integers(8 * part.start, 8 * part.stop, rng.integers(1, 9)).tolist():
+                    changed[bit // 8] ^= 1 << bit % 8
+            case 2:
+                changed[place : place + length] = bytes(len(changed[place : place + length]))
+            case 3:
+                changed[place : place + length] = rng.bytes(len(changed[place : place + length]))
+            case 4:  # where sample and allocation table agree on it
+                sample = rng.integers(len(samples(changed)))
+                pointer = [0, place, 2**31, 2**63, 2**64 - 1, int(rng.integers(2**63))][rng.integers(6)]
+                images(changed)["pointer"][sample] = allocations(changed)["pointer"][sample] = pointer
+                if rng.random() < 0.5:
+                    size = [1, length, 2**31, 2**63, 2**64 - 1][rng.integers(5)]
+                    allocations(changed)["size"][sample] = size
+        if changed != content:
+            return bytes(changed)
+
+
+def read(path: Path, seed: int) -> str:
+    """What becomes of a file that is opened and read."""
+    try:
+        table = Beton.open(path)
+    except UserError:
+        return "refused"
+    try:
+        pixels, labels = epoch(table, augment=seed % 4 == 0)
+    except UserError:
+        return "found by the decoder"
+    assert pixels.shape == (len(table), 3, 32, 32)
+    assert 0 <= int(labels.min()) <= int(labels.max()) < len(table.classes)
+    return "read"
+
+
+def check(path: Path, content: bytes, parts: dict[str, range], seed: int, pristine: torch.Tensor) -> str:
+    changed = damaged(content, parts, seed)
+    path.unlink(missing_ok=True)  # a file that is cut while it is being read ends the process
+    path.write_bytes(changed)
+    outcome = read(path, seed)
+    if not description_path(path).exists():
+        return outcome
+    touched = {"length"} if len(changed) != len(content) else set()
+    touched |= {
+        name for name, part in parts.items() if changed[part.start : part.stop] != content[part.start : part.stop]
+    }
+    if touched == {"filling"}:  # which nobody reads
+        assert torch.equal(epoch(Beton.open(path))[0], pristine)
+        return "harmless"
+    if touched <= {"images", "filling"}:
+        assert outcome != "refused"
+        try:
+            verify(path)
+        except UserError:
+            return outcome
+        raise AssertionError("verify did not find it")
+    assert outcome == "refused", touched
+    return outcome
+
+
+def campaign(whole: Path, described: bool, seeds: range, log: Path) -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+    warnings.simplefilter("error")
+    path = log.with_suffix(".beton")
+    if described:
+        description_path(path).write_bytes(description_path(whole).read_bytes())
+    content, parts, pristine = whole.read_bytes(), parts_of(whole), epoch(Beton.open(whole))[0]
+    with log.open("w", buffering=1) as lines:
+        for seed in seeds:
+            lines.write(f"{seed}: ")
+            try:
+                lines.write(check(path, content, parts, seed, pristine) + "\n")
+            except BaseException:
+                lines.write(traceback.format_exc())
+                raise
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(200), pytest.param(range(200, 3200), marks=pytest.mark.long)], ids=["sample", "campaign"]
+)
+@pytest.mark.parametrize("described", [True, False], ids=["described", "alone"])
+def test_a_damaged_file_is_an_error_or_harmless(whole: Path, described: bool, seeds: range, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    code = run_apart(campaign, whole, described, seeds, log, limit=60 + len(seeds))
+    lines = log.read_text().splitlines()
+    assert code == 0, (code, lines[-20:])
+    assert len(lines) == len(seeds)
+    outcomes = Counter(line.partition(": ")[2] for line in lines)
+    # A campaign whose damage is all of one kind would show nothing.
+    assert outcomes["refused"] > len(seeds) / 4
+    assert outcomes["found by the decoder"] > len(seeds) / 50
+    assert outcomes["read"] > len(seeds) / 50

@@ -1,0 +1,285 @@
+"""Epochs that are broken off, hundreds of them, and processes that fork: what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_subnets.datamodules import ImageNet
+from lightning_subnets.datamodules.ffcv import loader as ffcv_loader
+from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
+from lightning_subnets.datamodules.loader import Batch
+
+LIMIT = 20.0  # seconds, for what should take milliseconds and might take for ever
+
+
+def imagenet(betons: Path | str, **options: Any) -> ImageNet:
+    data = ImageNet(str(betons), **{"image_size": 64, "batch_size": 4, "num_workers": 3, **options})
+    data.setup("fit")
+    return data
+
+
+class Recorder:
+    """A pool that remembers what it was given."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.pool, self.futures = pool, list[Future[None]]()
+
+    def submit(self, *work: Any) -> Future[None]:
+        self.futures.append(self.pool.submit(*work))
+        return self.futures[-1]
+
+
+Ready = Callable[[], None]
+
+
+def by_break(loader: FFCVLoader, ready: Ready) -> None:
+    for _ in loader:
+        ready()
+        break
+
+
+def by_close(loader: FFCVLoader, ready: Ready) -> None:
+    iterator = iter(loader)
+    next(iterator)
+    ready()
+    iterator.close()  # type: ignore[attr-defined]
+
+
+def by_an_exception(loader: FFCVLoader, ready: Ready) -> None:
+    def train() -> None:
+        for _ in loader:
+            ready()
+            raise ValueError("of the step")
+
+    with pytest.raises(ValueError, match="of the step"):
+        train()
+
+
+def by_an_interrupt(loader: FFCVLoader, ready: Ready) -> None:
+    iterator = iter(loader)
+    next(iterator)
+    ready()
+    with pytest.raises(KeyboardInterrupt):
+        iterator.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+
+
+def by_garbage_collection(loader: FFCVLoader, ready: Ready) -> None:
+    iterator = iter(loader)
+    next(iterator)
+    ready()
+    cycle: list[object] = [iterator]
+    cycle.append(cycle)
+    del iterator, cycle
+    gc.collect(0)  # of young objects alone, for all take longer than the batch
+
+
+@pytest.mark.parametrize("broken_off", [by_break, by_close, by_an_exception, by_an_interrupt, by_garbage_collection])
+def test_an_epoch_that_is_broken_off_leaves_nothing_running_and_nothing_waiting(
+    broken_off: Callable[[FFCVLoader, Ready], None], betons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = imagenet(betons, num_workers=1).train_dataloader()
+    assert isinstance(loader, FFCVLoader)
+    decode, decoding, opened = loader._decode, threading.Event(), threading.Event()
+    decoded = 0
+
+    def decode_one_batch_and_then_wait(*arguments: Any) -> int:
+        nonlocal decoded
+        decoded += 1
+        if decoded > 1:
+            decoding.set()
+            assert opened.wait(LIMIT)
+        return decode(*arguments)
+
+    def ready() -> None:
+        # The second batch is being decoded, which takes a while yet.
+        assert decoding.wait(LIMIT)
+        threading.Timer(0.1, opened.set).start()
+
+    with ThreadPoolExecutor(1) as pool:
+        recorder = Recorder(pool)
+        monkeypatch.setattr(ffcv_loader, "_threads", lambda count, process: recorder)
+        monkeypatch.setattr(loader, "_decode", decode_one_batch_and_then_wait)
+        broken_off(loader, ready)
+        assert [future.done() for future in recorder.futures] == [True] * (1 + ffcv_loader.BATCHES_AHEAD)
+        # The first two batches were begun; and the others never will be.
+        assert [future.cancelled() for future in recorder.futures] == [False, False, True, True]
+        assert decoded == 2
+
+
+def test_when_one_worker_fails_the_others_are_through_with_the_batch_before_its_error_arrives(
+    betons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = imagenet(betons, num_workers=2, batch_size=21).train_dataloader()
+    assert isinstance(loader, FFCVLoader)
+    decode, failed, never = loader._decode, threading.Event(), threading.Event()
+
+    def fail_or_go_on_for_a_while(*arguments: Any) -> int:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("from a worker")
+        never.wait(0.2)
+        return decode(*arguments)
+
+    with ThreadPoolExecutor(2) as pool:
+        recorder = Recorder(pool)
+        monkeypatch.setattr(ffcv_loader, "_threads", lambda count, process: recorder)
+        monkeypatch.setattr(loader, "_decode", fail_or_go_on_for_a_while)
+        with pytest.raises(ValueError, match="from a worker"):
+            next(iter(loader))
+        assert [future.done() for future in recorder.futures] == [True, True]
+
+
+class Step(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss: Tensor = self.layer(batch[0].mean().view(1, 1)).sum()
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert batch[0].shape[1:] == (3, 64, 64)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def run(betons: Path | str, **limits: Any) -> None:
+    """A sanity check and two epochs under a Trainer."""
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=2, enable_model_summary=False, **quiet, **limits)
+    trainer.fit(Step(), datamodule=imagenet(betons))
+
+
+def digest(data: ImageNet) -> str:
+    # Without torch's own threads, which no fork has.
+    return hashlib.sha256(b"".join(images.numpy().tobytes() for images, _ in data.train_dataloader())).hexdigest()
+
+
+def threads_and_bytes() -> tuple[int, int]:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return len(os.listdir("/proc/self/task")), pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def forked(function: Callable[[], object]) -> int | None:
+    """Exit code of a fork of this process in which that is true (0) or not (1), or None if it hangs."""
+    process = os.fork()
+    if not process:
+        os._exit(0 if function() else 1)
+    killer = threading.Timer(LIMIT, os.kill, (process, 9))
+    killer.start()
+    _, status = os.waitpid(process, 0)
+    killer.cancel()
+    return None if status == 9 else os.waitstatus_to_exitcode(status)
+
+
+def campaign(betons: str, epochs: int, forks: int) -> dict[str, Any]:
+    """What a process sees of itself that has had that many epochs, of each sort, and that many forks."""
+    warnings.simplefilter("ignore")
+    seen: dict[str, Any] = {"imported": [name for name in ("ffcv", "numba", "cv2") if name in sys.modules]}
+    torch.set_num_threads(3)
+    data = imagenet(betons)
+    seen["torch threads"] = [torch.get_num_threads()]
+    expected = digest(data)
+    seen["torch threads"].append(torch.get_num_threads())
+
+    def every_sort_of_epoch(number: int) -> None:
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)
+        for _ in islice(loader, number % 7):  # 6 batches and then the end, or fewer and then not
+            pass
+        list(data.val_dataloader())
+        for _ in data.val_dataloader():
+            break
+
+    run(betons)
+    for number in range(20):
+        every_sort_of_epoch(number)
+    threads, size = threads_and_bytes()
+    for number in range(epochs):
+        every_sort_of_epoch(number)
+    for limit in (1, 0.5, 1.0):
+        run(betons, limit_train_batches=limit, limit_val_batches=limit)
+    threads_after, size_after = threads_and_bytes()
+    seen |= {"threads": [threads, threads_after], "growth": size_after - size}
+
+    seen["forks"] = [forked(lambda: digest(data) == expected) for _ in range(forks)]
+    for _ in range(forks):
+        epoch = iter(data.train_dataloader())
+        next(epoch)  # three batches are under way
+        seen["forks"].append(forked(lambda: digest(data) == expected))
+        assert len(list(epoch)) == 5
+    seen["undisturbed"] = digest(data) == expected
+    return seen
+
+
+@pytest.fixture(scope="module")
+def seen_by(betons: Path) -> Callable[[int, int], dict[str, Any]]:
+    """A campaign in a process of its own."""
+
+    @cache
+    def started(epochs: int, forks: int) -> dict[str, Any]:
+        command = [sys.executable, "-W", "ignore", __file__, str(betons), str(epochs), str(forks)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=550)
+        assert result.returncode == 0, result.stderr
+        seen: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        return seen
+
+    return started
+
+
+SHORT = (50, 3)
+LENGTHS = [SHORT, pytest.param((1000, 100), marks=pytest.mark.long)]
+Seen = Callable[[int, int], dict[str, Any]]
+
+
+def test_importing_the_package_imports_nothing_of_ffcv(seen_by: Seen) -> None:
+    assert seen_by(*SHORT)["imported"] == []
+
+
+def test_torch_keeps_its_threads(seen_by: Seen) -> None:
+    assert seen_by(*SHORT)["torch threads"] == [3, 3]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_neither_whole_epochs_nor_broken_off_ones_leave_a_thread_behind(length: tuple[int, int], seen_by: Seen) -> None:
+    before, after = seen_by(*length)["threads"]
+    assert before == after
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_neither_whole_epochs_nor_broken_off_ones_leave_memory_behind(length: tuple[int, int], seen_by: Seen) -> None:
+    # The images of 50 such epochs are 17 MB and those of 1000 are 340 MB; a process that keeps none of them grows by
+    # 2 to 3 MB after as many of either, by what a Trainer's first limits and Python's own caches take.
+    assert seen_by(*length)["growth"] < 5e6
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_fork_streams_the_same_and_its_parent_goes_on(length: tuple[int, int], seen_by: Seen) -> None:
+    seen = seen_by(*length)
+    assert seen["forks"] == [0] * 2 * length[1]
+    assert seen["undisturbed"]
+
+
+if __name__ == "__main__":
+    print(json.dumps(campaign(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

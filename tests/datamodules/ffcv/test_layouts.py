@@ -1,0 +1,272 @@
+"""The same photographs have the same labels, however a data set keeps them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from lightning_subnets import UserError
+from lightning_subnets.datamodules.ffcv.layouts import find_images
+
+# In the order of the names the labels are 0 to 3; ImageNet's development kit counts otherwise, and has more of them.
+CLASSES = ["n01440764", "n02119789", "n03995372", "n04447861"]
+KIT = [*reversed(CLASSES), "n09999999"]
+LABELS = {f"ILSVRC2012_val_{index + 1:08d}": label for index, label in enumerate([2, 0, 3, 1, 0, 0, 2, 3])}
+
+Layout = Callable[[Path], object]
+
+
+def touch(path: Path) -> None:
+    """An image is as good as its name: nobody looks into it here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name in CLASSES:
+        for index in (10, 9):
+            touch(tmp_path / "train" / name / f"{name}_{index}.JPEG")
+    return tmp_path
+
+
+def by_class(source: Path) -> None:
+    for name, label in LABELS.items():
+        touch(source / "val" / CLASSES[label] / f"{name}.JPEG")
+
+
+def flat(source: Path) -> None:
+    for name in reversed(LABELS):
+        touch(source / "val" / f"{name}.JPEG")
+
+
+def kaggle(source: Path) -> None:
+    flat(source)
+    lines = [f"{name},{CLASSES[label]} 85 1 499 272 " for name, label in LABELS.items()]
+    # A second object in a photograph is of its class too.
+    lines[2] += f"{CLASSES[3]} 4 5 6 7 "
+    (source / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines[::-1]]) + "\n")
+
+
+def kit(source: Path, directory: str = "ILSVRC2012_devkit_t12/data") -> None:
+    flat(source)
+    (source / directory).mkdir(parents=True, exist_ok=True)
+    numbers = "".join(f"{KIT.index(CLASSES[label]) + 1}\n" for label in LABELS.values())
+    (source / directory / "ILSVRC2012_validation_ground_truth.txt").write_text(numbers)
+    synsets = np.zeros((len(KIT), 1), [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")])
+    for index, name in enumerate(KIT):
+        synsets[index, 0] = (index + 1, name, "a kind of thing")
+    savemat(source / directory / "meta.mat", {"synsets": synsets})
+
+
+def caffe(source: Path) -> None:
+    flat(source)
+    (source / "val.txt").write_text("".join(f"{name}.JPEG {label}\n" for name, label in LABELS.items()))
+
+
+def tiny(source: Path) -> None:
+    for name in CLASSES:
+        for image in list((source / "train" / name).iterdir()):
+            touch(image.parent / "images" / image.name)
+            image.unlink()
+        (source / "train" / name / f"{name}_boxes.txt").write_text(f"{name}_9.JPEG\t0\t0\t62\t62\n")
+    for name in LABELS:
+        touch(source / "val" / "images" / f"{name}.JPEG")
+    lines = [f"{name}.JPEG\t{CLASSES[label]}\t0\t32\t44\t62\n" for name, label in LABELS.items()]
+    (source / "val" / "val_annotations.txt").write_text("".join(lines))
+
+
+LAYOUTS = {
+    "directories of classes": by_class,
+    "Kaggle": kaggle,
+    "development kit": kit,
+    "its inner directory": lambda source: kit(source, "data"),
+    "its innermost": lambda source: kit(source, "."),
+    "beside the images": lambda source: kit(source, "val"),
+    "Caffe": caffe,
+    "Tiny ImageNet": tiny,
+}
+
+
+def found(source: Path, val_labels: Path | None = None) -> dict[str, int]:
+    """The label of each validation image, once the rest is seen to be right."""
+    classes, train, val = find_images(source, "train", "val", val_labels)
+    assert classes == CLASSES
+    assert [(Path(path).name, label) for path, label in train] == [
+        (f"{name}_{index}.JPEG", label) for label, name in enumerate(CLASSES) for index in (10, 9)
+    ]
+    assert all(Path(path).is_file() for path, _ in train + val)
+    assert len(val) == len(LABELS)
+    return {Path(path).stem: label for path, label in val}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_every_layout_gives_the_same_labels(layout: Layout, source: Path) -> None:
+    layout(source)
+    assert found(source) == LABELS
+
+
+@pytest.mark.parametrize("layout", [kaggle, kit, caffe, tiny])
+def test_images_of_a_list_are_in_the_order_of_their_names(layout: Layout, source: Path) -> None:
+    layout(source)
+    assert [Path(path).stem for path, _ in find_images(source, "train", "val", None)[2]] == sorted(LABELS)
+
+
+def test_directories_may_be_called_anything(source: Path) -> None:
+    by_class(source)
+    (source / "train").rename(source / "learn")
+    (source / "val").rename(source / "check")
+    classes, train, val = find_images(source, "learn", "check", None)
+    assert (classes, len(train), len(val)) == (CLASSES, 8, 8)
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ", ", "  "])
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("headline", ["", "image{}class\n"])
+def test_a_list_may_be_given_by_hand_in_any_of_the_usual_forms(
+    separator: str, by_name: bool, headline: str, source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    flat(source)
+    labels = tmp_path_factory.mktemp("elsewhere") / "labels.txt"
+    lines = [f"{name}.JPEG{separator}{CLASSES[label] if by_name else label}" for name, label in LABELS.items()]
+    labels.write_text(headline.format(separator) + "\n\n".join(lines))
+    assert found(source, labels) == LABELS
+
+
+def test_a_list_given_by_hand_comes_before_those_that_lie_there(source: Path) -> None:
+    caffe(source)
+    other = source / "other.txt"
+    other.write_text("".join(f"{name} {3 - label}\n" for name, label in LABELS.items()))
+    assert found(source, other) == {name: 3 - label for name, label in LABELS.items()}
+
+
+def test_classes_whose_names_are_numbers_are_told_by_their_names(tmp_path: Path) -> None:
+    for name in ("10", "9", "2"):
+        touch(tmp_path / "train" / name / "1.png")
+        touch(tmp_path / "val" / f"of{name}.png")
+    (tmp_path / "val.txt").write_text("of10 10\nof9 9\nof2 2\n")
+    classes, _, val = find_images(tmp_path, "train", "val", None)
+    assert classes == ["10", "2", "9"]
+    assert {Path(path).stem: classes[label] for path, label in val} == {"of10": "10", "of9": "9", "of2": "2"}
+
+
+def rewrite(path: str, change: Callable[[list[str]], list[str]]) -> Layout:
+    def mistake(source: Path) -> None:
+        (source / path).write_text("\n".join(change((source / path).read_text().splitlines())))
+
+    return mistake
+
+
+def remove(path: str) -> Layout:
+    return lambda source: shutil.rmtree(source / path) if (source / path).is_dir() else (source / path).unlink()
+
+
+def empty(path: str) -> Layout:
+    def mistake(source: Path) -> None:
+        for file in (source / path).iterdir():
+            file.unlink()
+
+    return mistake
+
+
+TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+THIRD = "val/ILSVRC2012_val_00000003.JPEG"
+MISTAKES: dict[str, tuple[Layout, Layout, str]] = {
+    "no training images": (kaggle, remove("train"), "{source}/train is missing or empty"),
+    "no validation images": (by_class, remove("val"), "{source}/val is missing or empty"),
+    "no images to a list": (kaggle, remove("val"), "{source}/val do not fit"),
+    "no list": (flat, lambda _: None, "{source}/val is missing or empty: there should be a directory of images"),
+    "a class without an image": (by_class, empty("train/n03995372"), "n03995372"),
+    "classes that differ": (by_class, remove("train/n03995372"), "only one of them has n03995372"),
+    "an image less": (kaggle, remove(THIRD), "LOC_val_solution.csv and {source}/val do not fit: 1 names are in one"),
+    "another image less": (caffe, remove(THIRD), "ILSVRC2012_val_00000003 for one"),
+    "an image more": (caffe, lambda source: touch(source / "val/0.png"), "1 names are in one only, 0 for one"),
+    "the first image less": (
+        caffe,  # that it is no headline is to be seen by its class
+        remove("val/ILSVRC2012_val_00000001.JPEG"),
+        "ILSVRC2012_val_00000001 for one",
+    ),
+    "a label less": (caffe, rewrite("val.txt", lambda lines: lines[:-1]), "ILSVRC2012_val_00000008 for one"),
+    "a label more": (caffe, rewrite("val.txt", lambda lines: [*lines, "no.png 1"]), "1 names are in one only, no for"),
+    "an unknown class": (
+        kaggle,
+        rewrite("LOC_val_solution.csv", lambda lines: [line.replace("n04447861", "n1") for line in lines]),
+        "LOC_val_solution.csv names a class 'n1' that has no directory of training images",
+    ),
+    "an unknown number": (
+        caffe,
+        rewrite("val.txt", lambda lines: [line + "4" for line in lines]),
+        "names a class '24'",
+    ),
+    "a class that is not trained": (
+        kit,
+        rewrite(TRUTH, lambda lines: [*lines[1:], "5"]),
+        "names a class 'n09999999' that has no directory of training images",
+    ),
+    "a number that the kit does not have": (kit, rewrite(TRUTH, lambda lines: [*lines[1:], "6"]), "names a class '6'"),
+    "number 0 of the kit": (kit, rewrite(TRUTH, lambda lines: ["0", *lines[1:]]), "names a class '0' that {source}"),
+    "a number less": (kit, rewrite(TRUTH, lambda lines: lines[1:]), "has 7 labels for the 8 images in {source}/val"),
+    "a number more": (
+        kit,
+        rewrite(TRUTH, lambda lines: ["1", *lines]),
+        "has 9 labels for the 8 images in {source}/val",
+    ),
+    "a kit without names": (
+        kit,
+        remove("ILSVRC2012_devkit_t12/data/meta.mat"),
+        "meta.mat tells the names, and that is",
+    ),
+    "a kit of damaged names": (
+        kit,
+        lambda source: (source / TRUTH).with_name("meta.mat").write_bytes(b"MATLAB 5.0"),
+        "{source}/ILSVRC2012_devkit_t12/data/meta.mat cannot be read",
+    ),
+    "a kit of other things": (
+        kit,
+        lambda source: savemat((source / TRUTH).with_name("meta.mat"), {"names": [1]}),
+        "{source}/ILSVRC2012_devkit_t12/data/meta.mat cannot be read",
+    ),
+    "a line without a class": (
+        caffe,
+        rewrite("val.txt", lambda lines: [*lines[:-1], lines[-1][:-2]]),
+        "{source}/val.txt has a line 'ILSVRC2012_val_00000008.JPEG' without a class",
+    ),
+    "two labels for an image": (
+        caffe,
+        rewrite("val.txt", lambda lines: [*lines, lines[0][:-1] + "3"]),
+        "{source}/val.txt has 1 labels for an image that has one already",
+    ),
+    "two images of one name": (
+        caffe,
+        lambda source: touch(source / "val/ILSVRC2012_val_00000001.png"),
+        "{source}/val has 1 images of a name that another has too",
+    ),
+    "an empty list": (caffe, lambda source: (source / "val.txt").write_text("\n"), "{source}/val.txt has 0 labels"),
+    "a list that is no text": (
+        caffe,
+        lambda source: (source / "val.txt").write_bytes(b"\xff\xd8\xff\xe0"),
+        "{source}/val.txt cannot be read as a list of labels",
+    ),
+}
+
+
+@pytest.mark.parametrize(("layout", "mistake", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_what_does_not_fit_together_is_an_error_that_names_it(
+    layout: Layout, mistake: Layout, message: str, source: Path
+) -> None:
+    layout(source)
+    mistake(source)
+    with pytest.raises(UserError, match=re.escape(message.format(source=source))):
+        found(source)
+
+
+def test_a_list_given_by_hand_is_not_passed_over_for_directories_of_classes(source: Path) -> None:
+    by_class(source)
+    with pytest.raises(UserError, match=r"missing\.txt cannot be read as a list of labels"):
+        found(source, source / "missing.txt")

@@ -1,0 +1,193 @@
+"""A writer may be killed or interrupted at any moment: a file under its own name is whole, and another run makes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from apart import run_apart, started
+from contents import CLASSES, MIXED, noise_files, photographs_in
+
+from lightning_subnets.datamodules.ffcv import writer
+from lightning_subnets.datamodules.ffcv.beton import description_path, verify
+from lightning_subnets.datamodules.ffcv.layouts import Files
+from lightning_subnets.datamodules.ffcv.loader import installed
+from lightning_subnets.datamodules.ffcv.preparation import main
+from lightning_subnets.datamodules.ffcv.writer import write
+
+pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
+
+
+SMALL_PAGE = 1 << 14
+
+
+def at_line(number: int, act: Callable[[], object]) -> None:
+    """Have this done before a line of the writer, counted as they are gone through, is run."""
+    left = number
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != writer.__file__ or frame.f_code.co_name not in ("write", "_write"):
+            return None
+        if event == "line":
+            if not left:
+                act()
+            left -= 1
+        return trace
+
+    sys.settrace(trace)
+
+
+def at_every_line(begin: Callable[[Path], object], act: Callable[[], object], root: Path, step: int) -> None:
+    """In a directory for each line, named after its number, begin a run that this is done to before that line.
+
+    Each in a process of its own, whose exit code is left beside; the last is of a run that nothing was done to.
+    """
+    begin(root / "whole")  # once, for what is slow at first is then ready in all
+    for line in count(0, step):
+        process = os.fork()
+        if not process:
+            try:
+                at_line(line, act)
+                begin(root / str(line))
+            except SystemExit as end:
+                os._exit(int(end.code or 0))
+            except BaseException:
+                os._exit(99)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        (root / f"{line}.code").write_text(str(code))
+        if not code:
+            break
+
+
+def codes(root: Path) -> dict[Path, int]:
+    """Directory and exit code of each of these runs, in the order of the lines."""
+    ends = sorted(root.glob("*.code"), key=lambda path: int(path.stem))
+    return {path.with_suffix(""): int(path.read_text()) for path in ends}
+
+
+def be_killed(root: Path, files: Files) -> None:
+    writer.PAGE = SMALL_PAGE
+
+    def begin(directory: Path) -> None:
+        directory.mkdir()
+        write(directory / "a.beton", files, CLASSES, MIXED)
+
+    at_every_line(begin, lambda: os.kill(os.getpid(), signal.SIGKILL), root, 1)
+
+
+def test_a_writer_killed_before_any_line_leaves_no_half_file_and_the_next_one_makes_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PAGE", SMALL_PAGE)
+    files = noise_files(tmp_path / "images", 3)
+    assert run_apart(be_killed, tmp_path, files) == 0
+    runs = codes(tmp_path)
+    *kills, end = runs.values()
+    assert len(kills) > 40
+    assert set(kills) == {-signal.SIGKILL}
+    assert end == 0
+    states = [state(directory / "a.beton") for directory in runs]
+    assert sorted(states, key=["nothing", "partial", "described", "finished"].index) == states
+    assert set(states) == {"nothing", "partial", "described", "finished"}
+    for directory in runs:
+        write(directory / "a.beton", files, CLASSES, MIXED)
+        assert contents(directory) == contents(tmp_path / "whole")
+
+
+def state(path: Path) -> str:
+    """How far a run has come, once it is seen that a file under its own name is whole."""
+    names = {file.name for file in path.parent.iterdir()}
+    if path.exists():
+        verify(path)
+        assert names == {"a.beton", "a.beton.json"}
+        return "finished"
+    assert names <= {"a.beton.json", "a.beton.partial", "a.beton.json.partial"}
+    return "described" if description_path(path).exists() else "partial" if names else "nothing"
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.long
+def test_a_writer_killed_at_any_size_leaves_no_half_file_and_the_next_one_makes_it_whole(
+    photographs: Path, tmp_path: Path
+) -> None:
+    files, whole = photographs_in(photographs / "train") * 30, tmp_path / "whole.beton"
+    write(whole, files, CLASSES, MIXED, num_workers=2)
+    for share in np.random.default_rng(0).uniform(0, 0.95, 20):
+        path = tmp_path / "a.beton"
+        process = started(write, path, files, CLASSES, MIXED)
+        while process.is_alive() and size(path.with_name("a.beton.partial")) < share * size(whole):
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not path.exists()
+        write(path, files, CLASSES, MIXED, num_workers=2)
+        assert path.read_bytes() == whole.read_bytes()
+        path.unlink()
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def be_interrupted(source: Path, root: Path, step: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell runs in the background
+
+    def begin(directory: Path) -> None:
+        os.dup2(os.open(directory.with_suffix(".err"), os.O_CREAT | os.O_WRONLY), 2)
+        sys.argv = ["prepare_imagenet.py", f"--source={source}", f"--out={directory}", "--num_workers=2"]
+        main()
+
+    at_every_line(begin, lambda: os.kill(os.getpid(), signal.SIGINT), root, step)
+
+
+@pytest.fixture(scope="module", params=[5, pytest.param(1, marks=pytest.mark.long)])
+def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, int]:
+    """What the command leaves, and its exit code, interrupted before each line or each fifth."""
+    root = tmp_path_factory.mktemp("interrupted")
+    for folder in ("train/cat", "val/cat"):
+        noise_files(root / "images" / folder, 1)
+    assert run_apart(be_interrupted, root / "images", root, request.param) == 0
+    return codes(root)
+
+
+def test_the_command_interrupted_before_any_line_ends_with_130_and_what_it_leaves_is_whole(
+    interrupted: dict[Path, int],
+) -> None:
+    *ends, end = interrupted.values()
+    assert (set(ends), end) == ({130}, 0)
+    finished = []
+    for directory, code in interrupted.items():
+        error = directory.with_suffix(".err").read_text()
+        assert "Traceback" not in error
+        assert (error.splitlines()[-1] == "interrupted; what was not finished is removed") == (code == 130)
+        whole = sorted(path.name for path in directory.glob("*.beton"))
+        for name in whole:
+            verify(directory / name)
+        finished.append(len(whole))
+    assert sorted(finished) == finished
+    assert set(finished) == {0, 1, 2}
+
+
+def test_an_interrupted_command_leaves_nothing_but_whole_files_or_an_empty_one_by_its_partial_name(
+    interrupted: dict[Path, int],
+) -> None:
+    train, val = {"train.beton", "train.beton.json"}, {"val.beton", "val.beton.json"}
+    for directory in interrupted:
+        # Between the making of a file and its lock it is not known whose it is.
+        left = {path.name for path in directory.iterdir() if path.suffix != ".partial" or path.stat().st_size}
+        assert left in (set(), train, train | val)

@@ -1,0 +1,273 @@
+"""What every loader does: begins an epoch when it is asked for a batch, and goes on in the middle of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import multiprocessing
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from lightning_subnets.datamodules import Digits, ImageNet
+from lightning_subnets.datamodules.ffcv.beton import Beton
+from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
+from lightning_subnets.datamodules.folder_loader import FolderLoader
+from lightning_subnets.datamodules.in_memory import TensorLoader
+from lightning_subnets.datamodules.loader import Batch, EpochLoader
+from lightning_subnets.datamodules.resizing import Resizing
+from lightning_subnets.datamodules.sampler import EpochSampler
+
+COUNT, BATCH_SIZE = 21, 4
+LoaderOf = Callable[..., EpochLoader]
+
+
+@pytest.fixture(params=["tensor", "folder", "ffcv"])
+def loader_of(request: pytest.FixtureRequest, photographs: Path) -> LoaderOf:
+    """Makes a loader of 21 images, each of which is its own class."""
+
+    def make(shuffle: bool = True, rank: int = 0, ranks: int = 1, epoch: int = 0) -> EpochLoader:
+        sampler = EpochSampler(torch.arange(COUNT), size=COUNT, shuffle=shuffle, seed=0, rank=rank, num_replicas=ranks)
+        sampler.set_epoch(epoch)
+        size = Resizing(32, 32)
+        if request.param == "tensor":
+            images = torch.arange(COUNT * 3 * 6 * 6).remainder(251).to(torch.uint8).view(COUNT, 3, 6, 6)
+            return TensorLoader(images, torch.arange(COUNT), sampler, BATCH_SIZE, padding=2 if shuffle else 0)
+        if request.param == "folder":
+            files = [(str(path), label) for label, path in enumerate(sorted((photographs / "train").rglob("*.jpg")))]
+            return FolderLoader(files, sampler, BATCH_SIZE, size, augment=shuffle, num_workers=0)
+        beton = Beton.open(request.getfixturevalue("betons") / "train.beton")
+        numbered = dataclasses.replace(beton, labels=torch.arange(COUNT).numpy())
+        return FFCVLoader(numbered, sampler, BATCH_SIZE, size, augment=shuffle, num_workers=2)
+
+    return make
+
+
+def samples(batches: list[Batch]) -> list[int]:
+    return [label for _, labels in batches for label in labels.tolist()]
+
+
+def assert_same(batches: list[Batch], expected: list[Batch]) -> None:
+    assert len(batches) == len(expected)
+    for (images, labels), (expected_images, expected_labels) in zip(batches, expected, strict=True):
+        assert torch.equal(images, expected_images)
+        assert torch.equal(labels, expected_labels)
+
+
+def stopped_after(loader: EpochLoader, batches: int) -> dict[str, int]:
+    """What a loader's state is once it has handed out that many batches and no more."""
+    iterator = iter(loader)
+    for _ in range(batches):
+        next(iterator)
+    return loader.state_dict()
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_loader_goes_on_where_another_stopped_with_the_very_batches_that_were_left(
+    ranks: int, shuffle: bool, loader_of: LoaderOf
+) -> None:
+    for rank in range(ranks):
+        place = {"shuffle": shuffle, "rank": rank, "ranks": ranks, "epoch": 3}
+        whole = list(loader_of(**place))
+        assert len(whole) == len(loader_of(**place)) > 1
+        for count in range(len(whole)):
+            state = stopped_after(loader_of(**place), count)
+            resumed = loader_of(**place)
+            resumed.load_state_dict(state)
+            assert_same(list(resumed), whole[count:])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("now", [1, 3])
+def test_what_two_ranks_have_left_another_number_of_ranks_sees_exactly_once(
+    now: int, shuffle: bool, loader_of: LoaderOf
+) -> None:
+    for count in (0, 1, 2):
+        before = [loader_of(shuffle=shuffle, rank=rank, ranks=2, epoch=1) for rank in range(2)]
+        states = [stopped_after(loader, count) for loader in before]
+        assert states[0] == states[1]  # of which a Trainer keeps one
+        seen = [sample for loader in before for sample in samples(list(loader)[:count])]
+        after = []
+        for rank in range(now):
+            loader = loader_of(shuffle=shuffle, rank=rank, ranks=now, epoch=1)
+            # Before the first batch there is nothing to go on from.
+            loader.load_state_dict(states[0] if count else {"epoch": 1, "samples": 0})
+            after += samples(list(loader))
+        assert sorted(seen + after) == list(range(COUNT))
+
+
+def test_the_state_of_the_end_of_an_epoch_does_not_shorten_the_next(loader_of: LoaderOf) -> None:
+    loader = loader_of()
+    batches = list(loader)
+    for resumed in (loader_of(), loader):
+        resumed.load_state_dict(loader.state_dict())
+        resumed.sampler.set_epoch(1)
+        assert_same(list(resumed), list(loader_of(epoch=1)))
+    # But of its own epoch nothing is left.
+    resumed = loader_of()
+    resumed.load_state_dict(stopped_after(loader_of(), len(batches)))
+    assert list(resumed) == []
+
+
+def test_the_epoch_after_a_resumed_one_is_whole(loader_of: LoaderOf) -> None:
+    resumed = loader_of()
+    resumed.load_state_dict(stopped_after(loader_of(), 2))
+    assert len(list(resumed)) == 4
+    assert_same(list(resumed), list(loader_of()))
+    resumed.sampler.set_epoch(1)
+    assert_same(list(resumed), list(loader_of(epoch=1)))
+
+
+def test_the_state_of_a_resumed_loader_is_that_of_one_that_never_stopped(loader_of: LoaderOf) -> None:
+    resumed = loader_of()
+    resumed.load_state_dict(stopped_after(loader_of(), 1))
+    assert resumed.state_dict() == stopped_after(loader_of(), 1)
+    assert stopped_after(resumed, 2) == stopped_after(loader_of(), 3)
+
+
+def test_a_state_that_was_taken_stays_as_it_was(loader_of: LoaderOf) -> None:
+    loader = loader_of()
+    iterator = iter(loader)
+    next(iterator)
+    state = loader.state_dict()
+    before = dict(state)
+    next(iterator)
+    assert state == before != loader.state_dict()
+
+
+def test_the_state_of_another_epoch_is_of_no_account(loader_of: LoaderOf) -> None:
+    resumed = loader_of(epoch=5)
+    resumed.load_state_dict(stopped_after(loader_of(epoch=4), 2))
+    assert_same(list(resumed), list(loader_of(epoch=5)))
+
+
+def test_an_epoch_may_be_seen_twice(loader_of: LoaderOf) -> None:
+    loader = loader_of()
+    assert_same(list(loader), list(loader))
+    stopped_after(loader, 2)
+    assert_same(list(loader), list(loader_of()))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_length_is_the_number_of_batches_of_this_rank(shuffle: bool, loader_of: LoaderOf) -> None:
+    for ranks, lengths in ((1, [6]), (2, [3, 3]), (3, [2, 2, 2]), (4, [2, 2, 2, 2])):
+        for rank in range(ranks):
+            loader = loader_of(shuffle=shuffle, rank=rank, ranks=ranks)
+            assert len(loader) == len(list(loader)) == lengths[rank]
+
+
+def test_one_who_only_calls_iter_starts_nothing(loader_of: LoaderOf) -> None:
+    loader = loader_of()
+
+    def nothing(keys: list[Tensor]) -> Any:
+        pytest.fail("it was read")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "batches", nothing)
+        threads, processes = threading.active_count(), multiprocessing.active_children()
+        iterators = [iter(loader) for _ in range(3)]
+        assert (threading.active_count(), multiprocessing.active_children()) == (threads, processes)
+    assert loader.state_dict()["samples"] == 0
+    # The epoch is that of the first batch, which is how a Trainer goes about it.
+    loader.sampler.set_epoch(7)
+    assert_same(list(iterators[0]), list(loader_of(epoch=7)))
+
+
+class Recorder(LightningModule):
+    """Keeps what it is shown: of each step its epoch, and of each image its label and a digest of its pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen: list[tuple[int, list[tuple[int, str]]]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images.contiguous()]
+        self.seen.append((self.current_epoch, list(zip(labels.tolist(), digests, strict=True))))
+        output: Tensor = self.layer(images.mean().view(1, 1)).sum()
+        return output
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Has no state of its own, or each run would have to be given one of the same directory."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+DataOf = Callable[[], LightningDataModule]
+
+
+@pytest.fixture(params=["digits", "folder", "ffcv"])
+def data_of(request: pytest.FixtureRequest, photographs: Path) -> DataOf:
+    if request.param == "digits":
+        return lambda: Digits(batch_size=300)
+    root = request.getfixturevalue("betons") if request.param == "ffcv" else photographs
+    return lambda: ImageNet(str(root), request.param, batch_size=5, image_size=64, num_workers=1)
+
+
+def fit(data: LightningDataModule, path: Path | None = None, **options: Any) -> tuple[Trainer, Recorder]:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer, module = Trainer(**(defaults | options)), Recorder()
+    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    return trainer, module
+
+
+def test_a_run_that_goes_on_in_the_middle_of_an_epoch_sees_what_it_would_have_seen(
+    data_of: DataOf, tmp_path: Path
+) -> None:
+    every = Checkpoints(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    # A second validation within an epoch, for what it may do to the loader.
+    _, whole = fit(
+        data_of(), max_epochs=3, callbacks=[every], enable_checkpointing=True, val_check_interval=3, limit_val_batches=1
+    )
+    assert [epoch for epoch, _ in whole.seen] == [0] * 5 + [1] * 5 + [2] * 5
+    for step in (1, 4, 5, 8, 11, 14):
+        trainer, resumed = fit(
+            data_of(), tmp_path / f"step={step}.ckpt", max_epochs=3, val_check_interval=3, limit_val_batches=1
+        )
+        assert resumed.seen == whole.seen[step:]
+        assert (trainer.global_step, trainer.current_epoch) == (15, 3)
+
+
+def test_a_run_stopped_by_its_steps_again_and_again_sees_what_one_run_would_have_seen(
+    data_of: DataOf, tmp_path: Path
+) -> None:
+    _, whole = fit(data_of(), max_steps=12, max_epochs=-1)
+    seen: list[Any] = []
+    path = None
+    for steps in (2, 5, 7, 10, 12):
+        # The checkpoint of the step, for Lightning counts an epoch that its last step breaks off as a whole one.
+        checkpoints = Checkpoints(tmp_path / str(steps), "last", every_n_train_steps=steps)
+        saving = {"callbacks": [checkpoints], "enable_checkpointing": True}
+        _, module = fit(data_of(), path, max_steps=steps, max_epochs=-1, **saving)
+        path = tmp_path / str(steps) / "last.ckpt"
+        seen += module.seen
+    assert seen == whole.seen
+
+
+def test_a_run_leaves_no_worker_process_behind(data_of: DataOf) -> None:
+    _, module = fit(data_of(), max_epochs=2, limit_train_batches=3)
+    assert len(module.seen) == 6
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,239 @@
+"""ImageNet from FFCV's files: what must be there, the sizes of the images, a Trainer, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_subnets import UserError
+from lightning_subnets.cli import main
+from lightning_subnets.datamodules import ImageNet, imagenet
+from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton, description_path
+from lightning_subnets.datamodules.ffcv.preparation import prepare
+from lightning_subnets.datamodules.loader import Batch
+from lightning_subnets.datamodules.resizing import Resizing
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "rn50_signed.yaml")
+Mistake = Callable[[list[str]], str]
+
+
+@pytest.fixture
+def root(betons: Path, tmp_path: Path) -> Path:
+    """A copy of the files, to damage."""
+    return Path(shutil.copytree(betons, tmp_path / "betons"))
+
+
+@pytest.fixture
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+
+def command(root: Path, *options: str) -> list[str]:
+    data = [f"--data.root={root}", "--data.batch_size=8", "--data.image_size=64", "--data.num_workers=2"]
+    network = ["--model.network=torchvision.models.squeezenet1_1", "--model.network.num_classes=3"]
+    trainer = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.max_epochs=1"]
+    return ["fit", "-c", CONFIG, *data, *network, *trainer, *options]
+
+
+class Watcher(LightningModule):
+    """Remembers the sizes of what it is shown, by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.trained: list[tuple[int, ...]] = []
+        self.evaluated: list[tuple[int, ...]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.trained.append((self.current_epoch, *batch[0].shape))
+        loss: Tensor = self.layer(batch[0].mean().view(1, 1)).sum()
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluated.append((self.current_epoch, *batch[0].shape))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def quiet(**options: Any) -> Trainer:
+    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator="cpu", enable_model_summary=False, **silent, **options)
+
+
+@pytest.mark.parametrize("missing", [["train.beton"], ["val.beton"], ["train.beton", "val.beton"]])
+def test_missing_files_are_an_error_that_names_them_and_how_to_make_them(missing: list[str], root: Path) -> None:
+    for name in missing:
+        (root / name).unlink()
+    with pytest.raises(UserError) as caught:
+        ImageNet(str(root))
+    assert f"{root} lacks {' and '.join(missing)}: make them with data/prepare_imagenet.py" in str(caught.value)
+    assert "--data.loader=folder" in str(caught.value)
+
+
+def test_a_directory_is_no_file(root: Path) -> None:
+    (root / "val.beton").unlink()
+    (root / "val.beton").mkdir()
+    with pytest.raises(UserError, match=r"lacks val\.beton"):
+        ImageNet(str(root))
+
+
+def test_without_ffcv_its_files_are_refused_at_once_and_a_folder_is_not(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagenet, "installed", lambda: False)
+    for name in ("train.beton", "val.beton"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"FFCV is not installed: run data/install_ffcv.sh, .*--data.loader=folder"):
+        ImageNet(str(tmp_path))
+    assert len(ImageNet(str(photographs), "folder").classes) == 3
+
+
+def test_files_of_different_classes_are_refused(root: Path) -> None:
+    description = json.loads(description_path(root / "val.beton").read_text())
+    description["classes"].reverse()
+    description_path(root / "val.beton").write_text(json.dumps(description))
+    for refused in (lambda: ImageNet(str(root)).classes, lambda: ImageNet(str(root)).setup("fit")):
+        with pytest.raises(UserError, match=r"train\.beton and .*val.beton have different classes: write both again"):
+            refused()
+
+
+@pytest.mark.usefixtures("_in_an_empty_directory")
+@pytest.mark.parametrize("name", ["train.beton", "val.beton"])
+def test_the_command_names_a_damaged_file_before_it_trains_and_leaves_nothing_behind(
+    name: str, root: Path, mistake: Mistake
+) -> None:
+    with (root / name).open("r+b") as file:
+        file.truncate((root / name).stat().st_size - 1)
+    error = mistake(command(root))
+    assert f"{root / name} is damaged or was never finished: it is " in error
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.usefixtures("_in_an_empty_directory")
+def test_the_command_names_the_classes_there_are_where_the_network_has_another_number(
+    betons: Path, mistake: Mistake
+) -> None:
+    error = mistake(command(betons, "--model.network.num_classes=9"))
+    assert "9 outputs and ImageNet has 3 classes: set --model.network.num_classes=3" in error
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.usefixtures("_in_an_empty_directory")
+def test_the_command_names_an_image_that_turns_out_to_be_damaged(root: Path, mistake: Mistake) -> None:
+    table = Beton.open(root / "train.beton")
+    sample = (table.modes == JPEG).nonzero()[0][-1]
+    with (root / "train.beton").open("r+b") as file:
+        file.seek(table.pointers[sample])
+        file.write(bytes(int(table.sizes[sample])))
+    said = [line for line in mistake(command(root)).splitlines() if line.startswith("error: ")]
+    assert said == [
+        f"error: {root / 'train.beton'}: image {sample}, of class {table.classes[table.labels[sample]]}, is damaged. "
+        "Write the file again, see data/README.md"
+    ]
+
+
+def warned_of(data: ImageNet) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for stage in ("fit", "validate", "test"):
+            data.setup(stage)
+        list(data.test_dataloader())
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
+def test_evaluation_at_another_size_than_the_file_was_written_for_warns_once_and_names_the_option(
+    validation_fraction: float, betons: Path
+) -> None:
+    (warning,) = warned_of(ImageNet(str(betons), image_size=128, validation_fraction=validation_fraction))
+    assert f"{betons / 'val.beton'} was not written for evaluation at 128 pixels" in warning
+    assert "data/prepare_imagenet.py --image_size=128 makes it exact" in warning
+    assert warned_of(ImageNet(str(betons), image_size=64, validation_fraction=validation_fraction)) == []
+
+
+def test_evaluation_of_compressed_photographs_warns_too(photographs: Path, betons: Path, tmp_path: Path) -> None:
+    prepare(tmp_path, photographs, image_size=64, val_raw_share=0.5, num_workers=2)
+    (warning,) = warned_of(ImageNet(str(tmp_path), image_size=64))
+    assert "were compressed" in warning
+
+
+def test_a_share_is_held_out_of_training_and_the_rest_trained_on(betons: Path) -> None:
+    data = ImageNet(str(betons), image_size=64, batch_size=8, validation_fraction=0.25, seed=3)
+    data.setup("fit")
+    kept, held_out = data.split()
+    assert (len(kept), len(held_out)) == (16, 5)
+    assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(21))
+    for epoch in range(3):
+        training = data.train_dataloader()
+        training.sampler.set_epoch(epoch)
+        assert sorted(key % 21 for key in training.sampler) == kept.tolist()
+        assert sum(len(labels) for _, labels in training) == 16
+    table = Beton.open(betons / "train.beton")
+    labels = torch.cat([labels for _, labels in data.val_dataloader()])
+    assert labels.tolist() == table.labels[held_out.numpy()].tolist()
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 12
+
+
+@pytest.mark.parametrize("name", ["ffcv", "folder"])
+def test_training_images_grow_by_the_epoch_and_those_of_evaluation_do_not(
+    name: Literal["ffcv", "folder"], request: pytest.FixtureRequest
+) -> None:
+    root = request.getfixturevalue("betons" if name == "ffcv" else "photographs")
+    options: dict[str, Any] = {"batch_size": 8, "image_size": 64, "num_workers": 1}
+    data = ImageNet(str(root), name, train_size=Resizing(32, 96, 0, 2), **options)
+    assert data.image_shape == (3, 64, 64)
+    module = Watcher()
+    quiet(max_epochs=4).fit(module, datamodule=data)
+    sizes = {0: 32, 1: 64, 2: 96, 3: 96}
+    counts = (8, 8, 5)
+    assert module.trained == [(epoch, count, 3, size, size) for epoch, size in sizes.items() for count in counts]
+    # The sanity check, and after every epoch.
+    assert module.evaluated == [(epoch, count, 3, 64, 64) for epoch in (0, 0, 1, 2, 3) for count in (8, 4)]
+    alone = ImageNet(str(root), name, train_size=Resizing(32, 96, 0, 2), **options)
+    alone.setup("fit")
+    loader = alone.train_dataloader()
+    for epoch, size in sizes.items():
+        loader.sampler.set_epoch(epoch)
+        assert {images.shape[1:] for images, _ in loader} == {(3, size, size)}
+        assert {images.shape[1:] for images, _ in alone.val_dataloader()} == {(3, 64, 64)}
+
+
+@pytest.mark.usefixtures("_in_an_empty_directory")
+def test_growing_images_are_asked_for_by_config_and_command_line(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = {"start": 224, "end": 96, "start_epoch": 0, "end_epoch": 2}
+    Path("growing.yaml").write_text(json.dumps({"data": {"init_args": {"train_size": growing}}}))
+    wanted = ["-c", "growing.yaml", "--data.train_size.start=32"]
+    seen: list[int] = []
+    normalize = ImageNet.normalize
+
+    def watched(data: ImageNet, images: Tensor) -> Tensor:
+        seen.append(images.shape[-1])
+        return normalize(data, images)
+
+    monkeypatch.setattr(ImageNet, "normalize", watched)
+    limits = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=0"]
+    limits += ["--trainer.max_epochs=3", "--trainer.num_sanity_val_steps=0", "--trainer.enable_checkpointing=false"]
+    main(command(betons, *wanted, *limits, "--model.warmup_epochs=0"))
+    assert seen[:6] == [32, 64, 64, 64, 96, 64]
+
+
+def test_a_run_of_broken_off_epochs_leaves_no_thread_behind(betons: Path) -> None:
+    def run() -> int:
+        data = ImageNet(str(betons), batch_size=4, image_size=64, num_workers=2)
+        quiet(max_epochs=3, limit_train_batches=2, limit_val_batches=1).fit(Watcher(), datamodule=data)
+        return len(os.listdir("/proc/self/task"))
+
+    after_one = run()
+    assert all(run() <= after_one for _ in range(3))
