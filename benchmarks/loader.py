@@ -1,0 +1,294 @@
+"""Images per second from disk to a batch, of each way to load them, interleaved in one run.
+
+    python benchmarks/loader.py /path/with/one/directory/of/photographs/a/class
+
+Every way gives the same: uint8 batches of random resized crops, mirrored or not. The files that FFCV reads are made
+of the photographs first, in a temporary directory. One warm-up epoch each, then rounds in which each way has one
+epoch; medians, with the least and the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.data import ConcatDataset, DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from lightning_subnets.datamodules.ffcv.beton import Beton
+from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, imported
+from lightning_subnets.datamodules.ffcv.writer import Storage, write
+from lightning_subnets.datamodules.folder_loader import FolderLoader
+from lightning_subnets.datamodules.images import list_files
+from lightning_subnets.datamodules.loader import EpochLoader
+from lightning_subnets.datamodules.resizing import Resizing
+from lightning_subnets.datamodules.sampler import EpochSampler
+
+IMAGENET = 1_281_167
+SHARES = {"JPEG": 0.0, "mixed": 0.5, "raw": 1.0}
+Files = list[tuple[str, int]]
+Ways = dict[str, Callable[[], float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("--repeat", type=int, default=4, help="how often each photograph stands in the data set")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--longer-side", type=int, nargs="+", default=[500, 400])
+    parser.add_argument("--steps", type=int, default=0, help="training steps to take, for the time spent on waiting")
+    parser.add_argument("--first", help=argparse.SUPPRESS)  # this program calls itself
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if options.first:
+        _print_first_batch(options)
+    else:
+        _benchmark(options)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    classes = sorted(path.name for path in options.photographs.iterdir() if path.is_dir())
+    files = list_files(options.photographs, classes) * options.repeat
+    console = Console(width=120)
+    console.print(f"{_machine()}\n{len(files)} images, {options.workers} workers, batch {options.batch_size}")
+    with tempfile.TemporaryDirectory() as directory:
+        betons = _betons(files, classes, Path(directory), options.longer_side)
+        console.print(sizes(betons, len(files)))
+
+        folder = FolderLoader(files, _order(files), options.batch_size, _size(options), True, options.workers)
+        plain = "plain DataLoader"
+        ways: Ways = {plain: partial(by_hand, _plain(options)), "folder": partial(by_hand, folder)}
+        for name, path in betons.items():
+            ways[f"ffcv, {name}"] = partial(by_hand, _ours(path, options))
+        console.print(
+            table(
+                "against torchvision's crops in a DataLoader over the original files",
+                interleaved(ways, options.rounds),
+                plain,
+            )
+        )
+
+        for name, path in betons.items():
+            ways = {"bare": partial(by_hand, _bare(path, options)), "ours": partial(by_hand, _ours(path, options))}
+            console.print(table(f"FFCV's own Loader, {name}", interleaved(ways, 2 * options.rounds), "bare"))
+
+        name, path = list(betons.items())[2]
+        loader = _ours(path, options)
+        ways = {"by hand": partial(by_hand, loader), "in a Trainer": partial(in_a_trainer, loader)}
+        console.print(table(f"an empty step, {name}", interleaved(ways, 4 * options.rounds), "by hand"))
+
+        name, path = list(betons.items())[1]
+        counts = [count for count in (1, 2, 4, 8, 16) if count <= 2 * options.workers]
+        ways = {f"{count} workers": partial(by_hand, _ours(path, options, count)) for count in counts}
+        console.print(table(f"scaling, {name}", interleaved(ways, options.rounds), "1 workers"))
+
+        rows = Table("way", "first batch, s", "peak memory, MB", title=f"a process, {name}", title_justify="left")
+        for way in ("bare", "ffcv"):
+            measured = [first_batch(way, path, options) for _ in range(3)]
+            rows.add_row(way, *(f"{statistics.median(m[key] for m in measured):,.1f}" for key in ("seconds", "MB")))
+        console.print(rows)
+        if options.steps:
+            console.print(waiting(_ours(path, options), options))
+
+
+def _betons(files: Files, classes: list[str], directory: Path, longer_sides: list[int]) -> dict[str, Path]:
+    betons = {}
+    for longer_side in longer_sides:
+        for name, share in SHARES.items():
+            path = directory / f"{name}_{longer_side}.beton"
+            write(path, files, classes, Storage(longer_side, None, 90, share), num_workers=os.cpu_count() or 1)
+            betons[f"{name} {longer_side}"] = path
+    return betons
+
+
+def _order(files: Files | Beton) -> EpochSampler:
+    return EpochSampler(torch.arange(len(files)), size=len(files), shuffle=True, seed=0)
+
+
+def _size(options: argparse.Namespace) -> Resizing:
+    return Resizing(options.size, options.size)
+
+
+def _plain(options: argparse.Namespace) -> DataLoader[Any]:
+    crop = v2.Compose([v2.RandomResizedCrop(options.size), v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    images: Any = ConcatDataset([ImageFolder(options.photographs, crop)] * options.repeat)
+    return DataLoader(images, options.batch_size, True, num_workers=options.workers, persistent_workers=True)
+
+
+def _ours(path: Path, options: argparse.Namespace, workers: int | None = None) -> FFCVLoader:
+    beton = Beton.open(path)
+    return FFCVLoader(beton, _order(beton), options.batch_size, _size(options), True, workers or options.workers)
+
+
+def _bare(path: Path, options: argparse.Namespace) -> Any:
+    """FFCV as its documentation has it."""
+    loader, transforms = imported("ffcv.loader"), imported("ffcv.transforms")
+    decoders = imported("ffcv.fields.decoders")
+    size = (options.size, options.size)
+    return loader.Loader(
+        str(path),
+        options.batch_size,
+        options.workers,
+        order=loader.OrderOption.RANDOM,
+        drop_last=False,
+        pipelines={
+            "image": [
+                decoders.RandomResizedCropRGBImageDecoder(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.ToTorchImage(),
+            ],
+            "label": [decoders.IntDecoder(), transforms.ToTensor(), transforms.Squeeze(1)],
+        },
+    )
+
+
+def by_hand(loader: Any) -> float:
+    """Images per second of an epoch."""
+    start, images = time.perf_counter(), 0
+    for _, labels in loader:
+        images += len(labels)
+    return images / (time.perf_counter() - start)
+
+
+def in_a_trainer(loader: EpochLoader) -> float:
+    """Images per second of an epoch in Lightning's loop with an empty step, on a CPU."""
+    module = _Empty()
+    Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, loader)
+    return module.images / module.seconds
+
+
+class _Empty(LightningModule):
+    images = 0
+
+    def on_train_epoch_start(self) -> None:
+        self.start = time.perf_counter()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.images += len(batch[1])
+
+    def on_train_epoch_end(self) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def interleaved(ways: Ways, rounds: int) -> dict[str, list[float]]:
+    """What each way measures in each round, after one that does not count."""
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    for number in track(range(rounds + 1), "rounds", transient=True):
+        for name, way in ways.items():
+            value = way()
+            if number:
+                measured[name].append(value)
+    return measured
+
+
+def table(title: str, measured: dict[str, list[float]], reference: str) -> Table:
+    rows = Table("way", "images/s", "least", "most", f"ratio to {reference}", title=title, title_justify="left")
+    for name, values in measured.items():
+        ratios = [value / base for value, base in zip(values, measured[reference], strict=True)]
+        spread = [f"{value:,.0f}" for value in (statistics.median(values), min(values), max(values))]
+        rows.add_row(name, *spread, f"{statistics.median(ratios):.2f}")
+    return rows
+
+
+def first_batch(way: str, path: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds to the first batch and the peak of memory in MB, of a process of its own."""
+    arguments = [str(options.photographs), f"--first={way}={path}", f"--workers={options.workers}"]
+    arguments += [f"--batch-size={options.batch_size}", f"--size={options.size}"]
+    output = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True).stdout
+    measured: dict[str, float] = json.loads(output.splitlines()[-1])
+    return measured
+
+
+def _print_first_batch(options: argparse.Namespace) -> None:
+    way, _, path = options.first.partition("=")
+    start = time.perf_counter()
+    loader = (_ours if way == "ffcv" else _bare)(Path(path), options)
+    iterator = iter(loader)
+    next(iterator)
+    seconds = time.perf_counter() - start
+    for _ in iterator:
+        pass
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps({"seconds": seconds, "MB": int(status["VmHWM"].split()[0]) / 1e3}))
+
+
+def sizes(betons: dict[str, Path], images: int) -> Table:
+    rows = Table("file", "KB an image", "GB for ImageNet's 1,281,167", title="disk", title_justify="left")
+    for name, path in betons.items():
+        each = sum(Beton.open(path).sizes) / images
+        rows.add_row(name, f"{each / 1e3:.1f}", f"{each * IMAGENET / 1e9:.0f}")
+    return rows
+
+
+def waiting(loader: EpochLoader, options: argparse.Namespace) -> str:
+    """The share of a Wide ResNet-50-2's training steps that is spent on waiting for data."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = torchvision.models.wide_resnet50_2().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    waited, total, done = 0.0, 0.0, time.perf_counter()
+    for step, (images, labels) in enumerate(_endless(loader)):
+        arrived = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = network(images.to(device, non_blocking=True).float())
+        torch.nn.functional.cross_entropy(logits.float(), labels.to(device)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if step >= 5:  # the first are slow
+            waited, total = waited + arrived - done, total + time.perf_counter() - done
+        if step == options.steps + 5:
+            break
+        done = time.perf_counter()
+    return f"Wide ResNet-50-2, {options.steps} steps on {device}: {waited / total:.1%} of the time is spent on waiting"
+
+
+def _endless(loader: EpochLoader) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _machine() -> str:
+    names = "torch", "torchvision", "lightning", "ffcv", "numba", "pillow"
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}, {versions}"
+
+
+if __name__ == "__main__":
+    main()
