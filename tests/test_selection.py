@@ -35,7 +35,7 @@ def stable_sort(scores: Tensor, k: int) -> Tensor:
     return torch.tensor([index in kept for index in range(len(flat))]).view(scores.shape)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(scores_and_k())
 def test_the_mask_is_that_of_a_plain_stable_sort(case: tuple[Tensor, int]) -> None:
     scores, k = case
@@ -43,7 +43,7 @@ def test_the_mask_is_that_of_a_plain_stable_sort(case: tuple[Tensor, int]) -> No
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=20_000)
+@settings(max_examples=20_000)
 @given(scores_and_k())
 def test_the_mask_is_that_of_a_plain_stable_sort_in_a_long_campaign(case: tuple[Tensor, int]) -> None:
     scores, k = case
@@ -63,7 +63,7 @@ def test_large_layers_with_ties_are_selected_as_a_stable_sort_does(exponent: int
         assert bool(mask[order[:k]].all())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(scores_and_k())
 def test_exactly_k_are_selected_and_none_is_smaller_than_one_left_out(case: tuple[Tensor, int]) -> None:
     scores, k = case
@@ -74,7 +74,7 @@ def test_exactly_k_are_selected_and_none_is_smaller_than_one_left_out(case: tupl
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(case=scores_and_k())
 def test_the_device_path_selects_what_the_cpu_path_does(device: str, case: tuple[Tensor, int]) -> None:
     scores, k = case
