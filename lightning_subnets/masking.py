@@ -7,41 +7,51 @@ into the weights. In between, a layer computes with ``weight * mask`` and what i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import allocation, initialization, selection
+from lightning_subnets import allocation, initialization, maskable, masked_weights
 from lightning_subnets.errors import UserError
 
 
-class TopK(torch.autograd.Function):
-    """Binary mask of the k largest scores, with a straight-through gradient.
+class StraightThrough(torch.autograd.Function):
+    """The weight that a masked layer computes with, and a gradient that passes through the choice of the mask.
 
-    Forward:  m_i = 1 if s_i is among the k largest, else 0; of equal scores the lowest index is in.
-    Backward: dL/ds = dL/dm.
+    Forward:  w_eff = w * m, m = ``method.masks``; made before, by ``masked_weights``.
+    Backward: dL/dw and dL/ds from dL/dw_eff, by ``method.weight_gradient`` and ``method.score_gradient``.
 
     Args (to ``apply``):
-        scores: any shape; larger means kept.
-        k: number kept, 0 <= k <= scores.numel().
+        product: w_eff.
+        weight, scores: w and s, to which the gradients go.
+        layer: theirs.
 
-    Returns: tensor of 0.0 / 1.0, shaped like ``scores``.
-    Raises: ValueError: if k is out of range or a score is NaN.
-    Source: Ramanujan et al. 2020, Algorithm 1.
+    Returns: w_eff.
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
-        return selection.top_k(scores, k).to(scores.dtype)
+    def forward(ctx: Any, product: Tensor, weight: Tensor, scores: Tensor | None, layer: MaskedLayer) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(weight, scores)
+        return product.view_as(product)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
+        (gradient,), layer = gradients, ctx.layer
+        weight, scores = ctx.saved_tensors  # raises if they were changed since
+        _, to_weight, to_scores, _ = ctx.needs_input_grad
+        return (
+            None,
+            layer.method.weight_gradient(gradient, layer) if to_weight else None,
+            layer.method.score_gradient(gradient, weight, scores) if to_scores else None,
+            None,
+        )
 
 
 class Method(ABC):
-    """How a subnetwork is found: what is trained, where scores start, and the mask they give.
+    """How a subnetwork is found: what is trained, where scores start, the masks they give, and their gradient.
 
     A method is one small class in one file of ``methods/``.
     """
@@ -54,12 +64,21 @@ class Method(ABC):
         """A layer's first scores, float32 on the CPU, or None for a method without scores."""
 
     @abstractmethod
-    def mask(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
-        """The mask of a layer, 0.0 / 1.0, with whatever gradient the method gives it."""
+    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+        """The masks of these layers, boolean: a pure function of their weights, scores and numbers kept."""
 
-    def masked_weight(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
-        """The weight that a layer computes with."""
-        return weight * self.mask(weight, scores, num_kept).to(weight.dtype)
+    def weight_gradient(self, gradient: Tensor, layer: MaskedLayer) -> Tensor:
+        """dL/dw of a layer, from dL/dw_eff: what the mask lets through."""
+        return gradient * layer.mask()
+
+    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        """dL/ds, from dL/dw_eff."""
+        raise NotImplementedError(f"{type(self).__name__} does not train scores")
+
+    def masked_weight(self, layer: MaskedLayer) -> Tensor:
+        """The weight that a layer computes with, w * m."""
+        weight: Tensor = StraightThrough.apply(masked_weights.product(layer), layer.weight, layer.scores, layer)
+        return weight
 
 
 class MaskedLayer(nn.Module):
@@ -70,14 +89,19 @@ class MaskedLayer(nn.Module):
     scores: nn.Parameter | None
     method: Method
     num_kept: int
+    made: masked_weights.Made | None = None
+    refreshed_outside = False
 
     def masked_weight(self) -> Tensor:
-        return self.method.masked_weight(self.weight, self.scores, self.num_kept)
+        return self.method.masked_weight(self)
 
-    @torch.no_grad()
     def mask(self) -> Tensor:
         """The present mask, boolean, shaped like ``weight``."""
-        return self.method.mask(self.weight, self.scores, self.num_kept).bool()
+        return self.method.masks([self])[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its masked weight anew, from its own weight and scores."""
+        return {**super().__getstate__(), "made": None, "refreshed_outside": False}  # type: ignore[no-untyped-call]
 
 
 class MaskedConv2d(MaskedLayer, nn.Conv2d):
@@ -100,7 +124,6 @@ class MaskedLinear(MaskedLayer, nn.Linear):
 
 
 MASKED: dict[type[nn.Module], type[MaskedLayer]] = {layer.plain: layer for layer in (MaskedConv2d, MaskedLinear)}
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_constant", seed: int = 0) -> nn.Module:
@@ -126,7 +149,9 @@ def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_c
     """
     if not isinstance(method, Method):
         raise UserError(f"{method!r} is no method: EdgePopup(density=0.3) is one, for instance")
-    layers = _maskable(network)
+    if any(isinstance(module, MaskedLayer) for module in network.modules()):
+        raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
+    layers = maskable.maskable_layers(network)
     if weights is not None:
         initialization.check_distribution(weights)
     kept = allocation.uniform({name: layer.weight.numel() for name, layer in layers.items()}, method.density)
@@ -153,8 +178,10 @@ def unmask_(network: nn.Module) -> nn.Module:
     """
     for _, layer in masked_layers(network):
         with torch.no_grad():
-            layer.weight.copy_(layer.masked_weight())
+            layer.weight.mul_(layer.mask())
         del layer.scores, layer.method, layer.num_kept
+        for key in ("made", "refreshed_outside"):
+            layer.__dict__.pop(key, None)
         layer.__class__ = layer.plain  # type: ignore[assignment]
     return network.requires_grad_(True)
 
@@ -191,41 +218,6 @@ def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str,
     return sum(kept for kept, _ in counts.values()) / sum(total for _, total in counts.values())
 
 
-def _maskable(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers to mask by name, once everything in the network is known to be maskable or harmless.
-
-    Exact types only: a subclass may compute with its weight in a way a mask would miss.
-    """
-    kind = type(network).__name__
-    layers: dict[str, nn.Conv2d | nn.Linear] = {}
-    owners: dict[Tensor, str] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, MaskedLayer):
-            raise UserError(f"{kind} is masked already: call unmask_(network) first")
-        if type(module) in MASKED:
-            assert isinstance(module, nn.Conv2d | nn.Linear)
-            if "weight" not in module._parameters:
-                raise UserError(
-                    f"the weight of the layer {name!r} of {kind} is computed from other parameters (pruning or weight "
-                    "norm of torch.nn.utils): remove that first, so that it is a parameter again"
-                )
-            if not module.weight.numel() or module.weight.is_meta:
-                raise UserError(f"the layer {name!r} of {kind} has no weights to draw: {module}")
-            if (owner := owners.setdefault(module.weight, name)) != name:
-                raise UserError(f"the layers {owner!r} and {name!r} of {kind} share one weight: give each its own")
-            layers[name] = module
-        elif not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False)):
-            own = ", ".join(key for key, _ in module.named_parameters(recurse=False))
-            layer = f"{type(module).__module__}.{type(module).__qualname__}"
-            raise UserError(
-                f"the layer {name!r} of {kind} is a {layer} with parameters of its own ({own}) and cannot be masked; "
-                "maskable are torch.nn.Conv2d and torch.nn.Linear, but not their subclasses; norms may stand between"
-            )
-    if not layers:
-        raise UserError(f"{kind} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")
-    return layers
-
-
 @torch.no_grad()
 def _make_affine_neutral_(network: nn.Module) -> None:
     """Biases 0; norms scale by 1 and shift by 0, and remember nothing of other weights."""
@@ -235,7 +227,7 @@ def _make_affine_neutral_(network: nn.Module) -> None:
         for key, parameter in module.named_parameters(recurse=False):
             if key == "bias":
                 parameter.zero_()
-            elif isinstance(module, NORMS):
+            elif isinstance(module, maskable.NORMS):
                 parameter.fill_(1.0)
 
 

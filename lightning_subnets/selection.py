@@ -1,6 +1,10 @@
-"""The exact k largest of a tensor."""
+"""The exact k largest of a tensor, and of all layers of a network at once."""
 
 from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -8,47 +12,92 @@ from torch import Tensor
 
 from lightning_subnets.errors import UserError
 
+PARALLEL = 1 << 18  # scores below which starting threads takes longer than they save
 
-def top_k(scores: Tensor, k: int) -> Tensor:
+
+def top_k(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor:
     """Boolean mask of the k largest scores; of equal scores the one with the lowest flat index is in.
 
-    Exactly k entries are True, the same ones on every device. Infinities are ordered as numbers,
-    -0.0 equals 0.0.
+    Exactly k entries are True, the same ones on every device and in every memory format. Infinities are ordered
+    as numbers, -0.0 equals 0.0.
 
     Args:
         scores: any shape, any floating dtype.
         k: number selected, 0 <= k <= scores.numel().
+        absolute: order by the scores' absolute values.
 
     Raises:
         ValueError: if k is out of range, or a score on a CPU is NaN. A GPU is not waited for: there NaN
             sorts as the largest number, and the training module looks for it at its logging interval.
     """
-    if not 0 <= k <= scores.numel():
-        raise ValueError(f"k = {k} is outside 0 to {scores.numel()}, the number of scores")
-    flat = scores.detach().reshape(-1)
-    selected = _on_cpu(flat, k) if flat.device.type == "cpu" else _on_device(flat, k)
-    return selected.view(scores.shape)
+    return top_k_each([scores], [k], absolute=absolute)[0]
 
 
-def _on_cpu(flat: Tensor, k: int) -> Tensor:
+def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: bool = False) -> list[Tensor]:
+    """``top_k`` of each of these tensors, all on one device: on a GPU a few launches for all of them together.
+
+    Raises:
+        ValueError: as ``top_k``.
+    """
+    for each, k in zip(scores, counts, strict=True):
+        if not 0 <= k <= each.numel():
+            raise ValueError(f"k = {k} is outside 0 to {each.numel()}, the number of scores")
+    if torch.compiler.is_compiling():
+        masks: list[Tensor] = _in_a_graph(list(scores), list(counts), absolute)
+        return masks
+    return _select([each.detach() for each in scores], list(counts), absolute)
+
+
+def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    if scores[0].device.type == "cpu":
+        threads = torch.get_num_threads() if sum(each.numel() for each in scores) >= PARALLEL else 1
+        # Threads of their own for each call: a pool that stays would be without threads in a forked process.
+        with ThreadPoolExecutor(threads) as pool:
+            select = pool.map if threads > 1 else map
+            return list(select(lambda each, k: _on_cpu(each, k, absolute), scores, counts))
+    if scores[0].is_cuda and _has_triton and all(each.dtype == torch.float32 for each in scores):
+        from lightning_subnets import radix_select
+
+        return radix_select.top_k_each(scores, counts, absolute=absolute)
+    return [_by_sort(each.abs() if absolute else each, k) for each, k in zip(scores, counts, strict=True)]
+
+
+_has_triton = importlib.util.find_spec("triton") is not None
+
+# Opaque to a compiler, which would otherwise follow NumPy, or sort.
+_in_a_graph = torch.library.custom_op("lightning_subnets::top_k_each", _select, mutates_args=())
+
+
+@_in_a_graph.register_fake
+def _(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    return [torch.empty_like(each, dtype=torch.bool) for each in scores]
+
+
+def _on_cpu(scores: Tensor, k: int, absolute: bool) -> Tensor:
     """By NumPy's introselect: linear in the number of scores."""
+    order = sorted(range(scores.dim()), key=scores.stride, reverse=True)
+    stored = scores.permute(order)  # as it lies in memory, channels last or not
     # NumPy has no bfloat16; float32 holds every half-precision number, in the same order.
-    array = (flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat).numpy()
-    if np.isnan(array).any():
-        raise UserError("a score is NaN")
-    if k == 0:
-        return torch.zeros_like(flat, dtype=torch.bool)
+    array = (stored.float() if stored.dtype in (torch.bfloat16, torch.float16) else stored).reshape(-1).numpy()
+    if absolute:
+        array = np.abs(array)
     cut = array.size - k
-    threshold = np.partition(array, cut)[cut]
-    selected = array >= threshold
+    largest = np.partition(array, cut)[cut:] if 0 < k < array.size else array
+    if np.isnan(largest).any():  # introselect takes it for the largest number
+        raise UserError("a score is NaN")
+    selected = array >= largest[0] if 0 < k < array.size else np.full(array.shape, k > 0)
     surplus = int(np.count_nonzero(selected)) - k
     if surplus:
-        ties = np.flatnonzero(array == threshold)
+        ties = np.flatnonzero(array == largest[0])
+        if order != sorted(order):
+            places = np.array(np.unravel_index(ties, stored.shape))[np.argsort(order)]
+            ties = ties[np.argsort(np.ravel_multi_index(tuple(places), scores.shape))]
         selected[ties[-surplus:]] = False
-    return torch.from_numpy(selected)
+    return torch.from_numpy(selected).view(stored.shape).permute(np.argsort(order).tolist())
 
 
-def _on_device(flat: Tensor, k: int) -> Tensor:
+def _by_sort(flat: Tensor, k: int) -> Tensor:
     """By a stable sort, whose result never has to be waited for."""
-    order = torch.sort(flat, descending=True, stable=True).indices
-    return torch.zeros_like(flat, dtype=torch.bool).scatter_(0, order[:k], True)
+    order = torch.sort(flat.reshape(-1), descending=True, stable=True).indices
+    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device).scatter_(0, order[:k], True)
+    return mask.view(flat.shape)

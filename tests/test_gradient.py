@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -16,21 +17,70 @@ from lightning_subnets import (
     masked_layers,
     unmask_,
 )
-from lightning_subnets.masking import TopK
 
 
 def scores_of(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: scores for name, scores in network.named_parameters() if name.endswith("scores")}
 
 
-def test_top_k_passes_its_gradient_straight_through() -> None:
-    scores = torch.tensor([[0.1, 0.7], [0.5, 0.2]], requires_grad=True)
-    mask: Tensor = TopK.apply(scores, 2)
-    assert mask.tolist() == [[0.0, 1.0], [1.0, 0.0]]
-    gradient = torch.tensor([[1.0, -2.0], [3.0, -4.0]])
-    torch.autograd.backward(mask, gradient)
-    assert scores.grad is not None
-    assert torch.equal(scores.grad, gradient)
+class Algorithm1(torch.autograd.Function):
+    """The paper's pseudocode: sort in every forward pass, and let the gradient through."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
+        mask = torch.zeros(scores.numel(), dtype=scores.dtype)
+        mask[scores.flatten().argsort(descending=True, stable=True)[:k]] = 1.0
+        return mask.view(scores.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def test_each_step_gives_the_scores_of_the_plain_algorithm() -> None:
+    """Step by step from a common state, for over many steps rounding would part two correct programs."""
+    network = mask_(torchvision.models.resnet18(num_classes=10), EdgePopup(0.3), weights="kaiming_normal")
+    plain = torchvision.models.resnet18(num_classes=10)
+    optimizer = torch.optim.SGD(scores_of(network).values(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    reference = {name: scores.detach().clone().requires_grad_() for name, scores in scores_of(network).items()}
+    other = torch.optim.SGD(reference.values(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    for _ in range(3):
+        images, labels = torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
+        optimizer.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
+
+        state = {name: value for name, value in network.state_dict().items() if name not in reference}
+        for name, layer in masked_layers(network):
+            scores = reference[f"{name}.scores"]
+            state[f"{name}.weight"] = layer.weight * Algorithm1.apply(scores.abs(), layer.num_kept)
+        other.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(functional_call(plain, state, images), labels))
+
+        for step in (optimizer, other):
+            step.step()
+        for name, scores in scores_of(network).items():
+            torch.testing.assert_close(scores, reference[name], rtol=1e-5, atol=1e-7)
+            reference[name].data.copy_(scores)
+
+
+def test_where_a_score_is_zero_its_gradient_is() -> None:
+    layer = mask_(nn.Linear(3, 1, bias=False), EdgePopup(0.5))
+    with torch.no_grad():
+        layer.get_parameter("scores").copy_(torch.tensor([[0.0, -2.0, 1.0]]))
+    torch.autograd.backward(layer(torch.ones(1, 3)).sum())
+    gradient = layer.get_parameter("scores").grad
+    assert gradient is not None
+    assert torch.equal(gradient, layer.get_parameter("weight") * torch.tensor([[0.0, -1.0, 1.0]]))
+
+
+def test_a_weight_that_is_set_free_learns_where_the_mask_lets_it() -> None:
+    layer = mask_(nn.Linear(4, 3, bias=False), EdgePopup(0.5))
+    layer.get_parameter("weight").requires_grad_()
+    inputs = torch.randn(5, 4)
+    torch.autograd.backward(layer(inputs).sum())
+    ((_, masked),) = masked_layers(layer)
+    expected = inputs.sum(0).expand(3, 4) * masked.mask()
+    torch.testing.assert_close(layer.get_parameter("weight").grad, expected)
 
 
 def test_the_gradient_of_a_fully_connected_layer_is_that_derived_by_hand() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_subnets import UserError
-from lightning_subnets.selection import _on_device, top_k
+from lightning_subnets.selection import _by_sort, top_k, top_k_each
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -48,7 +48,7 @@ def test_the_mask_is_that_of_a_plain_stable_sort(case: tuple[Tensor, int]) -> No
 def test_the_mask_is_that_of_a_plain_stable_sort_in_a_long_campaign(case: tuple[Tensor, int]) -> None:
     scores, k = case
     assert torch.equal(top_k(scores, k), stable_sort(scores, k))
-    assert torch.equal(_on_device(scores, k), stable_sort(scores, k))
+    assert torch.equal(_by_sort(scores, k), stable_sort(scores, k))
 
 
 @pytest.mark.long
@@ -78,13 +78,58 @@ def test_exactly_k_are_selected_and_none_is_smaller_than_one_left_out(case: tupl
 @given(case=scores_and_k())
 def test_the_device_path_selects_what_the_cpu_path_does(device: str, case: tuple[Tensor, int]) -> None:
     scores, k = case
-    assert torch.equal(_on_device(scores.to(device), k).cpu(), top_k(scores, k))
+    assert torch.equal(_by_sort(scores.to(device), k).cpu(), top_k(scores, k))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_device_path_selects_what_the_cpu_path_does_in_a_large_layer_with_ties(device: str) -> None:
     scores = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0)).mul(1000).floor()
-    assert torch.equal(_on_device(scores.to(device), 314_159).cpu(), top_k(scores, 314_159))
+    assert torch.equal(_by_sort(scores.to(device), 314_159).cpu(), top_k(scores, 314_159))
+
+
+@settings(max_examples=300)
+@given(scores_and_k())
+def test_absolute_scores_are_ordered_by_their_distance_from_zero(case: tuple[Tensor, int]) -> None:
+    scores, k = case
+    assert torch.equal(top_k(scores, k, absolute=True), stable_sort(scores.abs(), k))
+
+
+@pytest.mark.parametrize("layout", ["channels last", "transposed", "every other", "expanded"])
+def test_neither_the_mask_nor_its_ties_depend_on_how_the_scores_lie_in_memory(layout: str) -> None:
+    scores = torch.randint(-4, 5, (6, 4, 3, 5), generator=torch.Generator().manual_seed(0)).float()
+    laid_out = {
+        "channels last": scores.to(memory_format=torch.channels_last),
+        "transposed": scores.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+        "every other": scores.repeat_interleave(2, dim=3)[..., ::2],
+        "expanded": scores[:, :1].expand(6, 4, 3, 5),
+    }[layout]
+    scores = laid_out.contiguous()
+    assert laid_out.stride() != scores.stride()
+    for k in range(0, scores.numel() + 1, 7):
+        assert torch.equal(top_k(laid_out, k), stable_sort(scores, k))
+        assert torch.equal(top_k(laid_out, k, absolute=True), stable_sort(scores.abs(), k))
+
+
+def test_a_mask_lies_in_memory_as_its_scores_do() -> None:
+    scores = torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last)
+    assert top_k(scores, 50).stride() == scores.stride()
+
+
+@pytest.mark.parametrize("sizes", [(1, 40, 7), (1 << 18, 3, 1 << 17)])  # in one thread and in several
+def test_many_tensors_are_selected_from_as_each_alone(sizes: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = [torch.randn(size, generator=generator).mul(100).round() for size in sizes]
+    counts = [size // 3 for size in sizes]
+    for mask, each, k in zip(top_k_each(scores, counts, absolute=True), scores, counts, strict=True):
+        assert torch.equal(mask, _by_sort(each.abs(), k))
+
+
+def test_scores_are_left_as_they_are() -> None:
+    scores = torch.randn(1 << 19, generator=torch.Generator().manual_seed(0))
+    before = scores.clone()
+    top_k(scores, 1000, absolute=True)
+    top_k(scores, 1000)
+    assert torch.equal(scores, before)
 
 
 def test_of_equal_scores_the_lowest_index_is_kept() -> None:
@@ -107,7 +152,7 @@ def test_infinities_are_ordered_as_numbers() -> None:
 @pytest.mark.parametrize("values", [[-0.0, 0.0, -0.0, 0.0], [0.0, -0.0, 0.0, -0.0]])
 def test_negative_zero_equals_zero(values: list[float]) -> None:
     assert top_k(torch.tensor(values), 2).tolist() == [True, True, False, False]
-    assert _on_device(torch.tensor(values), 2).tolist() == [True, True, False, False]
+    assert _by_sort(torch.tensor(values), 2).tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

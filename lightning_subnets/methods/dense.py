@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lightning_subnets.masking import Method
+from lightning_subnets.masking import MaskedLayer, Method
 
 
 class Dense(Method):
@@ -23,8 +25,8 @@ class Dense(Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
         return None
 
-    def mask(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
-        return torch.ones_like(weight)
+    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+        return [torch.ones_like(layer.weight, dtype=torch.bool) for layer in layers]
 
-    def masked_weight(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
-        return weight
+    def masked_weight(self, layer: MaskedLayer) -> Tensor:
+        return layer.weight

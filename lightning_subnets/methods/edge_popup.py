@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lightning_subnets import initialization
+from lightning_subnets import initialization, selection
 from lightning_subnets.allocation import check_density
-from lightning_subnets.masking import Method, TopK
+from lightning_subnets.masking import MaskedLayer, Method
 
 
 class EdgePopup(Method):
@@ -32,7 +34,10 @@ class EdgePopup(Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
         return initialization.draw_scores(shape, seed=seed, layer=layer)
 
-    def mask(self, weight: Tensor, scores: Tensor | None, num_kept: int) -> Tensor:
-        assert scores is not None
-        mask: Tensor = TopK.apply(scores.abs(), num_kept)
-        return mask
+    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+        scores = [layer.scores for layer in layers if layer.scores is not None]
+        return selection.top_k_each(scores, [layer.num_kept for layer in layers], absolute=True)
+
+    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        # In one tensor: the others would be as large as all weights together.
+        return scores.sign().mul_(weight).mul_(gradient)

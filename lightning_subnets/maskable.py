@@ -1,0 +1,46 @@
+"""Which layers of a network can be masked."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_subnets.errors import UserError
+
+MASKABLE = (nn.Conv2d, nn.Linear)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def maskable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers to mask by name, once everything in the network is known to be maskable or harmless.
+
+    Exact types only: a subclass may compute with its weight in a way a mask would miss.
+
+    Raises:
+        ValueError: if there is no layer to mask, or parameters in a layer that cannot be masked.
+    """
+    kind = type(network).__name__
+    layers: dict[str, nn.Conv2d | nn.Linear] = {}
+    owners: dict[Tensor, str] = {}
+    for name, module in network.named_modules():
+        if type(module) in MASKABLE:
+            assert isinstance(module, nn.Conv2d | nn.Linear)
+            if "weight" not in module._parameters:
+                raise UserError(
+                    f"the weight of the layer {name!r} of {kind} is computed from other parameters (pruning or weight "
+                    "norm of torch.nn.utils): remove that first, so that it is a parameter again"
+                )
+            if not module.weight.numel() or module.weight.is_meta:
+                raise UserError(f"the layer {name!r} of {kind} has no weights to draw: {module}")
+            if (owner := owners.setdefault(module.weight, name)) != name:
+                raise UserError(f"the layers {owner!r} and {name!r} of {kind} share one weight: give each its own")
+            layers[name] = module
+        elif not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False)):
+            own = ", ".join(key for key, _ in module.named_parameters(recurse=False))
+            layer = f"{type(module).__module__}.{type(module).__qualname__}"
+            raise UserError(
+                f"the layer {name!r} of {kind} is a {layer} with parameters of its own ({own}) and cannot be masked; "
+                "maskable are torch.nn.Conv2d and torch.nn.Linear, but not their subclasses; norms may stand between"
+            )
+    if not layers:
+        raise UserError(f"{kind} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")
+    return layers
