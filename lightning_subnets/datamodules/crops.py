@@ -56,11 +56,16 @@ def shorter_side(size: int) -> int:
     return round(size * 256 / 224)
 
 
-def _uniform(seed: int, keys: Integers, count: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1), (keys, count), a function of (seed, key): splitmix64 of Steele et al. 2014, Figure 17."""
+def random_bits(seed: int, keys: Integers, count: int) -> NDArray[np.uint64]:
+    """64 bits each, (keys, count), a function of (seed, key): splitmix64 of Steele et al. 2014, Figure 17."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     streams = _mixed(keys.astype(np.uint64) + _mixed(np.array([seed % 2**64], dtype=np.uint64)))
-    return (_mixed(streams[:, None] + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return _mixed(streams[:, None] + steps)
+
+
+def _uniform(seed: int, keys: Integers, count: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1), (keys, count), a function of (seed, key)."""
+    return (random_bits(seed, keys, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

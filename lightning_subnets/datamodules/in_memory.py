@@ -1,27 +1,34 @@
-"""Data sets that fit into memory as one tensor: batches are cut from it, without worker processes."""
+"""Data sets that fit into memory as one tensor, a GPU's where one computes: batches are cut from it there."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Generator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_subnets.datamodules.crops import random_bits
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.datamodules.sampler import EpochSampler, generator
+from lightning_subnets.datamodules.sampler import EpochSampler
+
+# Images to gather and augment at a time. A small batch is a few microseconds' work for a GPU, less than it takes to
+# tell it so; what is cut from a slab costs it nothing.
+SLAB = 1024
 
 
 class TensorLoader(EpochLoader):
-    """Batches of a data set held as two tensors.
+    """Batches of a data set held as two tensors, on their device, which is never waited for.
 
     Args:
         images: uint8 (samples, channels, height, width).
         labels: int64 (samples,).
         padding: 0 leaves the images alone; else each is cut at random from itself with that many black pixels
-            around it, and mirrored or not, as a function of (seed, epoch, order).
+            around it, and mirrored or not, as a function of (seed, epoch, sample).
     """
 
     def __init__(self, images: Tensor, labels: Tensor, sampler: EpochSampler, batch_size: int, padding: int) -> None:
@@ -29,33 +36,60 @@ class TensorLoader(EpochLoader):
         self.images, self.labels, self.padding = images, labels, padding
 
     def batches(self, keys: list[Tensor]) -> Generator[Batch]:
-        for part in keys:
-            samples = part % len(self.images)
-            images = self.images[samples]
+        if not keys:
+            return
+        epoch = torch.cat(keys)
+        choices = epoch[None] % len(self.images)
+        if self.padding:
+            choices = torch.cat([choices, random_shifts(self.sampler.seed, epoch, self.padding)])
+        choices = choices.to(self.images.device)  # once an epoch: a copy from the host makes it wait
+        whole_batches = math.ceil(SLAB / self.batch_size) * self.batch_size
+        for slab in torch.split(choices, whole_batches, dim=1):
+            images, labels = self.images.index_select(0, slab[0]), self.labels.index_select(0, slab[0])
             if self.padding:
-                images = crop_and_flip(images, self.padding, generator(self.sampler.seed, int(part[0])))
-            yield images, self.labels[samples]
+                images = crop_and_flip(images, slab[1:], self.padding)
+            yield from zip(torch.split(images, self.batch_size), torch.split(labels, self.batch_size), strict=True)
 
 
-def crop_and_flip(images: Tensor, padding: int, random: torch.Generator) -> Tensor:
-    """Each image cut at random from itself with a border of zeros, and mirrored with probability 1/2.
+def random_shifts(seed: int, keys: Tensor, padding: int) -> Tensor:
+    """Where each image is cut out and whether it is mirrored, all equally likely, a function of (seed, key).
+
+    Args:
+        keys: of ``EpochSampler``, int64 (images,).
+        padding: width of the border in pixels.
+
+    Returns: int64 (3, images): top and left, from 0 to ``2 * padding``, and 1 for mirrored.
+    """
+    choices = np.array([2 * padding + 1, 2 * padding + 1, 2], dtype=np.uint64)
+    return torch.from_numpy((random_bits(seed, keys.numpy(), 3) % choices).astype(np.int64).T)
+
+
+def crop_and_flip(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
+    """Each image cut from itself with a border of zeros, then mirrored or not; contiguous, of the images' shape.
 
     Args:
         images: (batch, channels, height, width).
+        shifts: as ``random_shifts`` returns them, int64 (3, batch).
         padding: width of the border in pixels.
     """
-    count, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=random)
-    flip = torch.randint(0, 2, (count, 1), generator=random, dtype=torch.bool)
-    rows = (top + torch.arange(height))[:, :, None]
-    columns = left + torch.arange(width)
-    columns = torch.where(flip, columns.flip(1), columns)[:, None, :]
-    padded = functional.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
-    return padded[torch.arange(count)[:, None, None], rows, columns].permute(0, 3, 1, 2).contiguous()
+    top, left, mirrored = shifts[..., None]
+    batch, channels, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4)
+    # First whole rows, as entries of one list of all rows, and of those the columns: several times faster on a CPU
+    # than to look up pixel by pixel.
+    planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * padded.shape[2]
+    rows = planes + (top + torch.arange(height, device=images.device))[:, None]
+    columns = left + torch.arange(width, device=images.device)
+    columns = torch.where(mirrored == 1, columns.flip(1), columns)[:, None, None]
+    cut = padded.flatten(0, 2).index_select(0, rows.flatten()).view(batch, channels, height, -1)
+    return cut.gather(3, columns.expand(-1, channels, height, -1))
 
 
 class InMemoryDataModule(ImageDataModule):
-    """An ``ImageDataModule`` of two tensors; ``load`` reads them."""
+    """An ``ImageDataModule`` of two tensors; ``load`` reads them.
+
+    With a Trainer its loaders have them on the device it computes on, each rank on its own.
+    """
 
     padding = 0
 
@@ -66,13 +100,21 @@ class InMemoryDataModule(ImageDataModule):
     def setup(self, stage: str) -> None:
         if not hasattr(self, "train_set"):
             self.train_set, self.test_set = self.load(train=True), self.load(train=False)
+            self._copies: dict[tuple[bool, torch.device], Batch] = {}
 
     @property
     def num_train(self) -> int:
         return len(self.train_set[1])
 
     def batches(self, samples: Tensor | None, *, train: bool, augment: bool) -> TensorLoader:
-        images, labels = self.train_set if train else self.test_set
+        images, labels = self._on_device(train=train)
         samples = torch.arange(len(labels)) if samples is None else samples
         sampler = self.sampler(samples, size=len(labels), shuffle=augment)
         return TensorLoader(images, labels, sampler, self.batch_size, self.padding if augment else 0)
+
+    def _on_device(self, *, train: bool) -> Batch:
+        images, labels = self.train_set if train else self.test_set
+        device = self.trainer.strategy.root_device if self.trainer else images.device
+        if (train, device) not in self._copies:
+            self._copies[train, device] = images.to(device), labels.to(device)
+        return self._copies[train, device]

@@ -111,8 +111,9 @@ def test_with_nothing_held_out_validation_is_on_the_test_set_in_its_order() -> N
 def test_three_ranks_see_every_test_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits()
     seen: list[Counter[Row]] = []
+    cpu = SimpleNamespace(root_device=torch.device("cpu"))
     for rank in range(3):
-        monkeypatch.setattr(data, "trainer", SimpleNamespace(global_rank=rank, world_size=3))
+        monkeypatch.setattr(data, "trainer", SimpleNamespace(global_rank=rank, world_size=3, strategy=cpu))
         seen.append(rows(data.test_dataloader()))
     monkeypatch.undo()
     assert [part.total() for part in seen] == [120, 120, 120]
