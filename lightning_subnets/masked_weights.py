@@ -78,11 +78,12 @@ def product(layer: MaskedLayer) -> Tensor:
 def compile_(network: nn.Module, layers: Iterable[MaskedLayer]) -> None:
     """Compile a masked network in place by ``torch.compile``, for one who calls ``refresh_`` before each forward pass.
 
-    A network that is compiled without this chooses its masks in the graph, in every forward pass.
+    Without this, ``torch.compile(network)`` chooses the masks in the graph, in every forward pass.
     """
     for layer in layers:
         layer.refreshed_outside = True
-    network.compile()
+    # A smaller last batch would otherwise turn every later one over to a slower graph for batches of any size.
+    network.compile(dynamic=False)
 
 
 def refresh_(layers: Iterable[MaskedLayer]) -> None:

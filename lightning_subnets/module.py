@@ -12,10 +12,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from lightning_subnets import checkpoint, masking
+from lightning_subnets import checkpoint, masked_weights, masking
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import Method
@@ -44,6 +45,7 @@ class SubnetModule(LightningModule):
         warmup_epochs: epochs over which the rate rises linearly before that.
         label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
         channels_last: memory format of images and network, faster for convolutions on a GPU.
+        compile: compile the network by ``torch.compile``, which takes a minute when a run begins.
 
     Raises:
         ValueError: if an argument is out of range, or the network cannot be masked.
@@ -61,6 +63,7 @@ class SubnetModule(LightningModule):
         warmup_epochs: float = 0.0,
         label_smoothing: float = 0.0,
         channels_last: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing <= 1.0:
@@ -83,6 +86,9 @@ class SubnetModule(LightningModule):
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
+        self._layers = [layer for _, layer in masking.masked_layers(network)]
+        if compile:
+            masked_weights.compile_(self.network, self._layers)
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
         # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
@@ -91,7 +97,12 @@ class SubnetModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        output = self.network(images.to(self.dtype, memory_format=self.memory_format))
+        masked_weights.refresh_(self._layers)
+        try:
+            output = self.network(images.to(self.dtype, memory_format=self.memory_format))
+        except BackendCompilerFailed as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
         # GoogLeNet and Inception hand out their auxiliary classifiers too, while they train.
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
@@ -124,7 +135,8 @@ class SubnetModule(LightningModule):
         was_training = self.network.training
         try:
             self.network.eval()
-            with torch.no_grad():
+            # Compiled for this one image, it would take as long as for all others.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 outputs = self(torch.zeros(1, *shape, device=self.device)).shape[1]
         except (RuntimeError, AttributeError, IndexError) as error:
             raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error

@@ -45,10 +45,11 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
     if torch.compiler.is_compiling():
         masks: list[Tensor] = _in_a_graph(list(scores), list(counts), absolute)
         return masks
-    return _select([each.detach() for each in scores], list(counts), absolute)
+    return _select(list(scores), list(counts), absolute)
 
 
 def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    scores = [each.detach() for each in scores]
     if scores[0].device.type == "cpu":
         threads = torch.get_num_threads() if sum(each.numel() for each in scores) >= PARALLEL else 1
         # Threads of their own for each call: a pool that stays would be without threads in a forked process.
@@ -64,8 +65,13 @@ def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Ten
 
 _has_triton = importlib.util.find_spec("triton") is not None
 
+
 # Opaque to a compiler, which would otherwise follow NumPy, or sort.
-_in_a_graph = torch.library.custom_op("lightning_subnets::top_k_each", _select, mutates_args=())
+@torch.library.custom_op("lightning_subnets::top_k_each", mutates_args=())
+def _in_a_graph(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    """Each mask in memory of its own, and laid out as its scores are, as a graph wants to know beforehand."""
+    masks = _select(scores, counts, absolute)
+    return [torch.empty_like(each, dtype=torch.bool).copy_(mask) for each, mask in zip(scores, masks, strict=True)]
 
 
 @_in_a_graph.register_fake

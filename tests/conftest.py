@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+# Without a GPU Triton's interpreter runs its kernels; it has to be known before anything imports Triton.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+
 from hypothesis import settings
 from PIL import Image
 

@@ -1,0 +1,135 @@
+"""Masked networks under torch.compile: the same network, in one graph, never with yesterday's masks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_subnets import EdgePopup, UserError, mask_, masked_layers, selection
+from lightning_subnets.masked_weights import compile_, refresh_
+from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.module import SubnetModule
+
+IMAGES = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 3])
+
+
+@pytest.fixture(autouse=True)
+def _forget_other_graphs() -> None:
+    torch.compiler.reset()
+
+
+def masked_network(seed: int = 0) -> nn.Module:
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 4 * 4, 5)
+    )
+    return mask_(network, EdgePopup(0.4), seed=seed)
+
+
+def layers_of(network: nn.Module) -> list[MaskedLayer]:
+    return [layer for _, layer in masked_layers(network)]
+
+
+def scores_of(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def step_(network: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(network(IMAGES), LABELS)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.item()
+
+
+def edit_(network: nn.Module) -> None:
+    with torch.no_grad():
+        for scores in scores_of(network):
+            scores.copy_(torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_torch_compile_makes_one_graph_that_follows_every_change_of_the_scores(fused: bool) -> None:
+    eager = masked_network()
+    network = copy.deepcopy(eager)
+    compiled: Any = torch.compile(network, fullgraph=True, backend="aot_eager")
+    optimizers = [torch.optim.SGD(scores_of(each), lr=1.0, fused=fused) for each in (eager, network)]
+    for _ in range(3):
+        losses = [step_(each, optimizer) for each, optimizer in zip((eager, compiled), optimizers, strict=True)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        for each in (eager, network):
+            edit_(each)
+        for each in (eager, compiled):
+            each.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(IMAGES), eager(IMAGES))
+        for each in (eager, compiled):
+            each.train()
+        eager.load_state_dict(masked_network(seed=3).state_dict())
+        network.load_state_dict(eager.state_dict())
+
+
+def test_a_network_compiled_with_its_masks_outside_chooses_none_in_its_graph() -> None:
+    eager = masked_network()
+    network = copy.deepcopy(eager)
+    compile_(network, layers_of(network))
+    optimizers = [torch.optim.SGD(scores_of(each), lr=1.0, fused=True) for each in (eager, network)]
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for _ in range(3):
+        refresh_(layers_of(network))
+        assert step_(eager, optimizers[0]) == pytest.approx(step_(network, optimizers[1]), rel=1e-5)
+        for each in (eager, network):
+            edit_(each)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    # Selection in the graph would see an edit without being told of it; so does nothing but refresh_.
+    before = network(IMAGES)
+    edit_(network)
+    with torch.no_grad():
+        for layer in layers_of(network):
+            layer.scores.neg_().add_(1.0)  # type: ignore[union-attr]
+    assert torch.equal(network(IMAGES), before)
+    refresh_(layers_of(network))
+    assert not torch.equal(network(IMAGES), before)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "transposed"])
+def test_the_selection_is_a_proper_operator_of_a_graph(layout: str) -> None:
+    scores = torch.randn(6, 4, 3, 5)
+    laid_out = {
+        "contiguous": scores,
+        "channels last": scores.to(memory_format=torch.channels_last),
+        "transposed": scores.transpose(0, 1),
+    }[layout]
+    torch.library.opcheck(selection._in_a_graph, ([laid_out, scores[0]], [7, 0], True))
+
+
+def module(compile: bool) -> SubnetModule:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 4 * 4, 5))
+    return SubnetModule(network, EdgePopup(0.4), compile=compile)
+
+
+def test_a_compiled_module_computes_what_the_plain_one_does_and_sees_scores_edited_and_loaded() -> None:
+    plain, compiled = module(compile=False), module(compile=True)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
+    for each in (plain, compiled):
+        edit_(each.network)
+    torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
+    state = {key: value.flip(0) for key, value in plain.state_dict().items()}
+    for each in (plain, compiled):
+        each.load_state_dict(state)
+    torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
+
+
+def test_where_nothing_can_be_compiled_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    with pytest.raises(UserError, match=r"set --model\.compile=false"):
+        module(compile=True)(IMAGES)
