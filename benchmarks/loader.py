@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,15 +21,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from interleaved import interleaved, machine, save, table
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
@@ -46,9 +44,10 @@ from lightning_subnets.datamodules.resizing import Resizing
 from lightning_subnets.datamodules.sampler import EpochSampler
 
 IMAGENET = 1_281_167
+PACKAGES = ("torch", "torchvision", "lightning", "ffcv", "numba", "pillow")
 SHARES = {"JPEG": 0.0, "mixed": 0.5, "raw": 1.0}
 Files = list[tuple[str, int]]
-Ways = dict[str, Callable[[], float]]
+Ways = dict[str, Callable[[], dict[str, float]]]
 
 
 def main() -> None:
@@ -75,7 +74,13 @@ def _benchmark(options: argparse.Namespace) -> None:
     classes = sorted(path.name for path in options.photographs.iterdir() if path.is_dir())
     files = list_files(options.photographs, classes) * options.repeat
     console = Console(width=120)
-    console.print(f"{_machine()}\n{len(files)} images, {options.workers} workers, batch {options.batch_size}")
+    console.print(f"{machine(PACKAGES)}\n{len(files)} images, {options.workers} workers, batch {options.batch_size}")
+    results = {}
+
+    def measure(title: str, ways: Ways, rounds: int, reference: str) -> None:
+        measured = results[title] = interleaved(ways, rounds)
+        console.print(table(title, measured, ["images/s"], reference, of="images/s"))
+
     with tempfile.TemporaryDirectory() as directory:
         betons = _betons(files, classes, Path(directory), options.longer_side)
         console.print(sizes(betons, len(files)))
@@ -85,27 +90,21 @@ def _benchmark(options: argparse.Namespace) -> None:
         ways: Ways = {plain: partial(by_hand, _plain(options)), "folder": partial(by_hand, folder)}
         for name, path in betons.items():
             ways[f"ffcv, {name}"] = partial(by_hand, _ours(path, options))
-        console.print(
-            table(
-                "against torchvision's crops in a DataLoader over the original files",
-                interleaved(ways, options.rounds),
-                plain,
-            )
-        )
+        measure("against torchvision's crops in a DataLoader over the original files", ways, options.rounds, plain)
 
         for name, path in betons.items():
             ways = {"bare": partial(by_hand, _bare(path, options)), "ours": partial(by_hand, _ours(path, options))}
-            console.print(table(f"FFCV's own Loader, {name}", interleaved(ways, 2 * options.rounds), "bare"))
+            measure(f"FFCV's own Loader, {name}", ways, 2 * options.rounds, "bare")
 
         name, path = list(betons.items())[2]
         loader = _ours(path, options)
         ways = {"by hand": partial(by_hand, loader), "in a Trainer": partial(in_a_trainer, loader)}
-        console.print(table(f"an empty step, {name}", interleaved(ways, 4 * options.rounds), "by hand"))
+        measure(f"an empty step, {name}", ways, 4 * options.rounds, "by hand")
 
         name, path = list(betons.items())[1]
         counts = [count for count in (1, 2, 4, 8, 16) if count <= 2 * options.workers]
         ways = {f"{count} workers": partial(by_hand, _ours(path, options, count)) for count in counts}
-        console.print(table(f"scaling, {name}", interleaved(ways, options.rounds), "1 workers"))
+        measure(f"scaling, {name}", ways, options.rounds, "1 workers")
 
         rows = Table("way", "first batch, s", "peak memory, MB", title=f"a process, {name}", title_justify="left")
         for way in ("bare", "ffcv"):
@@ -114,6 +113,7 @@ def _benchmark(options: argparse.Namespace) -> None:
         console.print(rows)
         if options.steps:
             console.print(waiting(_ours(path, options), options))
+    save(results, console)
 
 
 def _betons(files: Files, classes: list[str], directory: Path, longer_sides: list[int]) -> dict[str, Path]:
@@ -168,15 +168,15 @@ def _bare(path: Path, options: argparse.Namespace) -> Any:
     )
 
 
-def by_hand(loader: Any) -> float:
+def by_hand(loader: Any) -> dict[str, float]:
     """Images per second of an epoch."""
     start, images = time.perf_counter(), 0
     for _, labels in loader:
         images += len(labels)
-    return images / (time.perf_counter() - start)
+    return {"images/s": images / (time.perf_counter() - start)}
 
 
-def in_a_trainer(loader: EpochLoader) -> float:
+def in_a_trainer(loader: EpochLoader) -> dict[str, float]:
     """Images per second of an epoch in Lightning's loop with an empty step, on a CPU."""
     module = _Empty()
     Trainer(
@@ -187,7 +187,7 @@ def in_a_trainer(loader: EpochLoader) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
     ).fit(module, loader)
-    return module.images / module.seconds
+    return {"images/s": module.images / module.seconds}
 
 
 class _Empty(LightningModule):
@@ -204,26 +204,6 @@ class _Empty(LightningModule):
 
     def configure_optimizers(self) -> None:
         return None
-
-
-def interleaved(ways: Ways, rounds: int) -> dict[str, list[float]]:
-    """What each way measures in each round, after one that does not count."""
-    measured: dict[str, list[float]] = {name: [] for name in ways}
-    for number in track(range(rounds + 1), "rounds", transient=True):
-        for name, way in ways.items():
-            value = way()
-            if number:
-                measured[name].append(value)
-    return measured
-
-
-def table(title: str, measured: dict[str, list[float]], reference: str) -> Table:
-    rows = Table("way", "images/s", "least", "most", f"ratio to {reference}", title=title, title_justify="left")
-    for name, values in measured.items():
-        ratios = [value / base for value, base in zip(values, measured[reference], strict=True)]
-        spread = [f"{value:,.0f}" for value in (statistics.median(values), min(values), max(values))]
-        rows.add_row(name, *spread, f"{statistics.median(ratios):.2f}")
-    return rows
 
 
 def first_batch(way: str, path: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -282,12 +262,6 @@ def waiting(loader: EpochLoader, options: argparse.Namespace) -> str:
 def _endless(loader: EpochLoader) -> Iterator[Any]:
     while True:
         yield from loader
-
-
-def _machine() -> str:
-    names = "torch", "torchvision", "lightning", "ffcv", "numba", "pillow"
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class MaskStatistics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, SubnetModule)
+        self._method = pl_module.method
         self._layers = dict(masking.masked_layers(pl_module.network)) if pl_module.method.density < 1 else {}
         self._before = self._masks()
 
@@ -41,4 +42,5 @@ class MaskStatistics(Callback):
         self._before = now
 
     def _masks(self) -> dict[str, Tensor]:
-        return {name: layer.mask() for name, layer in self._layers.items()}
+        masks = self._method.masks(list(self._layers.values())) if self._layers else []
+        return dict(zip(self._layers, masks, strict=True))

@@ -1,0 +1,81 @@
+"""Variants measured one after another in every round, so that a machine that is busy is busy for all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+Values = dict[str, list[float]]
+PACKAGES = ("torch", "torchvision", "lightning", "numpy")
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], dict[str, float]]], rounds: int, warmup: int = 1
+) -> dict[str, Values]:
+    """What each variant measures in each round; the warm-up does not count.
+
+    Returns: by variant and quantity, a value a round.
+    """
+    measured: dict[str, Values] = {name: {} for name in variants}
+    for number in track(range(rounds + warmup), "rounds", transient=True):
+        for name, variant in variants.items():
+            for quantity, value in variant().items():
+                if number >= warmup:
+                    measured[name].setdefault(quantity, []).append(value)
+    return measured
+
+
+def ratio(values: list[float], reference: list[float]) -> float:
+    """The median over rounds of the ratio within a round."""
+    return statistics.median(value / base for value, base in zip(values, reference, strict=True))
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """Median, and in brackets the quartiles, which one interruption does not move."""
+    if len(values) < 3:
+        return f"{statistics.median(values):,.{digits}f}"
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{median:,.{digits}f} ({first:,.{digits}f} to {third:,.{digits}f})"
+
+
+def table(title: str, measured: Mapping[str, Values], quantities: list[str], reference: str, of: str) -> Table:
+    """A row a variant: its quantities, and the ratio of one of them to that of the reference."""
+    rows = Table("", *quantities, f"ratio to {reference}", title=title, title_justify="left")
+    for name, values in measured.items():
+        cells = [spread(values[quantity]) if quantity in values else "" for quantity in quantities]
+        base = measured.get(reference, {}).get(of)
+        rows.add_row(name, *cells, f"{ratio(values[of], base):.3f}" if base else "")
+    return rows
+
+
+def machine(packages: tuple[str, ...] = PACKAGES) -> str:
+    """What it was measured on."""
+    names = [f"{name} {version(name)}" for name in packages]
+    if torch.cuda.is_available():
+        names.append(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    cores = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}"
+    return ", ".join([cores, f"Python {platform.python_version()}", *names])
+
+
+def save(results: object, console: Console) -> None:
+    """Into a new file below runs/benchmarks, with what is needed to measure it again."""
+    folder = Path("runs/benchmarks")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = Path(sys.argv[0]).stem
+    path = next(path for number in range(10**6) if not (path := folder / f"{name}-{number}.json").exists())
+    command = ["python", *sys.argv]
+    content = {"command": command, "machine": machine(), "date": date.today().isoformat(), "results": results}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    console.print(f"written to {path}")

@@ -1,0 +1,223 @@
+"""A training step of dense and of masked networks, interleaved in one run.
+
+    python benchmarks/step.py
+    python benchmarks/step.py --networks resnet50:256 wide_resnet50_2:256 --compile   # on a GPU
+
+``dense`` trains the weights of the plain network, ``masked`` finds a subnetwork by edge-popup, ``sort`` does so by
+the paper's pseudocode, which sorts the scores of every layer in every forward pass. All by SGD with momentum, on
+random images; in bfloat16 and channels last on a GPU, in float32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from interleaved import Values, interleaved, machine, save, table
+from rich.console import Console
+from torch import Tensor, nn
+
+from lightning_subnets import Dense, EdgePopup, mask_, masked_layers, masked_weights
+from lightning_subnets.masking import MaskedLayer, Method
+from lightning_subnets.networks import Conv4
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+NETWORKS = ["resnet50:256", "wide_resnet50_2:256"] if ON_GPU else ["resnet18:16", "resnet50:16", "conv4:128"]
+PHASES = ["forward", "backward", "select", "optimizer"]
+
+
+class Clock:
+    """Milliseconds between marks, without waiting for a GPU before the end."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[str, Any]] = []
+
+    def mark(self, phase: str) -> None:
+        """The phase that ends here."""
+        if ON_GPU:
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self.marks.append((phase, event))
+        else:
+            self.marks.append((phase, time.perf_counter()))
+
+    def read(self) -> dict[str, float]:
+        if ON_GPU:
+            torch.cuda.synchronize()
+        phases: dict[str, float] = {}
+        for (_, before), (phase, after) in zip(self.marks, self.marks[1:], strict=False):
+            passed = before.elapsed_time(after) if ON_GPU else 1e3 * (after - before)
+            phases[phase] = phases.get(phase, 0.0) + passed
+        return phases
+
+
+CLOCK = Clock()
+
+
+class Timed(EdgePopup):
+    """Tells the time its masks take, which are chosen at the end of the optimizer's step."""
+
+    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+        CLOCK.mark("optimizer")
+        masks = super().masks(layers)
+        CLOCK.mark("select")
+        return masks
+
+
+class Sort(EdgePopup):
+    """As the paper's pseudocode does it: sorted in every forward pass."""
+
+    def masked_weight(self, layer: MaskedLayer) -> Tensor:
+        assert layer.scores is not None
+        mask: Tensor = SortedTopK.apply(layer.scores.abs(), layer.num_kept)
+        return layer.weight * mask
+
+
+class SortedTopK(torch.autograd.Function):
+    """Source: Ramanujan et al. 2020, Algorithm 1."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
+        mask = scores.clone()
+        order = scores.flatten().sort().indices
+        mask.view(-1)[order[:-k]] = 0.0
+        mask.view(-1)[order[-k:]] = 1.0
+        return mask
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "dense": Dense,
+    "masked": lambda: Timed(0.3),
+    "sort": lambda: Sort(0.3),
+}
+
+
+def build(name: str, variant: str) -> nn.Module:
+    """A network on the device; the dense one is torchvision's own."""
+    torch.manual_seed(0)
+    network = Conv4() if name == "conv4" else torchvision.models.get_model(name)
+    method, _, compiled = variant.partition(", ")
+    if method != "dense":
+        mask_(network, METHODS[method](), weights="signed_constant", seed=0)
+    network.to(DEVICE)
+    if ON_GPU:
+        network.to(memory_format=torch.channels_last)
+    if compiled:
+        masked_weights.compile_(network, layers_of(network, variant))
+    return network
+
+
+def layers_of(network: nn.Module, variant: str) -> list[MaskedLayer]:
+    return [] if variant.startswith("dense") else [layer for _, layer in masked_layers(network)]
+
+
+def batch(name: str, size: int) -> tuple[Tensor, Tensor]:
+    pixels, classes = (32, 10) if name == "conv4" else (224, 1000)
+    images = torch.randn(size, 3, pixels, pixels, device=DEVICE)
+    if ON_GPU:
+        images = images.to(memory_format=torch.channels_last)
+    return images, torch.randint(classes, (size,), device=DEVICE)
+
+
+class Training:
+    """A network in training; called, it takes steps and tells what they took."""
+
+    def __init__(self, name: str, variant: str, images: Tensor, labels: Tensor, steps: int) -> None:
+        self.network, self.images, self.labels, self.steps = build(name, variant).train(), images, labels, steps
+        self.layers = layers_of(self.network, variant)
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+
+    def __call__(self) -> dict[str, float]:
+        """Milliseconds a step by phase, and images a second."""
+        CLOCK.marks.clear()
+        if ON_GPU:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        CLOCK.mark("start")
+        for _ in range(self.steps):
+            self.step()
+        phases = CLOCK.read()
+        seconds = (time.perf_counter() - start) / self.steps
+        return {
+            **{phase: passed / self.steps for phase, passed in phases.items()},
+            "step": 1e3 * seconds,
+            "images/s": len(self.images) / seconds,
+        }
+
+    def step(self) -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=ON_GPU):
+            masked_weights.refresh_(self.layers)
+            loss = nn.functional.cross_entropy(self.network(self.images), self.labels)
+        CLOCK.mark("forward")
+        torch.autograd.backward(loss)
+        CLOCK.mark("backward")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        CLOCK.mark("optimizer")
+
+
+def peak_memory(name: str, size: int, variant: str) -> float:
+    """MB at the peak, of a process of its own."""
+    command = [sys.executable, __file__, f"--networks={name}:{size}", f"--memory-of={variant}"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(json.loads(output.splitlines()[-1]))
+
+
+def print_peak_memory(name: str, size: int, variant: str) -> None:
+    Training(name, variant, *batch(name, size), steps=3)()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(torch.cuda.max_memory_allocated() / 1e6 if ON_GPU else int(status["VmHWM"].split()[0]) / 1e3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="name:batch size, of torchvision or conv4")
+    parser.add_argument("--variants", nargs="+", default=["dense", "masked", "sort"])
+    parser.add_argument("--compile", action="store_true", help="dense and masked compiled too")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10 if ON_GPU else 1, help="a round")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # this program calls itself
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    networks = [(name, int(size)) for name, _, size in (each.partition(":") for each in options.networks)]
+    if options.memory_of:
+        print_peak_memory(*networks[0], options.memory_of)
+        return
+    console = Console(width=160)
+    console.print(machine())
+    variants = options.variants + ["dense, compiled", "masked, compiled"] * options.compile
+    results: dict[str, dict[str, Values]] = {}
+    for name, size in networks:
+        images, labels = batch(name, size)
+        measured = interleaved(
+            {variant: Training(name, variant, images, labels, options.steps) for variant in variants}, options.rounds, 2
+        )
+        for variant in variants:
+            measured[variant]["peak MB"] = [peak_memory(name, size, variant)]
+        title = f"{name}, batch {size}, {DEVICE.type}: ms a step"
+        columns = ["step", *PHASES, "images/s", "peak MB"]
+        console.print(table(title, measured, columns, reference="dense", of="step"))
+        memory = {variant: statistics.median(values["peak MB"]) for variant, values in measured.items()}
+        console.print("peak memory to dense: " + ", ".join(f"{v} {m / memory['dense']:.3f}" for v, m in memory.items()))
+        results[f"{name}:{size}"] = measured
+    save(results, console)
+
+
+if __name__ == "__main__":
+    main()
