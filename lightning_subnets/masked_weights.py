@@ -2,7 +2,8 @@
 
 That is once after each optimizer step, for all layers together, and never for the batches that are accumulated into
 a step, nor in evaluation. torch tells of an optimizer's step, for fused optimizers change a parameter without a
-trace; every other change shows in the version counter of a tensor. Edits through ``.data`` alone leave none.
+trace; every other change shows in the version counter of a tensor. Edits of ``parameter.data`` alone leave none: who
+makes them calls ``forget_``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Made(NamedTuple):
         return (
             self.num_kept == layer.num_kept
             and self.product.dtype == _dtype(layer)
+            and len(self.sources) == 3
             and all(map(Source.is_unchanged, self.sources, (self.product, layer.weight, layer.scores)))
         )
 
@@ -97,6 +99,13 @@ def refresh_(layers: Iterable[MaskedLayer]) -> None:
         _make(stale, [_dtype(layer) for layer in stale])
 
 
+def forget_(layers: Iterable[MaskedLayer]) -> None:
+    """Have the masked weights of these layers made anew when they are needed next; for edits that leave no trace."""
+    for layer in layers:
+        if layer.made is not None:
+            layer.made = layer.made._replace(sources=[])
+
+
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     layers = [layer for layer in _layers if layer.made and not stepped.isdisjoint((id(layer.weight), id(layer.scores)))]
@@ -104,7 +113,7 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for layer in layers:
         assert layer.made is not None
         dtypes.append(layer.made.product.dtype)
-        layer.made = layer.made._replace(num_kept=-1)
+    forget_(layers)
     with suppress(UserError):  # the next forward pass will tell of it
         _make(layers, dtypes)
 

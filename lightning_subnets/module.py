@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -20,8 +20,7 @@ from lightning_subnets import checkpoint, masked_weights, masking
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import Method
-
-Schedule = Literal["cosine", "constant"]
+from lightning_subnets.schedule import Schedule, learning_rate_factor
 
 
 class SubnetModule(LightningModule):
@@ -221,6 +220,12 @@ class SubnetModule(LightningModule):
         speed = self._images_seen / (time.perf_counter() - self._epoch_start)
         self.log("train/images_per_second", speed, sync_dist=True)
 
+    def on_validation_epoch_start(self) -> None:
+        # Lightning's weight averaging exchanges parameters now, and at the end, in a way that leaves no trace.
+        masked_weights.forget_(self._layers)
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
 
@@ -230,6 +235,7 @@ class SubnetModule(LightningModule):
         if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
             raise self._diverged(self.global_step, "the validation loss is not finite")
         self._log_metrics("val")
+        masked_weights.forget_(self._layers)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("test", batch)
@@ -278,22 +284,3 @@ class SubnetModule(LightningModule):
 
 _EVALUATED = ("loss", "accuracy", "top5")
 _NEVER = torch.iinfo(torch.int64).max
-
-
-def learning_rate_factor(step: int, steps: float, warmup: float, schedule: Schedule) -> float:
-    """The share of the learning rate used at an optimizer step.
-
-    Linear warm-up: (t + 1) / W for t < W. Then cosine: (1 + cos(pi (t - W) / (T - W))) / 2, which is 0 at
-    t = T, after the last step; or constant: 1.
-
-    Args:
-        step: t, the number of steps taken before.
-        steps: T, of the whole run.
-        warmup: W, steps of warm-up.
-    Source: Loshchilov and Hutter 2017, Eq. 5; Goyal et al. 2017, section 2.2.
-    """
-    if step < warmup:
-        return min(1.0, (step + 1) / warmup)
-    if schedule == "constant":
-        return 1.0
-    return (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, steps - warmup)))) / 2

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_subnets.errors import UserError
@@ -85,21 +86,35 @@ def _on_cpu(scores: Tensor, k: int, absolute: bool) -> Tensor:
     stored = scores.permute(order)  # as it lies in memory, channels last or not
     # NumPy has no bfloat16; float32 holds every half-precision number, in the same order.
     array = (stored.float() if stored.dtype in (torch.bfloat16, torch.float16) else stored).reshape(-1).numpy()
-    if absolute:
-        array = np.abs(array)
-    cut = array.size - k
-    largest = np.partition(array, cut)[cut:] if 0 < k < array.size else array
-    if np.isnan(largest).any():  # introselect takes it for the largest number
+    if array.size and np.isnan(array.max()):
         raise UserError("a score is NaN")
-    selected = array >= largest[0] if 0 < k < array.size else np.full(array.shape, k > 0)
+    if not 0 < k < array.size:
+        return torch.full_like(scores, k > 0, dtype=torch.bool)
+    keys, cut = _keys(array, absolute), array.size - k
+    threshold = np.partition(keys, cut)[cut]
+    selected = keys >= threshold
     surplus = int(np.count_nonzero(selected)) - k
     if surplus:
-        ties = np.flatnonzero(array == largest[0])
+        ties = np.flatnonzero(keys == threshold)
         if order != sorted(order):
             places = np.array(np.unravel_index(ties, stored.shape))[np.argsort(order)]
             ties = ties[np.argsort(np.ravel_multi_index(tuple(places), scores.shape))]
         selected[ties[-surplus:]] = False
     return torch.from_numpy(selected).view(stored.shape).permute(np.argsort(order).tolist())
+
+
+def _keys(array: NDArray[np.floating], absolute: bool) -> NDArray[np.signedinteger]:
+    """Integers in the order of the numbers, which introselect takes half the time for.
+
+    Of the bits of a positive float this is true as they are, of a negative one with all but the sign turned round.
+    """
+    integer = np.dtype(f"i{array.itemsize}")
+    all_but_sign = np.iinfo(integer).max
+    if absolute:
+        return array.view(integer) & all_but_sign
+    bits = (array + 0.0).view(integer)  # -0.0 + 0.0 is 0.0
+    bits ^= (bits >> (8 * array.itemsize - 1)) & all_but_sign
+    return bits
 
 
 def _by_sort(flat: Tensor, k: int) -> Tensor:

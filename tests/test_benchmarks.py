@@ -29,7 +29,7 @@ def test_a_benchmark_prints_a_table_and_writes_what_it_measured(
     name: str, arguments: str, variants: set[str], tmp_path: Path
 ) -> None:
     for number in range(2 if name == "evaluate" else 1):
-        command = [sys.executable, BENCHMARKS / f"{name}.py", *arguments.split()]
+        command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments.split()]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         for variant in variants:

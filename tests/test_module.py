@@ -17,7 +17,8 @@ import lightning_subnets as ls
 from lightning_subnets.callbacks import Predictions
 from lightning_subnets.datamodules import CIFAR10, Digits
 from lightning_subnets.digest import weights_digest
-from lightning_subnets.module import SubnetModule, learning_rate_factor
+from lightning_subnets.module import SubnetModule
+from lightning_subnets.schedule import learning_rate_factor
 
 
 def small_network(channels: int = 1, outputs: int = 10) -> nn.Module:
@@ -280,7 +281,8 @@ def test_a_nan_score_is_an_error_that_names_the_step(tmp_path: Path) -> None:
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
             if trainer.global_step == 3:
                 scores = dict(pl_module.named_parameters())["network.0.scores"]
-                scores.data[0] = math.nan
+                with torch.no_grad():
+                    scores[0] = math.nan
 
     with pytest.raises(ls.UserError, match="diverged at step 3: a score is NaN"):
         fit(small_module(), Digits(), tmp_path, callbacks=[Poison()])

@@ -1,0 +1,72 @@
+"""What only a GPU can show."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_subnets import EdgePopup, mask_, masked_layers
+from lightning_subnets.masked_weights import compile_, refresh_
+from lightning_subnets.selection import top_k
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def masked_network() -> nn.Module:
+    network = mask_(torchvision.models.resnet18(num_classes=10), EdgePopup(0.3)).cuda()
+    return network.to(memory_format=torch.channels_last)
+
+
+def step_(network: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    images = torch.ones(8, 3, 64, 64, device="cuda").cumsum(3).to(memory_format=torch.channels_last)
+    labels = torch.arange(8, device="cuda")
+    optimizer.zero_grad()
+    with torch.autocast("cuda", torch.bfloat16):
+        refresh_(layer for _, layer in masked_layers(network))
+        loss = nn.functional.cross_entropy(network(images), labels)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.detach()
+
+
+def sgd(network: nn.Module) -> torch.optim.Optimizer:
+    scores = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(scores, lr=0.1, momentum=0.9, fused=True)
+
+
+def test_a_training_step_never_waits_for_the_gpu_and_its_masks_are_those_of_a_cpu() -> None:
+    network = masked_network()
+    optimizer = sgd(network)
+    for _ in range(2):
+        step_(network, optimizer)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step_(network, optimizer)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for name, layer in masked_layers(network):
+        assert layer.scores is not None
+        mask = top_k(layer.scores.cpu(), layer.num_kept, absolute=True)
+        assert torch.equal(layer.mask().cpu(), mask), name
+        with torch.autocast("cuda", torch.bfloat16):
+            weight = layer.masked_weight()
+        assert torch.equal(weight.cpu(), (layer.weight.cpu() * mask).bfloat16()), name
+        assert weight.stride() == layer.weight.stride()
+
+
+def test_a_compiled_network_learns_as_the_plain_one() -> None:
+    torch.compiler.reset()
+    network = masked_network()
+    compiled = copy.deepcopy(network)
+    compile_(compiled, [layer for _, layer in masked_layers(compiled)])
+    optimizers = [sgd(network), sgd(compiled)]
+    for _ in range(3):
+        losses = [
+            step_(each, optimizer).item() for each, optimizer in zip((network, compiled), optimizers, strict=True)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert not torch._dynamo.utils.counters["graph_break"]
