@@ -52,11 +52,7 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
 def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
     scores = [each.detach() for each in scores]
     if scores[0].device.type == "cpu":
-        threads = torch.get_num_threads() if sum(each.numel() for each in scores) >= PARALLEL else 1
-        # Threads of their own for each call: a pool that stays would be without threads in a forked process.
-        with ThreadPoolExecutor(threads) as pool:
-            select = pool.map if threads > 1 else map
-            return list(select(lambda each, k: _on_cpu(each, k, absolute), scores, counts))
+        return _each_on_cpu(scores, counts, absolute)
     if scores[0].is_cuda and _has_triton and all(each.dtype == torch.float32 for each in scores):
         from lightning_subnets import radix_select
 
@@ -80,7 +76,28 @@ def _(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
     return [torch.empty_like(each, dtype=torch.bool) for each in scores]
 
 
-def _on_cpu(scores: Tensor, k: int, absolute: bool) -> Tensor:
+def _each_on_cpu(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    """Shared out among threads, whose own each call needs: a pool that stays would have none in a forked process."""
+    sizes = [each.numel() for each in scores]
+    threads = min(torch.get_num_threads(), len(scores)) if sum(sizes) >= PARALLEL else 1
+    largest_first = sorted(range(len(scores)), key=sizes.__getitem__, reverse=True)
+    masks: dict[int, Tensor] = {}
+
+    def select(share: list[int]) -> None:
+        # One for all, as most of the time would go into clearing fresh memory.
+        scratch = np.empty(8 * sizes[share[0]], np.uint8)
+        for index in share:
+            masks[index] = _on_cpu(scores[index], counts[index], absolute, scratch)
+
+    if threads == 1:
+        select(largest_first)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(select, (largest_first[first::threads] for first in range(threads))))
+    return [masks[index] for index in range(len(scores))]
+
+
+def _on_cpu(scores: Tensor, k: int, absolute: bool, scratch: NDArray[np.uint8]) -> Tensor:
     """By NumPy's introselect: linear in the number of scores."""
     order = sorted(range(scores.dim()), key=scores.stride, reverse=True)
     stored = scores.permute(order)  # as it lies in memory, channels last or not
@@ -90,8 +107,11 @@ def _on_cpu(scores: Tensor, k: int, absolute: bool) -> Tensor:
         raise UserError("a score is NaN")
     if not 0 < k < array.size:
         return torch.full_like(scores, k > 0, dtype=torch.bool)
-    keys, cut = _keys(array, absolute), array.size - k
-    threshold = np.partition(keys, cut)[cut]
+    keys = scratch[: array.nbytes].view(f"i{array.itemsize}")
+    _keys(array, absolute, out=keys)
+    keys.partition(array.size - k)
+    threshold = keys[array.size - k]
+    _keys(array, absolute, out=keys)
     selected = keys >= threshold
     surplus = int(np.count_nonzero(selected)) - k
     if surplus:
@@ -103,18 +123,17 @@ def _on_cpu(scores: Tensor, k: int, absolute: bool) -> Tensor:
     return torch.from_numpy(selected).view(stored.shape).permute(np.argsort(order).tolist())
 
 
-def _keys(array: NDArray[np.floating], absolute: bool) -> NDArray[np.signedinteger]:
+def _keys(array: NDArray[np.floating], absolute: bool, out: NDArray[np.signedinteger]) -> None:
     """Integers in the order of the numbers, which introselect takes half the time for.
 
     Of the bits of a positive float this is true as they are, of a negative one with all but the sign turned round.
     """
-    integer = np.dtype(f"i{array.itemsize}")
-    all_but_sign = np.iinfo(integer).max
+    all_but_sign = np.iinfo(out.dtype).max
     if absolute:
-        return array.view(integer) & all_but_sign
-    bits = (array + 0.0).view(integer)  # -0.0 + 0.0 is 0.0
-    bits ^= (bits >> (8 * array.itemsize - 1)) & all_but_sign
-    return bits
+        np.bitwise_and(array.view(out.dtype), all_but_sign, out=out)
+    else:
+        np.add(array, 0.0, out=out.view(array.dtype))  # -0.0 + 0.0 is 0.0
+        out ^= (out >> (8 * array.itemsize - 1)) & all_but_sign
 
 
 def _by_sort(flat: Tensor, k: int) -> Tensor:
