@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,7 +185,17 @@ REPLACEMENTS: dict[str, Callable[[MaskedLayer], object]] = {
     "scores": lambda layer: setattr(layer, "scores", nn.Parameter(torch.rand_like(layer.weight))),
     "data of the scores": lambda layer: setattr(layer.scores, "data", torch.rand_like(layer.weight)),
     "weight": lambda layer: setattr(layer, "weight", nn.Parameter(torch.rand_like(layer.weight))),
+    "scores over the same memory, edited as often": lambda layer: edit_in_another_(layer),
 }
+
+
+def edit_in_another_(layer: MaskedLayer) -> None:
+    assert layer.scores is not None
+    edits = layer.scores._version
+    layer.scores = nn.Parameter(layer.scores.data)
+    for _ in range(edits - layer.scores._version):
+        shuffle_(layer.scores)
+    assert layer.scores._version == edits
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -201,6 +212,7 @@ def test_what_is_edited_in_place_is_used(edit: str, mode: Callable[[], torch.no_
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
 def test_what_is_put_in_anothers_place_is_used(replacement: str) -> None:
     network = masked_network()
+    shuffle_(scores_of(network)[0])
     for _ in range(2):
         assert is_fresh(network)
         REPLACEMENTS[replacement](layer_of(network))
@@ -217,6 +229,25 @@ def test_a_copy_has_masks_of_its_own() -> None:
     assert is_fresh(network)
     shuffle_(scores_of(network)[0])
     assert is_fresh(copy.deepcopy(network))
+
+
+def test_a_pickled_network_is_not_larger_for_having_been_used() -> None:
+    network = masked_network().eval()
+    before = len(pickle.dumps(network))
+    network(IMAGES)
+    assert len(pickle.dumps(network)) == before
+
+
+def test_a_masked_weight_stays_in_its_place_from_step_to_step() -> None:
+    """Memory is not taken anew, and a graph of CUDA may keep its address."""
+    network = masked_network()
+    optimizer = torch.optim.SGD(scores_of(network), lr=1.0)
+    torch.autograd.backward(loss_of(network))
+    weight = layer_of(network).masked_weight()
+    before = weight.detach().clone()
+    optimizer.step()
+    assert layer_of(network).masked_weight().data_ptr() == weight.data_ptr()
+    assert not torch.equal(weight, before)
 
 
 @pytest.mark.parametrize("use_buffers", [False, True])
