@@ -2,8 +2,8 @@
 
 That is once after each optimizer step, for all layers together, and never for the batches that are accumulated into
 a step, nor in evaluation. torch tells of an optimizer's step, for fused optimizers change a parameter without a
-trace; every other change shows in the version counter of a tensor. Edits of ``parameter.data`` alone leave none: who
-makes them calls ``forget_``.
+trace; every other change shows in the version counter of a tensor. What leaves no trace is an edit in place of
+``parameter.data``, and a collective of torch.distributed on a parameter: who does either calls ``forget_``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from lightning_subnets.errors import UserError
@@ -24,57 +26,63 @@ if TYPE_CHECKING:
     from lightning_subnets.masking import MaskedLayer
 
 
+class Source:
+    """A tensor as it was, without keeping it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor: ReferenceType[Tensor] = ref(tensor)
+        # As long as this lives no other storage has its address.
+        self.storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        # What was created in inference mode has no version.
+        self.version = None if tensor.is_inference() else tensor._version
+
+    def is_unchanged(self, tensor: Tensor | None) -> bool:
+        return (
+            tensor is not None
+            and tensor is self.tensor()
+            and self.version is not None
+            and tensor._version == self.version
+            and tensor.untyped_storage()._cdata == self.storage.cdata
+        )
+
+
 class Made(NamedTuple):
-    """The weight a layer computes with, without gradient, and what it was made of."""
+    """The weight that a layer computes with, w * m, without gradient, and what it was made of."""
 
     product: Tensor
+    mask: Tensor | None  # kept where the weight is trained, whose gradient it lets through
     num_kept: int
     sources: list[Source]
 
     def is_fresh(self, layer: MaskedLayer) -> bool:
+        sources = [tensor for tensor in (self.product, layer.weight, layer.scores) if tensor is not None]
         return (
             self.num_kept == layer.num_kept
             and self.product.dtype == _dtype(layer)
-            and len(self.sources) == 3
-            and all(map(Source.is_unchanged, self.sources, (self.product, layer.weight, layer.scores)))
+            and (self.mask is not None or not layer.weight.requires_grad)
+            and len(self.sources) == len(sources)
+            and all(map(Source.is_unchanged, self.sources, sources))
         )
 
 
-class Source(NamedTuple):
-    """A tensor as it was."""
-
-    tensor: Tensor | None
-    version: int | None  # which a tensor created in inference mode has not
-    address: int
-
-    @classmethod
-    def of(cls, tensor: Tensor | None) -> Source:
-        if tensor is None:
-            return cls(None, 0, 0)
-        return cls(tensor, None if tensor.is_inference() else tensor._version, tensor.data_ptr())
-
-    def is_unchanged(self, tensor: Tensor | None) -> bool:
-        return tensor is self.tensor and self.version is not None and Source.of(tensor)[1:] == self[1:]
-
-
 _layers: WeakSet[MaskedLayer] = WeakSet()  # all whose weights were made
+_lock = Lock()  # on the set: networks may be trained in several threads
 
 
-def product(layer: MaskedLayer) -> Tensor:
-    """The w * m of a layer, without gradient, in the precision of autocast where that is on.
-
-    One tensor as long as precision and device stay; it is written anew, as a weight is by its optimizer.
+def made(layer: MaskedLayer) -> tuple[Tensor, Tensor | None]:
+    """The w * m of a layer, without gradient, in the precision of autocast where that is on; and m, if w is trained.
 
     Raises:
         ValueError: if a score on a CPU is NaN.
     """
-    if not torch.compiler.is_compiling():
-        refresh_([layer])
-    elif not layer.refreshed_outside:
+    if torch.compiler.is_compiling() and not layer.refreshed_outside:
         # A graph cannot see whether something has changed.
-        return (layer.weight.detach() * layer.mask()).to(_dtype(layer))
-    assert layer.made is not None
-    return layer.made.product
+        mask = layer.mask()
+        return (layer.weight.detach() * mask).to(_dtype(layer)), mask
+    if not torch.compiler.is_compiling() and not (layer.made and layer.made.is_fresh(layer)):
+        return _make([layer], [_dtype(layer)])[0][:2]
+    assert layer.made is not None, "a network compiled by compile_ needs refresh_ before each forward pass"
+    return layer.made[:2]
 
 
 def compile_(network: nn.Module, layers: Iterable[MaskedLayer]) -> None:
@@ -95,55 +103,58 @@ def refresh_(layers: Iterable[MaskedLayer]) -> None:
         ValueError: if a score on a CPU is NaN.
     """
     stale = [layer for layer in layers if layer.made is None or not layer.made.is_fresh(layer)]
-    if stale:
-        _make(stale, [_dtype(layer) for layer in stale])
+    _make(stale, [_dtype(layer) for layer in stale])
 
 
 def forget_(layers: Iterable[MaskedLayer]) -> None:
     """Have the masked weights of these layers made anew when they are needed next; for edits that leave no trace."""
     for layer in layers:
-        if layer.made is not None:
-            layer.made = layer.made._replace(sources=[])
+        layer.made = None
+        with _lock:
+            _layers.discard(layer)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    layers = [layer for layer in _layers if layer.made and not stepped.isdisjoint((id(layer.weight), id(layer.scores)))]
-    dtypes = []
-    for layer in layers:
-        assert layer.made is not None
-        dtypes.append(layer.made.product.dtype)
-    forget_(layers)
+    with _lock:
+        used = [(layer, layer.made) for layer in _layers]
+    stale = [(layer, made.product.dtype) for layer, made in used if made and _is_of(layer, stepped)]
+    forget_(layer for layer, _ in stale)
     with suppress(UserError):  # the next forward pass will tell of it
-        _make(layers, dtypes)
+        _make([layer for layer, _ in stale], [dtype for _, dtype in stale])
 
 
 register_optimizer_step_post_hook(_after_step)
 
 
-def _make(layers: list[MaskedLayer], dtypes: list[torch.dtype]) -> None:
+def _is_of(layer: MaskedLayer, parameters: set[int]) -> bool:
+    return id(layer.weight) in parameters or id(layer.scores) in parameters
+
+
+def _make(layers: list[MaskedLayer], dtypes: list[torch.dtype]) -> list[Made]:
     together = defaultdict(list)
     for layer, dtype in zip(layers, dtypes, strict=True):
         together[id(layer.method), layer.weight.device].append((layer, dtype))
+    made = {}
     # Made in an evaluation, they may be used in training next, where tensors of inference mode are refused.
     with torch.inference_mode(False), torch.no_grad():
         for group in together.values():
             masks = group[0][0].method.masks([layer for layer, _ in group])
             for (layer, dtype), mask in zip(group, masks, strict=True):
                 weight = layer.weight
-                made = torch.empty_like(weight, dtype=dtype)
-                if layer.made and _alike(layer.made.product, made):
-                    made = layer.made.product
-                # As bytes: a product with bool takes a CPU twice as long.
-                torch.mul(weight, mask.view(torch.uint8), out=made)
-                layer.made = Made(made, layer.num_kept, [Source.of(each) for each in (made, weight, layer.scores)])
-                _layers.add(layer)
-
-
-def _alike(first: Tensor, second: Tensor) -> bool:
-    return (first.dtype, first.device, first.stride()) == (second.dtype, second.device, second.stride())
+                # In new memory, for a graph may still need the old. As bytes: a product with bool takes a CPU twice
+                # as long.
+                product = torch.mul(weight, mask.view(torch.uint8), out=torch.empty_like(weight, dtype=dtype))
+                sources = [Source(tensor) for tensor in (product, weight, layer.scores) if tensor is not None]
+                kept = mask if weight.requires_grad else None
+                layer.made = made[layer] = Made(product, kept, layer.num_kept, sources)
+                with _lock:
+                    _layers.add(layer)
+    return [made[layer] for layer in layers]
 
 
 def _dtype(layer: MaskedLayer) -> torch.dtype:
     kind, dtype = layer.weight.device.type, layer.weight.dtype
-    return torch.get_autocast_dtype(kind) if dtype == torch.float32 and torch.is_autocast_enabled(kind) else dtype
+    if dtype == torch.float32 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return dtype

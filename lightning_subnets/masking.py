@@ -24,28 +24,31 @@ class StraightThrough(torch.autograd.Function):
     Backward: dL/dw and dL/ds from dL/dw_eff, by ``method.weight_gradient`` and ``method.score_gradient``.
 
     Args (to ``apply``):
-        product: w_eff.
+        product, mask: w_eff and m.
         weight, scores: w and s, to which the gradients go.
-        layer: theirs.
+        method: the layer's.
 
     Returns: w_eff.
     """
 
     @staticmethod
-    def forward(ctx: Any, product: Tensor, weight: Tensor, scores: Tensor | None, layer: MaskedLayer) -> Tensor:
-        ctx.layer = layer
-        ctx.save_for_backward(weight, scores)
+    def forward(
+        ctx: Any, product: Tensor, mask: Tensor | None, weight: Tensor, scores: Tensor | None, method: Method
+    ) -> Tensor:
+        ctx.method = method
+        ctx.save_for_backward(mask, weight, scores)
         return product.view_as(product)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
-        (gradient,), layer = gradients, ctx.layer
-        weight, scores = ctx.saved_tensors  # raises if they were changed since
-        _, to_weight, to_scores, _ = ctx.needs_input_grad
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor | None, Tensor | None, None]:
+        (gradient,), method = gradients, ctx.method
+        mask, weight, scores = ctx.saved_tensors
+        _, _, to_weight, to_scores, _ = ctx.needs_input_grad
         return (
             None,
-            layer.method.weight_gradient(gradient, layer) if to_weight else None,
-            layer.method.score_gradient(gradient, weight, scores) if to_scores else None,
+            None,
+            method.weight_gradient(gradient, mask) if to_weight else None,
+            method.score_gradient(gradient, weight, scores) if to_scores else None,
             None,
         )
 
@@ -67,9 +70,9 @@ class Method(ABC):
     def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
         """The masks of these layers, boolean: a pure function of their weights, scores and numbers kept."""
 
-    def weight_gradient(self, gradient: Tensor, layer: MaskedLayer) -> Tensor:
-        """dL/dw of a layer, from dL/dw_eff: what the mask lets through."""
-        return gradient * layer.mask()
+    def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
+        """dL/dw, from dL/dw_eff: what the mask lets through."""
+        return gradient * mask
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         """dL/ds, from dL/dw_eff."""
@@ -77,7 +80,7 @@ class Method(ABC):
 
     def masked_weight(self, layer: MaskedLayer) -> Tensor:
         """The weight that a layer computes with, w * m."""
-        weight: Tensor = StraightThrough.apply(masked_weights.product(layer), layer.weight, layer.scores, layer)
+        weight: Tensor = StraightThrough.apply(*masked_weights.made(layer), layer.weight, layer.scores, self)
         return weight
 
 
@@ -98,6 +101,11 @@ class MaskedLayer(nn.Module):
     def mask(self) -> Tensor:
         """The present mask, boolean, shaped like ``weight``."""
         return self.method.masks([self])[0]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> MaskedLayer:
+        """What was made on another device, or in another precision, is not kept."""
+        masked_weights.forget_([self])
+        return super()._apply(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its masked weight anew, from its own weight and scores."""
@@ -134,6 +142,9 @@ def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_c
     random one that stays as it is: biases are 0, norms scale by 1, shift by 0 and have the running
     statistics they start with, and everything but the scores is frozen. For a method that trains weights, biases and
     norms stay as they are, and trainable.
+
+    Masks follow every change of weights and scores but one that leaves no trace: who edits ``parameter.data`` in place,
+    or lets torch.distributed write into a parameter, calls ``masked_weights.forget_(layers)``.
 
     Args:
         network: built of Conv2d, Linear, norms and layers without parameters.
@@ -180,6 +191,7 @@ def unmask_(network: nn.Module) -> nn.Module:
         with torch.no_grad():
             layer.weight.mul_(layer.mask())
         del layer.scores, layer.method, layer.num_kept
+        masked_weights.forget_([layer])
         for key in ("made", "refreshed_outside"):
             layer.__dict__.pop(key, None)
         layer.__class__ = layer.plain  # type: ignore[assignment]

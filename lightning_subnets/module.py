@@ -167,6 +167,8 @@ class SubnetModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
+        masked_weights.forget_(self._layers)
+        self.first_diverged.fill_(_NEVER)  # which an average of weights averages too
         # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
         scheduler.base_lrs = [options["initial_lr"] for options in self._options]
@@ -221,10 +223,10 @@ class SubnetModule(LightningModule):
         self.log("train/images_per_second", speed, sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
-        # Lightning's weight averaging exchanges parameters now, and at the end, in a way that leaves no trace.
+        # Where Lightning exchanges parameters for averaged or other processes' ones, it leaves no trace.
         masked_weights.forget_(self._layers)
 
-    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    on_test_epoch_start = on_predict_epoch_start = on_train_end = on_validation_epoch_start
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)

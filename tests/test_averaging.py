@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,27 +50,43 @@ class Watch(Callback):
         self.check("test", module, batch[0])
 
 
-def test_with_averaged_scores_each_stage_computes_with_the_masks_of_its_own() -> None:
-    watch = Watch()
-    options: Mapping[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
+def trainer_with(*callbacks: Callback, **options: Any) -> Trainer:
+    return Trainer(
         max_epochs=2,
         limit_train_batches=3,
-        limit_val_batches=2,
         limit_test_batches=1,
         accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[EMAWeightAveraging(decay=0.5), watch],
+        callbacks=list(callbacks),
         **options,
     )
-    module = SubnetModule(
+
+
+def module() -> SubnetModule:
+    return SubnetModule(
         Conv2(in_channels=1, image_size=8),
         EdgePopup(0.5),
         optimizer=lambda scores: torch.optim.SGD(scores, lr=1.0, fused=True),
     )
+
+
+def test_without_validation_the_network_ends_with_the_masks_of_the_average_and_can_be_trained_again() -> None:
+    watch, network = Watch(), module()
+    for _ in range(2):
+        trainer_with(EMAWeightAveraging(decay=0.5), watch, limit_val_batches=0).fit(network, Digits(batch_size=32))
+        watch.check("test", network, torch.randn(4, 1, 8, 8))
+        assert not torch.equal(watch.scores["test"][-1], watch.scores["train"][-1])
+
+
+def test_with_averaged_scores_each_stage_computes_with_the_masks_of_its_own() -> None:
+    watch, network = Watch(), module()
+    trainer = trainer_with(EMAWeightAveraging(decay=0.5), watch, limit_val_batches=2)
     data = Digits(batch_size=32)
-    trainer.fit(module, data)
-    trainer.test(module, data, verbose=False)
+    trainer.fit(network, data)
+    trainer.test(network, data, verbose=False)
     # The average was another network than the one in training, or nothing was tested.
     assert not torch.equal(watch.scores["val"][-1], watch.scores["train"][-1])
     assert torch.equal(watch.scores["val"][-1], watch.scores["test"][-1])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -238,16 +241,88 @@ def test_a_pickled_network_is_not_larger_for_having_been_used() -> None:
     assert len(pickle.dumps(network)) == before
 
 
-def test_a_masked_weight_stays_in_its_place_from_step_to_step() -> None:
-    """Memory is not taken anew, and a graph of CUDA may keep its address."""
+def test_one_optimizer_over_two_networks_leaves_the_graph_of_the_other() -> None:
+    first, second = masked_network(), masked_network()
+    optimizer = torch.optim.SGD([*scores_of(first), *scores_of(second)], lr=1.0)
+    losses = [loss_of(first), loss_of(second)]
+    for loss in losses:
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert is_fresh(first)
+    assert is_fresh(second)
+
+
+def test_a_teacher_of_other_scores_leaves_the_graph_of_its_student() -> None:
     network = masked_network()
-    optimizer = torch.optim.SGD(scores_of(network), lr=1.0)
-    torch.autograd.backward(loss_of(network))
-    weight = layer_of(network).masked_weight()
-    before = weight.detach().clone()
+    logits = network(IMAGES)
+    with torch.no_grad():
+        others = {f"{name}.scores": torch.rand_like(layer.weight) for name, layer in masked_layers(network)}
+        target = functional_call(network, others, IMAGES)
+    assert not torch.equal(logits, target)
+    torch.autograd.backward((logits - target).square().sum())
+    assert is_fresh(network)
+
+
+def test_where_weights_are_trained_masks_are_chosen_once_too_and_the_gradient_is_of_the_mask_used() -> None:
+    method = Counting(0.4)
+    network = masked_network(method)
+    for parameter in network.parameters():
+        parameter.requires_grad_()
+    layer = layer_of(network)
+    mask = layer.mask()
+    method.chosen = 0
+    losses = [loss_of(network) for _ in range(3)]
+    layer.num_kept = 1
+    for loss in losses:
+        torch.autograd.backward(loss)
+    assert method.chosen == 3
+    assert layer.weight.grad is not None
+    assert torch.equal(layer.weight.grad != 0, mask)
+
+
+def test_an_unmasked_network_is_not_looked_for_after_a_step() -> None:
+    network, other = masked_network(), masked_network()
+    network(IMAGES)
+    optimizer = torch.optim.SGD([*network.parameters(), *other.parameters()], lr=0.1)
+    torch.autograd.backward(loss_of(other))
+    unmask_(network)
     optimizer.step()
-    assert layer_of(network).masked_weight().data_ptr() == weight.data_ptr()
-    assert not torch.equal(weight, before)
+    assert is_fresh(other)
+
+
+def test_scores_from_a_vector_are_used_each_time() -> None:
+    network = masked_network()
+    for _ in range(4):
+        for _ in range(2):
+            vector = torch.rand(sum(scores.numel() for scores in scores_of(network)))
+            nn.utils.vector_to_parameters(vector, scores_of(network))
+            del vector
+        assert is_fresh(network)
+
+
+def test_a_network_sent_elsewhere_keeps_nothing_where_it_was() -> None:
+    network = masked_network()
+    network(IMAGES)
+    product = weakref.ref(layer_of(network).masked_weight()._base)
+    assert product() is not None
+    network.double()
+    gc.collect()
+    assert product() is None
+
+
+def test_networks_are_trained_in_several_threads() -> None:
+    def train(seed: int) -> bool:
+        network = mask_(plain_network(), EdgePopup(0.4), seed=seed)
+        optimizer = torch.optim.SGD(scores_of(network), lr=0.1, fused=True)
+        for _ in range(30):
+            optimizer.zero_grad()
+            torch.autograd.backward(loss_of(network))
+            optimizer.step()
+        return is_fresh(network)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(train, range(8)))
 
 
 @pytest.mark.parametrize("use_buffers", [False, True])
