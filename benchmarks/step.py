@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -78,6 +77,8 @@ class Timed(EdgePopup):
 class Sort(EdgePopup):
     """As the paper's pseudocode does it: sorted in every forward pass."""
 
+    made_before = False
+
     def masked_weight(self, layer: MaskedLayer) -> Tensor:
         assert layer.scores is not None
         mask: Tensor = SortedTopK.apply(layer.scores.abs(), layer.num_kept)
@@ -89,11 +90,12 @@ class SortedTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
-        mask = scores.clone()
-        order = scores.flatten().sort().indices
-        mask.view(-1)[order[:-k]] = 0.0
-        mask.view(-1)[order[-k:]] = 1.0
-        return mask
+        flat = scores.flatten()
+        order = flat.sort().indices
+        mask = torch.empty_like(flat)
+        mask[order[:-k]] = 0.0
+        mask[order[-k:]] = 1.0
+        return mask.view(scores.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -204,16 +206,16 @@ def main() -> None:
     variants = options.variants + ["dense, compiled", "masked, compiled"] * options.compile
     results: dict[str, dict[str, Values]] = {}
     for name, size in networks:
+        memory = {variant: peak_memory(name, size, variant) for variant in variants}  # while there is nothing else
         images, labels = batch(name, size)
         measured = interleaved(
             {variant: Training(name, variant, images, labels, options.steps) for variant in variants}, options.rounds, 2
         )
         for variant in variants:
-            measured[variant]["peak MB"] = [peak_memory(name, size, variant)]
+            measured[variant]["peak MB"] = [memory[variant]]
         title = f"{name}, batch {size}, {DEVICE.type}: ms a step"
         columns = ["step", *PHASES, "images/s", "peak MB"]
         console.print(table(title, measured, columns, reference="dense", of="step"))
-        memory = {variant: statistics.median(values["peak MB"]) for variant, values in measured.items()}
         console.print("peak memory to dense: " + ", ".join(f"{v} {m / memory['dense']:.3f}" for v, m in memory.items()))
         results[f"{name}:{size}"] = measured
     save(results, console)

@@ -92,7 +92,9 @@ def compile_(network: nn.Module, layers: Iterable[MaskedLayer]) -> None:
     """
     for layer in layers:
         layer.refreshed_outside = True
-    # A smaller last batch would otherwise turn every later one over to a slower graph for batches of any size.
+    # A smaller last batch would otherwise turn every later one over to a slower graph for batches of any size. With
+    # images of several sizes, in training and evaluation, there may be more than the 8 graphs that torch allows.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     network.compile(dynamic=False)
 
 
@@ -102,7 +104,7 @@ def refresh_(layers: Iterable[MaskedLayer]) -> None:
     Raises:
         ValueError: if a score on a CPU is NaN.
     """
-    stale = [layer for layer in layers if layer.made is None or not layer.made.is_fresh(layer)]
+    stale = [layer for layer in layers if layer.method.made_before and not (layer.made and layer.made.is_fresh(layer))]
     _make(stale, [_dtype(layer) for layer in stale])
 
 

@@ -60,6 +60,7 @@ class Method(ABC):
     """
 
     trains: ClassVar[Literal["scores", "weights"]]
+    made_before: ClassVar[bool] = True  # w * m is kept from one change to the next; if not, override masked_weight
     density: float
 
     @abstractmethod

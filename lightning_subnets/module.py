@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,14 +98,17 @@ class SubnetModule(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
         masked_weights.refresh_(self._layers)
-        try:
-            output = self.network(images.to(self.dtype, memory_format=self.memory_format))
-        except BackendCompilerFailed as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
+        output = self._compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
         # GoogLeNet and Inception hand out their auxiliary classifiers too, while they train.
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
+
+    def _compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+        try:
+            return function(tensor)
+        except BackendCompilerFailed as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
 
     def prepare_data(self) -> None:
         self.check(self.trainer)
@@ -120,6 +124,8 @@ class SubnetModule(LightningModule):
                 network cannot take the data's images, or it has another number of outputs than the data classes.
         """
         self._build_optimizer()
+        if self.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
+            self._compiled(torch.compile(torch.neg), torch.zeros(1))
         if trainer.precision in ("bf16-true", "16-true"):
             raise UserError(
                 f"precision {trainer.precision} would round the scores, whose small steps then are lost: "
@@ -169,6 +175,10 @@ class SubnetModule(LightningModule):
     def on_train_start(self) -> None:
         masked_weights.forget_(self._layers)
         self.first_diverged.fill_(_NEVER)  # which an average of weights averages too
+        # To go on in the middle of an epoch: Lightning 2.6 looks for a checkpoint's place when it sets the loaders up,
+        # and to ask for the number of steps had it do so before; and it leaves the start of that epoch out.
+        self.trainer.fit_loop._load_combined_loader_states()
+        self.on_train_epoch_start()
         # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
         scheduler.base_lrs = [options["initial_lr"] for options in self._options]
@@ -189,6 +199,8 @@ class SubnetModule(LightningModule):
         try:
             logits = self(images)
         except UserError as error:
+            if isinstance(error.__cause__, BackendCompilerFailed):
+                raise
             raise self._diverged(self.global_step, str(error)) from error
         loss: Tensor = self.loss(logits, labels)
         self._images_seen += len(labels) * self.trainer.world_size

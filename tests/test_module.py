@@ -203,6 +203,38 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(data: str, tmp_pa
     assert all(torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"]) for i in momenta[0])
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_resumed_in_the_middle_of_an_epoch_goes_on_with_its_next_batch(accumulate: int, tmp_path: Path) -> None:
+    class Batches(Callback):
+        def __init__(self) -> None:
+            self.seen: list[list[int]] = []
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
+            self.seen.append(batch[1].tolist())
+
+    def run(ckpt_path: Path | None = None) -> tuple[list[list[int]], dict[str, Any]]:
+        folder, batches = tmp_path / ("first" if ckpt_path is None else "second"), Batches()
+        keep = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=8)
+        fit(
+            small_module(warmup_epochs=1),
+            Digits(batch_size=128),  # 12 an epoch
+            tmp_path,
+            max_epochs=4,
+            callbacks=[keep, batches],
+            enable_checkpointing=True,
+            ckpt_path=ckpt_path,
+            accumulate_grad_batches=accumulate,
+        )
+        return batches.seen, torch.load(folder / "step=24.ckpt", weights_only=True)
+
+    (whole, end), (rest, resumed_end) = run(), run(tmp_path / "first" / "step=8.ckpt")
+    assert len(whole) == 48
+    assert rest == whole[8 * accumulate :]
+    for key, value in end["state_dict"].items():
+        assert torch.equal(value, resumed_end["state_dict"][key]), key
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(poison: float, tmp_path: Path) -> None:
     class Poison(Callback):

@@ -15,7 +15,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class EpochLoader(ABC):
-    """Batches of (images, labels) in the order of a sampler, each batch in memory of its own.
+    """Batches of (images, labels) in the order of a sampler, each in memory that is not written to again.
 
     An epoch begins with the first batch that is asked for, so that one who only calls ``iter``, as Lightning does
     to look at a loader, starts nothing; and it ends with the iterator, wherever that is. What it holds is the

@@ -17,6 +17,7 @@ class Dense(Method):
     """
 
     trains = "weights"
+    made_before = False
     density = 1.0
 
     def __init__(self) -> None:
