@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, library
 
 from lightning_subnets.errors import UserError
 
@@ -64,7 +64,7 @@ _has_triton = importlib.util.find_spec("triton") is not None
 
 
 # Opaque to a compiler, which would otherwise follow NumPy, or sort.
-@torch.library.custom_op("lightning_subnets::top_k_each", mutates_args=())
+@library.custom_op("lightning_subnets::top_k_each", mutates_args=())
 def _in_a_graph(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
     """Each mask in memory of its own, and laid out as its scores are, as a graph wants to know beforehand."""
     masks = _select(scores, counts, absolute)

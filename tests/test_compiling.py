@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 from lightning_subnets import EdgePopup, UserError, mask_, masked_layers, selection
 from lightning_subnets.masked_weights import compile_, refresh_
@@ -106,7 +106,7 @@ def test_the_selection_is_a_proper_operator_of_a_graph(layout: str) -> None:
         "channels last": scores.to(memory_format=torch.channels_last),
         "transposed": scores.transpose(0, 1),
     }[layout]
-    torch.library.opcheck(selection._in_a_graph, ([laid_out, scores[0]], [7, 0], True))
+    library.opcheck(selection._in_a_graph, ([laid_out, scores[0]], [7, 0], True))
 
 
 def module(compile: bool) -> SubnetModule:
