@@ -69,13 +69,13 @@ def machine(packages: tuple[str, ...] = PACKAGES) -> str:
     return ", ".join([cores, f"Python {platform.python_version()}", *names])
 
 
-def save(results: object, console: Console) -> None:
+def save(results: object, console: Console, packages: tuple[str, ...] = PACKAGES) -> None:
     """Into a new file below runs/benchmarks, with what is needed to measure it again."""
     folder = Path("runs/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(sys.argv[0]).stem
     path = next(path for number in range(10**6) if not (path := folder / f"{name}-{number}.json").exists())
     command = ["python", *sys.argv]
-    content = {"command": command, "machine": machine(), "date": date.today().isoformat(), "results": results}
+    content = {"command": command, "machine": machine(packages), "date": date.today().isoformat(), "results": results}
     path.write_text(json.dumps(content, indent=1) + "\n")
     console.print(f"written to {path}")

@@ -107,13 +107,14 @@ def _benchmark(options: argparse.Namespace) -> None:
         measure(f"scaling, {name}", ways, options.rounds, "1 workers")
 
         rows = Table("way", "first batch, s", "peak memory, MB", title=f"a process, {name}", title_justify="left")
-        for way in ("bare", "ffcv"):
-            measured = [first_batch(way, path, options) for _ in range(3)]
-            rows.add_row(way, *(f"{statistics.median(m[key] for m in measured):,.1f}" for key in ("seconds", "MB")))
+        ways = {way: partial(first_batch, way, path, options) for way in ("bare", "ffcv")}
+        processes = results[f"a process, {name}"] = interleaved(ways, 3, warmup=0)
+        for way, values in processes.items():
+            rows.add_row(way, *(f"{statistics.median(values[key]):,.1f}" for key in ("seconds", "MB")))
         console.print(rows)
         if options.steps:
             console.print(waiting(_ours(path, options), options))
-    save(results, console)
+    save(results, console, PACKAGES)
 
 
 def _betons(files: Files, classes: list[str], directory: Path, longer_sides: list[int]) -> dict[str, Path]:

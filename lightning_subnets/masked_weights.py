@@ -36,10 +36,9 @@ class Source:
         # What was created in inference mode has no version.
         self.version = None if tensor.is_inference() else tensor._version
 
-    def is_unchanged(self, tensor: Tensor | None) -> bool:
+    def is_unchanged(self, tensor: Tensor) -> bool:
         return (
-            tensor is not None
-            and tensor is self.tensor()
+            tensor is self.tensor()
             and self.version is not None
             and tensor._version == self.version
             and tensor.untyped_storage()._cdata == self.storage.cdata
@@ -55,11 +54,12 @@ class Made(NamedTuple):
     sources: list[Source]
 
     def is_fresh(self, layer: MaskedLayer) -> bool:
-        sources = [tensor for tensor in (self.product, layer.weight, layer.scores) if tensor is not None]
+        weight, scores = layer.weight, layer.scores
+        sources = (self.product, weight) if scores is None else (self.product, weight, scores)
         return (
             self.num_kept == layer.num_kept
-            and self.product.dtype == _dtype(layer)
-            and (self.mask is not None or not layer.weight.requires_grad)
+            and self.product.dtype == _dtype(weight)
+            and (self.mask is not None or not weight.requires_grad)
             and len(self.sources) == len(sources)
             and all(map(Source.is_unchanged, self.sources, sources))
         )
@@ -75,14 +75,15 @@ def made(layer: MaskedLayer) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: if a score on a CPU is NaN.
     """
-    if torch.compiler.is_compiling() and not layer.refreshed_outside:
-        # A graph cannot see whether something has changed.
-        mask = layer.mask()
-        return (layer.weight.detach() * mask).to(_dtype(layer)), mask
-    if not torch.compiler.is_compiling() and not (layer.made and layer.made.is_fresh(layer)):
-        return _make([layer], [_dtype(layer)])[0][:2]
-    assert layer.made is not None, "a network compiled by compile_ needs refresh_ before each forward pass"
-    return layer.made[:2]
+    kept = layer.made
+    if not torch.compiler.is_compiling():
+        return (kept if kept and kept.is_fresh(layer) else _make([layer], [_dtype(layer.weight)])[0])[:2]
+    if layer.refreshed_outside:
+        assert kept is not None, "a network compiled by compile_ needs refresh_ before each forward pass"
+        return kept[:2]
+    # A graph cannot see whether something has changed.
+    mask = layer.mask()
+    return (layer.weight.detach() * mask).to(_dtype(layer.weight)), mask
 
 
 def compile_(network: nn.Module, layers: Iterable[MaskedLayer]) -> None:
@@ -105,7 +106,7 @@ def refresh_(layers: Iterable[MaskedLayer]) -> None:
         ValueError: if a score on a CPU is NaN.
     """
     stale = [layer for layer in layers if layer.method.made_before and not (layer.made and layer.made.is_fresh(layer))]
-    _make(stale, [_dtype(layer) for layer in stale])
+    _make(stale, [_dtype(layer.weight) for layer in stale])
 
 
 def forget_(layers: Iterable[MaskedLayer]) -> None:
@@ -155,8 +156,8 @@ def _make(layers: list[MaskedLayer], dtypes: list[torch.dtype]) -> list[Made]:
     return [made[layer] for layer in layers]
 
 
-def _dtype(layer: MaskedLayer) -> torch.dtype:
-    kind, dtype = layer.weight.device.type, layer.weight.dtype
+def _dtype(weight: Tensor) -> torch.dtype:
+    kind, dtype = weight.device.type, weight.dtype
     if dtype == torch.float32 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return dtype

@@ -45,7 +45,7 @@ class SubnetModule(LightningModule):
         warmup_epochs: epochs over which the rate rises linearly before that.
         label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
         channels_last: memory format of images and network, faster for convolutions on a GPU.
-        compile: compile the network by ``torch.compile``, which takes a minute when a run begins.
+        compile: compile the network by ``torch.compile``, which takes time when a run begins.
 
     Raises:
         ValueError: if an argument is out of range, or the network cannot be masked.
@@ -88,7 +88,7 @@ class SubnetModule(LightningModule):
         self.network.to(memory_format=self.memory_format)
         self._layers = [layer for _, layer in masking.masked_layers(network)]
         if compile:
-            masked_weights.compile_(self.network, self._layers)
+            masked_weights.compile_(network, self._layers)
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
         # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
@@ -97,7 +97,8 @@ class SubnetModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        masked_weights.refresh_(self._layers)
+        if self.network._compiled_call_impl:  # else each layer looks for itself
+            masked_weights.refresh_(self._layers)
         output = self._compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
         # GoogLeNet and Inception hand out their auxiliary classifiers too, while they train.
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
@@ -107,8 +108,8 @@ class SubnetModule(LightningModule):
         try:
             return function(tensor)
         except BackendCompilerFailed as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
+            what = f"torch.compile does not work here ({str(error).splitlines()[0]})"
+            raise UserError(f"{what}: set --model.compile=false") from error
 
     def prepare_data(self) -> None:
         self.check(self.trainer)
@@ -140,8 +141,7 @@ class SubnetModule(LightningModule):
         was_training = self.network.training
         try:
             self.network.eval()
-            # Compiled for this one image, it would take as long as for all others.
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
                 outputs = self(torch.zeros(1, *shape, device=self.device)).shape[1]
         except (RuntimeError, AttributeError, IndexError) as error:
             raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
@@ -175,8 +175,8 @@ class SubnetModule(LightningModule):
     def on_train_start(self) -> None:
         masked_weights.forget_(self._layers)
         self.first_diverged.fill_(_NEVER)  # which an average of weights averages too
-        # To go on in the middle of an epoch: Lightning 2.6 looks for a checkpoint's place when it sets the loaders up,
-        # and to ask for the number of steps had it do so before; and it leaves the start of that epoch out.
+        # In the middle of an epoch: Lightning 2.6 looks for a checkpoint's place when it sets the loaders up, which the
+        # question for the number of steps had it do before; and it leaves the start of that epoch out.
         self.trainer.fit_loop._load_combined_loader_states()
         self.on_train_epoch_start()
         # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
