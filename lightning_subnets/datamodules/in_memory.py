@@ -43,12 +43,14 @@ class TensorLoader(EpochLoader):
         if self.padding:
             choices = torch.cat([choices, random_shifts(self.sampler.seed, epoch, self.padding)])
         choices = choices.to(self.images.device)  # once an epoch: a copy from the host makes it wait
-        whole_batches = math.ceil(SLAB / self.batch_size) * self.batch_size
-        for slab in torch.split(choices, whole_batches, dim=1):
+        sizes = [len(part) for part in keys]
+        batches_at_a_time = math.ceil(SLAB / self.batch_size)
+        groups = [sizes[first : first + batches_at_a_time] for first in range(0, len(sizes), batches_at_a_time)]
+        for group, slab in zip(groups, torch.split(choices, [sum(group) for group in groups], dim=1), strict=True):
             images, labels = self.images.index_select(0, slab[0]), self.labels.index_select(0, slab[0])
             if self.padding:
                 images = crop_and_flip(images, slab[1:], self.padding)
-            yield from zip(torch.split(images, self.batch_size), torch.split(labels, self.batch_size), strict=True)
+            yield from zip(torch.split(images, group), torch.split(labels, group), strict=True)
 
 
 def random_shifts(seed: int, keys: Tensor, padding: int) -> Tensor:

@@ -35,18 +35,48 @@ class EpochLoader(ABC):
     def __len__(self) -> int:
         return math.ceil(len(self.sampler) / self.batch_size)
 
+    def remaining(self, batches: int) -> int:
+        """How many batches it will hand out next, in a training epoch that is cut off after so many.
+
+        That is fewer than an epoch's where it goes on in the middle of one, whoever handed out the batches before.
+        """
+        start = self._resumed["samples"] if self._resumed else 0
+        step = self.batch_size * self.sampler.num_replicas
+        return min(len(self._parts(start)[0]), -(-max(0, batches * step - start) // step))
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self.sampler.epoch, 0
         if self._resumed and self._resumed["epoch"] == epoch:
             start = self._resumed["samples"]
         self._resumed = None
-        keys = self.sampler.keys(start)
-        parts = [keys[first : first + self.batch_size] for first in range(0, len(keys), self.batch_size)]
+        parts, ends = self._parts(start)
         with closing(self.batches(parts)) as batches:  # or one who breaks off would leave its end to the collector
-            for batch in batches:
-                start += self.batch_size * self.sampler.num_replicas
-                self._handed_out = {"epoch": epoch, "samples": start}
+            for batch, end in zip(batches, ends, strict=True):
+                self._handed_out = {"epoch": epoch, "samples": end}
                 yield batch
+
+    def _parts(self, start: int) -> tuple[list[Tensor], list[int]]:
+        """The batches after the first ``start`` samples: their keys, and how many samples are handed out after each.
+
+        To train, there are as many on every rank.
+        """
+        sampler, size = self.sampler, self.batch_size
+        keys, ranks = sampler.keys(start), sampler.num_replicas
+        count = math.ceil(len(keys) / size)
+        if sampler.shuffle:
+            # Where another number of ranks began the epoch, the first ranks may have a sample more than the others.
+            fewest, more = divmod(max(0, len(sampler) * ranks - start), ranks)
+            count = math.ceil((fewest + bool(more)) / size)
+            if count > fewest:  # not one for each: the last are left out, as at the end of any epoch
+                keys, count = keys[:fewest], math.ceil(fewest / size)
+            elif (count - 1) * size == fewest:  # the others have a batch less: all make theirs a little smaller
+                lengths = [fewest + (rank < more) for rank in range(ranks)]
+                ends = [sum(_first_of(batch + 1, count, length) for length in lengths) for batch in range(count)]
+                return list(keys.tensor_split(count)), [start + end for end in ends]
+        return (
+            [keys[batch * size : (batch + 1) * size] for batch in range(count)],
+            [start + (batch + 1) * size * ranks for batch in range(count)],
+        )
 
     @abstractmethod
     def batches(self, keys: list[Tensor]) -> Generator[Batch]:
@@ -58,3 +88,8 @@ class EpochLoader(ABC):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._handed_out = self._resumed = state
+
+
+def _first_of(parts: int, count: int, length: int) -> int:
+    """How much is in the first parts of ``length`` things that are split into ``count`` parts as equal as can be."""
+    return parts * (length // count) + min(parts, length % count)

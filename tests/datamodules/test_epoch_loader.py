@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, strategies
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -102,6 +103,41 @@ def test_what_two_ranks_have_left_another_number_of_ranks_sees_exactly_once(
             loader.load_state_dict(states[0] if count else {"epoch": 1, "samples": 0})
             after += samples(list(loader))
         assert sorted(seen + after) == list(range(COUNT))
+
+
+class Keys(EpochLoader):
+    """Hands out its samples' keys."""
+
+    def batches(self, keys: list[Tensor]) -> Generator[Batch]:
+        yield from zip(keys, keys, strict=True)
+
+
+@given(
+    count=strategies.integers(1, 200),
+    size=strategies.integers(1, 12),
+    ranks=strategies.lists(strategies.integers(1, 5), min_size=2, max_size=4),
+    share=strategies.floats(0, 1),
+)
+def test_however_often_the_number_of_ranks_changes_no_sample_is_lost_or_repeated(
+    count: int, size: int, ranks: list[int], share: float
+) -> None:
+    state, seen = {"epoch": 0, "samples": 0}, list[int]()
+    for place, now in enumerate(ranks, start=1):
+        loaders = []
+        for rank in range(now):
+            order = EpochSampler(torch.arange(count), size=count, shuffle=True, seed=0, rank=rank, num_replicas=now)
+            loaders.append(Keys(order, size))
+            loaders[-1].load_state_dict(state)
+        (left,) = {loader.remaining(count) for loader in loaders}  # as many on each, or they would wait for ever
+        steps = left if place == len(ranks) else int(share * left)
+        iterators = [iter(loader) for loader in loaders]
+        for _ in range(steps):
+            for keys, _ in map(next, iterators):
+                assert len(keys) > 0
+                seen += keys.tolist()
+            (state,) = (dict(fields) for fields in {tuple(loader.state_dict().items()) for loader in loaders})
+        assert all((next(iterator, None) is None) == (steps == left) for iterator in iterators)
+    assert len(set(seen)) == len(seen) > count - max(ranks)
 
 
 def test_the_state_of_the_end_of_an_epoch_does_not_shorten_the_next(loader_of: LoaderOf) -> None:
