@@ -1,22 +1,52 @@
-"""Whether a checkpoint can be read, and whether it is of this run's network, method, weights and seed."""
+"""Checkpoints: how they are written and read, what is left out of them, and whether one is of this run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_subnets import digest
+from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 
+if TYPE_CHECKING:
+    from lightning_subnets.module import SubnetModule
+
 # What every checkpoint of ours has; "optimizer" names the optimizer's class.
-_KEYS = {"subnet", "optimizer", "state_dict", "loops", "pytorch-lightning_version"}
+_KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning_version"}
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds; its tensors stay in the file until they are looked at.
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, and runs nothing that one brings along.
+
+    A disk that is full, or gone, does not end the run: the file stays as it was, and a warning says so.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the second when its file raises the first
+            kept = "the one there is kept" if path.exists() else "there is none yet"
+            rank_zero_warn(f"the checkpoint {path} could not be written ({error}): {kept}, and the run goes on")
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        return read(path, mmap=False)
+
+
+def read(path: str | Path, *, mmap: bool = True) -> dict[str, Any]:
+    """What a checkpoint holds.
+
+    Args:
+        mmap: leave its tensors in the file until they are looked at.
 
     Raises:
         ValueError: if the file is missing, truncated or no checkpoint of ours, or holds more than tensors and plain
@@ -25,7 +55,7 @@ def read(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for damaged files
         raise UserError(
             f"the checkpoint {path} cannot be read: it is truncated, damaged or not a checkpoint"
@@ -35,28 +65,55 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def check(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Compare a checkpoint with the module that is to take it.
+def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: SubnetModule) -> None:
+    """Take what the seed gives out of a checkpoint, and put in the digest it is known by.
 
-    Args:
-        identity: what the module calls itself: its network, method, density, weights and seed.
-        state: the module's state dict.
+    Weights that were not drawn from the seed, but came with the network, stay.
+    """
+    frozen = _frozen(module)
+    if frozen:
+        checkpoint["weights_digest"] = digest.weights_digest(module.network)
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+
+
+def make_fit_(checkpoint: dict[str, Any], module: SubnetModule) -> None:
+    """Check that a checkpoint is of this module, and put the frozen weights in that were left out of it.
 
     Raises:
-        ValueError: naming what differs.
+        ValueError: naming what differs: network, method, density, weights, seed, a shape, or the frozen weights
+            themselves.
     """
-    theirs = checkpoint["subnet"]
-    for key in dict.fromkeys((*identity, *theirs)):
-        if identity.get(key) != theirs.get(key):
+    _check_identity(checkpoint["subnet"], module.identity)
+    own, theirs = module.state_dict(), checkpoint["state_dict"]
+    left_out = {key: own.pop(key) for key in _frozen(module) - theirs.keys()}
+    _check_shapes(theirs, own)
+    if left_out and checkpoint["weights_digest"] != (drawn := digest.weights_digest(module.network)):
+        raise UserError(
+            f"the weights drawn here (sha256 {drawn[:16]}...) are not those of the checkpoint (sha256 "
+            f"{checkpoint['weights_digest'][:16]}...): its network was built in another way, or its weights were drawn "
+            "by another version of lightning-subnets"
+        )
+    checkpoint["state_dict"] = theirs | left_out
+
+
+def _frozen(module: SubnetModule) -> set[str]:
+    """The names of what is a function of the seed, as in the module's state dict."""
+    if module.identity["weights"] is None:
+        return set()
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
+def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    for key in dict.fromkeys((*ours, *theirs)):
+        if ours.get(key) != theirs.get(key):
             raise UserError(
-                f"the checkpoint has {key} = {theirs.get(key)!r} and this run has {key} = {identity.get(key)!r}: "
+                f"the checkpoint has {key} = {theirs.get(key)!r} and this run has {key} = {ours.get(key)!r}: "
                 "run it with the config.yaml that stands beside its checkpoints"
             )
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    their_shapes = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
-    for key in dict.fromkeys((*shapes, *their_shapes)):
-        if shapes.get(key) != their_shapes.get(key):
-            raise UserError(
-                f"the checkpoint is of another network: {key} has shape {their_shapes.get(key, 'none')} there and "
-                f"{shapes.get(key, 'none')} here"
-            )
+
+
+def _check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    for key in dict.fromkeys((*ours, *theirs)):
+        here, there = (tuple(state[key].shape) if key in state else "none" for state in (ours, theirs))
+        if here != there:
+            raise UserError(f"the checkpoint is of another network: {key} has shape {there} there and {here} here")

@@ -6,14 +6,17 @@ import importlib
 import inspect
 import itertools
 import logging
+import signal
 import sys
 import time
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import restricted_number_type
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -21,8 +24,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_subnets import checkpoint, digest, figures, loggers, masking, summary
-from lightning_subnets.callbacks import MaskStatistics, Predictions, Progress
+from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, summary
+from lightning_subnets.atomic_file import replacing
+from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics, Predictions, Progress
+from lightning_subnets.callbacks.last_checkpoint import REQUEUE
+from lightning_subnets.checkpoint import CheckpointFiles
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
@@ -39,8 +45,11 @@ def main(args: list[str] | None = None) -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # Lightning 2.6 under torch 2.15, from inside its own loops.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # A continued run keeps its best and last checkpoint, the new one begins its own.
+    # Where SLURM is installed and a run is not a job's.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    # A run goes on in its directory; one that begins from another's checkpoint keeps its own best and last.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # A run's directory is new: what the CSV logger finds in it, another of the run's loggers has just put there.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # To evaluate a checkpoint nothing is needed of what wrote it.
@@ -70,22 +79,52 @@ class Parser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the resolved config beside the run's metrics, and hands it to the loggers that show it."""
+    """Keeps the resolved config beside the run's metrics, and hands it to the loggers that show it.
+
+    Where a run goes on under another config, that becomes ``config.yaml`` and the one before ``config_N.yaml``.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        config = self.config.clone()
+        config.pop("version")  # or who repeats the run would go on with it
+        text = self.parser.dump(config, skip_none=False)
+        assert isinstance(trainer.loggers[0], CSVLogger)
+        path = Path(trainer.loggers[0].log_dir, "config.yaml")
+        differences = _differences(path.read_text(), text) if path.exists() else ""
+        if differences:
+            kept = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
+            path.rename(next(free for free in kept if not free.exists()))
+            print(f"going on under another config: {differences}", file=sys.stderr)
+        if not path.exists():
+            with replacing(path) as file:
+                file.write(text.encode())
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams(self.config.as_dict())
+                logger.log_hyperparams(config.as_dict())
+
+
+def _differences(before: str, now: str) -> str:
+    """The values that two configs differ in, but for loggers, which each run is given anew."""
+    old, new = (_leaves(yaml.safe_load(text)) for text in (before, now))
+    keys = [k for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k) and not k.startswith("trainer.logger")]
+    return ", ".join(f"{key} = {new.get(key)} instead of {old.get(key)}" for key in keys)
+
+
+def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {key: leaf for name in values for key, leaf in _leaves(values[name], f"{prefix}.{name}".strip(".")).items()}
 
 
 class SubnetCLI(LightningCLI):
     """LightningCLI for a ``SubnetModule`` and any data module.
 
     A fit gets a directory of its own, ``<trainer.default_root_dir>/<name>/version_N``, for its checkpoints, metrics,
-    config, summary and pictures.
+    config, summary and pictures. Under a ``--version`` that is there already it goes on with that run.
     """
 
     run: RunDirectory | None = None
+    last: LastCheckpoint | None = None
 
     def __init__(self, args: list[str]) -> None:
         try:
@@ -97,6 +136,7 @@ class SubnetCLI(LightningCLI):
                 trainer_defaults={"default_root_dir": "runs", "enable_model_summary": False},
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
+                save_config_kwargs={"save_to_log_dir": False},
                 args=args,
             )
         finally:
@@ -112,6 +152,13 @@ class SubnetCLI(LightningCLI):
         )
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run; the config file's where none is given."
+        )
+        parser.add_argument(
+            "--version",
+            type=str | None,
+            default=None,
+            help="Directory of the run in <trainer.default_root_dir>/<name>, the next free version_N if none is given; "
+            "a run that is there already is gone on with.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -143,16 +190,24 @@ class SubnetCLI(LightningCLI):
             config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
         self.save_config_callback = None
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
-            self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name)
+            self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name, config.version)
+            if config.version and self.run.summary.exists():
+                if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                    print(f"{self.run.path} is finished: --ckpt_path goes on from its checkpoint in another run")
+                sys.exit(0)
             config.trainer.logger = loggers.configure(chosen_loggers, self.run.path)
             self.save_config_callback = SaveConfig
             callbacks.append(MaskStatistics())
             if config.trainer.enable_checkpointing is not False:
-                # The last epoch's, from which a run goes on, and that of the best validation accuracy.
                 folder = self.run.path / "checkpoints"
-                callbacks.append(ModelCheckpoint(folder, filename="last"))
                 if config.trainer.limit_val_batches != 0:
-                    callbacks.append(ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max"))
+                    callbacks.append(
+                        ModelCheckpoint(
+                            folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
+                        )
+                    )
+                self.last = LastCheckpoint(folder)  # after the best one, whose place it saves
+                callbacks.append(self.last)
         self.trainer_defaults["callbacks"] = callbacks
 
     def instantiate_classes(self) -> None:
@@ -162,30 +217,37 @@ class SubnetCLI(LightningCLI):
             # What a network's or an optimizer's own constructor will not take is a mistake in the config.
             raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error
 
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = CheckpointFiles()
+
         # Here too, before there are other processes: they could only be torn down.
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if isinstance(self.datamodule, ImageDataModule):
                 self.datamodule.prepare_data()
-            self.model.check(self.trainer, self.datamodule)
+            preflight.check(self.model, self.trainer, self.datamodule)
 
     def before_fit(self) -> None:
+        if self.run and self.run.last_checkpoint:
+            self.config_init.fit.ckpt_path = self.run.last_checkpoint
         self.weights_digest = digest.weights_digest(self.model.network)
         self.start = time.perf_counter()
 
     def after_fit(self) -> None:
         if self.run is None:
             return
-        seconds = time.perf_counter() - self.start
+        seconds = self.last.seconds if self.last else time.perf_counter() - self.start
+        # A time limit now: what is left to do is done when the job is started again.
+        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if not self.trainer.is_global_zero:
             return
         result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
-        summary.write(result, self.run.path / "summary.json")
         if self.model.method.trains == "scores" and not result["weights_unchanged"]:
             raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)
+        summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
         summary.show(result, self.run.path, pictures)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -17,8 +17,10 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from lightning_subnets import checkpoint, masked_weights, masking
-from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets import checkpoint as subnet_checkpoint
+from lightning_subnets import masked_weights, masking, preflight, resuming
+from lightning_subnets.callbacks.divergence import Divergence, check_finite, diverged_at
+from lightning_subnets.datamodules.sampler import seed_of
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import Method
 from lightning_subnets.schedule import Schedule, learning_rate_factor
@@ -73,7 +75,7 @@ class SubnetModule(LightningModule):
         if lr_batch_size is not None and lr_batch_size < 1:
             raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
         self.network = masking.mask_(network, method, weights=weights, seed=seed)
-        self.method = method
+        self.method, self.seed = method, seed
         self.identity = {
             "network": type(network).__name__,
             "method": type(method).__name__,
@@ -92,69 +94,33 @@ class SubnetModule(LightningModule):
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
         # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
-        self.first_diverged: Tensor
-        self.register_buffer("first_diverged", torch.tensor(_NEVER), persistent=False)
+        self._resumed: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
         if self.network._compiled_call_impl:  # else each layer looks for itself
             masked_weights.refresh_(self._layers)
-        output = self._compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
+        output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
         # GoogLeNet and Inception hand out their auxiliary classifiers too, while they train.
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
 
-    def _compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+    def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+        """Call what torch.compile made, or is to make; where it cannot, that is a user's mistake."""
         try:
             return function(tensor)
         except BackendCompilerFailed as error:
             what = f"torch.compile does not work here ({str(error).splitlines()[0]})"
             raise UserError(f"{what}: set --model.compile=false") from error
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [Divergence()]
+
     def prepare_data(self) -> None:
-        self.check(self.trainer)
-
-    def check(self, trainer: Trainer, data: LightningDataModule | None = None) -> None:
-        """Check that network, data, optimizer and trainer fit each other, before anything is written or a GPU touched.
-
-        Args:
-            data: the data to be trained on, where the trainer does not know them yet.
-
-        Raises:
-            ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, the
-                network cannot take the data's images, or it has another number of outputs than the data classes.
-        """
-        self._build_optimizer()
-        if self.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
-            self._compiled(torch.compile(torch.neg), torch.zeros(1))
-        if trainer.precision in ("bf16-true", "16-true"):
-            raise UserError(
-                f"precision {trainer.precision} would round the scores, whose small steps then are lost: "
-                f"take {str(trainer.precision).replace('true', 'mixed')}"
-            )
-        if self.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
-            raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
-        data = data or trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, ImageDataModule):
-            return
-        name, shape, classes = type(self.network).__name__, data.image_shape, len(data.classes)
-        was_training = self.network.training
-        try:
-            self.network.eval()
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
-                outputs = self(torch.zeros(1, *shape, device=self.device)).shape[1]
-        except (RuntimeError, AttributeError, IndexError) as error:
-            raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
-        finally:
-            self.network.train(was_training)
-        if outputs != classes:
-            raise UserError(
-                f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
-                f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
-            )
+        preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self._build_optimizer()
+        optimizer = self.build_optimizer()
         if self.lr_batch_size is not None:
             images = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
             if images is None:
@@ -174,18 +140,21 @@ class SubnetModule(LightningModule):
 
     def on_train_start(self) -> None:
         masked_weights.forget_(self._layers)
-        self.first_diverged.fill_(_NEVER)  # which an average of weights averages too
         # In the middle of an epoch: Lightning 2.6 looks for a checkpoint's place when it sets the loaders up, which the
         # question for the number of steps had it do before; and it leaves the start of that epoch out.
         self.trainer.fit_loop._load_combined_loader_states()
         self.on_train_epoch_start()
+        if self._resumed is not None:
+            resuming.take_up_(self.trainer, self._resumed, self._train_metrics)
+            self._resumed = None
         # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
         scheduler.base_lrs = [options["initial_lr"] for options in self._options]
         for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
-            group.update(options, lr=options["initial_lr"] * scheduler.lr_lambdas[0](self.global_step))
+            group.update(options, lr=options["initial_lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch))
 
-    def _build_optimizer(self) -> torch.optim.Optimizer:
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """A new optimizer over what the method trains."""
         try:
             return self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         except ValueError as error:
@@ -196,38 +165,21 @@ class SubnetModule(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
+        # What a step draws, dropout for instance, is a function of its place in the run too.
+        torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
         try:
             logits = self(images)
         except UserError as error:
             if isinstance(error.__cause__, BackendCompilerFailed):
                 raise
-            raise self._diverged(self.global_step, str(error)) from error
+            raise diverged_at(self.trainer, self.global_step, str(error)) from error
         loss: Tensor = self.loss(logits, labels)
         self._images_seen += len(labels) * self.trainer.world_size
-        diverged = torch.where(loss.detach().isfinite(), _NEVER, self.global_step)
-        torch.minimum(self.first_diverged, diverged, out=self.first_diverged)
         self._update("train/loss", loss.detach().expand(len(labels)))
         self._update("train/accuracy", (logits.detach().argmax(dim=-1) == labels).float())
         self.log("train/loss_step", loss.detach())
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Looking at a value makes the host wait for a GPU, so there it is done at the logging interval, and
-        # before the checkpoint of an epoch is written.
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        at_interval = self.trainer.is_last_batch or (interval and not (batch_idx + 1) % interval)
-        if (self.device.type == "cpu" or at_interval) and (step := int(self.first_diverged)) != _NEVER:
-            raise self._diverged(step, "the loss is not finite")
-        if at_interval:
-            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
-                raise self._diverged(self.global_step, "a trained parameter is not finite")
-
-    def _diverged(self, step: int, what: str) -> UserError:
-        saved = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint had been written"
-        return UserError(f"training diverged at step {step}: {what}. Try a lower learning rate; {kept}.")
 
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train")
@@ -246,8 +198,8 @@ class SubnetModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         loss = self.metrics["val/loss"]
         assert isinstance(loss, MeanMetric)
-        if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
-            raise self._diverged(self.global_step, "the validation loss is not finite")
+        if self._fitting and not self.trainer.sanity_checking:
+            check_finite(self.trainer, loss.compute())
         self._log_metrics("val")
         masked_weights.forget_(self._layers)
 
@@ -286,15 +238,24 @@ class SubnetModule(LightningModule):
     def _fitting(self) -> bool:
         return self.trainer.state.fn == TrainerFn.FITTING
 
+    @property
+    def _train_metrics(self) -> list[MeanMetric]:
+        return [metric for name, metric in self.metrics.items() if name.startswith("train")]  # type: ignore[misc]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["subnet"] = self.identity
-        checkpoint["optimizer"] = type(self._build_optimizer()).__name__
+        checkpoint["optimizer"] = type(self.build_optimizer()).__name__
+        checkpoint["run"] = resuming.state(self.trainer, self._train_metrics)
+        subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
 
-    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        checkpoint.check(checkpoint_, self.identity, self.state_dict())
-        if self._fitting and checkpoint_["optimizer"] != (optimizer := type(self._build_optimizer()).__name__):
-            raise UserError(f"the checkpoint is of a run by {checkpoint_['optimizer']} and this run is by {optimizer}")
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        subnet_checkpoint.make_fit_(checkpoint, self)
+        if self._fitting:
+            if checkpoint["optimizer"] != (optimizer := type(self.build_optimizer()).__name__):
+                raise UserError(
+                    f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {optimizer}"
+                )
+            self._resumed = checkpoint["run"]
 
 
 _EVALUATED = ("loss", "accuracy", "top5")
-_NEVER = torch.iinfo(torch.int64).max

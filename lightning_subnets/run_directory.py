@@ -1,9 +1,11 @@
-"""A directory for each run, never shared and never overwritten."""
+"""A directory for each run, used by one process at a time, in which nothing is overwritten."""
 
 from __future__ import annotations
 
+import fcntl
 import itertools
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -11,7 +13,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning_subnets.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunDirectory:
     """A directory of one run's own.
 
@@ -21,34 +23,72 @@ class RunDirectory:
     """
 
     path: Path
-    made: tuple[Path, ...]
+    made: tuple[Path, ...] = ()
+    _lock: int | None = field(default=None, repr=False)
 
     @classmethod
-    def claim(cls, root: Path | str, name: str) -> RunDirectory:
-        """A new directory ``root/name/version_N`` with the lowest N that is free.
+    def claim(cls, root: Path | str, name: str, version: str | None = None) -> RunDirectory:
+        """The directory ``root/name/version``, there already or not; by default a new ``version_N`` with the lowest N.
 
-        Making the directory is what claims it, so that two runs started at once get two. Only the first process of a
+        Making a new directory is what claims it, so that two runs started at once get two. Only the first process of a
         run writes there; the others are told a path that they leave alone.
+
+        Raises:
+            ValueError: if it cannot be made or written to, or another process is using it.
         """
         parent = Path(root, name)
         if rank_zero_only.rank:  # type: ignore[attr-defined]
-            return cls(parent, made=())
+            return cls(parent / version if version else parent)
         missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count():
+                run = cls(parent / (version or f"version_{number}"), made=tuple(missing))
+                try:
+                    run.path.mkdir()
+                except FileExistsError:
+                    if version is None:
+                        continue
+                else:
+                    run.made = (run.path, *missing)
+                break
+            run._hold()
         except OSError as error:
-            raise UserError(f"no run can be kept in {parent}: {error.strerror}") from error
-        for version in itertools.count():
-            path = parent / f"version_{version}"
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            return cls(path, made=(path, *missing))
-        raise AssertionError("there is always a next number")
+            raise UserError(f"no run can be kept in {error.filename or parent}: {error.strerror}") from error
+        return run
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, if there is one."""
+        path = self.path / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+    @property
+    def summary(self) -> Path:
+        """What a run writes when it is finished."""
+        return self.path / "summary.json"
+
+    def _hold(self) -> None:
+        """Keep other processes out until this one ends, however it ends."""
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise UserError(
+                f"{self.path} is being used by another process: wait until it has ended, or name another --version"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        self._lock = lock
 
     def give_back(self) -> None:
-        """Remove what was made for a run that ended before it wrote anything."""
+        """Let other processes in, and remove what was made for a run that ended before it wrote anything."""
+        if self._lock is None:
+            return
+        if self.path in self.made and [entry.name for entry in self.path.iterdir()] == [".lock"]:
+            (self.path / ".lock").unlink()
+        os.close(self._lock)
         for folder in self.made:
             if any(folder.iterdir()):
                 return

@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from lightning_subnets import __version__, digest, masking
+from lightning_subnets.atomic_file import replacing
 from lightning_subnets.module import SubnetModule
 
 
@@ -53,7 +54,8 @@ def summarize(module: SubnetModule, *, digest_before: str, seconds: float) -> di
 
 
 def write(summary: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(summary, indent=2) + "\n")
+    with replacing(path) as file:
+        file.write(json.dumps(summary, indent=2).encode() + b"\n")
 
 
 def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:

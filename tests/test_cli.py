@@ -29,6 +29,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_run_leaves_checkpoints_metrics_config_summary_and_pictures(finished_run: Path) -> None:
     assert {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()} == {
+        ".lock",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "metrics.csv",
@@ -180,7 +181,9 @@ def test_an_interrupted_run_says_how_to_go_on(
     command = re.search(r"to go on: lightning (.*)", said)
     assert command is not None, said
     main(command[1].split())
-    assert json.loads(Path("runs/quickstart/version_1/summary.json").read_text())["epochs"] == 2
+    assert "under another config" not in capsys.readouterr().err
+    assert json.loads(Path("runs/quickstart/version_0/summary.json").read_text())["epochs"] == 2
+    assert [path.name for path in Path("runs/quickstart").iterdir()] == ["version_0"]
 
 
 def test_two_processes_train_one_network_and_measure_it_exactly(finished_run: Path) -> None:

@@ -148,7 +148,7 @@ def test_predictions_want_a_directory(finished_run: Path, mistake: Mistake) -> N
         (["--model.weights=kaiming_normal"], "weights = 'signed_constant'"),
         (["--seed_everything=1"], "seed = 0 and this run has seed = 1"),
         (["--model.method=Dense"], "method = 'EdgePopup'"),
-        (["--model.network.width_multiplier=2"], "network.features.0.weight has shape (64, 1, 3, 3)"),
+        (["--model.network.width_multiplier=2"], "network.features.0.scores has shape (64, 1, 3, 3)"),
     ],
 )
 @pytest.mark.parametrize("verb", ["fit", "test"])

@@ -1,7 +1,9 @@
 """What happens beside the training step."""
 
+from lightning_subnets.callbacks.divergence import Divergence
+from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.callbacks.mask_statistics import MaskStatistics
 from lightning_subnets.callbacks.predictions import Predictions
 from lightning_subnets.callbacks.progress import Progress
 
-__all__ = ["MaskStatistics", "Predictions", "Progress"]
+__all__ = ["Divergence", "LastCheckpoint", "MaskStatistics", "Predictions", "Progress"]

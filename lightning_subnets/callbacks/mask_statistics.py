@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_subnets import masking
-from lightning_subnets.module import SubnetModule
 
 
 class MaskStatistics(Callback):
@@ -18,11 +18,21 @@ class MaskStatistics(Callback):
     of density 1 has nothing to log.
     """
 
+    def __init__(self) -> None:
+        self._layers: dict[str, masking.MaskedLayer] = {}
+        self._before: dict[str, Tensor] = {}
+        self._resumed: dict[str, Tensor] = {}
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, SubnetModule)
-        self._method = pl_module.method
-        self._layers = dict(masking.masked_layers(pl_module.network)) if pl_module.method.density < 1 else {}
+        network = pl_module.network
+        assert isinstance(network, nn.Module)
+        layers = dict(masking.masked_layers(network))
+        self._method = next(iter(layers.values())).method
+        self._layers = layers if self._method.density < 1 else {}
         self._before = self._masks()
+        for name, packed in self._resumed.items():
+            self._before[name] = _unpacked(packed, like=self._before[name])
+        self._resumed = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._layers:
@@ -41,6 +51,22 @@ class MaskStatistics(Callback):
             pl_module.log(f"swapped/{name}", moved, sync_dist=True)
         self._before = now
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks of an epoch ago, a bit a weight: they cannot be had from the scores any more."""
+        return {name: _packed(mask) for name, mask in self._before.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self._resumed = state_dict
+
     def _masks(self) -> dict[str, Tensor]:
         masks = self._method.masks(list(self._layers.values())) if self._layers else []
         return dict(zip(self._layers, masks, strict=True))
+
+
+def _packed(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
+
+
+def _unpacked(packed: Tensor, *, like: Tensor) -> Tensor:
+    bits = np.unpackbits(packed.numpy(), count=like.numel())
+    return torch.from_numpy(bits.astype(bool)).view(like.shape).to(like.device)

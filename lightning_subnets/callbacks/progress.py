@@ -98,9 +98,6 @@ class Progress(ProgressBar):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
-        saved = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if isinstance(exception, KeyboardInterrupt) and saved and trainer.is_global_zero:
-            print(f"interrupted; to go on: lightning fit --ckpt_path {saved}", file=sys.stderr)
 
     def _advance(self) -> None:
         if self._bar is not None:

@@ -12,8 +12,13 @@ from torch.utils.data import DistributedSampler
 
 def generator(*key: int) -> torch.Generator:
     """Random numbers that are a function of the key alone: (seed, epoch), (seed, epoch, sample)."""
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def seed_of(*key: int) -> int:
+    """A seed for torch, a function of the key: int64."""
     digest = hashlib.sha256(":".join(map(str, key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return int.from_bytes(digest[:8], "little", signed=True)
 
 
 # A DistributedSampler, so that Lightning leaves it in its place when there are several ranks.

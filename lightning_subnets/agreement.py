@@ -1,0 +1,57 @@
+"""What the ranks of a run decide together, without waiting for each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed
+
+
+class Agreement:
+    """The largest of the ranks' numbers, the same on all of them, a step late.
+
+    A collective's result is on the device only when the device has come that far; who asks for it at once waits for
+    all that the device has still to do. So a step's numbers are asked for a step later, when they are there.
+
+    Args:
+        device: that the ranks exchange tensors on.
+        ranks: of the run.
+    """
+
+    def __init__(self, device: torch.device, ranks: int) -> None:
+        self.device, self.ranks = device, ranks
+        self._under_way: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def exchange(self, number: int) -> int:
+        """Hand in this step's number; the largest that the ranks handed in at the step before, or 0 at the first.
+
+        With one rank there is nothing to wait for, and it is this step's.
+        """
+        if self.ranks == 1:
+            return number
+        agreed = self.last()
+        shared = torch.tensor([number], dtype=torch.int32)
+        event = None
+        if self.device.type == "cuda":
+            on_device = shared.pin_memory().to(self.device, non_blocking=True)
+            distributed.all_reduce(on_device, op=distributed.ReduceOp.MAX)
+            shared = torch.empty_like(shared, pin_memory=True).copy_(on_device, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        else:
+            distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+        self._under_way = shared, event
+        return agreed
+
+    def last(self) -> int:
+        """What was agreed at the last exchange, waiting for it; 0 if that has been asked for."""
+        if self._under_way is None:
+            return 0
+        shared, event = self._under_way
+        self._under_way = None
+        if event is not None:
+            event.synchronize()
+        return int(shared)
+
+    def now(self, number: int) -> int:
+        """The largest of the ranks' numbers, waiting for it; also of those that are under way."""
+        return max(self.exchange(number), self.last())

@@ -1,0 +1,62 @@
+"""A run whose loss or scores are not finite any more stops, and keeps its last good checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, distributed
+
+from lightning_subnets.errors import UserError
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
+class Divergence(Callback):
+    """Raises an error that names the first step whose loss was not finite.
+
+    Looking at a value makes the host wait for a GPU, so there it is done at the logging interval, and before the
+    checkpoint of an epoch is written; the ranks of a run look together, and stop together.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first = torch.tensor(_NEVER, device=pl_module.device)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        diverged = torch.where(outputs["loss"].isfinite(), _NEVER, self._step)
+        torch.minimum(self._first, diverged, out=self._first)
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        at_interval = trainer.is_last_batch or (interval and not (batch_idx + 1) % interval)
+        if at_interval or (trainer.world_size == 1 and pl_module.device.type == "cpu"):
+            self._look(trainer)
+        if at_interval:
+            trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+            # The same on all ranks, for their gradients are.
+            if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
+                raise diverged_at(trainer, trainer.global_step, "a trained parameter is not finite")
+
+    def _look(self, trainer: Trainer) -> None:
+        if trainer.world_size > 1:
+            distributed.all_reduce(self._first, op=distributed.ReduceOp.MIN)
+        if (step := int(self._first)) != _NEVER:
+            raise diverged_at(trainer, step, "the loss is not finite")
+
+
+def diverged_at(trainer: Trainer, step: int, what: str) -> UserError:
+    """The error of a run that diverged at an optimizer step."""
+    # The one to go on from comes last, and of all others the best may be long past.
+    saved = [path for callback in trainer.checkpoint_callbacks if (path := getattr(callback, "best_model_path", ""))]
+    kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written"
+    return UserError(f"training diverged at step {step}: {what}. Try a lower learning rate; {kept}.")
+
+
+def check_finite(trainer: Trainer, loss: Tensor) -> None:
+    """Raise the error if a validation loss, the same on all ranks, is not finite."""
+    if not loss.isfinite():
+        raise diverged_at(trainer, trainer.global_step, "the validation loss is not finite")

@@ -1,0 +1,162 @@
+"""The checkpoint to go on from, and the signals that tell a run to write it and end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from lightning_subnets.agreement import Agreement
+from lightning_subnets.errors import UserError
+
+# SLURM sends the first before a time limit, if asked to; the second when a job is cancelled or preempted; the third is
+# Ctrl-C.
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+# "Temporary failure; the user is invited to retry", sysexits.h: who sent SIGUSR1 is to start the run again.
+REQUEUE = os.EX_TEMPFAIL
+
+_DUE = 1  # below every signal's number, so that the larger of the two is what has to be done
+
+
+class Stopped(SystemExit):
+    """A run that a signal has ended, with what was done by then in its checkpoint.
+
+    The exit code is 75 for SIGUSR1 and 128 + the signal's number for the others, as a shell would have it; of every
+    rank but the first it is 0, for what starts the ranks may kill the first when another fails.
+    """
+
+    def __init__(self, signum: int, rank: int) -> None:
+        code = REQUEUE if signum == signal.SIGUSR1 else 128 + signum
+        super().__init__(0 if rank else code)
+        self.signum = signal.Signals(signum)
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes ``last.ckpt`` at the end of each epoch, every few minutes between, and when a signal ends the run.
+
+    A signal to any rank is noted, and acted upon by all ranks after the same optimizer step; one during validation,
+    after it. Lightning's own handlers are not used: they save in the middle of whatever the process is doing, each rank
+    where it happens to be, and exchange tensors inside the handler. A second signal of a kind ends the process at once.
+
+    What a checkpoint covers is in the loggers before it, so that a run that goes on from it has lost nothing.
+
+    Args:
+        folder: of the checkpoint.
+        minutes: between two checkpoints in the middle of an epoch.
+
+    Raises:
+        ValueError: if the disk has no room for the checkpoints of this run.
+    """
+
+    def __init__(self, folder: Path, minutes: float = 10.0) -> None:
+        self.path, self.minutes = folder / "last.ckpt", minutes
+        self.seconds = 0.0  # of training, over all processes that the run has had
+        self._signal = self._to_do = 0
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def best_model_path(self) -> str:
+        return str(self.path) if self.path.exists() else ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        for signum in SIGNALS:
+            self._previous[signum] = signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._signal = max(self._signal, signum)
+        signal.signal(signum, self._previous[signum])
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+        if isinstance(exception, Stopped | KeyboardInterrupt) and self.path.exists() and trainer.is_global_zero:
+            by = f"stopped by {exception.signum.name}" if isinstance(exception, Stopped) else "interrupted"
+            run = self.path.parent.parent
+            print(
+                f"{by} at step {trainer.global_step}; to go on: "
+                f"lightning fit -c {run / 'config.yaml'} --version {run.name}",
+                file=sys.stderr,
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"no checkpoint can be kept in {self.path.parent}: {error.strerror}") from error
+        trained = sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad)
+        # The last and the best, and a third while it is written; of each parameter its value and a momentum.
+        needed, free = 3 * 2 * trained, shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            raise UserError(
+                f"{self.path.parent} has {free / 1e9:.2g} GB left, and the checkpoints of this run take "
+                f"{needed / 1e9:.2g} GB: make room, or name another disk with --trainer.default_root_dir"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._agreement = Agreement(pl_module.device, trainer.world_size)
+        # Lightning 2.6 broadcasts at every step whether it has seen a signal, and makes the host wait for the answer.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        self._written = self._counted = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due = _DUE if time.monotonic() - self._written > 60 * self.minutes and trainer.is_global_zero else 0
+        agreed = self._agreement.exchange(self._signal or due)
+        self._to_do = max(agreed, self._to_do)
+        if self._to_do and _between_steps(trainer, batch_idx):
+            self._write(trainer, log=trainer._logger_connector.should_update_logs)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._to_do = max(self._agreement.now(self._signal), self._to_do)
+        # Lightning logs an epoch by the step before, once its own counter has gone on.
+        trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
+        try:
+            self._write(trainer, log=True)
+        finally:
+            trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+
+    def _write(self, trainer: Trainer, *, log: bool) -> None:
+        if log:
+            connector = trainer._logger_connector
+            connector.log_metrics(connector.metrics["log"])
+        trainer.save_checkpoint(self.path)
+        to_do, self._to_do = self._to_do, 0
+        self._written = time.monotonic()
+        if to_do > _DUE:
+            raise Stopped(to_do, trainer.global_rank)
+
+    def state_dict(self) -> dict[str, Any]:
+        now = time.monotonic()
+        self.seconds, self._counted = self.seconds + now - self._counted, now
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+
+def _between_steps(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether nothing is lost by stopping after this batch.
+
+    Lightning leaves out what it would do next, so at the end of an epoch, and before a validation, it has to be done
+    first; and accumulated gradients are not in a checkpoint.
+    """
+    every = trainer.val_check_batch
+    validates = bool(every) and every != float("inf") and (batch_idx + 1) % int(every) == 0  # type: ignore[arg-type]
+    return not (trainer.is_last_batch or validates or trainer.fit_loop._should_accumulate())

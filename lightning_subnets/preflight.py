@@ -1,0 +1,56 @@
+"""What can be known to be wrong before anything is written or a GPU touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_subnets.module import SubnetModule
+
+
+def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | None) -> None:
+    """Check that network, data, optimizer and trainer fit each other.
+
+    Args:
+        data: the data to be trained on, where there is a data module.
+
+    Raises:
+        ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, the
+            network cannot take the data's images, or it has another number of outputs than the data classes.
+    """
+    module.build_optimizer()
+    if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
+        module.compiled(torch.compile(torch.neg), torch.zeros(1))
+    if trainer.precision in ("bf16-true", "16-true"):
+        raise UserError(
+            f"precision {trainer.precision} would round the scores, whose small steps then are lost: "
+            f"take {str(trainer.precision).replace('true', 'mixed')}"
+        )
+    if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
+        raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+    if isinstance(data, ImageDataModule):
+        _check_images(module, data)
+
+
+def _check_images(module: SubnetModule, data: ImageDataModule) -> None:
+    name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
+    was_training = module.network.training
+    try:
+        module.network.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
+            outputs = module(torch.zeros(1, *shape, device=module.device)).shape[1]
+    except (RuntimeError, AttributeError, IndexError) as error:
+        raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
+    finally:
+        module.network.train(was_training)
+    if outputs != classes:
+        raise UserError(
+            f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
+            f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
+        )

@@ -1,0 +1,96 @@
+"""Going on from a checkpoint as if the run had not stopped; with other ranks or batches, as nearly as can be."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, distributed
+from torchmetrics import MeanMetric
+
+from lightning_subnets.datamodules.loader import EpochLoader
+
+
+def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
+    """What a checkpoint holds for it beside Lightning's own: how a step is made up, and the epoch's metrics so far."""
+    return {**_make_up(trainer), "metrics": _of_all_ranks(_sums(metrics), trainer.world_size)}
+
+
+def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric]) -> None:
+    """Take up what ``state`` saved, when training starts.
+
+    If as many ranks go on with as many images each, they do what they would have done, to the bit. If not, the epoch
+    goes on with the samples that nobody has seen, the learning rate at the same share of the run, and a line says so.
+    """
+    if trainer.fit_loop.restarted_mid_epoch:
+        sums = saved["metrics"]
+        if len(sums) == trainer.world_size:
+            _set_sums_(metrics, sums[trainer.global_rank])
+        elif trainer.is_global_zero:
+            _set_sums_(metrics, sums.sum(dim=0))
+    before, now = {key: saved[key] for key in _make_up(trainer)}, _make_up(trainer)
+    if before != now:
+        _convert_(trainer)
+        if trainer.is_global_zero:
+            print(
+                f"going on at step {trainer.global_step} with {_in_words(now)} instead of {_in_words(before)}; "
+                "the rest of the epoch holds what it would have held, the learning rate is that of the same share of "
+                "the run, and the scores will not be those of an uninterrupted run to the bit",
+                file=sys.stderr,
+            )
+
+
+def _make_up(trainer: Trainer) -> dict[str, int | None]:
+    batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    return {"ranks": trainer.world_size, "batch_size": batch_size, "accumulate": trainer.accumulate_grad_batches}
+
+
+def _in_words(make_up: dict[str, int | None]) -> str:
+    ranks, batch_size, accumulate = make_up["ranks"], make_up["batch_size"], make_up["accumulate"]
+    times = f" x {accumulate} batches" if accumulate != 1 else ""
+    return f"{ranks} x {batch_size or 'any number of'} images{times} a step"
+
+
+def _convert_(trainer: Trainer) -> None:
+    """Say where in the run it is, in the steps that there are now."""
+    loop: Any
+    loop, batches = trainer.fit_loop, trainer.num_training_batches
+    done = 0
+    if loop.restarted_mid_epoch:
+        assert loop._combined_loader is not None
+        (loader,) = loop._combined_loader.flattened
+        if isinstance(loader, EpochLoader):
+            done = int(batches) - loader.remaining(int(batches))
+            current = loop.epoch_loop.batch_progress.current
+            shift = done - current.ready
+            for key in ("ready", "started", "processed", "completed"):
+                setattr(current, key, getattr(current, key) + shift)
+    accumulate, epochs = trainer.accumulate_grad_batches, trainer.max_epochs or -1
+    steps = math.ceil(batches / accumulate)
+    if epochs > 0 and not 0 <= trainer.max_steps < epochs * steps:  # else the run is counted in steps, as before
+        position = loop.epoch_progress.current.processed * steps + done // accumulate
+        for config in trainer.lr_scheduler_configs:
+            config.scheduler.last_epoch = position
+
+
+def _sums(metrics: list[MeanMetric]) -> Tensor:
+    return torch.stack([value for metric in metrics for value in (metric.mean_value, metric.weight)])
+
+
+def _set_sums_(metrics: list[MeanMetric], sums: Tensor) -> None:
+    for metric, (mean_value, weight) in zip(metrics, sums.view(-1, 2), strict=True):
+        metric.mean_value.copy_(mean_value)
+        metric.weight.copy_(weight)
+        metric._update_count = 1  # or torchmetrics takes it for one that has seen nothing
+
+
+def _of_all_ranks(values: Tensor, ranks: int) -> Tensor:
+    """The values of each rank: (ranks, values), on the CPU."""
+    if ranks == 1:
+        return values[None].cpu()
+    everyone = [torch.empty_like(values) for _ in range(ranks)]
+    distributed.all_gather(everyone, values)
+    return torch.stack(everyone).cpu()

@@ -1,0 +1,191 @@
+"""A run that is stopped goes on as if nothing had happened: after any step, in validation, under accumulation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics
+from lightning_subnets.callbacks.last_checkpoint import Stopped
+from lightning_subnets.checkpoint import CheckpointFiles
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.module import SubnetModule
+
+Hooks = dict[str, Callable[[Trainer], None]]
+
+
+class Do(Callback):
+    """Calls a function in a hook."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        for name, function in hooks.items():
+            setattr(self, name, lambda trainer, *_, function=function, **__: function(trainer))
+
+
+def at_step(step: int, what: Callable[[], None]) -> Hooks:
+    """After as many optimizer steps."""
+    return {"on_train_batch_end": lambda trainer: what() if trainer.global_step == step else None}
+
+
+def send(signum: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def run(folder: Path, *, hooks: Hooks | None = None, minutes: float = 1000.0, **arguments: Any) -> dict[str, Any]:
+    """Train two epochs of 5 steps with batch norm and dropout, from the checkpoint that is there, and read the last."""
+    torch.manual_seed(time.monotonic_ns())  # what another process would find
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(144, 10)
+    )
+    module = SubnetModule(
+        network,
+        ls.EdgePopup(0.5),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+        warmup_epochs=1,
+    )
+    last = LastCheckpoint(folder, minutes)
+    settings: dict[str, Any] = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "default_root_dir": folder}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
+    callbacks = [MaskStatistics(), Do(hooks or {}), last]
+    trainer = Trainer(**(settings | quiet | arguments), callbacks=callbacks)
+    trainer.strategy.checkpoint_io = CheckpointFiles()
+    trainer.fit(module, datamodule=Digits(batch_size=288), ckpt_path=last.best_model_path or None)
+    content: dict[str, Any] = torch.load(last.path, weights_only=True)
+    content["metrics"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return content
+
+
+def assert_equal(content: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, value in expected["state_dict"].items():
+        assert torch.equal(value, content["state_dict"][key]), key
+    momenta = [c["optimizer_states"][0]["state"] for c in (content, expected)]
+    assert all(torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"]) for i in momenta[1])
+    timing = {"train/images_per_second"}
+    assert {k: v for k, v in content["metrics"].items() if k not in timing} == {
+        k: v for k, v in expected["metrics"].items() if k not in timing
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """The end of the run that nobody stopped."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def of(**arguments: Any) -> dict[str, Any]:
+        if str(arguments) not in known:
+            known[str(arguments)] = run(tmp_path_factory.mktemp("whole"), **arguments)
+        return known[str(arguments)]
+
+    return of
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_stopped_after_any_step_the_run_ends_as_the_uninterrupted_one(
+    step: int, whole: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path, hooks=at_step(step, send(signal.SIGUSR1)))
+    assert stopped.value.code == 75
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
+    assert_equal(run(tmp_path), whole())
+
+
+@pytest.mark.parametrize("step", [2, 5, 7])
+@pytest.mark.parametrize(
+    "arguments", [{"accumulate_grad_batches": 2}, {"val_check_interval": 2}, {"check_val_every_n_epoch": 2}], ids=str
+)
+def test_so_it_does_under_accumulation_and_with_validation_at_other_times(
+    step: int, arguments: dict[str, Any], whole: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    sent = iter([send(signal.SIGUSR1)])
+
+    def after(trainer: Trainer) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 >= step:
+            next(sent, lambda: None)()
+
+    with pytest.raises(Stopped):
+        run(tmp_path, hooks={"on_train_batch_end": after}, **arguments)
+    assert_equal(run(tmp_path, **arguments), whole(**arguments))
+
+
+def test_a_signal_in_validation_waits_for_its_end(whole: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    sent = iter([send(signal.SIGTERM)])
+
+    def halfway(trainer: Trainer) -> None:
+        if not trainer.sanity_checking:
+            next(sent, lambda: None)()
+
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path, hooks={"on_validation_batch_start": halfway})
+    assert stopped.value.code == 143
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
+    assert_equal(run(tmp_path), whole())
+
+
+def test_stopped_again_and_again_it_still_ends_the_same(whole: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    for step in (2, 3, 5, 6, 9):
+        with pytest.raises(Stopped):
+            run(tmp_path, hooks=at_step(step, send(signal.SIGINT)))
+    assert_equal(run(tmp_path), whole())
+
+
+def test_a_checkpoint_is_written_in_the_middle_of_an_epoch_when_it_is_due(tmp_path: Path) -> None:
+    found: list[tuple[int, int]] = []
+
+    def look(trainer: Trainer) -> None:
+        path = tmp_path / "last.ckpt"
+        written = torch.load(path, weights_only=True)["global_step"] if path.exists() else 0
+        found.append((trainer.global_step, written))
+
+    run(tmp_path, hooks={"on_train_batch_start": look}, minutes=0.0)
+    # After every step, but where the epoch is about to end: then its validation is done first.
+    assert found == [(step, step) for step in range(10)]
+
+
+def test_nothing_is_written_between_epochs_before_it_is_due(tmp_path: Path) -> None:
+    written: list[bool] = []
+    run(tmp_path, hooks={"on_train_batch_start": lambda _: written.append((tmp_path / "last.ckpt").exists())})
+    assert written == [False] * 5 + [True] * 5
+
+
+def test_the_handlers_of_signals_are_put_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
+    run(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", hooks=at_step(1, send(signal.SIGTERM)))
+    assert [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        send(signal.SIGINT)()
+        send(signal.SIGINT)()
+
+    with pytest.raises(SystemExit) as exit_info:
+        run(tmp_path, hooks=at_step(2, twice))
+    assert not isinstance(exit_info.value, Stopped)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_disk_without_room_is_an_error_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("usage", (), {"free": 20_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(ls.UserError, match=r"2e-05 GB left.*3.5e-05 GB.*default_root_dir"):
+        run(tmp_path)
+
+
+def test_the_seconds_of_training_are_those_of_all_its_parts(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, hooks=at_step(7, send(signal.SIGUSR1)) | {"on_train_start": lambda _: time.sleep(0.3)})
+    (state,) = (v for k, v in run(tmp_path)["callbacks"].items() if "LastCheckpoint" in k)
+    assert 0.3 < state["seconds"] < 30
