@@ -1,9 +1,15 @@
-"""What the ranks of a run decide together, without waiting for each other."""
+"""What the ranks of a run decide together, and how one of them knows that another is gone."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, distributed
+
+
+def lost_rank(error: BaseException) -> bool:
+    """Whether an error says that another rank cannot be reached any more: what gloo and NCCL raise then."""
+    by_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    return by_gloo or isinstance(error, distributed.DistBackendError | distributed.DistNetworkError)
 
 
 class Agreement:

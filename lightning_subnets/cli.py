@@ -25,6 +25,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, summary
+from lightning_subnets.agreement import lost_rank
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics, Predictions, Progress
 from lightning_subnets.callbacks.last_checkpoint import REQUEUE
@@ -60,6 +61,17 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     try:
         SubnetCLI(sys.argv[1:] if args is None else args)
+    except RuntimeError as error:
+        if not lost_rank(error):
+            raise
+        # What torch says of it goes on for forty lines, on each rank.
+        rank, reason = rank_zero_only.rank, str(error).split("] ", 1)[-1].split(". ")[0]  # type: ignore[attr-defined]
+        print(
+            f"error: rank {rank} has lost another process of this run, which was killed or whose own message says why "
+            f"({reason}). The same command with its --version goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except (UserError, MisconfigurationException) as error:
         # An error from a worker process brings that process's traceback before its message.
         print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
@@ -244,6 +256,17 @@ class SubnetCLI(LightningCLI):
         result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
         if self.model.method.trains == "scores" and not result["weights_unchanged"]:
             raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")
+        try:
+            self._report(result)
+        except OSError as error:
+            raise UserError(
+                f"the run is done, and its report cannot be written to {self.run.path} ({error.strerror}): make room and "
+                f"give the same command with --version {self.run.path.name}"
+            ) from error
+
+    def _report(self, result: dict[str, Any]) -> None:
+        """Pictures, summary, and what a person would like to read."""
+        assert self.run is not None
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)

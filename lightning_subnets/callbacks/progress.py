@@ -50,12 +50,15 @@ class Progress(ProgressBar):
             self._bar = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._total = trainer.estimated_stepping_batches
-        self._first = trainer.global_step
+        self._total, self._first = trainer.estimated_stepping_batches, -1
         folder = trainer.log_dir  # on every rank, for the ranks agree on it
         if folder and self._enabled and trainer.is_global_zero:
             print(f"training; everything goes into {folder}", file=sys.stderr)
         self._start("training", self._total)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._first < 0:
+            self._first = _step(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -63,7 +66,7 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._bar.update(
                 self._task,
-                completed=trainer.global_step,
+                completed=_step(trainer),
                 description=self._describe(trainer, trainer.current_epoch + 1),
             )
         elif time.monotonic() - self._printed > _INTERVAL:
@@ -113,9 +116,15 @@ class Progress(ProgressBar):
         if not (self._enabled and trainer.is_global_zero):
             return
         self._printed = time.monotonic()
-        done, elapsed = trainer.global_step - self._first, self._printed - self._started
-        line = f"{self._describe(trainer, epoch)} · step {trainer.global_step}"
+        step, elapsed = _step(trainer), self._printed - self._started
+        line = f"{self._describe(trainer, epoch)} · step {step}"
         if not isinf(self._total):
-            left = timedelta(seconds=round(elapsed * (self._total - trainer.global_step) / max(1, done)))
+            left = timedelta(seconds=round(elapsed * (self._total - step) / max(1, step - self._first)))
             line += f"/{self._total} · {left} left"
         print(line, file=sys.stderr)
+
+
+def _step(trainer: Trainer) -> int:
+    """The optimizer step, in the steps that there are now, of which there were others with another number of ranks."""
+    configs = trainer.lr_scheduler_configs
+    return configs[0].scheduler.last_epoch if configs else trainer.global_step

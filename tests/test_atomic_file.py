@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_subnets import atomic_file
+from lightning_subnets.atomic_file import replacing
+from lightning_subnets.checkpoint import CheckpointFiles
+
+# Without the package, and so without torch and its threads, so that a fork is a copy of all there is.
+KILLED_AT_EACH_BYTE = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+
+spec = importlib.util.spec_from_file_location("atomic_file", sys.argv[1])
+atomic_file = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(atomic_file)
+path, new = Path(sys.argv[2]), b"what is to stand there instead"
+for last in range(len(new) + 1):
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        assert path.read_bytes() == b"what is there", last
+        continue
+    with atomic_file.replacing(path) as file:
+        for byte in new[:last]:
+            file.write(bytes([byte]))
+            file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+with atomic_file.replacing(path) as file:
+    file.write(new)
+assert path.read_bytes() == new
+assert os.listdir(path.parent) == [path.name]
+"""
+
+
+def test_a_kill_at_any_byte_leaves_what_was_there_and_the_next_writing_cleans_up(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(b"what is there")
+    subprocess.run([sys.executable, "-c", KILLED_AT_EACH_BYTE, atomic_file.__file__, path], check=True, timeout=60)
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(b"what is there")
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.writelines(bytes([1 // (2 - count)]) for count in range(3))
+    assert path.read_bytes() == b"what is there"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, files = tmp_path / "new" / "last.ckpt", CheckpointFiles()
+    files.save_checkpoint({"step": 1}, path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.warns(UserWarning, match=r"last\.ckpt could not be written .*No space left.*the one there is kept"):
+        files.save_checkpoint({"step": 2}, path)
+    assert torch.load(path) == {"step": 1}
+    assert [entry.name for entry in path.parent.iterdir()] == ["last.ckpt"]

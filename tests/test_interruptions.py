@@ -1,0 +1,96 @@
+"""A run that is killed at any moment, and started again, ends as the run that nobody touched."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
+OPTIONS = ["--trainer.max_epochs=8", "--trainer.log_every_n_steps=5", "--version=run"]
+SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *OPTIONS], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The run that nobody touched, and the seconds it took from its process's start to its end."""
+    folder, begin = tmp_path_factory.mktemp("whole"), time.monotonic()
+    process = start(folder)
+    assert process.wait(300) == 0
+    return folder / "runs/quickstart/run", time.monotonic() - begin
+
+
+@pytest.mark.parametrize(
+    "number", [*range(5), *(pytest.param(number, marks=pytest.mark.long) for number in range(5, 50))]
+)
+def test_a_run_killed_at_a_random_moment_and_started_again_ends_as_if_it_had_not_been(
+    number: int, whole: tuple[Path, float], tmp_path: Path
+) -> None:
+    expected, seconds = whole
+    process, draw = start(tmp_path), random.Random(number)
+    signum, moment = SIGNALS[number % 3], seconds * draw.uniform(0.3, 1.0)  # before, it reads its own program
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signum)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode in (0, 128 + signum, -signum), said
+    while process.returncode:
+        process = start(tmp_path)
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    run = tmp_path / "runs/quickstart/run"
+    assert_equal(run, expected)
+    assert not list(run.rglob("*.partial"))
+
+
+def test_a_disk_that_is_full_of_a_sudden_does_not_end_the_run(tmp_path: Path) -> None:
+    def no_large_file() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # a checkpoint is three times as large
+
+    ended = subprocess.run(
+        [*COMMAND, "--trainer.max_epochs=2"], cwd=tmp_path, capture_output=True, text=True, preexec_fn=no_large_file
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "last.ckpt could not be written" in ended.stderr
+    run = tmp_path / "runs/quickstart/version_0"
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 2
+    assert not list(run.rglob("*.ckpt")) + list(run.rglob("*.partial"))
+
+
+def assert_equal(run: Path, expected: Path) -> None:
+    """Scores and momenta, every row that was logged, and what the summary says, but for times."""
+    contents = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (run, expected)]
+    for key, value in contents[1]["state_dict"].items():
+        assert torch.equal(contents[0]["state_dict"][key], value), key
+    states = [content["optimizer_states"][0]["state"] for content in contents]
+    assert all(torch.equal(states[0][i]["momentum_buffer"], states[1][i]["momentum_buffer"]) for i in states[1])
+    assert rows(run) == rows(expected)
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (run, expected)]
+    for summary in summaries:
+        assert summary.pop("seconds") > 0
+    assert summaries[0] == summaries[1]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``, without what was measured by a clock."""
+    clocked = ("train/images_per_second", "train/images_per_second_step", "train/data_wait", "train/data_wait_step")
+    with (run / "metrics.csv").open(newline="") as file:
+        found = [{key: value for key, value in row.items() if key not in clocked} for row in csv.DictReader(file)]
+    return [row for row in found if any(value for key, value in row.items() if key not in ("epoch", "step"))]
