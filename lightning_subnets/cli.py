@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, summary
+from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, strategies, summary
 from lightning_subnets.agreement import lost_rank
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics, Predictions, Progress
@@ -59,6 +59,7 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*could not find the monitored key")
     # True of every short run; its metrics by epoch are logged all the same.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    strategies.register()
     try:
         SubnetCLI(sys.argv[1:] if args is None else args)
     except RuntimeError as error:
@@ -260,8 +261,8 @@ class SubnetCLI(LightningCLI):
             self._report(result)
         except OSError as error:
             raise UserError(
-                f"the run is done, and its report cannot be written to {self.run.path} ({error.strerror}): make room and "
-                f"give the same command with --version {self.run.path.name}"
+                f"the run is done, and its report cannot be written to {self.run.path} ({error.strerror}): make room "
+                f"and give the same command with --version {self.run.path.name}"
             ) from error
 
     def _report(self, result: dict[str, Any]) -> None:

@@ -47,10 +47,22 @@ class StraightThrough(torch.autograd.Function):
         return (
             None,
             None,
-            method.weight_gradient(gradient, mask) if to_weight else None,
-            method.score_gradient(gradient, weight, scores) if to_scores else None,
+            _strides_of(weight, method.weight_gradient(gradient, mask)) if to_weight else None,
+            _strides_of(scores, method.score_gradient(gradient, weight, scores)) if to_scores else None,
             None,
         )
+
+
+def _strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the parameter's strides, if it is laid out like it.
+
+    A dimension of size 1 may have any stride, and elementwise operations give it another one than convolutions do in
+    channels_last. DistributedDataParallel takes that for another layout, and warns.
+    """
+    both = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
+    if gradient.stride() != parameter.stride() and all(size == 1 or ours == theirs for size, ours, theirs in both):
+        return gradient.as_strided(parameter.shape, parameter.stride())
+    return gradient  # what is laid out otherwise, torch copies
 
 
 class Method(ABC):

@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric
 from lightning_subnets import checkpoint as subnet_checkpoint
 from lightning_subnets import masked_weights, masking, preflight, resuming
 from lightning_subnets.callbacks.divergence import Divergence, check_finite, diverged_at
+from lightning_subnets.callbacks.ranks import Ranks
 from lightning_subnets.datamodules.sampler import seed_of
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import Method
@@ -114,7 +115,7 @@ class SubnetModule(LightningModule):
             raise UserError(f"{what}: set --model.compile=false") from error
 
     def configure_callbacks(self) -> list[Callback]:
-        return [Divergence()]
+        return [Ranks(), Divergence()]
 
     def prepare_data(self) -> None:
         preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]

@@ -32,6 +32,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
             f"precision {trainer.precision} would round the scores, whose small steps then are lost: "
             f"take {str(trainer.precision).replace('true', 'mixed')}"
         )
+    if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
+        raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm computes on nothing else")
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     if isinstance(data, ImageDataModule):

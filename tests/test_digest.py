@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_subnets import Dense, EdgePopup, mask_
-from lightning_subnets.digest import weights_digest
+from lightning_subnets.digest import fingerprint, fingerprints, weights_digest
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
@@ -115,3 +115,61 @@ def test_the_same_seed_gives_the_same_digest_whatever_the_method() -> None:
     assert weights_digest(mask_(small_network(), Dense(), weights="kaiming_normal", seed=8)) != weights_digest(
         by_weights
     )
+
+
+def plain_fingerprint(content: bytes) -> int:
+    """By Python's integers: sum over j of mix(w_j + j c) mod 2^64."""
+    total, limit = 0, 1 << 64
+    content += bytes(-len(content) % 8)
+    for index in range(len(content) // 8):
+        word = int.from_bytes(content[8 * index : 8 * index + 8], "little")
+        word = (word + index * 0x9E3779B97F4A7C15) % limit
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            word = (word ^ (word >> shift)) * factor % limit
+        total = (total + word) % limit
+    return total
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 1000])
+def test_a_fingerprint_is_a_sum_of_mixed_words(size: int, dtype: torch.dtype, device: str) -> None:
+    values = torch.randint(0, 2, (size,)).to(dtype) if dtype == torch.bool else (100 * torch.rand(size)).to(dtype)
+    expected = plain_fingerprint(values.view(torch.uint8).numpy().tobytes())
+    assert int(fingerprint(values.to(device))) % (1 << 64) == expected
+
+
+def test_any_one_bit_changes_the_fingerprint_and_so_do_two_that_change_places() -> None:
+    words = torch.randint(-(2**31), 2**31, (65,), dtype=torch.int32)
+    found = {int(fingerprint(words))}
+    for index in range(len(words)):
+        for bit in range(32):
+            words[index] ^= 1 << bit if bit < 31 else -(1 << 31)
+            found.add(int(fingerprint(words)))
+            words[index] ^= 1 << bit if bit < 31 else -(1 << 31)
+    mask = torch.zeros(80, dtype=torch.bool)
+    for first in range(80):
+        for second in range(first):
+            mask[[first, second]] = True
+            found.add(int(fingerprint(mask)))
+            mask[[first, second]] = False
+    assert len(found) == 1 + 65 * 32 + 80 * 79 // 2
+
+
+def test_a_fingerprint_does_not_depend_on_the_memory_format() -> None:
+    values = torch.randn(4, 3, 5, 5)
+    assert torch.equal(fingerprint(values), fingerprint(values.to(memory_format=torch.channels_last)))
+
+
+def test_a_network_has_a_fingerprint_of_each_parameter_and_mask() -> None:
+    network = mask_(small_network(), EdgePopup(0.5))
+    before = fingerprints(network)
+    assert before.keys() == {name for name, _ in network.named_parameters()} | {"0.mask", "3.mask"}
+    with torch.no_grad():
+        network.get_parameter("3.scores").neg_()  # whose absolute values count
+    after = fingerprints(network)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"3.scores"}
+    with torch.no_grad():
+        network.get_parameter("3.scores").copy_(network.get_parameter("3.scores").flip(0))
+    last = fingerprints(network)
+    assert {name for name in before if not torch.equal(after[name], last[name])} == {"3.scores", "3.mask"}

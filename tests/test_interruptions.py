@@ -32,7 +32,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """The run that nobody touched, and the seconds it took from its process's start to its end."""
     folder, begin = tmp_path_factory.mktemp("whole"), time.monotonic()
     process = start(folder)
-    assert process.wait(300) == 0
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
     return folder / "runs/quickstart/run", time.monotonic() - begin
 
 

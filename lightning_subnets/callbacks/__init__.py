@@ -5,5 +5,6 @@ from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.callbacks.mask_statistics import MaskStatistics
 from lightning_subnets.callbacks.predictions import Predictions
 from lightning_subnets.callbacks.progress import Progress
+from lightning_subnets.callbacks.ranks import Ranks
 
-__all__ = ["Divergence", "LastCheckpoint", "MaskStatistics", "Predictions", "Progress"]
+__all__ = ["Divergence", "LastCheckpoint", "MaskStatistics", "Predictions", "Progress", "Ranks"]

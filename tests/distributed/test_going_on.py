@@ -1,0 +1,86 @@
+"""Two processes stop together, go on together or alone, and notice when one of them is gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
+# 1437 images are 718 a rank: the last batch is a smaller one, and one image is left out of each epoch.
+OPTIONS = ["--data.batch_size=36", "--model.lr_batch_size=72", "--trainer.max_epochs=4"]
+
+
+def start(folder: Path, version: str, devices: int = 2, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *OPTIONS, *options, f"--trainer.devices={devices}", f"--version={version}"],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+def wait_until_it_trains(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    assert any("everything goes into" in line for line in process.stderr)
+
+
+def second_rank(process: subprocess.Popen[str]) -> int:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (rank,) = (int(pid) for pid in children if b"lightning_subnets" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return rank
+
+
+def last(folder: Path, version: str) -> dict[str, Any]:
+    path = folder / "runs" / "quickstart" / version / "checkpoints" / "last.ckpt"
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def test_a_signal_to_one_rank_stops_both_and_they_or_one_alone_go_on(tmp_path: Path) -> None:
+    finish(start(tmp_path, "whole"))
+
+    process = start(tmp_path, "stopped")
+    wait_until_it_trains(process)
+    os.kill(second_rank(process), signal.SIGUSR1)
+    assert "stopped by SIGUSR1" in process.communicate(timeout=120)[1]
+    assert process.returncode == 75
+    step = last(tmp_path, "stopped")["global_step"]
+    assert 0 < step < 80
+    shutil.copytree(tmp_path / "runs/quickstart/stopped", tmp_path / "runs/quickstart/alone")
+
+    finish(start(tmp_path, "stopped"))
+    expected, found = last(tmp_path, "whole"), last(tmp_path, "stopped")
+    assert all(torch.equal(value, found["state_dict"][key]) for key, value in expected["state_dict"].items())
+
+    said = finish(start(tmp_path, "alone", 1))
+    assert "trainer.devices = 1 instead of 2" in said
+    assert f"going on at step {step} with 1 x 36 images a step instead of 2 x 36 images a step" in said
+    found = last(tmp_path, "alone")
+    assert found["lr_schedulers"][0]["last_epoch"] == 4 * 40  # 1437 / 36: the rate has come to its end with the run
+    assert found["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.05
+
+
+def test_a_rank_that_is_killed_ends_the_run_with_a_word_of_it(tmp_path: Path) -> None:
+    process = start(tmp_path, "killed", 2, "--trainer.max_epochs=1000")
+    wait_until_it_trains(process)
+    os.kill(second_rank(process), signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "error: rank 0 has lost another process of this run" in said
+    assert "Traceback" not in said

@@ -1,0 +1,80 @@
+"""Several devices or nodes train by DDP as this package wants it, without being told."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rank_processes import on_ranks, trainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import lightning_subnets as ls
+from lightning_subnets import cli
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.module import SubnetModule
+
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+
+
+class Watch(Callback):
+    """Looks at what trains the network."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = trainer.strategy.model
+        assert isinstance(model, DistributedDataParallel)
+        assert not model.broadcast_buffers
+        assert model.gradient_as_bucket_view
+        assert not model.find_unused_parameters
+        print("by DDP")
+
+
+def run_by_command(nodes: int) -> str:
+    devices = 2 // nodes
+    if nodes > 1:
+        os.environ |= {"NODE_RANK": os.environ["LOCAL_RANK"], "LOCAL_RANK": "0"}
+    said = io.StringIO()
+    arguments = ["fit", "-c", str(QUICKSTART), "--trainer.accelerator=cpu", "--trainer.fast_dev_run=2"]
+    arguments += [f"--trainer.devices={devices}", f"--trainer.num_nodes={nodes}"]
+    arguments.append("--trainer.callbacks+=test_strategies.Watch")
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        cli.main(arguments)
+    return said.getvalue()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_command_takes_it_on_one_node_and_on_two(nodes: int) -> None:
+    first, second = on_ranks(run_by_command, nodes)
+    assert "2 processes: " in first
+    assert "by DDP" in first
+    assert second == "by DDP\n"
+
+
+class WithAnAuxiliaryClassifier(nn.Sequential):
+    """Of whose loss nothing is made, as of GoogLeNet's."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.auxiliary = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self[1](self[0](images))
+        return logits
+
+
+def fit_in_part(strategy: str) -> str:
+    module = SubnetModule(WithAnAuxiliaryClassifier(), ls.EdgePopup(0.5))
+    try:
+        trainer(max_steps=3, strategy=strategy).fit(module, datamodule=Digits())
+    except RuntimeError as error:
+        return str(error)
+    return "trained"
+
+
+def test_a_network_of_which_a_part_has_no_gradient_trains_by_a_strategy_that_the_error_names() -> None:
+    assert all("ddp_find_unused_parameters_true" in error for error in on_ranks(fit_in_part, "auto"))
+    assert on_ranks(fit_in_part, "ddp_find_unused_parameters_true") == ["trained", "trained"]
