@@ -238,6 +238,8 @@ class SubnetCLI(LightningCLI):
             if isinstance(self.datamodule, ImageDataModule):
                 self.datamodule.prepare_data()
             preflight.check(self.model, self.trainer, self.datamodule)
+            if self.last:
+                self.last.check_room(self.model)
 
     def before_fit(self) -> None:
         if self.run and self.run.last_checkpoint:

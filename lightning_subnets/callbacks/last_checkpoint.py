@@ -51,9 +51,6 @@ class LastCheckpoint(Checkpoint):
     Args:
         folder: of the checkpoint.
         minutes: between two checkpoints in the middle of an epoch.
-
-    Raises:
-        ValueError: if the disk has no room for the checkpoints of this run.
     """
 
     def __init__(self, folder: Path, minutes: float = 10.0) -> None:
@@ -92,14 +89,17 @@ class LastCheckpoint(Checkpoint):
                 file=sys.stderr,
             )
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
+    def check_room(self, module: LightningModule) -> None:
+        """Make the folder, and look for room on its disk for the checkpoints of a run.
+
+        Raises:
+            ValueError: if it cannot be made, or they will not go in.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"no checkpoint can be kept in {self.path.parent}: {error.strerror}") from error
-        trained = sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad)
+        trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
         # The last and the best, and a third while it is written; of each parameter its value and a momentum.
         needed, free = 3 * 2 * trained, shutil.disk_usage(self.path.parent).free
         if free < needed:
