@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lightning_subnets import EdgePopup
+from lightning_subnets.callbacks import Throughput
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.module import SubnetModule
@@ -98,6 +99,7 @@ def images_per_second(data: LightningDataModule) -> dict[str, float]:
     module = SubnetModule(Conv4(), EdgePopup(0.5), optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True))
     trainer = Trainer(
         max_epochs=2,
+        callbacks=[Throughput()],
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,

@@ -22,13 +22,19 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
 
 from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, strategies, summary
 from lightning_subnets.agreement import lost_rank
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics, Predictions, Progress
-from lightning_subnets.callbacks.last_checkpoint import REQUEUE
+from lightning_subnets.callbacks import (
+    GradientNorm,
+    LastCheckpoint,
+    MaskStatistics,
+    Predictions,
+    Progress,
+    Throughput,
+)
+from lightning_subnets.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.checkpoint import CheckpointFiles
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
@@ -51,8 +57,6 @@ def main(args: list[str] | None = None) -> None:
     # A run goes on in its directory; one that begins from another's checkpoint keeps its own best and last.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # A run's directory is new: what the CSV logger finds in it, another of the run's loggers has just put there.
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # To evaluate a checkpoint nothing is needed of what wrote it.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     # A run that ends before its first validation has no best checkpoint, and its last one all the same.
@@ -101,8 +105,7 @@ class SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         config.pop("version")  # or who repeats the run would go on with it
         text = self.parser.dump(config, skip_none=False)
-        assert isinstance(trainer.loggers[0], CSVLogger)
-        path = Path(trainer.loggers[0].log_dir, "config.yaml")
+        path = Path(str(trainer.loggers[0].save_dir), "config.yaml")
         differences = _differences(path.read_text(), text) if path.exists() else ""
         if differences:
             kept = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
@@ -112,8 +115,7 @@ class SaveConfig(SaveConfigCallback):
             with replacing(path) as file:
                 file.write(text.encode())
         for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams(config.as_dict())
+            logger.log_hyperparams(config.as_dict())
 
 
 def _differences(before: str, now: str) -> str:
@@ -152,6 +154,9 @@ class SubnetCLI(LightningCLI):
                 save_config_kwargs={"save_to_log_dir": False},
                 args=args,
             )
+        except Stopped as stopped:
+            loggers.finish(self.trainer.loggers, stopped.exit_code)
+            raise
         finally:
             if self.run is not None:
                 self.run.give_back()
@@ -208,9 +213,11 @@ class SubnetCLI(LightningCLI):
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     print(f"{self.run.path} is finished: --ckpt_path goes on from its checkpoint in another run")
                 sys.exit(0)
-            config.trainer.logger = loggers.configure(chosen_loggers, self.run.path)
+            last = self.run.last_checkpoint
+            step = checkpoint.read(last)["global_step"] if last else 0
+            config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
             self.save_config_callback = SaveConfig
-            callbacks.append(MaskStatistics())
+            callbacks += [MaskStatistics(), Throughput(), GradientNorm()]
             if config.trainer.enable_checkpointing is not False:
                 folder = self.run.path / "checkpoints"
                 if config.trainer.limit_val_batches != 0:
@@ -275,6 +282,7 @@ class SubnetCLI(LightningCLI):
         pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)
         summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
         summary.show(result, self.run.path, pictures)
+        loggers.finish(self.trainer.loggers, exit_code=0)
 
 
 def _leave_defaults_to_builder(network: Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +29,9 @@ from lightning_subnets.schedule import Schedule, learning_rate_factor
 class SubnetModule(LightningModule):
     """A masked network that learns to classify images.
 
-    Logs ``train/loss``, ``train/accuracy``, ``train/images_per_second`` by epoch, ``train/loss_step`` and
-    ``learning_rate`` by step, and ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are
-    fractions; top5 counts a hit among the five largest logits.
+    Logs ``train/loss`` and ``train/accuracy`` by epoch, the same with ``_step`` and ``learning_rate`` by step, and
+    ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are fractions; top5 counts a hit among the
+    five largest logits.
 
     Args:
         network: any torchvision or timm network, or one of ``lightning_subnets.networks``; plain, for it is masked
@@ -142,9 +141,8 @@ class SubnetModule(LightningModule):
     def on_train_start(self) -> None:
         masked_weights.forget_(self._layers)
         # In the middle of an epoch: Lightning 2.6 looks for a checkpoint's place when it sets the loaders up, which the
-        # question for the number of steps had it do before; and it leaves the start of that epoch out.
+        # question for the number of steps had it do before.
         self.trainer.fit_loop._load_combined_loader_states()
-        self.on_train_epoch_start()
         if self._resumed is not None:
             resuming.take_up_(self.trainer, self._resumed, self._train_metrics)
             self._resumed = None
@@ -161,9 +159,6 @@ class SubnetModule(LightningModule):
         except ValueError as error:
             raise UserError(f"the optimizer cannot be built: {error}") from error
 
-    def on_train_epoch_start(self) -> None:
-        self._epoch_start, self._images_seen = time.perf_counter(), 0
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         # What a step draws, dropout for instance, is a function of its place in the run too.
@@ -175,17 +170,16 @@ class SubnetModule(LightningModule):
                 raise
             raise diverged_at(self.trainer, self.global_step, str(error)) from error
         loss: Tensor = self.loss(logits, labels)
-        self._images_seen += len(labels) * self.trainer.world_size
         self._update("train/loss", loss.detach().expand(len(labels)))
-        self._update("train/accuracy", (logits.detach().argmax(dim=-1) == labels).float())
+        hits = (logits.detach().argmax(dim=-1) == labels).float()
+        self._update("train/accuracy", hits)
         self.log("train/loss_step", loss.detach())
+        self.log("train/accuracy_step", hits.mean())
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train")
-        speed = self._images_seen / (time.perf_counter() - self._epoch_start)
-        self.log("train/images_per_second", speed, sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         # Where Lightning exchanges parameters for averaged or other processes' ones, it leaves no trace.

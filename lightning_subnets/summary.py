@@ -6,16 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
-import torchvision
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from lightning_subnets import __version__, digest, masking
+from lightning_subnets import digest, masking
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.module import SubnetModule
+from lightning_subnets.versions import versions
 
 
 def summarize(module: SubnetModule, *, digest_before: str, seconds: float) -> dict[str, Any]:
@@ -44,12 +42,7 @@ def summarize(module: SubnetModule, *, digest_before: str, seconds: float) -> di
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "processes": trainer.world_size,
-        "versions": {
-            "lightning_subnets": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "lightning": lightning.__version__,
-        },
+        "versions": versions(),
     }
 
 

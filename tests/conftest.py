@@ -1,9 +1,9 @@
-"""What the tests share: random numbers, a finished run, a mistake on the command line, small data sets on disk."""
+"""What the tests share: random numbers, a finished run, a mistake on a command line, small data sets, a W&B server."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from hypothesis import settings
 from PIL import Image
+from wandb_server import KEY, WandbServer, serving
 
 from lightning_subnets.cli import main
 from lightning_subnets.datamodules.ffcv.loader import installed
@@ -120,3 +121,27 @@ def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = colour + rng.integers(0, 64, (32, 32, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(directory / f"{index}.png")
     return root
+
+
+@pytest.fixture
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Weights & Biases as on a machine that nobody has logged in on."""
+    import wandb
+    from wandb.sdk.lib.module import unset_globals
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+    unset_globals()  # type: ignore[no-untyped-call]  # of a run whose W&B has died
+
+
+@pytest.fixture
+def server(no_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import resource
 import signal
@@ -18,12 +19,18 @@ import torch
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
 OPTIONS = ["--trainer.max_epochs=8", "--trainer.log_every_n_steps=5", "--version=run"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, *OPTIONS], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *OPTIONS],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -66,7 +73,12 @@ def test_a_disk_that_is_full_of_a_sudden_does_not_end_the_run(tmp_path: Path) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # a checkpoint is three times as large
 
     ended = subprocess.run(
-        [*COMMAND, "--trainer.max_epochs=2"], cwd=tmp_path, capture_output=True, text=True, preexec_fn=no_large_file
+        [*COMMAND, "--trainer.max_epochs=2"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        preexec_fn=no_large_file,
     )
     assert ended.returncode == 0, ended.stderr
     assert "last.ckpt could not be written" in ended.stderr

@@ -1,10 +1,23 @@
 """What happens beside the training step."""
 
 from lightning_subnets.callbacks.divergence import Divergence
+from lightning_subnets.callbacks.gradient_norm import GradientNorm
 from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.callbacks.mask_statistics import MaskStatistics
 from lightning_subnets.callbacks.predictions import Predictions
 from lightning_subnets.callbacks.progress import Progress
 from lightning_subnets.callbacks.ranks import Ranks
+from lightning_subnets.callbacks.score_histograms import ScoreHistograms
+from lightning_subnets.callbacks.throughput import Throughput
 
-__all__ = ["Divergence", "LastCheckpoint", "MaskStatistics", "Predictions", "Progress", "Ranks"]
+__all__ = [
+    "Divergence",
+    "GradientNorm",
+    "LastCheckpoint",
+    "MaskStatistics",
+    "Predictions",
+    "Progress",
+    "Ranks",
+    "ScoreHistograms",
+    "Throughput",
+]

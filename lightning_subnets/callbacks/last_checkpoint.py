@@ -34,9 +34,9 @@ class Stopped(SystemExit):
     """
 
     def __init__(self, signum: int, rank: int) -> None:
-        code = REQUEUE if signum == signal.SIGUSR1 else 128 + signum
-        super().__init__(0 if rank else code)
         self.signum = signal.Signals(signum)
+        self.exit_code = REQUEUE if signum == signal.SIGUSR1 else 128 + signum
+        super().__init__(0 if rank else self.exit_code)
 
 
 class LastCheckpoint(Checkpoint):

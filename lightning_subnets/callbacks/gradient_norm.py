@@ -1,0 +1,26 @@
+"""How large the gradient is."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+
+class GradientNorm(Callback):
+    """Logs ``train/gradient_norm`` at the logging interval: |g|_2 of all that the method trains, as one vector.
+
+    It is that of the step's whole gradient: accumulated, averaged over the ranks, unscaled, and not clipped yet.
+    """
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not interval or (trainer.global_step + 1) % interval:
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # Such an optimizer unscales in its own step; get_scale() would make the host wait.
+            norm = norm / scaler._get_scale_async()
+        pl_module.log("train/gradient_norm", norm)

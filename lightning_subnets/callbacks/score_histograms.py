@@ -1,0 +1,56 @@
+"""The distribution of each layer's scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import nn
+
+from lightning_subnets import masking
+from lightning_subnets.errors import UserError
+
+
+class ScoreHistograms(Callback):
+    """Shows a histogram of each layer's scores, ``scores/<layer>``, on W&B and in TensorBoard.
+
+    Args:
+        every_n_epochs: how often, at an epoch's end; each time all scores are copied to the host.
+
+    Raises:
+        ValueError: if ``every_n_epochs`` is below 1, or the run has no logger that shows histograms.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise UserError(f"every_n_epochs = {every_n_epochs} is below 1")
+        self.every_n_epochs = every_n_epochs
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        shows = any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in trainer.loggers)
+        if stage == "fit" and not shows:
+            raise UserError(
+                "ScoreHistograms has nowhere to show them: add --trainer.logger=WandbLogger, or "
+                "--trainer.logger=TensorBoardLogger --trainer.logger.save_dir=runs"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        network = pl_module.network
+        assert isinstance(network, nn.Module)
+        if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
+            return
+        step = trainer.global_step - 1  # that of the epoch's other metrics
+        for name, layer in masking.masked_layers(network):
+            if layer.scores is None:
+                continue
+            scores = layer.scores.detach().cpu()
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_histogram(f"scores/{name}", scores, step)
+                elif isinstance(logger, WandbLogger):
+                    import wandb
+
+                    histogram: Any = wandb.Histogram(np_histogram=np.histogram(scores, bins=64))
+                    logger.log_metrics({f"scores/{name}": histogram}, step)

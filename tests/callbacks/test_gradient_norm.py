@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.callbacks import GradientNorm
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.loggers import MetricsFile
+from lightning_subnets.loggers.metrics_file import rows_before
+from lightning_subnets.module import SubnetModule
+
+
+class _Expected(Callback):
+    """The norm as the optimizer would see it without clipping, by hand."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.norms.append(float(torch.cat(gradients).norm()))
+
+
+def fit(
+    folder: Path, *, method: ls.Method, fused: bool = False, **options: Any
+) -> tuple[dict[int, float], list[float]]:
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
+    module = SubnetModule(
+        network, method, weights="signed_constant", optimizer=lambda p: torch.optim.SGD(p, 0.1, fused=fused)
+    )
+    expected = _Expected()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[expected, GradientNorm()],
+        logger=MetricsFile(str(folder)),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"log_every_n_steps": 3, **options},
+    )
+    trainer.fit(module, datamodule=Digits())
+    name = "train/gradient_norm"
+    return {step: row[name] for step, row in rows_before(folder, 10**6) if name in row}, expected.norms
+
+
+@pytest.mark.parametrize("method", [ls.EdgePopup(0.5), ls.Dense()], ids=["scores", "weights"])
+def test_the_norm_is_that_of_all_that_is_trained(method: ls.Method, tmp_path: Path) -> None:
+    logged, expected = fit(tmp_path, method=method)
+    assert list(logged) == list(range(2, len(expected), 3))
+    assert all(norm == pytest.approx(expected[step]) for step, norm in logged.items())
+
+
+def test_it_is_that_of_the_accumulated_gradient_before_clipping(tmp_path: Path) -> None:
+    logged, expected = fit(tmp_path, method=ls.EdgePopup(0.5), accumulate_grad_batches=3, gradient_clip_val=1e-3)
+    assert min(logged.values()) > 1e-3
+    assert all(norm == pytest.approx(expected[step]) for step, norm in logged.items())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_under_scaled_gradients_it_is_that_of_the_unscaled_one(fused: bool, tmp_path: Path) -> None:
+    plain, _ = fit(tmp_path / "plain", method=ls.EdgePopup(0.5), fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    scaled, _ = fit(tmp_path / "scaled", method=ls.EdgePopup(0.5), fused=fused, plugins=[plugin])
+    assert scaled == {step: pytest.approx(norm, rel=0.05) for step, norm in plain.items()}
+
+
+def test_without_steps_to_log_nothing_is(tmp_path: Path) -> None:
+    assert not fit(tmp_path, method=ls.EdgePopup(0.5), log_every_n_steps=0)[0]

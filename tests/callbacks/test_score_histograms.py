@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.callbacks import ScoreHistograms
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.errors import UserError
+from lightning_subnets.loggers import MetricsFile
+from lightning_subnets.module import SubnetModule
+
+
+def fit(loggers: list[Logger], *, every_n_epochs: int = 2, method: ls.Method | None = None) -> SubnetModule:
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method or ls.EdgePopup(0.5))
+    trainer = Trainer(
+        max_epochs=4,
+        limit_train_batches=3,
+        limit_val_batches=0,
+        accelerator="cpu",
+        callbacks=[ScoreHistograms(every_n_epochs=every_n_epochs)],
+        logger=loggers,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=3,
+    )
+    trainer.fit(module, datamodule=Digits())
+    return module
+
+
+def test_tensorboard_is_given_each_layers_scores(tmp_path: Path) -> None:
+    module = fit([TensorBoardLogger(str(tmp_path), name="", version="")])
+    events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    shown = events.Histograms("scores/1")
+    scores: Any = module.network[1].scores  # type: ignore[index]
+    assert [event.step for event in shown] == [5, 11]
+    assert shown[-1].histogram_value.num == 640
+    assert shown[-1].histogram_value.max == pytest.approx(float(scores.detach().max()))
+
+
+def test_a_method_without_scores_has_none_to_show(tmp_path: Path) -> None:
+    fit([TensorBoardLogger(str(tmp_path), name="", version="")], method=ls.Dense())
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert not events.Tags()["histograms"]
+
+
+def test_without_a_logger_that_shows_them_it_says_which_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--trainer\.logger=WandbLogger, or --trainer\.logger=TensorBoardLogger"):
+        fit([MetricsFile(str(tmp_path))])
+
+
+def test_an_interval_below_an_epoch_is_refused() -> None:
+    with pytest.raises(UserError, match="every_n_epochs = 0 is below 1"):
+        ScoreHistograms(every_n_epochs=0)

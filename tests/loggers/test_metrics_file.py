@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+
+from lightning_subnets import figures
+from lightning_subnets.loggers import MetricsFile
+from lightning_subnets.loggers.metrics_file import rows_before
+
+
+def log(file: MetricsFile, steps: range, **more: float) -> None:
+    for step in steps:
+        file.log_metrics({"loss": 1 / (step + 1), "epoch": step // 2, **more}, step)
+        file.save()
+
+
+def content(folder: Path) -> bytes:
+    return (folder / "metrics.csv").read_bytes()
+
+
+def test_a_row_is_in_the_file_when_save_returns_and_columns_are_sorted(tmp_path: Path) -> None:
+    file = MetricsFile(str(tmp_path))
+    log(file, range(1))
+    assert content(tmp_path) == b"epoch,loss,step\r\n0,1.0,0\r\n"
+    log(file, range(1, 2))
+    assert content(tmp_path) == b"epoch,loss,step\r\n0,1.0,0\r\n0,0.5,1\r\n"
+    log(file, range(2, 3), accuracy=0.25)
+    assert content(tmp_path).splitlines()[:2] == [b"accuracy,epoch,loss,step", b",0,1.0,0"]
+    assert content(tmp_path).splitlines()[-1] == b"0.25,1,0.3333333333333333,2"
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+def test_without_a_row_nothing_is_written_or_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (None, 0):
+        MetricsFile(str(tmp_path), step=step).save()
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ""
+
+
+def test_the_pictures_are_drawn_from_what_it_writes(tmp_path: Path) -> None:
+    log(MetricsFile(str(tmp_path)), range(4))
+    assert figures.read_metrics(tmp_path / "metrics.csv") == {"loss": ([1, 1, 2, 2], [1.0, 1 / 2, 1 / 3, 1 / 4])}
+
+
+def test_the_trainer_knows_the_runs_directory_by_it(tmp_path: Path) -> None:
+    trainer = Trainer(logger=MetricsFile(str(tmp_path)), accelerator="cpu", enable_checkpointing=False)
+    assert trainer.log_dir == str(tmp_path)
+
+
+def test_another_rank_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log(MetricsFile(str(tmp_path)), range(4))
+    before = content(tmp_path)
+    monkeypatch.setattr("lightning.fabric.utilities.rank_zero.rank_zero_only.rank", 1)
+    log(MetricsFile(str(tmp_path), step=3), range(3, 6))
+    assert content(tmp_path) == before
+
+
+def test_a_run_that_goes_on_ends_with_the_file_of_one_that_was_never_stopped(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    file = MetricsFile(str(whole))
+    log(file, range(5))
+    log(file, range(5, 8), accuracy=0.5)
+    for kill_at in range(len(content(whole)) + 1):
+        (tmp_path / "metrics.csv").write_bytes(content(whole)[:kill_at])
+        done = sum(line.endswith(b"\r\n") for line in content(whole)[:kill_at].splitlines(keepends=True)[1:])
+        step = max(0, done - 2)  # the checkpoint is older than the last rows
+        file = MetricsFile(str(tmp_path), step=step)
+        log(file, range(step, 5))
+        log(file, range(max(step, 5), 8), accuracy=0.5)
+        assert content(tmp_path) == content(whole), kill_at
+
+
+def test_rows_before_the_checkpoint_stay_byte_for_byte(tmp_path: Path) -> None:
+    before = b"epoch,loss,step\r\n0,1.00,0\r\n\r\n0,0.50,1\r\n0,7,x\r\n1,0.\xff3,2\r\n1,2\r\n1,0.25,3\r\n1,0.2,2"
+    (tmp_path / "metrics.csv").write_bytes(before)
+    file = MetricsFile(str(tmp_path), step=3)
+    log(file, range(3, 4))
+    assert content(tmp_path) == b"epoch,loss,step\r\n0,1.00,0\r\n0,0.50,1\r\n1,0.25,3\r\n"
+
+
+def test_nothing_is_written_again_where_nothing_is_dropped(tmp_path: Path) -> None:
+    log(MetricsFile(str(tmp_path)), range(3))
+    inode = (tmp_path / "metrics.csv").stat().st_ino
+    log(MetricsFile(str(tmp_path), step=3), range(3, 4))
+    assert (tmp_path / "metrics.csv").stat().st_ino == inode
+
+
+def test_the_rows_of_a_file_are_read_back_up_to_a_step(tmp_path: Path) -> None:
+    file = MetricsFile(str(tmp_path))
+    log(file, range(3))
+    log(file, range(2, 3), accuracy=0.5)
+    assert list(rows_before(tmp_path, 3)) == [
+        (0, {"epoch": 0, "loss": 1.0}),
+        (1, {"epoch": 0, "loss": 0.5}),
+        (2, {"epoch": 1, "loss": 1 / 3}),
+        (2, {"epoch": 1, "loss": 1 / 3, "accuracy": 0.5}),
+    ]
+    assert list(rows_before(tmp_path, 1)) == [(0, {"epoch": 0, "loss": 1.0})]
+    assert not list(rows_before(tmp_path / "none", 1))
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_kill_while_a_column_is_added_leaves_the_last_good_file(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log(MetricsFile(str(tmp_path)), range(3))
+    good = content(tmp_path)
+
+    def kill(*_: object) -> None:
+        raise _Killed
+
+    if call == "write":
+        # Between any two bytes: the new file begins, and its name is never that of the old one.
+        opened = Path.open
+
+        def half(path: Path, mode: str = "r", **options: Any) -> Any:
+            if mode != "wb":
+                return opened(path, mode, **options)
+            with opened(path, mode) as file:
+                file.write(b"accuracy,epo")
+            raise _Killed
+
+        monkeypatch.setattr(Path, "open", half)
+    elif call == "fsync":
+        monkeypatch.setattr(os, "fsync", kill)
+    else:
+        monkeypatch.setattr(Path, "replace", kill)
+    with pytest.raises(_Killed):
+        log(MetricsFile(str(tmp_path), step=3), range(3, 4), accuracy=0.5)
+    monkeypatch.undo()
+    assert content(tmp_path) == good
+    log(MetricsFile(str(tmp_path), step=3), range(3, 4), accuracy=0.5)
+    assert len(content(tmp_path).splitlines()) == 5
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file grows beyond a size, in bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [60, 85])
+@pytest.mark.parametrize("more", [{}, {"accuracy": 0.5}], ids=["rows", "a column"])
+def test_on_a_full_disk_training_goes_on_and_the_rows_come_later(
+    more: dict[str, float], room: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = MetricsFile(str(tmp_path))
+    for step in range(5000):  # enough for the limit not to touch what the test itself prints
+        file.log_metrics({"loss": 1 / (step + 1), "epoch": step // 2}, step)
+    file.save()
+    good = content(tmp_path)
+    with full_disk(len(good) + room):
+        log(file, range(5000, 5020), **more)
+        assert content(tmp_path).startswith(good)
+        assert content(tmp_path).endswith(b"\r\n")
+        assert os.listdir(tmp_path) == ["metrics.csv"]
+    log(file, range(5020, 5030), **more)
+    assert [step for step, _ in rows_before(tmp_path, 10_000)] == list(range(5030))
+    assert len(figures.read_metrics(tmp_path / "metrics.csv").get("accuracy", ([],))[0]) == 30 * len(more)
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"{tmp_path}/metrics.csv cannot be written now: ")
