@@ -1,18 +1,23 @@
 # make quickstart    finds a subnetwork in a random network, on real digits, in about a minute
 # make test          runs the tests
+# make test-slurm    runs those of slurm/, on a SLURM cluster of two nodes that it starts on this machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 FFCV := $(VENV)/ffcv
 
-.PHONY: quickstart test test-long lint setup clean
+.PHONY: quickstart test test-slurm test-long lint setup clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
 
 test: $(INSTALLED) $(FFCV)
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long and not slurm"
+
+# With the two that make test has of them, where SLURM is installed.
+test-slurm: $(INSTALLED)
+	@if tests/slurm/install.sh; then $(BIN)/pytest tests/slurm; fi
 
 test-long: $(INSTALLED) $(FFCV)
 	$(BIN)/pytest --hypothesis-profile=exploring

@@ -155,7 +155,7 @@ class SubnetCLI(LightningCLI):
                 args=args,
             )
         except Stopped as stopped:
-            loggers.finish(self.trainer.loggers, stopped.exit_code)
+            self._end(stopped.exit_code)
             raise
         finally:
             if self.run is not None:
@@ -261,28 +261,32 @@ class SubnetCLI(LightningCLI):
         # A time limit now: what is left to do is done when the job is started again.
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        if not self.trainer.is_global_zero:
-            return
+        if self.trainer.is_global_zero:
+            self._report(seconds)
+        self._end(exit_code=0)
+
+    def _end(self, exit_code: int) -> None:
+        """End together: what starts the ranks gives them little time once one of them has ended."""
+        loggers.finish(self.trainer.loggers, exit_code)
+        self.trainer.strategy.barrier("end of the run")
+
+    def _report(self, seconds: float) -> None:
+        """Pictures, summary, and what a person would like to read."""
+        assert self.run is not None
         result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
         if self.model.method.trains == "scores" and not result["weights_unchanged"]:
             raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")
+        evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
+        layers = [name for name, _ in masking.masked_layers(self.model.network)]
         try:
-            self._report(result)
+            pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)
+            summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
         except OSError as error:
             raise UserError(
                 f"the run is done, and its report cannot be written to {self.run.path} ({error.strerror}): make room "
                 f"and give the same command with --version {self.run.path.name}"
             ) from error
-
-    def _report(self, result: dict[str, Any]) -> None:
-        """Pictures, summary, and what a person would like to read."""
-        assert self.run is not None
-        evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
-        layers = [name for name, _ in masking.masked_layers(self.model.network)]
-        pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)
-        summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
         summary.show(result, self.run.path, pictures)
-        loggers.finish(self.trainer.loggers, exit_code=0)
 
 
 def _leave_defaults_to_builder(network: Namespace) -> None:

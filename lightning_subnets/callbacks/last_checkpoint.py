@@ -121,21 +121,19 @@ class LastCheckpoint(Checkpoint):
         agreed = self._agreement.exchange(self._signal or due)
         self._to_do = max(agreed, self._to_do)
         if self._to_do and _between_steps(trainer, batch_idx):
-            self._write(trainer, log=trainer._logger_connector.should_update_logs)
+            if trainer._logger_connector.should_update_logs:
+                _log(trainer)
+            self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._to_do = max(self._agreement.now(self._signal), self._to_do)
-        # Lightning logs an epoch by the step before, once its own counter has gone on.
+        # Lightning logs an epoch by the step before, once its own counter has gone on, which the checkpoint holds.
         trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
-        try:
-            self._write(trainer, log=True)
-        finally:
-            trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+        _log(trainer)
+        trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+        self._write(trainer)
 
-    def _write(self, trainer: Trainer, *, log: bool) -> None:
-        if log:
-            connector = trainer._logger_connector
-            connector.log_metrics(connector.metrics["log"])
+    def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
         to_do, self._to_do = self._to_do, 0
         self._written = time.monotonic()
@@ -149,6 +147,11 @@ class LastCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
+
+
+def _log(trainer: Trainer) -> None:
+    connector = trainer._logger_connector
+    connector.log_metrics(connector.metrics["log"])
 
 
 def _between_steps(trainer: Trainer, batch_idx: int) -> bool:

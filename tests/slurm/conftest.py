@@ -1,0 +1,50 @@
+"""The cluster, which is started once, and the two fits that several tests look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .cluster import Cluster, Job, UnavailableError
+from .site import HELD, Site, wait_until_held
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    try:
+        cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    except UnavailableError as error:
+        pytest.skip(f"no SLURM: {error}")
+    try:
+        cluster.start()
+        yield cluster
+    except UnavailableError as error:
+        pytest.skip(f"no SLURM: {error}")
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def site(cluster: Cluster, tmp_path: Path) -> Site:
+    return Site.make(cluster, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A fit on two nodes that nothing happens to."""
+    job = Site.make(cluster, tmp_path_factory.mktemp("uninterrupted")).fit()
+    job.wait_for_end()
+    return job
+
+
+@pytest.fixture(scope="session")
+def requeued(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The same fit, with W&B, signalled in the middle of an epoch as before a time limit, and gone on with."""
+    job = Site.make(cluster, tmp_path_factory.mktemp("requeued")).fit(*HELD, "--trainer.logger=WandbLogger")
+    wait_until_held(job)
+    job.send("USR1")
+    job.wait_for_requeue()
+    job.wait_for_end()
+    return job
