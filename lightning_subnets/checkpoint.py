@@ -72,7 +72,7 @@ def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: SubnetModule) 
     """
     frozen = _frozen(module)
     if frozen:
-        checkpoint["weights_digest"] = digest.weights_digest(module.network)
+        checkpoint["weights_digest"] = _digest(module)
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
 
@@ -87,7 +87,7 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule) -> None:
     own, theirs = module.state_dict(), checkpoint["state_dict"]
     left_out = {key: own.pop(key) for key in _frozen(module) - theirs.keys()}
     _check_shapes(theirs, own)
-    if left_out and checkpoint["weights_digest"] != (drawn := digest.weights_digest(module.network)):
+    if left_out and checkpoint["weights_digest"] != (drawn := _digest(module)):
         raise UserError(
             f"the weights drawn here (sha256 {drawn[:16]}...) are not those of the checkpoint (sha256 "
             f"{checkpoint['weights_digest'][:16]}...): its network was built in another way, or its weights were drawn "
@@ -101,6 +101,14 @@ def _frozen(module: SubnetModule) -> set[str]:
     if module.identity["weights"] is None:
         return set()
     return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
+def _digest(module: SubnetModule) -> str:
+    """The digest of the frozen weights, which takes a second for a wide network: made once for as long as they stay."""
+    state = tuple((p.data_ptr(), p._version) for p in module.parameters() if not p.requires_grad)
+    if module.known_digest is None or module.known_digest[0] != state:
+        module.known_digest = state, digest.weights_digest(module.network)
+    return module.known_digest[1]
 
 
 def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -95,6 +95,7 @@ class SubnetModule(LightningModule):
         # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
         self._resumed: dict[str, Any] | None = None
+        self.known_digest: tuple[object, str] | None = None  # of the frozen weights, kept by checkpoint.py
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""

@@ -1,0 +1,79 @@
+"""What a checkpoint holds, and that it goes back into the run it is of, and into no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.checkpoint import CheckpointFiles, read
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.digest import weights_digest
+from lightning_subnets.module import SubnetModule
+
+
+def small_module(weights: str | None = "signed_constant", method: ls.Method | None = None) -> SubnetModule:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    return SubnetModule(
+        network,
+        method or ls.EdgePopup(0.5),
+        weights=weights,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    )
+
+
+def trainer_of(folder: Path, **arguments: Any) -> Trainer:
+    settings: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_steps": 2}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": folder}
+    trainer = Trainer(**(settings | quiet | arguments))
+    trainer.strategy.checkpoint_io = CheckpointFiles()
+    return trainer
+
+
+def saved(module: SubnetModule, path: Path) -> dict[str, Any]:
+    trainer = trainer_of(path.parent)
+    trainer.fit(module, datamodule=Digits())
+    trainer.save_checkpoint(path)
+    return read(path)
+
+
+def test_what_the_seed_gives_is_not_in_the_checkpoint_and_comes_back_with_it(tmp_path: Path) -> None:
+    module, path = small_module(), tmp_path / "run.ckpt"
+    content = saved(module, path)
+    assert set(content["state_dict"]) == {
+        *("network.1.scores", "network.4.scores"),
+        *(f"network.2.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")),
+    }
+    again = small_module()
+    trainer_of(tmp_path, max_steps=3).fit(again, datamodule=Digits(), ckpt_path=path)
+    assert weights_digest(again.network) == weights_digest(module.network) == content["weights_digest"]
+    restored = small_module()
+    trainer_of(tmp_path).test(restored, datamodule=Digits(), ckpt_path=path, verbose=False)
+    assert all(torch.equal(value, restored.state_dict()[key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("kept", [{"weights": None}, {"method": ls.Dense()}], ids=["given", "trained"])
+def test_what_the_seed_does_not_give_is_in_the_checkpoint(kept: dict[str, Any], tmp_path: Path) -> None:
+    module, path = small_module(**kept), tmp_path / "run.ckpt"
+    content = saved(module, path)
+    assert content["state_dict"].keys() == module.state_dict().keys()
+    restored = small_module(**kept)
+    trainer_of(tmp_path).test(restored, datamodule=Digits(), ckpt_path=path, verbose=False)
+    assert all(torch.equal(value, restored.state_dict()[key]) for key, value in module.state_dict().items())
+
+
+def test_weights_that_are_not_the_seeds_any_more_are_refused(tmp_path: Path) -> None:
+    module, path = small_module(), tmp_path / "run.ckpt"
+    saved(module, path)
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module, datamodule=Digits())
+    with torch.no_grad():
+        module.network[1].weight[0, 0] += 1  # type: ignore[index]
+    trainer.save_checkpoint(path)
+    with pytest.raises(ls.UserError, match=r"the weights drawn here .* are not those of the checkpoint"):
+        trainer_of(tmp_path).test(small_module(), datamodule=Digits(), ckpt_path=path, verbose=False)
