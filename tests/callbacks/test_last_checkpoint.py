@@ -108,22 +108,28 @@ def test_stopped_after_any_step_the_run_ends_as_the_uninterrupted_one(
     assert_equal(run(tmp_path), whole())
 
 
-@pytest.mark.parametrize("step", [2, 5, 7])
+@pytest.mark.parametrize("step", [2, 3, 5, 6])
 @pytest.mark.parametrize(
     "arguments", [{"accumulate_grad_batches": 2}, {"val_check_interval": 2}, {"check_val_every_n_epoch": 2}], ids=str
 )
 def test_so_it_does_under_accumulation_and_with_validation_at_other_times(
     step: int, arguments: dict[str, Any], whole: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    sent = iter([send(signal.SIGUSR1)])
+    sent, validated = iter([send(signal.SIGUSR1)]), list[int]()
 
     def after(trainer: Trainer) -> None:
         if trainer.fit_loop.total_batch_idx + 1 >= step:
             next(sent, lambda: None)()
 
+    def validation(trainer: Trainer) -> None:
+        if not trainer.sanity_checking:
+            validated.append(trainer.fit_loop.total_batch_idx + 1)
+
     with pytest.raises(Stopped):
-        run(tmp_path, hooks={"on_train_batch_end": after}, **arguments)
-    assert_equal(run(tmp_path, **arguments), whole(**arguments))
+        run(tmp_path, hooks={"on_train_batch_end": after, "on_validation_end": validation}, **arguments)
+    assert_equal(run(tmp_path, hooks={"on_validation_end": validation}, **arguments), whole(**arguments))
+    every = {"val_check_interval": [2, 4, 7, 9], "check_val_every_n_epoch": [10]}
+    assert validated == every.get(next(iter(arguments)), [5, 10])
 
 
 def test_a_signal_in_validation_waits_for_its_end(whole: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
