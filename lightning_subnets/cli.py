@@ -11,22 +11,20 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import restricted_number_type
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, strategies, summary
 from lightning_subnets.agreement import lost_rank
-from lightning_subnets.atomic_file import replacing
 from lightning_subnets.callbacks import (
     GradientNorm,
     LastCheckpoint,
@@ -41,6 +39,7 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.run_directory import RunDirectory
+from lightning_subnets.saved_config import SaveConfig
 from lightning_subnets.spelling import suggestion
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and Python's generators take
@@ -94,42 +93,6 @@ class Parser(LightningArgumentParser):
             file=sys.stderr,
         )
         sys.exit(2)
-
-
-class SaveConfig(SaveConfigCallback):
-    """Keeps the resolved config beside the run's metrics, and hands it to the loggers that show it.
-
-    Where a run goes on under another config, that becomes ``config.yaml`` and the one before ``config_N.yaml``.
-    """
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        config = self.config.clone()
-        config.pop("version")  # or who repeats the run would go on with it
-        text = self.parser.dump(config, skip_none=False)
-        path = Path(str(trainer.loggers[0].save_dir), "config.yaml")
-        differences = _differences(path.read_text(), text) if path.exists() else ""
-        if differences:
-            kept = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
-            path.rename(next(free for free in kept if not free.exists()))
-            print(f"going on under another config: {differences}", file=sys.stderr)
-        if not path.exists():
-            with replacing(path) as file:
-                file.write(text.encode())
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config.as_dict())
-
-
-def _differences(before: str, now: str) -> str:
-    """The values that two configs differ in, but for loggers, which each run is given anew."""
-    old, new = (_leaves(yaml.safe_load(text)) for text in (before, now))
-    keys = [k for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k) and not k.startswith("trainer.logger")]
-    return ", ".join(f"{key} = {new.get(key)} instead of {old.get(key)}" for key in keys)
-
-
-def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    return {key: leaf for name in values for key, leaf in _leaves(values[name], f"{prefix}.{name}".strip(".")).items()}
 
 
 class SubnetCLI(LightningCLI):

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.logger import _add_prefix
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger
 
+from lightning_subnets.atomic_file import replacing
 from lightning_subnets.loggers import metrics_file, wandb_file
 from lightning_subnets.versions import versions
 
@@ -168,7 +169,6 @@ class Dashboard(WandbLogger):
         path = self._directory / "wandb" / "run_id"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_suffix(".new")
-            new.write_text(secrets.token_hex(4))
-            new.replace(path)
+            with replacing(path) as file:
+                file.write(secrets.token_hex(4).encode())
         return path.read_text()

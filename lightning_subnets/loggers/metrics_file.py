@@ -14,6 +14,8 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
+from lightning_subnets.atomic_file import replacing
+
 NAME = "metrics.csv"
 
 
@@ -104,16 +106,8 @@ class MetricsFile(Logger):
         self._size += len(rows)
 
     def _replace(self, content: bytes) -> None:
-        temporary = self._path.with_name(f".{NAME}.new")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # or a machine that loses power may keep the new name and not the content
-            temporary.replace(self._path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(self._path) as file:
+            file.write(content)
         self._size = len(content)
 
 
