@@ -76,12 +76,15 @@ def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: SubnetModule) 
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
 
-def make_fit_(checkpoint: dict[str, Any], module: SubnetModule) -> None:
+def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: bool) -> None:
     """Check that a checkpoint is of this module, and put the frozen weights in that were left out of it.
 
+    Args:
+        to_train: go on with its optimizer too.
+
     Raises:
-        ValueError: naming what differs: network, method, density, weights, seed, a shape, or the frozen weights
-            themselves.
+        ValueError: naming what differs: network, method, density, weights, seed, optimizer, a shape, or the frozen
+            weights themselves.
     """
     _check_identity(checkpoint["subnet"], module.identity)
     own, theirs = module.state_dict(), checkpoint["state_dict"]
@@ -93,7 +96,27 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule) -> None:
             f"{checkpoint['weights_digest'][:16]}...): its network was built in another way, or its weights were drawn "
             "by another version of lightning-subnets"
         )
+    if to_train and checkpoint["optimizer"] != (optimizer := type(module.build_optimizer()).__name__):
+        raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {optimizer}")
     checkpoint["state_dict"] = theirs | left_out
+
+
+def check_limits(path: Path, checkpoint: Mapping[str, Any], *, max_epochs: int | None, max_steps: int) -> None:
+    """Check that a run that is to go on ends where it has not been yet; at its end it may be, to be tested.
+
+    Raises:
+        ValueError: if it is beyond its end.
+    """
+    epochs, steps = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"], checkpoint["global_step"]
+    for name, limit, beyond in (
+        ("max_epochs", max_epochs or -1, max(epochs["ready"], epochs["processed"])),
+        ("max_steps", max_steps, steps),
+    ):
+        if 0 <= limit < beyond:
+            raise UserError(
+                f"{path} is at step {steps}, in epoch {epochs['ready']}, and --trainer.{name}={limit} is before that: "
+                "raise it, or begin another run"
+            )
 
 
 def _frozen(module: SubnetModule) -> set[str]:

@@ -171,14 +171,21 @@ class SubnetCLI(LightningCLI):
         if config.name is None:
             config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
         self.save_config_callback = None
+        self.begin_from: Path | str | None = config.get("ckpt_path")
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name, config.version)
             if config.version and self.run.summary.exists():
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     print(f"{self.run.path} is finished: --ckpt_path goes on from its checkpoint in another run")
                 sys.exit(0)
-            last = self.run.last_checkpoint
-            step = checkpoint.read(last)["global_step"] if last else 0
+            step = 0
+            if last := self.run.last_checkpoint:
+                content, self.begin_from = checkpoint.read(last), last
+                limits = {name: getattr(config.trainer, name) for name in ("max_epochs", "max_steps")}
+                checkpoint.check_limits(last, content, **limits)
+                step = content["global_step"]
+                if config.ckpt_path:
+                    print(f"going on from {last}, not from {config.ckpt_path}", file=sys.stderr)
             config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
             self.save_config_callback = SaveConfig
             callbacks += [MaskStatistics(), Throughput(), GradientNorm()]
@@ -209,6 +216,8 @@ class SubnetCLI(LightningCLI):
 
         # Here too, before there are other processes: they could only be torn down.
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            if self.subcommand == "fit" and self.begin_from:
+                checkpoint.make_fit_(checkpoint.read(self.begin_from), self.model, to_train=True)
             if isinstance(self.datamodule, ImageDataModule):
                 self.datamodule.prepare_data()
             preflight.check(self.model, self.trainer, self.datamodule)
@@ -216,8 +225,7 @@ class SubnetCLI(LightningCLI):
                 self.last.check_room(self.model)
 
     def before_fit(self) -> None:
-        if self.run and self.run.last_checkpoint:
-            self.config_init.fit.ckpt_path = self.run.last_checkpoint
+        self.config_init.fit.ckpt_path = self.begin_from
         self.weights_digest = digest.weights_digest(self.model.network)
         self.start = time.perf_counter()
 

@@ -245,12 +245,8 @@ class SubnetModule(LightningModule):
         subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        subnet_checkpoint.make_fit_(checkpoint, self)
+        subnet_checkpoint.make_fit_(checkpoint, self, to_train=self._fitting)
         if self._fitting:
-            if checkpoint["optimizer"] != (optimizer := type(self.build_optimizer()).__name__):
-                raise UserError(
-                    f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {optimizer}"
-                )
             self._resumed = checkpoint["run"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from math import isfinite
 from typing import Any
 
 import torch
@@ -45,13 +46,18 @@ def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
 
 def _make_up(trainer: Trainer) -> dict[str, int | None]:
     batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-    return {"ranks": trainer.world_size, "batch_size": batch_size, "accumulate": trainer.accumulate_grad_batches}
+    return {
+        "ranks": trainer.world_size,
+        "batch_size": batch_size,
+        "accumulate": trainer.accumulate_grad_batches,
+        "batches": int(batches) if isfinite(batches := trainer.num_training_batches) else None,
+    }
 
 
 def _in_words(make_up: dict[str, int | None]) -> str:
     ranks, batch_size, accumulate = make_up["ranks"], make_up["batch_size"], make_up["accumulate"]
     times = f" x {accumulate} batches" if accumulate != 1 else ""
-    return f"{ranks} x {batch_size or 'any number of'} images{times} a step"
+    return f"{ranks} x {batch_size or 'any number of'} images{times} a step, {make_up['batches']} batches an epoch,"
 
 
 def _convert_(trainer: Trainer) -> None:
@@ -63,7 +69,8 @@ def _convert_(trainer: Trainer) -> None:
         assert loop._combined_loader is not None
         (loader,) = loop._combined_loader.flattened
         if isinstance(loader, EpochLoader):
-            done = int(batches) - loader.remaining(int(batches))
+            # One at least is left, or Lightning would begin the epoch again.
+            done = int(batches) - max(1, loader.remaining(int(batches)))
             current = loop.epoch_loop.batch_progress.current
             shift = done - current.ready
             for key in ("ready", "started", "processed", "completed"):

@@ -34,8 +34,13 @@ class RunDirectory:
         run writes there; the others are told a path that they leave alone.
 
         Raises:
-            ValueError: if it cannot be made or written to, or another process is using it.
+            ValueError: if the version is a path, or the directory cannot be made or written to, or another process is
+                using it.
         """
+        if version and (version in (".", "..") or "/" in version):
+            raise UserError(
+                f"--version={version} is a path, and what is wanted is the name of a directory in {Path(root, name)}"
+            )
         parent = Path(root, name)
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return cls(parent / version if version else parent)

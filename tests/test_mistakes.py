@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_subnets.run_directory import RunDirectory
+
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 
@@ -122,6 +124,42 @@ def test_a_mistake_under_two_processes_is_one_error(tmp_path: Path) -> None:
 def test_a_finished_run_is_not_gone_on_with(finished_run: Path, mistake: Mistake) -> None:
     checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
     assert "all of its 2 epochs: to go on, raise --trainer.max_epochs" in mistake(["fit", "--ckpt_path", checkpoint])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--model.method.density=0.3"], "density = 0.5 and this run has density = 0.3"),
+        (["--model.network.width_multiplier=2"], "has shape (64, 1, 3, 3)"),
+        (["--model.optimizer=Adam"], "of a run by SGD and this run is by Adam"),
+        (["--trainer.max_epochs=1"], "is at step 46, in epoch 2, and --trainer.max_epochs=1 is before that"),
+        (["--trainer.max_steps=40"], "--trainer.max_steps=40 is before that"),
+    ],
+)
+def test_a_run_that_cannot_go_on_is_left_as_it_is(
+    arguments: list[str], part: str, finished_run: Path, mistake: Mistake
+) -> None:
+    run = Path("runs/quickstart/again")
+    shutil.copytree(finished_run, run)
+    (run / "summary.json").unlink()
+    before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    error = mistake(["fit", "-c", QUICKSTART, *SHORT, "--version=again", *arguments])
+    assert part in error
+    assert "going on" not in error
+    assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("version", ["..", ".", "a/b", "/tmp/elsewhere"])
+def test_a_version_is_a_name_and_no_path(version: str, tmp_path: Path, mistake: Mistake) -> None:
+    error = mistake(["fit", "-c", QUICKSTART, *SHORT, f"--version={version}"])
+    assert f"--version={version} is a path" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_under_way_elsewhere_is_left_alone(tmp_path: Path, mistake: Mistake) -> None:
+    run = RunDirectory.claim(tmp_path / "runs", "quickstart", "shared")
+    assert "is being used by another process" in mistake(["fit", "-c", QUICKSTART, *SHORT, "--version=shared"])
+    run.give_back()
 
 
 def test_another_optimizer_does_not_take_over(finished_run: Path, mistake: Mistake) -> None:

@@ -172,6 +172,21 @@ def test_nothing_is_written_between_epochs_before_it_is_due(tmp_path: Path) -> N
     assert written == [False] * 5 + [True] * 5
 
 
+def test_an_epoch_that_is_made_shorter_ends_and_the_rate_goes_on_at_the_same_share_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, hooks=at_step(4, send(signal.SIGUSR1)), max_epochs=4)
+    steps: list[int] = []
+    counted: Hooks = {
+        "on_train_batch_end": lambda trainer: steps.append(trainer.lr_scheduler_configs[0].scheduler.last_epoch)
+    }
+    content = run(tmp_path, hooks=counted, max_epochs=4, limit_train_batches=3)
+    assert steps == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert content["global_step"] == 4 + 1 + 3 * 3
+    assert "going on at step 4 with 1 x 288 images a step, 3 batches an epoch, instead of" in capsys.readouterr().err
+
+
 def test_the_handlers_of_signals_are_put_back(tmp_path: Path) -> None:
     before = [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
     run(tmp_path / "whole")

@@ -70,7 +70,10 @@ def test_a_signal_to_one_rank_stops_both_and_they_or_one_alone_go_on(tmp_path: P
 
     said = finish(start(tmp_path, "alone", 1))
     assert "trainer.devices = 1 instead of 2" in said
-    assert f"going on at step {step} with 1 x 36 images a step instead of 2 x 36 images a step" in said
+    assert (
+        f"going on at step {step} with 1 x 36 images a step, 40 batches an epoch, instead of 2 x 36 images a step"
+        in said
+    )
     found = last(tmp_path, "alone")
     assert found["lr_schedulers"][0]["last_epoch"] == 4 * 40  # 1437 / 36: the rate has come to its end with the run
     assert found["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.05
