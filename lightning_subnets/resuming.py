@@ -37,7 +37,7 @@ def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
         _convert_(trainer)
         if trainer.is_global_zero:
             print(
-                f"going on at step {trainer.global_step} with {_in_words(now)} instead of {_in_words(before)}; "
+                f"going on at step {trainer.global_step} with {_in_words(now)}, instead of {_in_words(before)}; "
                 "the rest of the epoch holds what it would have held, the learning rate is that of the same share of "
                 "the run, and the scores will not be those of an uninterrupted run to the bit",
                 file=sys.stderr,
@@ -57,7 +57,7 @@ def _make_up(trainer: Trainer) -> dict[str, int | None]:
 def _in_words(make_up: dict[str, int | None]) -> str:
     ranks, batch_size, accumulate = make_up["ranks"], make_up["batch_size"], make_up["accumulate"]
     times = f" x {accumulate} batches" if accumulate != 1 else ""
-    return f"{ranks} x {batch_size or 'any number of'} images{times} a step, {make_up['batches']} batches an epoch,"
+    return f"{ranks} x {batch_size or 'any number of'} images{times} a step, {make_up['batches']} batches an epoch"
 
 
 def _convert_(trainer: Trainer) -> None:
