@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
@@ -28,6 +29,12 @@ settings.register_profile("exploring", deadline=None)
 settings.load_profile("repeatable")
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """As in a terminal: what is started in the background of a script inherits that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

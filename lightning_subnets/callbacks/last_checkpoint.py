@@ -68,7 +68,9 @@ class LastCheckpoint(Checkpoint):
             return
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         for signum in SIGNALS:
-            self._previous[signum] = signal.signal(signum, self._note)
+            # What is started in the background of a script is told to leave the Ctrl-C for others alone.
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._signal = max(self._signal, signum)

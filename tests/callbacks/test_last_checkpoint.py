@@ -195,6 +195,14 @@ def test_the_handlers_of_signals_are_put_back(tmp_path: Path) -> None:
     assert [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run(tmp_path, hooks=at_step(2, send(signal.SIGINT)))["global_step"] == 10
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     def twice() -> None:
         send(signal.SIGINT)()
