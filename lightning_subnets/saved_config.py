@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ class SaveConfig(SaveConfigCallback):
         differences = _differences(path.read_text(), text) if path.exists() else ""
         if differences:
             kept = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
-            path.rename(next(free for free in kept if not free.exists()))
+            shutil.copyfile(path, next(free for free in kept if not free.exists()))
             print(f"going on under another config: {differences}", file=sys.stderr)
-        if not path.exists():
+        if differences or not path.exists():
             with replacing(path) as file:
                 file.write(text.encode())
         for logger in trainer.loggers:

@@ -121,6 +121,20 @@ def test_a_resumed_run_begins_where_its_checkpoint_ended(finished_run: Path) -> 
         assert {row["epoch"] for row in csv.DictReader(file) if row["train/loss"]} == {"2"}
 
 
+def test_a_run_that_goes_on_under_another_config_keeps_the_one_before(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("runs/quickstart/again")
+    shutil.copytree(finished_run, run)
+    (run / "summary.json").unlink()
+    before = (run / "config.yaml").read_bytes()
+    main(["fit", "-c", QUICKSTART, *SHORT, "--trainer.max_epochs=3", "--version=again"])
+    assert "trainer.max_epochs = 3 instead of 2" in capsys.readouterr().err
+    assert (run / "config_0.yaml").read_bytes() == before
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 3
+
+
 def test_without_an_api_key_weights_and_biases_goes_offline_and_says_how_to_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
