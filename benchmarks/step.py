@@ -27,7 +27,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lightning_subnets import Dense, EdgePopup, mask_, masked_layers, masked_weights
-from lightning_subnets.masking import MaskedLayer, Method
+from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.method import Method
 from lightning_subnets.networks import Conv4
 
 ON_GPU = torch.cuda.is_available()

@@ -7,17 +7,37 @@ ls.mask_(net, ls.EdgePopup(density=0.3), weights="signed_constant", seed=0)
 """
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedConv2d, MaskedLinear, Method, density, mask_, masked_layers, unmask_
-from lightning_subnets.methods import Dense, EdgePopup
+from lightning_subnets.masking import MaskedConv2d, MaskedLinear, density, mask_, masked_layers, unmask_
+from lightning_subnets.method import Method
+from lightning_subnets.methods import (
+    DNW,
+    Biprop,
+    Dense,
+    EdgePopup,
+    Given,
+    IteRand,
+    LinearProbe,
+    Magnitude,
+    Random,
+    Supermask,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DNW",
+    "Biprop",
     "Dense",
     "EdgePopup",
+    "Given",
+    "IteRand",
+    "LinearProbe",
+    "Magnitude",
     "MaskedConv2d",
     "MaskedLinear",
     "Method",
+    "Random",
+    "Supermask",
     "UserError",
     "density",
     "mask_",

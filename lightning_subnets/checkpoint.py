@@ -89,7 +89,7 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: boo
     _check_identity(checkpoint["subnet"], module.identity)
     own, theirs = module.state_dict(), checkpoint["state_dict"]
     left_out = {key: own.pop(key) for key in _frozen(module) - theirs.keys()}
-    _check_shapes(theirs, own)
+    check_shapes(theirs, own)
     if left_out and checkpoint["weights_digest"] != (drawn := _digest(module)):
         raise UserError(
             f"the weights drawn here (sha256 {drawn[:16]}...) are not those of the checkpoint (sha256 "
@@ -121,9 +121,14 @@ def check_limits(path: Path, checkpoint: Mapping[str, Any], *, max_epochs: int |
 
 def _frozen(module: SubnetModule) -> set[str]:
     """The names of what is a function of the seed, as in the module's state dict."""
-    if module.identity["weights"] is None:
+    if module.identity["weights"] is None or module.method.redraws:
         return set()
-    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    # Scores that are frozen are masks, chosen before training.
+    return {
+        name
+        for name, parameter in module.named_parameters()
+        if not parameter.requires_grad and name.rpartition(".")[2] != "scores"
+    }
 
 
 def _digest(module: SubnetModule) -> str:
@@ -143,7 +148,12 @@ def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
             )
 
 
-def _check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+def check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """Check that the state of a checkpoint has the names and shapes of ours.
+
+    Raises:
+        ValueError: naming the first that differs.
+    """
     for key in dict.fromkeys((*ours, *theirs)):
         here, there = (tuple(state[key].shape) if key in state else "none" for state in (ours, theirs))
         if here != there:

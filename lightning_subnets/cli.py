@@ -249,7 +249,8 @@ class SubnetCLI(LightningCLI):
         """Pictures, summary, and what a person would like to read."""
         assert self.run is not None
         result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
-        if self.model.method.trains == "scores" and not result["weights_unchanged"]:
+        method = self.model.method
+        if method.trains == "scores" and not method.redraws and not result["weights_unchanged"]:
             raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_subnets import masking
+from lightning_subnets.method import masks as present_masks
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -28,7 +29,7 @@ def fingerprints(network: nn.Module) -> dict[str, Tensor]:
     """The fingerprints of all parameters, and of the mask of each layer as ``<layer>.mask``."""
     found = {name: fingerprint(parameter) for name, parameter in network.named_parameters()}
     layers = dict(masking.masked_layers(network))
-    masks = next(iter(layers.values())).method.masks(list(layers.values()))
+    masks = present_masks(list(layers.values()))
     return found | {f"{name}.mask": fingerprint(mask) for name, mask in zip(layers, masks, strict=True)}
 
 

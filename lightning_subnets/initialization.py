@@ -234,6 +234,11 @@ def draw_scores(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
     return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape, f"{int(operator.index(seed))}:{layer}:scores")
 
 
+def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+    """Numbers in [0, 1], all equally likely, float32 on the CPU: for a choice at random among a layer's weights."""
+    return _fill(_unit, 1.0, shape, f"{int(operator.index(seed))}:{layer}:chances")
+
+
 def _fill(draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, key: str) -> Tensor:
     """scale * draw(.) for each element, from the stream of random bits named by ``key``."""
     generator = np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little"))

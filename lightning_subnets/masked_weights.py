@@ -21,6 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.method import masks
 
 if TYPE_CHECKING:
     from lightning_subnets.masking import MaskedLayer
@@ -50,16 +51,15 @@ class Made(NamedTuple):
 
     product: Tensor
     mask: Tensor | None  # kept where the weight is trained, whose gradient it lets through
-    num_kept: int
+    num_kept: int | None
     sources: list[Source]
 
     def is_fresh(self, layer: MaskedLayer) -> bool:
-        weight, scores = layer.weight, layer.scores
-        sources = (self.product, weight) if scores is None else (self.product, weight, scores)
+        sources = _sources(self.product, layer)
         return (
             self.num_kept == layer.num_kept
-            and self.product.dtype == _dtype(weight)
-            and (self.mask is not None or not weight.requires_grad)
+            and self.product.dtype == _dtype(layer.weight)
+            and (self.mask is not None or not layer.weight.requires_grad)
             and len(self.sources) == len(sources)
             and all(map(Source.is_unchanged, self.sources, sources))
         )
@@ -83,7 +83,7 @@ def made(layer: MaskedLayer) -> tuple[Tensor, Tensor | None]:
         return kept[:2]
     # A graph cannot see whether something has changed.
     mask = layer.mask()
-    return (layer.weight.detach() * mask).to(_dtype(layer.weight)), mask
+    return layer.method.product(layer.weight.detach(), mask).to(_dtype(layer.weight)), mask
 
 
 def compile_(network: nn.Module, layers: Iterable[MaskedLayer]) -> None:
@@ -130,25 +130,33 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 register_optimizer_step_post_hook(_after_step)
 
 
+def _sources(product: Tensor, layer: MaskedLayer) -> list[Tensor]:
+    scores = (peer.scores for peer in layer.peers or (layer,))
+    return [product, layer.weight, *(each for each in scores if each is not None)]
+
+
 def _is_of(layer: MaskedLayer, parameters: set[int]) -> bool:
     return id(layer.weight) in parameters or id(layer.scores) in parameters
 
 
 def _make(layers: list[MaskedLayer], dtypes: list[torch.dtype]) -> list[Made]:
+    wanted = dict(zip(layers, dtypes, strict=True))
+    for layer in layers:  # where one changes the masks of all
+        wanted |= {peer: _dtype(peer.weight) for peer in layer.peers if peer not in wanted}
     together = defaultdict(list)
-    for layer, dtype in zip(layers, dtypes, strict=True):
+    for layer, dtype in wanted.items():
         together[id(layer.method), layer.weight.device].append((layer, dtype))
     made = {}
     # Made in an evaluation, they may be used in training next, where tensors of inference mode are refused.
     with torch.inference_mode(False), torch.no_grad():
         for group in together.values():
-            masks = group[0][0].method.masks([layer for layer, _ in group])
-            for (layer, dtype), mask in zip(group, masks, strict=True):
+            for (layer, dtype), mask in zip(group, masks([layer for layer, _ in group]), strict=True):
                 weight = layer.weight
                 # In new memory, for a graph may still need the old. As bytes: a product with bool takes a CPU twice
                 # as long.
-                product = torch.mul(weight, mask.view(torch.uint8), out=torch.empty_like(weight, dtype=dtype))
-                sources = [Source(tensor) for tensor in (product, weight, layer.scores) if tensor is not None]
+                out = torch.empty_like(weight, dtype=dtype)
+                product = layer.method.product(weight, mask.view(torch.uint8), out=out)
+                sources = [Source(tensor) for tensor in _sources(product, layer)]
                 kept = mask if weight.requires_grad else None
                 layer.made = made[layer] = Made(product, kept, layer.num_kept, sources)
                 with _lock:

@@ -6,21 +6,21 @@ into the weights. In between, a layer computes with ``weight * mask`` and what i
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import allocation, initialization, maskable, masked_weights
+from lightning_subnets import initialization, maskable, masked_weights
 from lightning_subnets.errors import UserError
+from lightning_subnets.method import Method, Scoring, masks
 
 
 class StraightThrough(torch.autograd.Function):
     """The weight that a masked layer computes with, and a gradient that passes through the choice of the mask.
 
-    Forward:  w_eff = w * m, m = ``method.masks``; made before, by ``masked_weights``.
+    Forward:  w_eff = w * m, by ``method.product`` of ``method.masks``; made before, by ``masked_weights``.
     Backward: dL/dw and dL/ds from dL/dw_eff, by ``method.weight_gradient`` and ``method.score_gradient``.
 
     Args (to ``apply``):
@@ -65,36 +65,12 @@ def _strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     return gradient  # what is laid out otherwise, torch copies
 
 
-class Method(ABC):
-    """How a subnetwork is found: what is trained, where scores start, the masks they give, and their gradient.
+class Origin(NamedTuple):
+    """Where a layer's weights were drawn from, see ``initialization.draw_weights``."""
 
-    A method is one small class in one file of ``methods/``.
-    """
-
-    trains: ClassVar[Literal["scores", "weights"]]
-    made_before: ClassVar[bool] = True  # w * m is kept from one change to the next; if not, override masked_weight
-    density: float
-
-    @abstractmethod
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor | None:
-        """A layer's first scores, float32 on the CPU, or None for a method without scores."""
-
-    @abstractmethod
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
-        """The masks of these layers, boolean: a pure function of their weights, scores and numbers kept."""
-
-    def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
-        """dL/dw, from dL/dw_eff: what the mask lets through."""
-        return gradient * mask
-
-    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-        """dL/ds, from dL/dw_eff."""
-        raise NotImplementedError(f"{type(self).__name__} does not train scores")
-
-    def masked_weight(self, layer: MaskedLayer) -> Tensor:
-        """The weight that a layer computes with, w * m."""
-        weight: Tensor = StraightThrough.apply(*masked_weights.made(layer), layer.weight, layer.scores, self)
-        return weight
+    distribution: str
+    seed: int
+    layer: str
 
 
 class MaskedLayer(nn.Module):
@@ -104,16 +80,22 @@ class MaskedLayer(nn.Module):
     weight: Tensor
     scores: nn.Parameter | None
     method: Method
-    num_kept: int
+    num_kept: int | None  # None where it is not fixed beforehand
+    origin: Origin | None  # None where the weights came with the network
+    peers: tuple[MaskedLayer, ...] = ()  # all layers of the network, where its mask depends on their scores too
     made: masked_weights.Made | None = None
     refreshed_outside = False
 
     def masked_weight(self) -> Tensor:
-        return self.method.masked_weight(self)
+        """The weight that the layer computes with, w_eff."""
+        if not self.method.made_before:
+            return self.method.masked_weight(self)
+        weight: Tensor = StraightThrough.apply(*masked_weights.made(self), self.weight, self.scores, self.method)
+        return weight
 
     def mask(self) -> Tensor:
         """The present mask, boolean, shaped like ``weight``."""
-        return self.method.masks([self])[0]
+        return masks([self])[0]
 
     def _apply(self, *args: Any, **kwargs: Any) -> MaskedLayer:
         """What was made on another device, or in another precision, is not kept."""
@@ -147,14 +129,22 @@ class MaskedLinear(MaskedLayer, nn.Linear):
 MASKED: dict[type[nn.Module], type[MaskedLayer]] = {layer.plain: layer for layer in (MaskedConv2d, MaskedLinear)}
 
 
-def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_constant", seed: int = 0) -> nn.Module:
+def mask_(
+    network: nn.Module,
+    method: Method,
+    *,
+    weights: str | None = "signed_constant",
+    seed: int = 0,
+    batches: Sequence[tuple[Tensor, Tensor]] = (),
+    input_shape: tuple[int, ...] | None = None,
+) -> nn.Module:
     """Make a network a masked one, in place; every Conv2d and Linear in it, the first and the last included.
 
     Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, their hooks and their names;
     a method with scores gives each a ``scores`` beside it. For a method that trains scores the network is then a
     random one that stays as it is: biases are 0, norms scale by 1, shift by 0 and have the running
     statistics they start with, and everything but the scores is frozen. For a method that trains weights, biases and
-    norms stay as they are, and trainable.
+    norms stay as they are, and trainable; if it chooses the masks before that, they are chosen now.
 
     Masks follow every change of weights and scores but one that leaves no trace: who edits ``parameter.data`` in place,
     or lets torch.distributed write into a parameter, calls ``masked_weights.forget_(layers)``.
@@ -165,12 +155,30 @@ def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_c
         weights: the distribution they are drawn from, see ``initialization.draw_weights``; None leaves weights,
             biases and norms as they are, for a network that is already trained, say.
         seed: of the weights and the scores; the same seed gives the same bits on every machine.
+        batches: of images and labels, on the network's device, for a method that scores weights on data; the others
+            do not look at them.
+        input_shape: of one image, (channels, height, width), for a method that needs no data; where there are
+            batches, theirs.
 
     Returns: the same network.
     Raises:
         ValueError: if the network is masked already, has no layer to mask, or has parameters in a layer that
-            cannot be masked; or if the distribution is unknown. The network is then as it was.
+            cannot be masked; if the distribution is unknown; or if the method needs batches or an input shape and
+            there is none. The network is then as it was.
     """
+    if batches and input_shape is None:
+        input_shape = tuple(batches[0][0].shape[1:])
+    scoring = Scoring(batches, input_shape, seed)
+    if isinstance(method, Method) and method.needs and not getattr(scoring, method.needs):
+        example = {"batches": "batches=[(images, labels)]", "input_shape": "input_shape=(3, 224, 224)"}[method.needs]
+        raise UserError(f"{type(method).__name__} chooses its masks from {method.needs}: mask_(..., {example})")
+    begin_(network, method, weights=weights, seed=seed)
+    method.choose_(network, scoring)
+    return network
+
+
+def begin_(network: nn.Module, method: Method, *, weights: str | None, seed: int) -> None:
+    """``mask_``, but that masks which are chosen before training are not chosen yet, and leave all weights in."""
     if not isinstance(method, Method):
         raise UserError(f"{method!r} is no method: EdgePopup(density=0.3) is one, for instance")
     if any(isinstance(module, MaskedLayer) for module in network.modules()):
@@ -178,8 +186,9 @@ def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_c
     layers = maskable.maskable_layers(network)
     if weights is not None:
         initialization.check_distribution(weights)
-    kept = allocation.uniform({name: layer.weight.numel() for name, layer in layers.items()}, method.density)
-    if method.trains == "scores":
+    elif method.redraws:
+        raise UserError(f"{type(method).__name__} draws weights again: name their distribution, kaiming_normal say")
+    if method.trains != "weights":
         if weights is not None:
             _make_affine_neutral_(network)
         network.requires_grad_(False)
@@ -187,8 +196,13 @@ def mask_(network: nn.Module, method: Method, *, weights: str | None = "signed_c
         if weights is not None:
             _draw_(layer.weight, weights, seed=seed, layer=name, density=method.density)
         scores = method.initial_scores(layer.weight.shape, seed=seed, layer=name)
-        _mask_layer_(layer, method, kept[name], scores)
-    return network
+        _mask_layer_(layer, method, scores, Origin(weights, seed, name) if weights is not None else None)
+    last = list(layers.values())[-1]
+    if method.trains == "last layer":
+        last.requires_grad_(True)
+    if method.across_layers:
+        for layer in layers.values():
+            layer.peers = tuple(layers.values())  # type: ignore[assignment]
 
 
 def unmask_(network: nn.Module) -> nn.Module:
@@ -200,12 +214,13 @@ def unmask_(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: if the network is not masked.
     """
-    for _, layer in masked_layers(network):
+    layers = [layer for _, layer in masked_layers(network)]
+    for layer, mask in zip(layers, masks(layers), strict=True):
         with torch.no_grad():
-            layer.weight.mul_(layer.mask())
-        del layer.scores, layer.method, layer.num_kept
+            layer.weight.copy_(layer.method.product(layer.weight, mask))
+        del layer.scores, layer.method, layer.num_kept, layer.origin
         masked_weights.forget_([layer])
-        for key in ("made", "refreshed_outside"):
+        for key in ("made", "peers", "refreshed_outside"):
             layer.__dict__.pop(key, None)
         layer.__class__ = layer.plain  # type: ignore[assignment]
     return network.requires_grad_(True)
@@ -237,7 +252,9 @@ def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str,
     Raises:
         ValueError: if the network is not masked.
     """
-    counts = {name: (int(layer.mask().sum()), layer.weight.numel()) for name, layer in masked_layers(network)}
+    layers = dict(masked_layers(network))
+    found = zip(layers, masks(list(layers.values())), strict=True)
+    counts = {name: (int(mask.sum()), mask.numel()) for name, mask in found}
     if per_layer:
         return {name: kept / total for name, (kept, total) in counts.items()}
     return sum(kept for kept, _ in counts.values()) / sum(total for _, total in counts.values())
@@ -262,14 +279,14 @@ def _draw_(weight: Tensor, distribution: str, *, seed: int, layer: str, density:
     weight.copy_(drawn)
 
 
-def _mask_layer_(layer: nn.Conv2d | nn.Linear, method: Method, num_kept: int, scores: Tensor | None) -> None:
+def _mask_layer_(layer: nn.Conv2d | nn.Linear, method: Method, scores: Tensor | None, origin: Origin | None) -> None:
     layer.__class__ = MASKED[type(layer)]  # type: ignore[assignment]
     assert isinstance(layer, MaskedLayer)
-    layer.method, layer.num_kept = method, num_kept
+    layer.method, layer.num_kept, layer.origin = method, method.num_kept(layer.weight.numel()), origin
     parameter = None
     if scores is not None:
         # At least float32, however coarse the weights: small steps must not be lost.
-        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32) if scores.is_floating_point() else scores.dtype
         scores = scores.to(layer.weight.device, dtype)
         parameter = nn.Parameter(scores, requires_grad=method.trains == "scores")
     layer.register_parameter("scores", parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ from lightning_subnets import masked_weights, masking, preflight, resuming
 from lightning_subnets.callbacks.divergence import Divergence, check_finite, diverged_at
 from lightning_subnets.callbacks.ranks import Ranks
 from lightning_subnets.datamodules.sampler import seed_of
+from lightning_subnets.datamodules.scoring import scoring
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import Method
+from lightning_subnets.method import Method
 from lightning_subnets.schedule import Schedule, learning_rate_factor
 
 
@@ -74,12 +75,12 @@ class SubnetModule(LightningModule):
             raise UserError(f"warmup_epochs = {warmup_epochs} is below 0")
         if lr_batch_size is not None and lr_batch_size < 1:
             raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
-        self.network = masking.mask_(network, method, weights=weights, seed=seed)
-        self.method, self.seed = method, seed
+        masking.begin_(network, method, weights=weights, seed=seed)
+        self.network, self.method, self.seed = network, method, seed
         self.identity = {
             "network": type(network).__name__,
             "method": type(method).__name__,
-            **vars(method),
+            **method.identity(),
             "weights": weights,
             "seed": seed,
         }
@@ -94,6 +95,7 @@ class SubnetModule(LightningModule):
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
         # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
+        self._chosen = False  # the masks that are chosen before training
         self._resumed: dict[str, Any] | None = None
         self.known_digest: tuple[object, str] | None = None  # of the frozen weights, kept by checkpoint.py
 
@@ -139,6 +141,16 @@ class SubnetModule(LightningModule):
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        """Choose the masks that are chosen before training, unless a checkpoint has brought them."""
+        if not self._chosen:
+            self._chosen = True
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            with torch.inference_mode(False), torch.enable_grad():
+                self.method.choose_(self.network, scoring(self.method, data, device=self.device, seed=self.seed))
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
     def on_train_start(self) -> None:
         masked_weights.forget_(self._layers)
         # In the middle of an epoch: Lightning 2.6 looks for a checkpoint's place when it sets the loaders up, which the
@@ -179,6 +191,10 @@ class SubnetModule(LightningModule):
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step_(self.network, self.trainer.global_step + 1)
+
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train")
 
@@ -189,7 +205,7 @@ class SubnetModule(LightningModule):
     on_test_epoch_start = on_predict_epoch_start = on_train_end = on_validation_epoch_start
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate("val", batch)
+        self._evaluate("val", batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         loss = self.metrics["val/loss"]
@@ -200,22 +216,28 @@ class SubnetModule(LightningModule):
         masked_weights.forget_(self._layers)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate("test", batch)
+        self._evaluate("test", batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Class probabilities (batch, classes)."""
-        return self(batch[0]).softmax(dim=-1)  # type: ignore[no-any-return]
+        return torch.stack([logits.softmax(dim=-1) for logits in self._logits(batch[0], batch_idx)]).mean(dim=0)
 
-    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _logits(self, images: Tensor, batch_idx: int) -> Iterator[Tensor]:
+        """Of each pass that an evaluation is the mean of; what it draws is a function of its place too."""
+        torch.manual_seed(seed_of(self.seed, batch_idx, self.global_rank))
+        for _ in range(self.method.samples):
+            yield self(images)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        logits = self(images)
-        best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
-        self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
-        self._update(f"{stage}/accuracy", best[:, 0].float())
-        self._update(f"{stage}/top5", best.any(dim=1).float())
+        for logits in self._logits(images, batch_idx):
+            best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
+            self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
+            self._update(f"{stage}/accuracy", best[:, 0].float())
+            self._update(f"{stage}/top5", best.any(dim=1).float())
 
     def _update(self, name: str, values: Tensor) -> None:
         """Take in one value a sample: torchmetrics 1.9 leaves weights out under ``nan_strategy="disable"``."""
@@ -246,6 +268,7 @@ class SubnetModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         subnet_checkpoint.make_fit_(checkpoint, self, to_train=self._fitting)
+        self._chosen = True
         if self._fitting:
             self._resumed = checkpoint["run"]
 

@@ -62,7 +62,7 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     if summary["weights_unchanged"]:
         table.add_row("weights changed", f"none: sha256 {summary['weights_digest'][:16]}… before and after")
     else:
-        table.add_row("weights changed", "yes, this method trains them")
+        table.add_row("weights changed", "yes, by this method")
     table.add_row("training", f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s")
     table.add_row("run", str(run))
     table.add_row("pictures", ", ".join(picture.name for picture in pictures))

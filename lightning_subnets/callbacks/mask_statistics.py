@@ -8,14 +8,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_subnets import masking
+from lightning_subnets.method import masks as present_masks
 
 
 class MaskStatistics(Callback):
     """Logs ``density/<layer>`` and ``swapped/<layer>`` at the end of each training epoch.
 
     density = kept / total. swapped = the share of the kept edges of an epoch ago that are not kept any more,
-    |m_before and not m_now| / |m_before|: under a constant number kept as many came in as went out. A network
-    of density 1 has nothing to log.
+    |m_before and not m_now| / |m_before|: under a constant number kept as many came in as went out. A dense
+    network has nothing to log.
     """
 
     def __init__(self) -> None:
@@ -27,8 +28,9 @@ class MaskStatistics(Callback):
         network = pl_module.network
         assert isinstance(network, nn.Module)
         layers = dict(masking.masked_layers(network))
-        self._method = next(iter(layers.values())).method
-        self._layers = layers if self._method.density < 1 else {}
+        # One that has no scores and keeps all will go on to do so.
+        constant = all(layer.scores is None and layer.method.density == 1 for layer in layers.values())
+        self._layers = {} if constant else layers
         self._before = self._masks()
         for name, packed in self._resumed.items():
             self._before[name] = _unpacked(packed, like=self._before[name])
@@ -59,7 +61,7 @@ class MaskStatistics(Callback):
         self._resumed = state_dict
 
     def _masks(self) -> dict[str, Tensor]:
-        masks = self._method.masks(list(self._layers.values())) if self._layers else []
+        masks = present_masks(list(self._layers.values())) if self._layers else []
         return dict(zip(self._layers, masks, strict=True))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_subnets.masking import MaskedLayer, Method
+from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.method import Method
 
 
 class Dense(Method):
@@ -16,7 +18,7 @@ class Dense(Method):
     Source: Ramanujan et al. 2020, section 4.1, "Learned Dense Weights".
     """
 
-    trains = "weights"
+    trains: ClassVar[Literal["scores", "weights", "last layer"]] = "weights"
     made_before = False
     density = 1.0
 

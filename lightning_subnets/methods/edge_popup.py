@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_subnets import initialization, selection
+from lightning_subnets import allocation, initialization, selection
 from lightning_subnets.allocation import check_density
-from lightning_subnets.masking import MaskedLayer, Method
+from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.method import Method
 
 
 class EdgePopup(Method):
@@ -19,7 +21,10 @@ class EdgePopup(Method):
     Backward: ds = sign(s) * w * dL/dw_eff, straight through h (Eq. 5).
 
     Args:
-        density: fraction of the weights kept in every layer, in (0, 1].
+        density: fraction of the weights kept, in (0, 1].
+        allocation: ``uniform`` keeps it in every layer, as the paper does; ``global`` keeps the highest scores of all
+            layers together.
+        absolute: rank weights by |s|, as the paper's public code does; if not by s, with ds = w * dL/dw_eff.
 
     Raises:
         ValueError: if the density is out of range.
@@ -28,16 +33,31 @@ class EdgePopup(Method):
 
     trains = "scores"
 
-    def __init__(self, density: float) -> None:
-        self.density = check_density(density)
+    def __init__(
+        self, density: float, allocation: Literal["uniform", "global"] = "uniform", absolute: bool = True
+    ) -> None:
+        self.density, self.allocation, self.absolute = check_density(density), allocation, absolute
+
+    @property
+    def across_layers(self) -> bool:
+        return self.allocation == "global"
+
+    def num_kept(self, total: int) -> int | None:
+        return None if self.across_layers else super().num_kept(total)
 
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
         return initialization.draw_scores(shape, seed=seed, layer=layer)
 
     def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
-        scores = [layer.scores for layer in layers if layer.scores is not None]
-        return selection.top_k_each(scores, [layer.num_kept for layer in layers], absolute=True)
+        scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
+        if self.across_layers:
+            k = allocation.num_kept(sum(each.numel() for each in scores), self.density)
+            return list(allocation.global_(dict(enumerate(scores)), k, absolute=self.absolute).values())
+        counts = [layer.num_kept for layer in layers if layer.num_kept is not None]
+        return selection.top_k_each(scores, counts, absolute=self.absolute)
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        if not self.absolute:
+            return weight * gradient
         # In one tensor: the others would be as large as all weights together.
         return scores.sign().mul_(weight).mul_(gradient)

@@ -1,0 +1,94 @@
+"""Masks chosen before training: what the methods share that choose them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from lightning_subnets import masking
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.method import Method, Scoring
+
+Item = TypeVar("Item")
+
+
+class Chosen(Method):
+    """A mask chosen before training; then the weights are trained under it.
+
+    The mask of a layer stands in its ``scores``, boolean and frozen, which a checkpoint keeps: it needs neither the
+    data nor the method to go on from one.
+    """
+
+    trains = "weights"
+
+    @abstractmethod
+    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+        """The mask of each layer, boolean, by the layer's name.
+
+        Args:
+            network: plain, with the weights it has; it stays as it is, its norms' statistics and its mode included.
+        """
+
+    def num_kept(self, total: int) -> None:
+        return None
+
+    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+        return torch.ones(shape, dtype=torch.bool)
+
+    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+        return [layer.scores.detach().clone() for layer in layers if layer.scores is not None]
+
+    def choose_(self, network: nn.Module, scoring: Scoring) -> None:
+        # A score takes one pass, or a few: not worth compiling for.
+        with plain(network), torch.compiler.set_stance("force_eager"):
+            masks = self.choose(network, scoring)
+        set_masks_(network, masks)
+
+
+@contextmanager
+def plain(network: nn.Module) -> Iterator[nn.Module]:
+    """A masked network as the plain one it was, for as long as the context lasts; all its weights are in."""
+    scores = {layer: layer._parameters.pop("scores") for _, layer in masking.masked_layers(network)}
+    kinds = {layer: type(layer) for layer in scores}
+    try:
+        for layer in scores:
+            layer.__class__ = layer.plain  # type: ignore[assignment]
+        yield network
+    finally:
+        for layer, kind in kinds.items():
+            layer.__class__ = kind
+            layer.register_parameter("scores", scores[layer])
+
+
+@torch.no_grad()
+def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
+    """Put masks into a network whose method is a ``Chosen`` one, in place.
+
+    Raises:
+        ValueError: if they are not of this network: it has other layers, or layers of other shapes.
+    """
+    layers = dict(masking.masked_layers(network))
+    for name in dict.fromkeys((*layers, *masks)):
+        here = tuple(layers[name].weight.shape) if name in layers else "none"
+        there = tuple(masks[name].shape) if name in masks else "none"
+        if here != there:
+            raise UserError(f"the masks are of another network: {name} has shape {there} there and {here} here")
+    for name, layer in layers.items():
+        assert layer.scores is not None
+        layer.scores.copy_(masks[name])
+
+
+def progress(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items, with a bar and the time left on a terminal while they are gone through."""
+    console = Console(stderr=True)
+    shown = console.is_terminal and rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    yield from track(items, what, console=console, transient=True, disable=not shown)

@@ -1,0 +1,93 @@
+"""What a method is: one small class in one file of ``methods/``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets import allocation
+
+if TYPE_CHECKING:
+    from lightning_subnets.masking import MaskedLayer
+
+
+class Scoring(NamedTuple):
+    """What masks can be chosen from before training, beside the network.
+
+    Attributes:
+        batches: images, float32 (samples, channels, height, width) and normalised, and labels, int64 (samples,).
+        input_shape: of one image, (channels, height, width).
+        seed: of the weights, and of what a choice draws.
+    """
+
+    batches: Sequence[tuple[Tensor, Tensor]] = ()
+    input_shape: tuple[int, ...] | None = None
+    seed: int = 0
+
+
+class Method(ABC):
+    """How a subnetwork is found: what is trained, where scores start, the masks they give, and their gradient."""
+
+    trains: ClassVar[Literal["scores", "weights", "last layer"]]
+    needs: ClassVar[Literal["batches", "input_shape"] | None] = None  # of ``Scoring``, to choose masks before training
+    samples_per_class: int  # how many training images of each class, where it needs batches
+    made_before: ClassVar[bool] = True  # w_eff is kept from one change to the next; if not, override masked_weight
+    redraws: ClassVar[bool] = False  # frozen weights change all the same, and the seed alone does not give them
+    samples: int = 1  # forward passes that an evaluation is the mean of, for masks drawn anew in each
+    density: float
+
+    @property
+    def across_layers(self) -> bool:
+        """Whether the mask of a layer depends on the scores of the others too."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """The arguments it was made with, by which a checkpoint knows it: plain values."""
+        return vars(self)
+
+    def num_kept(self, total: int) -> int | None:
+        """How many of a layer's weights are kept, for a method that fixes it beforehand."""
+        return allocation.num_kept(total, self.density)
+
+    @abstractmethod
+    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor | None:
+        """A layer's first scores, on the CPU, or None for a method without scores."""
+
+    @abstractmethod
+    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+        """The masks of these layers, boolean: a pure function of their weights, scores and numbers kept."""
+
+    def choose_(self, network: nn.Module, scoring: Scoring) -> None:  # noqa: B027
+        """Choose the masks of a masked network as it stands; nothing, for a method that finds them by training."""
+
+    def after_step_(self, network: nn.Module, step: int) -> None:  # noqa: B027
+        """What is done to a masked network after so many optimizer steps, beside the steps themselves."""
+
+    def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+        """w_eff, the weight that a layer computes with; of a mask of bool or uint8, into ``out`` in its precision."""
+        return torch.mul(weight, mask, out=out)
+
+    def masked_weight(self, layer: MaskedLayer) -> Tensor:
+        """w_eff with its gradient, for a method whose ``made_before`` is false."""
+        raise NotImplementedError(f"{type(self).__name__} has its masked weights made before")
+
+    def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
+        """dL/dw, from dL/dw_eff: what the mask lets through."""
+        return gradient * mask
+
+    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        """dL/ds, from dL/dw_eff."""
+        raise NotImplementedError(f"{type(self).__name__} does not train scores")
+
+
+def masks(layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    """The present masks of some layers of one network, boolean, each shaped like its ``weight``."""
+    peers = layers[0].peers
+    if not peers:
+        return layers[0].method.masks(layers)
+    of_all = dict(zip(peers, layers[0].method.masks(peers), strict=True))
+    return [of_all[layer] for layer in layers]

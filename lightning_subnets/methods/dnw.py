@@ -1,0 +1,46 @@
+"""Discovering neural wirings: train all weights, compute with the largest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_subnets import selection
+from lightning_subnets.allocation import check_density
+from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.method import Method
+
+
+class DNW(Method):
+    """Mask and weights learned together: a weight that is not used gets a gradient too, and may come back.
+
+    Forward:  w_eff = w * h(|w|), h = 1 for the layer's k largest |w|.
+    Backward: dw = dL/dw_eff for all weights, straight through h.
+
+    The public code keeps the first and last layers of some networks dense; here every layer has the same density, as
+    in the comparison of Ramanujan et al. 2020, section 4.
+
+    Args:
+        density: fraction of the weights kept in every layer, in (0, 1].
+
+    Raises:
+        ValueError: if the density is out of range.
+    Source: Wortsman et al. 2019, "Discovering Neural Wirings", the case of sparse networks of a fixed architecture.
+    """
+
+    trains = "weights"
+
+    def __init__(self, density: float) -> None:
+        self.density = check_density(density)
+
+    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
+        return None
+
+    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+        counts = [layer.num_kept for layer in layers if layer.num_kept is not None]
+        return selection.top_k_each([layer.weight for layer in layers], counts, absolute=True)
+
+    def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
+        return gradient

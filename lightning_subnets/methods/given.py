@@ -1,0 +1,94 @@
+"""A mask from elsewhere: that of another run, as it is or shuffled."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_subnets import checkpoint, initialization, masking, methods, selection
+from lightning_subnets.choosing import Chosen
+from lightning_subnets.errors import UserError
+from lightning_subnets.method import Method, Scoring
+from lightning_subnets.method import masks as present_masks
+
+
+class Given(Chosen):
+    """The weights are trained under a mask that is there already.
+
+    With the seed and the distribution of the run that found it they are the weights it was found on; with others they
+    are drawn again under it.
+
+    Args:
+        masks: the checkpoint of the run whose mask it is, of whatever method; or, in Python, the mask of each layer
+            by its name.
+        shuffle: move what is kept to other places of its layer, at random by the seed, each as likely.
+
+    Raises:
+        ValueError: if the checkpoint is missing or of a method that is not in this package; when the mask is put on, if
+            it is of another network.
+    Source: Frankle et al. 2021, "Pruning Neural Networks at Initialization", section 5, and Su et al. 2020,
+        "Sanity-Checking Pruning Methods", section 3, for what shuffling and drawing again tell of a method.
+    """
+
+    def __init__(self, masks: str | Mapping[str, Any], shuffle: bool = False) -> None:
+        self.shuffle, self.masks_given = shuffle, masks
+        self.density = 1.0
+        if isinstance(masks, str):
+            self.density = checkpoint.read(masks)["subnet"].get("density", 1.0)
+
+    def identity(self) -> dict[str, Any]:
+        masks = self.masks_given if isinstance(self.masks_given, str) else "given"
+        return {"masks": masks, "shuffle": self.shuffle}
+
+    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+        given = self.masks_given
+        masks = masks_of(checkpoint.read(given), network) if isinstance(given, str) else dict(given)
+        return shuffled(masks, scoring.seed) if self.shuffle else masks
+
+
+def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Masks that keep as many weights of each layer, any as likely as any other."""
+    return {
+        name: selection.top_k(
+            initialization.draw_chances(mask.shape, seed=seed, layer=f"{name} shuffled"), int(mask.sum())
+        ).to(mask.device)
+        for name, mask in masks.items()
+    }
+
+
+def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
+    """The masks that a checkpoint's run has.
+
+    Args:
+        content: of the checkpoint, see ``checkpoint.read``.
+        network: plain, built as that of the run; it stays as it is.
+
+    Raises:
+        ValueError: if the run is of another network, or of a method that this package does not have.
+    """
+    identity = content["subnet"]
+    twin = copy.deepcopy(network)
+    masking.begin_(twin, _method(identity), weights=identity["weights"], seed=identity["seed"])
+    layers = dict(masking.masked_layers(twin))
+    states = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
+    own = {key: value for key, value in twin.state_dict().items() if key in states or key.endswith(".scores")}
+    checkpoint.check_shapes({key: states[key] for key in states if not key.startswith("metrics.")}, own)
+    twin.load_state_dict(states, strict=False)
+    return {
+        name: mask.to(next(network.parameters()).device)
+        for name, mask in zip(layers, present_masks(list(layers.values())), strict=True)
+    }
+
+
+def _method(identity: Mapping[str, Any]) -> Method:
+    name = identity["method"]
+    kind = getattr(methods, name, None)
+    if kind is None:
+        raise UserError(f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}")
+    arguments = inspect.signature(kind).parameters
+    method: Method = kind(**{key: value for key, value in identity.items() if key in arguments})
+    return method

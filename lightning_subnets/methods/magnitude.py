@@ -1,0 +1,43 @@
+"""Magnitude pruning: keep the largest weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lightning_subnets import allocation, maskable, selection
+from lightning_subnets.allocation import check_density
+from lightning_subnets.choosing import Chosen
+from lightning_subnets.method import Scoring
+
+
+class Magnitude(Chosen):
+    """The largest |w| as they were drawn are kept, and trained.
+
+    At density 1 all of them: what ``IterativePruning`` starts from to find lottery tickets. Of weights of one
+    magnitude, as those of ``signed_constant`` are in a layer, it keeps the first.
+
+    Args:
+        density: fraction of the weights kept, in (0, 1].
+        allocation: ``global``, the largest of all layers together, which leaves layers empty whose weights are drawn
+            smaller; ``uniform``, of each layer.
+
+    Raises:
+        ValueError: if the density is out of range.
+    Source: Han et al. 2015, "Learning both Weights and Connections"; at initialization as the baseline of Frankle et
+        al. 2021, "Pruning Neural Networks at Initialization", section 3.
+    """
+
+    def __init__(self, density: float = 1.0, allocation: Literal["global", "uniform"] = "global") -> None:
+        self.density, self.allocation = check_density(density), allocation
+
+    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+        layers = maskable.maskable_layers(network)
+        magnitudes = {name: layer.weight.detach().abs() for name, layer in layers.items()}
+        if self.allocation == "global":
+            total = sum(each.numel() for each in magnitudes.values())
+            return allocation.global_(magnitudes, allocation.num_kept(total, self.density))
+        counts = [allocation.num_kept(each.numel(), self.density) for each in magnitudes.values()]
+        masks = selection.top_k_each(list(magnitudes.values()), counts)
+        return dict(zip(layers, masks, strict=True))

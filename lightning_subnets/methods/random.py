@@ -1,0 +1,41 @@
+"""Random masks: the baseline every choice is held against."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lightning_subnets import allocation, initialization, maskable, selection
+from lightning_subnets.allocation import check_density
+from lightning_subnets.choosing import Chosen
+from lightning_subnets.method import Scoring
+
+
+class Random(Chosen):
+    """Each layer keeps weights at random, a function of the seed; then they are trained.
+
+    Args:
+        density: fraction of all weights kept, in (0, 1].
+        allocation: ``uniform``, the same in every layer; ``erk``, more of small layers, see ``allocation.erk``.
+
+    Raises:
+        ValueError: if the density is out of range.
+    Source: Evci et al. 2020, "Rigging the Lottery", section 3, for both allocations.
+    """
+
+    def __init__(self, density: float, allocation: Literal["uniform", "erk"] = "uniform") -> None:
+        self.density, self.allocation = check_density(density), allocation
+
+    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+        weights = {name: layer.weight for name, layer in maskable.maskable_layers(network).items()}
+        if self.allocation == "erk":
+            counts = allocation.erk({name: weight.shape for name, weight in weights.items()}, self.density)
+        else:
+            counts = allocation.uniform({name: weight.numel() for name, weight in weights.items()}, self.density)
+        return {
+            name: selection.top_k(
+                initialization.draw_chances(weight.shape, seed=scoring.seed, layer=name), counts[name]
+            ).to(weight.device)
+            for name, weight in weights.items()
+        }
