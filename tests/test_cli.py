@@ -63,7 +63,7 @@ def test_the_summary_of_a_dense_run_says_that_weights_changed(capsys: pytest.Cap
     assert summary["weights_unchanged"] is False
     assert summary["kept"] == summary["total"]
     assert not Path("runs/dense/version_0/layers.png").exists()
-    assert "this method trains them" in capsys.readouterr().out
+    assert "by this method" in capsys.readouterr().out
 
 
 def test_a_second_run_leaves_the_first_alone(finished_run: Path, tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torchvision import datasets
 
-from lightning_subnets.datamodules.images import common_classes, list_files, read_image
+from lightning_subnets.datamodules.images import common_classes, list_files
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError
@@ -83,11 +81,7 @@ class CIFAR10(InMemoryDataModule):
         if not self._is_folder:
             data = self._files(train=train)
             return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
-        files = list_files(self.root / ("train" if train else "test"), self.classes)
-        paths, labels = zip(*files, strict=True)
-        with ThreadPoolExecutor() as pool:
-            images = np.stack(list(pool.map(_read, paths)))
-        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+        return self.read(list_files(self.root / ("train" if train else "test"), self.classes))
 
 
 class CIFAR100(CIFAR10):
@@ -105,10 +99,3 @@ class CIFAR100(CIFAR10):
         seed: int = 0,
     ) -> None:
         super().__init__(root, batch_size, validation_fraction, download, seed)
-
-
-def _read(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    pixels = np.asarray(read_image(path))
-    if pixels.shape != (32, 32, 3):
-        raise UserError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels; CIFAR's images are 32x32")
-    return pixels

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_subnets.datamodules.crops import random_bits
-from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.images import ImageDataModule, read_image
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.datamodules.sampler import EpochSampler
+from lightning_subnets.errors import UserError
 
 # Images to gather and augment at a time. A small batch is a few microseconds' work for a GPU, less than it takes to
 # tell it so; what is cut from a slab costs it nothing.
@@ -103,6 +108,34 @@ class InMemoryDataModule(ImageDataModule):
         if not hasattr(self, "train_set"):
             self.train_set, self.test_set = self.load(train=True), self.load(train=False)
             self._copies: dict[tuple[bool, torch.device], Batch] = {}
+
+    def read(self, files: list[tuple[str, int]]) -> Batch:
+        """The images of these files, by threads, and their labels; on a terminal with a bar that says how far it is.
+
+        Raises:
+            ValueError: naming the file, if one is no whole image of ``image_shape``.
+        """
+        console = Console(stderr=True)
+        silent = not console.is_terminal or bool(self.trainer and not self.trainer.is_global_zero)
+        images = np.empty((len(files), *self.image_shape), np.uint8)
+
+        def fill(index: int) -> None:
+            images[index] = self._pixels(files[index][0])
+
+        with ThreadPoolExecutor() as pool:
+            each = pool.map(fill, range(len(files)))
+            for _ in track(each, "reading images", total=len(files), console=console, transient=True, disable=silent):
+                pass
+        return torch.from_numpy(images), torch.tensor([label for _, label in files])
+
+    def _pixels(self, path: str) -> NDArray[np.uint8]:
+        """The image in a file, uint8 (channels, height, width)."""
+        image, (_, height, width) = read_image(path), self.image_shape
+        if image.size != (width, height):
+            raise UserError(
+                f"{path} is {image.width}x{image.height} pixels; those of {type(self).__name__} are {width}x{height}"
+            )
+        return np.asarray(image).transpose(2, 0, 1)
 
     @property
     def num_train(self) -> int:

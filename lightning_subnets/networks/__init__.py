@@ -1,6 +1,13 @@
-"""Networks of the paper that torchvision does not have; every torchvision and timm network works as it is."""
+"""Networks of the papers that torchvision does not have; every torchvision and timm network works as it is.
 
+ResNet-18 for CIFAR is ``small_stem_resnet``, whose default it is; in a config, with 200 classes for Tiny ImageNet:
+``model.network: {class_path: lightning_subnets.networks.small_stem_resnet, init_args: {num_classes: 200}}``.
+"""
+
+from lightning_subnets.networks.alexnet import AlexNet
+from lightning_subnets.networks.cifar_resnet import ResNet20, ResNet32
 from lightning_subnets.networks.conv import Conv2, Conv4, Conv6, Conv8
 from lightning_subnets.networks.small_stem import small_stem_resnet
+from lightning_subnets.networks.vgg import VGG16
 
-__all__ = ["Conv2", "Conv4", "Conv6", "Conv8", "small_stem_resnet"]
+__all__ = ["VGG16", "AlexNet", "Conv2", "Conv4", "Conv6", "Conv8", "ResNet20", "ResNet32", "small_stem_resnet"]

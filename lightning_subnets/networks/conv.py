@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.networks.width import scaled
 
 
 class _Conv(nn.Module):
@@ -33,18 +34,16 @@ class _Conv(nn.Module):
             raise UserError(
                 f"{name} halves its image {self.pairs} times: image_size = {image_size} is below {2**self.pairs}"
             )
-        if int(64 * width_multiplier) < 1:
-            raise UserError(f"width_multiplier = {width_multiplier} leaves {name} without channels: at least 1/64")
         layers: list[nn.Module] = []
         channels = in_channels
         for pair in range(self.pairs):
-            width = int(64 * 2**pair * width_multiplier)
+            width = scaled(64 * 2**pair, width_multiplier, name)
             for inputs in (channels, width):
                 layers += [nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=False), nn.ReLU()]
             layers.append(nn.MaxPool2d(2))
             channels = width
         self.features = nn.Sequential(*layers)
-        hidden = int(256 * width_multiplier)
+        hidden = scaled(256, width_multiplier, name)
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Linear(channels * (image_size // 2**self.pairs) ** 2, hidden, bias=False),

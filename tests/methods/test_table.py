@@ -1,88 +1,102 @@
-"""What holds of every method: a new one is a row of the table."""
+"""What holds of every method."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
-import torchvision
-from torch import nn
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from table import EVERY, EXACT, OF_A_DENSITY, Row, masked, masked_conv, shuffle_net, step_
+from torch import Tensor, nn
 
-from lightning_subnets import Dense, EdgePopup, Method, density, mask_, masked_layers, unmask_
+from lightning_subnets import Given, allocation, density, mask_, masked_layers, unmask_
+from lightning_subnets.datamodules import Digits
 from lightning_subnets.digest import weights_digest
+from lightning_subnets.method import masks
+from lightning_subnets.module import SubnetModule
+from lightning_subnets.networks import Conv2
 
-METHODS = [EdgePopup(0.3), EdgePopup(0.5), Dense()]
-every_method = pytest.mark.parametrize(
-    "method", METHODS, ids=lambda method: f"{type(method).__name__} {method.density}"
-)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+every_method = pytest.mark.parametrize("row", EVERY, ids=str)
 
 
-def shuffle_net() -> nn.Module:
-    """With convolutions in groups, strides and batch norm, and small."""
-    network: nn.Module = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
-    return network
+def kept_by_layer(network: nn.Module) -> dict[str, int]:
+    layers = dict(masked_layers(network))
+    return {name: int(mask.sum()) for name, mask in zip(layers, masks(list(layers.values())), strict=True)}
 
 
-def step_(network: nn.Module, lr: float = 0.1) -> None:
-    images, labels = torch.randn(4, 3, 64, 64), torch.randint(10, (4,))
-    optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.requires_grad], lr=lr)
-    torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
-    optimizer.step()
-
-
-@every_method
-def test_every_layer_keeps_exactly_what_its_density_says_before_and_after_a_step(method: Method) -> None:
-    network = mask_(shuffle_net(), method)
+@pytest.mark.parametrize("row", EXACT, ids=str)
+def test_exactly_what_the_density_says_is_kept_before_and_after_a_step(row: Row) -> None:
+    method = row()
+    network = masked(method)
+    totals = {name: layer.weight.numel() for name, layer in masked_layers(network)}
     for _ in range(2):
-        kept = 0
-        for name, layer in masked_layers(network):
-            total = layer.weight.numel()
-            expected = total - int((1 - method.density) * total)
-            assert int(layer.mask().sum()) == layer.num_kept == expected
-            assert density(network, per_layer=True)[name] == expected / total
-            kept += expected
-        assert density(network) == kept / sum(layer.weight.numel() for _, layer in masked_layers(network))
+        kept = kept_by_layer(network)
+        if row.by_layer:
+            assert kept == {name: allocation.num_kept(total, method.density) for name, total in totals.items()}
+        else:
+            assert sum(kept.values()) == allocation.num_kept(sum(totals.values()), method.density)
+        assert density(network) == sum(kept.values()) / sum(totals.values())
+        assert density(network, per_layer=True) == {name: kept[name] / totals[name] for name in totals}
         step_(network)
 
 
+@pytest.mark.parametrize("d", [0.9, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("row", OF_A_DENSITY, ids=str)
+def test_a_network_of_any_density_has_finite_logits_and_takes_a_step(row: Row, d: float) -> None:
+    network = masked_conv(row(density=d))
+    total = sum(layer.weight.numel() for _, layer in masked_layers(network))
+    kept = kept_by_layer(network)
+    if row.by_layer:
+        assert kept == {name: allocation.num_kept(layer.weight.numel(), d) for name, layer in masked_layers(network)}
+    else:
+        assert sum(kept.values()) == allocation.num_kept(total, d)
+    step_(network, size=32)
+    assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+    assert network.eval()(torch.randn(2, 3, 32, 32)).isfinite().all()
+
+
 @every_method
-def test_what_is_frozen_is_bitwise_unchanged_after_a_step_and_the_rest_is_not(method: Method) -> None:
-    network = mask_(shuffle_net(), method)
-    trained = {name for name, _ in network.named_parameters() if name.endswith("scores") == (method.trains == "scores")}
+def test_what_is_frozen_is_bitwise_unchanged_after_a_step_and_the_rest_is_not(row: Row) -> None:
+    method = row()
+    network = masked(method)
+    last = masked_layers(network)[-1][0]
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     digest = weights_digest(network)
     step_(network)
     for name, parameter in network.named_parameters():
-        assert parameter.requires_grad == (name in trained)
-        unchanged = torch.equal(parameter.view(torch.int32), before[name].view(torch.int32))
-        assert unchanged == (name not in trained), name
+        scores = name.endswith("scores")
+        trained = {
+            "scores": scores,
+            "weights": not scores,
+            "last layer": name.startswith(last),
+        }[method.trains]
+        assert parameter.requires_grad == trained, name
+        assert torch.equal(parameter, before[name]) == (not trained), name
     assert (weights_digest(network) == digest) == (method.trains == "scores")
 
 
 @every_method
-def test_the_seed_determines_the_network(method: Method) -> None:
-    first = mask_(shuffle_net(), method, seed=1).state_dict()
-    same = mask_(shuffle_net(), method, seed=1).state_dict()
-    other = mask_(shuffle_net(), method, seed=2).state_dict()
-    drawn = [key for key in first if key.endswith("scores") or first[key].dim() == 4]
+def test_the_seed_determines_the_network(row: Row) -> None:
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)  # of biases and norms, where they stay as the network was built
+        states.append(masked(row(), seed=seed).state_dict())
+    first, same, other = states
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    drawn = [key for key in first if first[key].dim() == 4 and not key.endswith("scores")]
     assert drawn
-    for key in drawn:
-        assert torch.equal(first[key], same[key])
-        assert not torch.equal(first[key], other[key])
+    assert not any(torch.equal(first[key], other[key]) for key in drawn)
 
 
 @every_method
-def test_two_runs_from_one_seed_are_the_same_to_the_bit(method: Method) -> None:
+def test_two_runs_from_one_seed_are_the_same_to_the_bit(row: Row) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(1)
-        network = mask_(shuffle_net(), method, weights="kaiming_normal", seed=1)
+        network = masked(row(), seed=1)
         for _ in range(2):
             step_(network)
         states.append(copy.deepcopy(network.state_dict()))
@@ -91,9 +105,9 @@ def test_two_runs_from_one_seed_are_the_same_to_the_bit(method: Method) -> None:
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
-@every_method
-def test_an_unmasked_network_has_equal_logits_in_plain_torchvision(method: Method) -> None:
-    network = mask_(shuffle_net(), method)
+@pytest.mark.parametrize("row", EXACT, ids=str)
+def test_an_unmasked_network_has_equal_logits_in_plain_torchvision(row: Row) -> None:
+    network = masked(row())
     step_(network)
     images = torch.randn(2, 3, 64, 64)
     logits = network.eval()(images)
@@ -101,3 +115,53 @@ def test_an_unmasked_network_has_equal_logits_in_plain_torchvision(method: Metho
     stock.load_state_dict(unmask_(network).state_dict(), strict=True)
     assert torch.equal(stock.eval()(images), logits)
     assert logits.std() > 0
+
+
+def fit(module: SubnetModule, folder: Path, *, epochs: int, resume: Path | None = None) -> dict[str, Tensor]:
+    checkpoints = ModelCheckpoint(folder, filename="last")
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[checkpoints],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_train_batches=3,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, datamodule=Digits(), ckpt_path=resume)
+    return copy.deepcopy(module.network.state_dict())
+
+
+def small_module(row: Row) -> SubnetModule:
+    torch.manual_seed(0)
+    return SubnetModule(
+        Conv2(in_channels=1, image_size=8, width_multiplier=0.25),
+        row(),
+        weights="kaiming_normal",
+        schedule="constant",
+        optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1, momentum=0.9),
+    )
+
+
+@every_method
+def test_a_run_that_goes_on_is_the_one_that_was_not_stopped(row: Row, tmp_path: Path) -> None:
+    whole = fit(small_module(row), tmp_path / "whole", epochs=2)
+    fit(small_module(row), tmp_path / "stopped", epochs=1)
+    gone_on = fit(small_module(row), tmp_path / "gone_on", epochs=2, resume=tmp_path / "stopped" / "last.ckpt")
+    assert all(torch.equal(value, gone_on[key]) for key, value in whole.items())
+
+
+@every_method
+def test_the_mask_of_a_run_can_be_given_to_another(row: Row, tmp_path: Path) -> None:
+    module = small_module(row)
+    fit(module, tmp_path, epochs=1)
+    found = {name: layer.mask() for name, layer in masked_layers(module.network)}
+    torch.manual_seed(0)
+    other = Conv2(in_channels=1, image_size=8, width_multiplier=0.25)
+    mask_(other, Given(str(tmp_path / "last.ckpt")), weights="kaiming_normal", seed=5)
+    assert all(torch.equal(layer.mask(), found[name]) for name, layer in masked_layers(other))
+    mask_(unmask_(other), Given(str(tmp_path / "last.ckpt"), shuffle=True))
+    for name, layer in masked_layers(other):
+        assert layer.mask().sum() == found[name].sum()
+        assert torch.equal(layer.mask(), found[name]) == bool(found[name].all())

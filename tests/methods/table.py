@@ -1,0 +1,86 @@
+"""The table of all methods: a new one is a row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lightning_subnets import (
+    DNW,
+    Biprop,
+    Dense,
+    EdgePopup,
+    IteRand,
+    LinearProbe,
+    Magnitude,
+    Method,
+    Random,
+    Supermask,
+    mask_,
+)
+from lightning_subnets.networks import Conv4
+
+
+class Row(NamedTuple):
+    kind: type[Method]
+    arguments: dict[str, Any]
+    by_layer: bool = True  # the density is that of each layer; else that of all together
+
+    def __call__(self, **others: Any) -> Method:
+        return self.kind(**(self.arguments | others))
+
+    def __str__(self) -> str:
+        return " ".join([self.kind.__name__, *(f"{key}={value}" for key, value in self.arguments.items())])
+
+
+SCORES_TRAINED = [
+    Row(EdgePopup, {"density": 0.3}),
+    Row(EdgePopup, {"density": 0.5, "absolute": False}),
+    Row(EdgePopup, {"density": 0.8, "allocation": "global"}, by_layer=False),
+    Row(Biprop, {"density": 0.3}),
+    Row(IteRand, {"density": 0.3, "every": 1}),
+]
+CHOSEN = [
+    Row(Random, {"density": 0.3}),
+    Row(Random, {"density": 0.3, "allocation": "erk"}, by_layer=False),
+    Row(Magnitude, {"density": 0.3}, by_layer=False),
+    Row(Magnitude, {"density": 0.3, "allocation": "uniform"}),
+]
+OF_A_DENSITY = [*SCORES_TRAINED, Row(DNW, {"density": 0.3}), *CHOSEN]
+EXACT = [*OF_A_DENSITY, Row(Dense, {}), Row(LinearProbe, {})]
+EVERY = [*EXACT, Row(Supermask, {"density": 0.3})]
+
+
+def shuffle_net() -> nn.Module:
+    """With convolutions in groups, strides and batch norm, and small."""
+    network: nn.Module = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    return network
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Two batches of noise, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 10, 3, 64, 64, generator=generator)
+    return [(each, torch.arange(10)) for each in images]
+
+
+def masked(method: Method, **options: Any) -> nn.Module:
+    """A small network, masked by the method."""
+    defaults = {"weights": "kaiming_normal", "batches": batches()}
+    return mask_(shuffle_net(), method, **(defaults | options))
+
+
+def masked_conv(method: Method) -> nn.Module:
+    """A smaller one, for images of 32 pixels."""
+    images = [(images[:, :, ::2, ::2], labels) for images, labels in batches()]
+    return mask_(Conv4(width_multiplier=0.25), method, weights="kaiming_normal", batches=images)
+
+
+def step_(network: nn.Module, lr: float = 0.1, size: int = 64) -> None:
+    images, labels = torch.randn(4, 3, size, size), torch.randint(10, (4,))
+    optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.requires_grad], lr=lr)
+    torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
+    optimizer.step()
