@@ -135,7 +135,7 @@ def _digest(module: SubnetModule) -> str:
     """The digest of the frozen weights, which takes a second for a wide network: made once for as long as they stay."""
     state = tuple((p.data_ptr(), p._version) for p in module.parameters() if not p.requires_grad)
     if module.known_digest is None or module.known_digest[0] != state:
-        module.known_digest = state, digest.weights_digest(module.network)
+        module.known_digest = state, digest.weights_digest(module.network, frozen=True)
     return module.known_digest[1]
 
 

@@ -12,14 +12,17 @@ from lightning_subnets import masking
 from lightning_subnets.method import masks as present_masks
 
 
-def weights_digest(network: nn.Module) -> str:
+def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
     """SHA-256 of every parameter but the scores: name, dtype, shape and bytes, in hexadecimal.
 
     The same for the same weights on every device and in every memory format; any changed bit changes it.
+
+    Args:
+        frozen: only of those that are not trained.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(network.named_parameters()):
-        if name.rpartition(".")[2] != "scores":
+        if name.rpartition(".")[2] != "scores" and not (frozen and parameter.requires_grad):
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
             digest.update(_bytes(parameter))
     return digest.hexdigest()

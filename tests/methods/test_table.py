@@ -144,6 +144,7 @@ def small_module(row: Row) -> SubnetModule:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # in a folder of its own
 @every_method
 def test_a_run_that_goes_on_is_the_one_that_was_not_stopped(row: Row, tmp_path: Path) -> None:
     whole = fit(small_module(row), tmp_path / "whole", epochs=2)

@@ -1,0 +1,40 @@
+"""Every method finds the same masks on all ranks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from rank_processes import on_ranks, trainer
+from torch import nn
+
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.digest import fingerprints
+from lightning_subnets.module import SubnetModule
+
+sys.path.append(str(Path(__file__).parents[1] / "methods"))  # of the ranks' processes too
+
+
+def fingerprints_of_rows() -> dict[str, dict[str, int]]:
+    """Of each row of the table what a rank holds after two steps on its own images."""
+    from table import EVERY
+
+    found, environment = {}, dict(os.environ)
+    for row in EVERY:
+        os.environ |= environment  # a fit clears it of what makes this process a rank
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+        module = SubnetModule(
+            network, row(), weights="kaiming_normal", optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1)
+        )
+        trainer(max_steps=2, limit_val_batches=0).fit(module, datamodule=Digits(batch_size=16))
+        found[str(row)] = {name: int(value) for name, value in fingerprints(network).items()}
+    return found
+
+
+def test_two_ranks_hold_the_same_masks_after_steps_on_different_images() -> None:
+    first, second = on_ranks(fingerprints_of_rows, limit=240.0)
+    assert first == second
+    assert len(first) == len(set(map(str, first.values())))  # of another method, another network
