@@ -13,16 +13,22 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.stem.endswith("base"))
 SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.batch_size=2"]
 
-# Each folder or base, by what its experiments are kept small with.
+PHOTOGRAPHS = [
+    "--data.root={photographs}",
+    "--data.loader=folder",
+    "--data.image_size=64",
+    "--data.num_workers=0",
+    "--model.network.num_classes=3",
+]
+
+# What experiments are kept small with, by their folder, their base, or a part of their name.
 KEPT_SMALL = {
-    "imagenet_base.yaml": [
-        "--data.root={photographs}",
-        "--data.loader=folder",
-        "--data.image_size=64",
-        "--data.num_workers=0",
-        "--model.network.num_classes=3",
-    ],
+    "imagenet_base.yaml": PHOTOGRAPHS,
+    "methods/rn50_": ["--model.network=torchvision.models.resnet18", *PHOTOGRAPHS, "--data.image_size=32"],
     "cifar10": ["--data.root={cifar}", "--model.network.width_multiplier=0.25"],
+    "methods/vgg16_": ["--data.root={cifar}", "--model.network.width_multiplier=0.25"],
+    "_synflow": ["--model.method.rounds=2"],
+    "rn50_phew": ["--model.method.density=0.005"],
 }
 
 
@@ -35,8 +41,10 @@ def test_an_experiment_trains_validates_and_writes_nothing_in_a_trial_run(
     config: Path, photographs: Path, cifar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    kind = config.parent.name if config.parent != CONFIGS else yaml.safe_load(config.read_text()).get("config")
-    small = [option.format(photographs=photographs, cifar=cifar_folder) for option in KEPT_SMALL.get(kind, [])]
+    base = yaml.safe_load(config.read_text()).get("config", "")
+    kinds = [kind for kind in KEPT_SMALL if kind in (config.parent.name, base) or kind in name_of(config)]
+    options = dict.fromkeys(option for kind in kinds for option in KEPT_SMALL[kind])
+    small = [option.format(photographs=photographs, cifar=cifar_folder) for option in options]
     main(["fit", "-c", str(config), *SMALL, *small])
     assert list(tmp_path.iterdir()) == []
 
@@ -107,7 +115,7 @@ def test_the_headline_run_is_the_papers(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_an_experiment_fits_on_a_screen() -> None:
-    assert len(EXPERIMENTS) == 28
+    assert len(EXPERIMENTS) == 58
     assert max(len(path.read_text().splitlines()) for path in CONFIGS.rglob("*.yaml")) <= 40
 
 

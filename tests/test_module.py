@@ -141,7 +141,7 @@ def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
 
 def test_top5_counts_everything_where_there_are_fewer_than_five_classes() -> None:
     module = small_module(network=small_network(outputs=3))
-    module._evaluate("val", (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])))
+    module._evaluate("val", (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])), 0)
     top5: Any = module.metrics["val/top5"]
     assert top5.compute() == 1.0
 
@@ -328,6 +328,8 @@ def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path: Path) -> None:
         "network": "Sequential",
         "method": "EdgePopup",
         "density": 0.5,
+        "allocation": "uniform",
+        "absolute": True,
         "weights": "signed_constant",
         "seed": 0,
     }

@@ -50,6 +50,7 @@ def test_a_training_step_never_waits_for_the_gpu_and_its_masks_are_those_of_a_cp
         torch.cuda.set_sync_debug_mode("default")
     for name, layer in masked_layers(network):
         assert layer.scores is not None
+        assert layer.num_kept is not None
         mask = top_k(layer.scores.cpu(), layer.num_kept, absolute=True)
         assert torch.equal(layer.mask().cpu(), mask), name
         with torch.autocast("cuda", torch.bfloat16):
