@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from lightning_subnets import masking
+from lightning_subnets import masked_weights, masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import MaskedLayer
 from lightning_subnets.method import Method, Scoring
@@ -58,6 +58,7 @@ class Chosen(Method):
 def plain(network: nn.Module) -> Iterator[nn.Module]:
     """A masked network as the plain one it was, for as long as the context lasts; all its weights are in."""
     scores = {layer: layer._parameters.pop("scores") for _, layer in masking.masked_layers(network)}
+    masked_weights.forget_(scores)  # a copy of it as a plain one would copy them too, and they hold on to memory
     kinds = {layer: type(layer) for layer in scores}
     try:
         for layer in scores:

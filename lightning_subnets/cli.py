@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import itertools
 import logging
 import signal
@@ -13,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -25,6 +23,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, strategies, summary
 from lightning_subnets.agreement import lost_rank
+from lightning_subnets.builders import leave_defaults_to_builder
 from lightning_subnets.callbacks import (
     GradientNorm,
     LastCheckpoint,
@@ -163,7 +162,7 @@ class SubnetCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
-        _leave_defaults_to_builder(config.model.network)
+        leave_defaults_to_builder(config.model.network)
         callbacks: list[Callback] = []
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(Progress())
@@ -263,24 +262,6 @@ class SubnetCLI(LightningCLI):
                 f"and give the same command with --version {self.run.path.name}"
             ) from error
         summary.show(result, self.run.path, pictures)
-
-
-def _leave_defaults_to_builder(network: Namespace) -> None:
-    """Drop what a function that builds a network was only given because what it calls has it as a default.
-
-    torchvision's ``wide_resnet50_2`` hands its keyword arguments on to ``ResNet``, whose default width the parser
-    finds and fills in, and then refuses any width but its own.
-    """
-    module, _, name = network.class_path.rpartition(".")
-    build = getattr(importlib.import_module(module), name)
-    if isinstance(build, type) or "init_args" not in network:
-        return
-    parser = ArgumentParser()
-    parser.add_function_arguments(build, fail_untyped=False)
-    defaults, own = parser.get_defaults(), inspect.signature(build).parameters
-    for key, value in list(network.init_args.items()):
-        if key not in own and key in defaults and defaults[key] == value:
-            del network.init_args[key]
 
 
 def _with_config_of_checkpoint(args: list[str]) -> list[str]:

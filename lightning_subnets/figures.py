@@ -115,6 +115,26 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
     _save(figure, path, title)
 
 
+def draw_sanity(run: Path, found: dict[str, list[float]], *, chance: float) -> Path:
+    """The accuracies of ``sanity.checks``, a point each, as ``sanity.png`` beside a run's metrics.
+
+    Args:
+        found: accuracies, fractions, by what was done.
+        chance: the accuracy of guessing.
+    """
+    figure = Figure(figsize=(8, 1.2 + 0.3 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for row, accuracies in enumerate(found.values()):
+        axes.plot([100 * each for each in accuracies], [row] * len(accuracies), "o", color=TRAIN, alpha=0.7)
+    axes.axvline(100 * chance, color=EVALUATION, linestyle="--")
+    axes.annotate(" chance", (100 * chance, -0.6), color=EVALUATION, va="bottom", fontsize=9)
+    axes.set(xlim=(0, 100), xlabel="test accuracy (%)", ylim=(len(found) - 0.5, -1.2), yticks=range(len(found)))
+    axes.set_yticklabels(list(found))
+    axes.grid(axis="y", alpha=0.3)
+    _save(figure, run / "sanity.png", f"{run.parent.name}, {run.name}: nothing trained")
+    return run / "sanity.png"
+
+
 def _save(figure: Figure, path: Path, title: str) -> None:
     figure.suptitle(title)
     for axes in figure.axes:

@@ -1,0 +1,26 @@
+"""Networks that a function builds rather than a class."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+from jsonargparse import ArgumentParser, Namespace
+
+
+def leave_defaults_to_builder(network: Namespace) -> None:
+    """Drop what a function that builds a network was only given because what it calls has it as a default.
+
+    torchvision's ``wide_resnet50_2`` hands its keyword arguments on to ``ResNet``, whose default width the parser
+    finds and fills in, and then refuses any width but its own.
+    """
+    module, _, name = network.class_path.rpartition(".")
+    build = getattr(importlib.import_module(module), name)
+    if isinstance(build, type) or "init_args" not in network:
+        return
+    parser = ArgumentParser()
+    parser.add_function_arguments(build, fail_untyped=False)
+    defaults, own = parser.get_defaults(), inspect.signature(build).parameters
+    for key, value in list(network.init_args.items()):
+        if key not in own and key in defaults and defaults[key] == value:
+            del network.init_args[key]

@@ -1,0 +1,69 @@
+"""A run from its checkpoint and the config beside it: its network, and its data where they are wanted."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule
+
+from lightning_subnets import checkpoint
+from lightning_subnets.builders import leave_defaults_to_builder
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.errors import UserError
+from lightning_subnets.module import SubnetModule
+
+
+class SavedRun:
+    """What a checkpoint is of.
+
+    Args:
+        path: of the checkpoint; its config.yaml stands in the directory above.
+
+    Raises:
+        ValueError: if one of the two is missing or damaged, or they are of different runs.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._content = checkpoint.read(path)
+        config = Path(path).resolve().parent.parent / "config.yaml"
+        if not config.is_file():
+            raise UserError(f"{config} is missing: it says how the network of {path} is built")
+        self._config: dict[str, Any] = yaml.safe_load(config.read_text())
+
+    def module(self) -> SubnetModule:
+        """The module with the weights and the masks of the checkpoint, to evaluate."""
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(SubnetModule, "model", fail_untyped=False)
+        module: SubnetModule = self._instantiated(parser, {"model": self._config["model"]}, "seed").model
+        checkpoint.make_fit_(self._content, module, to_train=False)
+        module.load_state_dict(self._content["state_dict"])
+        return module
+
+    def data(self) -> ImageDataModule:
+        """The data it was trained on.
+
+        Raises:
+            ValueError: if they are not there any more, or are no ``ImageDataModule``.
+        """
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
+        data = self._instantiated(parser, {"data": self._config["data"]}, "init_args.seed").data
+        if not isinstance(data, ImageDataModule):
+            raise UserError(f"{type(data).__name__} is no ImageDataModule, whose images could be looked at here")
+        return data
+
+    def _instantiated(self, parser: ArgumentParser, config: dict[str, Any], seed: str) -> Namespace:
+        (key,) = config
+        try:
+            parsed = parser.parse_object(config)
+            parsed[f"{key}.{seed}"] = self._config["seed_everything"]  # which the config does not say twice
+            if key == "model":
+                leave_defaults_to_builder(parsed.model.network)
+            objects: Namespace = parser.instantiate(parsed)
+            return objects
+        except (ArgumentError, ValueError, TypeError, OSError) as error:
+            raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error

@@ -1,0 +1,85 @@
+"""The ``subnets`` command: what is done with a run that is no verb of a Trainer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NoReturn
+
+import torch
+from jsonargparse import ArgumentParser, auto_cli
+from lightning.pytorch import seed_everything
+from rich.console import Console
+from rich.table import Table
+
+from lightning_subnets import figures, sanity
+from lightning_subnets.choosing import progress
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.loader import Batch, EpochLoader
+from lightning_subnets.errors import UserError
+from lightning_subnets.saved_run import SavedRun
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
+    try:
+        auto_cli([check], args=args, prog="subnets", parser_class=Parser, set_defaults=None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong without the usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"error: {message.strip()}\ntip: subnets --help lists what it can do", file=sys.stderr)
+        sys.exit(2)
+
+
+def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:
+    """What a found mask depends on: shuffled, with its weights drawn again, with one weight for all; see ``sanity.py``.
+
+    Prints the accuracies and draws ``sanity.png`` beside the checkpoint's folder.
+
+    Args:
+        checkpoint: of a run.
+        batches: of training images for the running statistics of norms.
+        images: of the test set that the accuracy is of, at most.
+        seeds: how often masks are shuffled and weights drawn.
+    """
+    for name, value in (("batches", batches), ("images", images), ("seeds", seeds)):
+        if value < 1:
+            raise UserError(f"{name} = {value} is below 1")
+    run = SavedRun(checkpoint)
+    module, data = run.module(), run.data()
+    data.prepare_data()
+    data.setup("fit")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = module.network.to(device)
+    seed_everything(module.seed, verbose=False)
+    count = -(-images // data.batch_size)
+    found: dict[str, list[float]] = {}
+    total = 1 + 2 * seeds + len(sanity.VALUES)
+    made = sanity.checks(
+        network,
+        lambda: _batches(data, data.train_dataloader(), batches, device),
+        lambda: _batches(data, data.test_dataloader(), count, device),
+        range(seeds),
+    )
+    for _, (what, accuracy) in zip(progress(range(total), "checking"), made, strict=True):
+        found.setdefault(what, []).append(accuracy)
+    table = Table("without training", "test accuracy", "deviation")
+    for what, accuracies in found.items():
+        table.add_row(what, f"{mean(accuracies):.2%}", f"{stdev(accuracies):.2%}" if len(accuracies) > 1 else "")
+    Console().print(table)
+    picture = figures.draw_sanity(Path(checkpoint).resolve().parent.parent, found, chance=1 / len(data.classes))
+    Console().print(f"picture: {picture}")
+
+
+def _batches(data: ImageDataModule, loader: EpochLoader, count: int, device: torch.device) -> Iterator[Batch]:
+    for images, labels in islice(loader, count):
+        yield data.normalize(images.to(device)), labels.to(device)

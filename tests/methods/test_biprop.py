@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_subnets import Biprop, mask_, masked_layers, unmask_
+from lightning_subnets.masking import MaskedLayer
+
+
+@pytest.fixture
+def layer() -> MaskedLayer:
+    network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False)), Biprop(0.75), weights="kaiming_normal")
+    (_, layer), *_ = masked_layers(network)
+    assert layer.scores is not None
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[2.0, -1.0], [5.0, -3.0]]))
+        layer.scores.copy_(torch.tensor([[1.0, -2.0], [0.1, 3.0]]))
+    return layer
+
+
+def test_weights_are_plus_or_minus_the_mean_magnitude_of_those_that_are_kept(layer: MaskedLayer) -> None:
+    # kept are 2, -1 and -3, of mean magnitude 2
+    assert layer.masked_weight().tolist() == [[2.0, -2.0], [0.0, -2.0]]
+
+
+def test_the_gradient_of_a_score_is_that_of_edge_popup(layer: MaskedLayer) -> None:
+    upstream = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    torch.autograd.backward(layer.masked_weight(), upstream)
+    assert layer.scores is not None
+    assert layer.scores.grad is not None
+    # sign(s) w g
+    assert layer.scores.grad.tolist() == [[2.0, 2.0], [15.0, -12.0]]
+
+
+def test_the_binary_weight_is_the_nearest_of_its_kind(layer: MaskedLayer) -> None:
+    kept = layer.weight * layer.mask()
+    signs = kept.sign()
+    distance = (layer.masked_weight() - kept).norm()
+    for gain in (1.9, 2.1):
+        assert (gain * signs - kept).norm() > distance
+
+
+def test_unmasking_leaves_the_binary_weights() -> None:
+    network = mask_(nn.Sequential(nn.Linear(30, 30)), Biprop(0.5), weights="kaiming_normal")
+    images = torch.rand(2, 30)
+    logits = network(images)
+    assert torch.equal(unmask_(network)(images), logits)
+    weight = network.state_dict()["0.weight"]
+    assert len(set(weight.flatten().tolist())) == 3

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets import EdgePopup, UserError, mask_, masked_layers, unmask_
+from lightning_subnets.masking import MaskedLayer
+
+
+def pair(method: EdgePopup) -> tuple[nn.Module, MaskedLayer, MaskedLayer]:
+    network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)), method)
+    (_, first), (_, second) = masked_layers(network)
+    return network, first, second
+
+
+def set_scores_(layer: MaskedLayer, values: list[list[float]]) -> None:
+    assert layer.scores is not None
+    with torch.no_grad():
+        layer.scores.copy_(torch.tensor(values))
+
+
+def test_global_selection_keeps_the_highest_scores_of_all_layers() -> None:
+    network, first, second = pair(EdgePopup(0.5, allocation="global"))
+    set_scores_(first, [[0.9, -0.8], [0.7, 0.1]])
+    set_scores_(second, [[-0.6, 0.2], [0.3, 0.4]])
+    network(torch.ones(1, 2))
+    assert first.mask().tolist() == [[True, True], [True, False]]
+    assert second.mask().tolist() == [[True, False], [False, False]]
+
+
+def test_of_equal_scores_the_one_of_the_first_layer_is_kept() -> None:
+    _, first, second = pair(EdgePopup(0.5, allocation="global"))
+    set_scores_(first, [[1.0, 0.5], [0.5, 0.1]])
+    set_scores_(second, [[0.5, 0.5], [0.5, 0.1]])
+    assert first.mask().tolist() == [[True, True], [True, False]]
+    assert second.mask().tolist() == [[True, False], [False, False]]
+
+
+def expected(network: nn.Module, images: Tensor) -> Tensor:
+    """By masks chosen at this moment."""
+    return unmask_(copy.deepcopy(network))(images)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("edited", [0, 1])
+def test_an_edit_of_one_layer_is_seen_by_all(edited: int) -> None:
+    torch.manual_seed(0)
+    network, *layers = pair(EdgePopup(0.5, allocation="global"))
+    images = torch.rand(3, 2)
+    network(images)
+    set_scores_(layers[edited], [[5.0, 6.0], [7.0, 8.0]])
+    assert torch.equal(network(images), expected(network, images))
+    assert layers[edited].mask().all()
+    assert not layers[1 - edited].mask().any()
+
+
+def test_a_copy_of_a_network_chooses_among_its_own_layers() -> None:
+    network, first, _ = pair(EdgePopup(0.5, allocation="global"))
+    twin = copy.deepcopy(network)
+    before = [layer.mask() for _, layer in masked_layers(twin)]
+    set_scores_(first, [[5.0, 6.0], [7.0, 8.0]])
+    assert all(torch.equal(layer.mask(), mask) for (_, layer), mask in zip(masked_layers(twin), before, strict=True))
+
+
+def test_without_absolute_values_a_negative_score_is_a_low_one() -> None:
+    _, first, _ = pair(EdgePopup(0.5, absolute=False))
+    set_scores_(first, [[-0.9, 0.2], [0.1, -0.3]])
+    assert first.mask().tolist() == [[False, True], [True, False]]
+    assert first.scores is not None
+    first.scores.grad = None
+    images = torch.tensor([[1.0, 2.0]])
+    # dL/dw_eff = g x^T; ds = w g x^T, whatever the sign of s.
+    hidden = nn.functional.linear(images, first.weight * first.mask())
+    upstream = torch.tensor([[3.0, -1.0]])
+    torch.autograd.backward(first(images), upstream)
+    assert hidden.shape == upstream.shape
+    assert torch.allclose(first.scores.grad, first.weight * upstream.T * images)  # type: ignore[arg-type]
+
+
+def test_a_density_out_of_range_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"density = 0\.0 is outside"):
+        EdgePopup(0.0, allocation="global")

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_subnets import Given, UserError, initialization, mask_, masked_layers
+from lightning_subnets.networks import Conv2, Conv4
+
+
+def test_masks_can_be_given_in_python() -> None:
+    masks = {"0": torch.tensor([[True, False], [False, True]]), "1": torch.tensor([[False, True]])}
+    network = mask_(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), Given(masks))
+    assert {name: layer.mask().tolist() for name, layer in masked_layers(network)} == {
+        name: mask.tolist() for name, mask in masks.items()
+    }
+
+
+def test_weights_are_those_of_the_seed_and_distribution_given_here(finished_run: Path) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    network = mask_(Conv2(in_channels=1, image_size=8), Given(checkpoint), weights="kaiming_uniform", seed=7)
+    name, layer = masked_layers(network)[0]
+    assert torch.equal(
+        layer.weight, initialization.draw_weights("kaiming_uniform", layer.weight.shape, seed=7, layer=name)
+    )
+
+
+def test_a_shuffled_mask_is_a_function_of_the_seed(finished_run: Path) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    first, same, other = (
+        [
+            layer.mask()
+            for _, layer in masked_layers(
+                mask_(Conv2(in_channels=1, image_size=8), Given(checkpoint, shuffle=True), seed=seed)
+            )
+        ]
+        for seed in (1, 1, 2)
+    )
+    assert all(map(torch.equal, first, same))
+    assert not any(map(torch.equal, first, other))
+
+
+def test_masks_of_another_network_are_an_error_that_names_the_layer(finished_run: Path) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match=r"of another network: .*features"):
+        mask_(Conv4(in_channels=1, image_size=8), Given(checkpoint))
+    with pytest.raises(UserError, match=r"of another network: 0 has shape \(2, 2\) there and \(2, 3\) here"):
+        mask_(nn.Sequential(nn.Linear(3, 2)), Given({"0": torch.ones(2, 2, dtype=torch.bool)}))
+    with pytest.raises(UserError, match=r"of another network: 0 has shape none there and \(2, 3\) here"):
+        mask_(nn.Sequential(nn.Linear(3, 2)), Given({}))
+
+
+def test_a_checkpoint_that_is_missing_is_an_error_before_anything_is_built() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.ckpt does not exist"):
+        Given("nowhere.ckpt")
+
+
+def test_a_method_that_is_not_of_this_package_is_an_error(finished_run: Path, tmp_path: Path) -> None:
+    content = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
+    content["subnet"]["method"] = "Mine"
+    torch.save(content, tmp_path / "mine.ckpt")
+    with pytest.raises(UserError, match="of the method Mine, which is not one of"):
+        mask_(Conv2(in_channels=1, image_size=8), Given(str(tmp_path / "mine.ckpt")))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets import Supermask, UserError, mask_, masked_layers
+from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.module import SubnetModule
+
+
+def wide(method: Supermask) -> tuple[nn.Module, MaskedLayer]:
+    network = mask_(nn.Sequential(nn.Linear(200, 100, bias=False)), method)
+    return network, masked_layers(network)[0][1]
+
+
+def test_each_forward_pass_draws_a_mask_of_its_own() -> None:
+    torch.manual_seed(0)
+    _, layer = wide(Supermask(0.3))
+    first, second = (layer.masked_weight() != 0 for _ in range(2))
+    deviation = math.sqrt(0.3 * 0.7 / first.numel())
+    assert not torch.equal(first, second)
+    for drawn in (first, second):
+        assert abs(drawn.float().mean() - 0.3) < 4 * deviation
+    assert abs((first & second).float().mean() - 0.09) < 4 * deviation  # by themselves
+
+
+def test_the_gradient_goes_through_the_sigmoid() -> None:
+    _, layer = wide(Supermask(0.3))
+    upstream = torch.randn_like(layer.weight)
+    torch.autograd.backward(layer.masked_weight(), upstream)
+    assert layer.scores is not None
+    # dL/ds = dL/dw_eff * w * p (1 - p), of weights that were not drawn too
+    assert torch.allclose(layer.scores.grad, upstream * layer.weight * 0.3 * 0.7, atol=1e-7)  # type: ignore[arg-type]
+
+
+def test_dynamic_scaling_makes_up_for_the_weights_that_are_missing() -> None:
+    _, layer = wide(Supermask(0.25, dynamic_scaling=True))
+    weight = layer.masked_weight().detach()
+    ones = int((weight != 0).sum())
+    assert torch.allclose(weight[weight != 0].abs(), (layer.weight * weight.numel() / ones)[weight != 0].abs())
+
+
+def test_the_density_is_the_expected_one() -> None:
+    network, layer = wide(Supermask(0.3))
+    assert ls.density(network) == 0.3
+    assert layer.scores is not None
+    with torch.no_grad():
+        layer.scores[:50] = 20.0
+        layer.scores[50:] = -20.0
+    assert layer.mask()[:50].all()
+    assert not layer.mask()[50:].any()
+
+
+def test_an_evaluation_is_the_mean_of_several_passes() -> None:
+    torch.manual_seed(0)
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Supermask(0.5, samples=7))
+    images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
+    passes: list[torch.Tensor] = []
+    module.network.register_forward_hook(lambda _module, _input, output: passes.append(output))
+    module._evaluate("val", (images, labels), 3)
+    metric: Any = module.metrics["val/accuracy"]
+    hits = torch.stack([(logits.argmax(dim=1) == labels).float().mean() for logits in passes])
+    assert len(hits) == 7
+    assert len(set(hits.tolist())) > 1
+    assert metric.compute() == pytest.approx(hits.mean().item())
+
+
+def test_an_evaluation_draws_the_same_masks_each_time() -> None:
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Supermask(0.5))
+    batch = torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)
+    first, second, other = module.predict_step(batch, 0), module.predict_step(batch, 0), module.predict_step(batch, 1)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0, -0.1])
+def test_a_probability_of_0_or_1_is_an_error(density: float) -> None:
+    with pytest.raises(UserError, match=r"is outside \(0, 1\)"):
+        Supermask(density)
+
+
+def test_no_samples_are_an_error() -> None:
+    with pytest.raises(UserError, match="samples = 0 is below 1"):
+        Supermask(samples=0)
