@@ -11,25 +11,31 @@ from lightning_subnets.masking import MaskedConv2d, MaskedLinear, density, mask_
 from lightning_subnets.method import Method
 from lightning_subnets.methods import (
     DNW,
+    SNIP,
     Biprop,
     Dense,
     EdgePopup,
     Given,
+    GraSP,
     IteRand,
     LinearProbe,
     Magnitude,
     Random,
     Supermask,
+    SynFlow,
+    SynFlowL2,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DNW",
+    "SNIP",
     "Biprop",
     "Dense",
     "EdgePopup",
     "Given",
+    "GraSP",
     "IteRand",
     "LinearProbe",
     "Magnitude",
@@ -38,6 +44,8 @@ __all__ = [
     "Method",
     "Random",
     "Supermask",
+    "SynFlow",
+    "SynFlowL2",
     "UserError",
     "density",
     "mask_",

@@ -5,10 +5,28 @@ from lightning_subnets.methods.dense import Dense
 from lightning_subnets.methods.dnw import DNW
 from lightning_subnets.methods.edge_popup import EdgePopup
 from lightning_subnets.methods.given import Given
+from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.iterand import IteRand
 from lightning_subnets.methods.linear_probe import LinearProbe
 from lightning_subnets.methods.magnitude import Magnitude
 from lightning_subnets.methods.random import Random
+from lightning_subnets.methods.snip import SNIP
 from lightning_subnets.methods.supermask import Supermask
+from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
-__all__ = ["DNW", "Biprop", "Dense", "EdgePopup", "Given", "IteRand", "LinearProbe", "Magnitude", "Random", "Supermask"]
+__all__ = [
+    "DNW",
+    "SNIP",
+    "Biprop",
+    "Dense",
+    "EdgePopup",
+    "Given",
+    "GraSP",
+    "IteRand",
+    "LinearProbe",
+    "Magnitude",
+    "Random",
+    "Supermask",
+    "SynFlow",
+    "SynFlowL2",
+]

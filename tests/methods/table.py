@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from lightning_subnets import (
     DNW,
+    SNIP,
     Biprop,
     Dense,
     EdgePopup,
+    GraSP,
     IteRand,
     LinearProbe,
     Magnitude,
     Method,
     Random,
     Supermask,
+    SynFlow,
+    SynFlowL2,
     mask_,
 )
 from lightning_subnets.networks import Conv4
@@ -44,6 +48,10 @@ SCORES_TRAINED = [
     Row(IteRand, {"density": 0.3, "every": 1}),
 ]
 CHOSEN = [
+    Row(SNIP, {"density": 0.3}, by_layer=False),
+    Row(GraSP, {"density": 0.3}, by_layer=False),
+    Row(SynFlow, {"density": 0.3, "rounds": 5}, by_layer=False),
+    Row(SynFlowL2, {"density": 0.3, "rounds": 5}, by_layer=False),
     Row(Random, {"density": 0.3}),
     Row(Random, {"density": 0.3, "allocation": "erk"}, by_layer=False),
     Row(Magnitude, {"density": 0.3}, by_layer=False),

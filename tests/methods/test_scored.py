@@ -1,0 +1,118 @@
+"""What holds of all methods that score weights by a derivative: SNIP, GraSP, SynFlow and SynFlow-L2."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lightning_subnets import allocation
+from lightning_subnets.choosing import Chosen
+from lightning_subnets.maskable import maskable_layers
+from lightning_subnets.method import Scoring
+from lightning_subnets.methods.grasp import GraSP
+from lightning_subnets.methods.snip import SNIP
+from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
+from lightning_subnets.networks import small_stem_resnet
+
+every_method = pytest.mark.parametrize("method", [SNIP, GraSP, SynFlow, SynFlowL2])
+
+
+def made(method: type[Chosen], density: float) -> Chosen:
+    """With few rounds, for a method that has them."""
+    return method(density, **({"rounds": 3} if issubclass(method, SynFlow | SynFlowL2) else {}))  # type: ignore[call-arg]
+
+
+def scoring_of(size: int = 32) -> Scoring:
+    batches = [(torch.randn(3, 3, size, size), torch.randint(4, (3,))) for _ in range(2)]
+    return Scoring(batches, (3, size, size))
+
+
+def grouped() -> nn.Module:
+    """Convolutions in groups, norms, dropout, and a layer whose output nothing uses."""
+    layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, groups=4)]
+    network = nn.Sequential(*layers, nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5))
+    network.append(nn.Linear(32, 4))
+    network[1].register_module("unused", nn.Linear(2, 2))
+    return network
+
+
+@every_method
+@pytest.mark.parametrize("density", [1.0, 0.9, 0.1, 0.01, 0.001])
+def test_exactly_as_many_weights_are_kept_over_all_layers_as_the_density_says(
+    method: type[Chosen], density: float
+) -> None:
+    network = grouped()
+    masks = made(method, density).choose(network, scoring_of())
+    layers = maskable_layers(network)
+    assert list(masks) == list(layers)
+    for name, layer in layers.items():
+        assert masks[name].dtype == torch.bool
+        assert masks[name].shape == layer.weight.shape
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == allocation.num_kept(total, density)
+
+
+@every_method
+def test_the_choice_changes_nothing_and_repeats_itself(method: type[Chosen]) -> None:
+    network, scoring = grouped(), scoring_of()
+    network.train()
+    network[0].eval()  # type: ignore[index]
+    network(torch.randn(2, 3, 32, 32)).sum().backward()
+    network.get_parameter("0.weight").requires_grad_(False)
+    state = copy.deepcopy(network.state_dict())
+    gradients = {name: copy.deepcopy(parameter.grad) for name, parameter in network.named_parameters()}
+    frozen = [parameter.requires_grad for parameter in network.parameters()]
+    modes = [module.training for module in network.modules()]
+    identities = [id(parameter) for parameter in network.parameters()]
+    images = [batch[0].clone() for batch in scoring.batches]
+    generator = torch.get_rng_state()
+    with torch.no_grad():
+        first = made(method, 0.2).choose(network, scoring)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(batch[0], old) for batch, old in zip(scoring.batches, images, strict=True))
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    for name, parameter in network.named_parameters():
+        old = gradients[name]
+        assert parameter.grad is None if old is None else torch.equal(parameter.grad, old)  # type: ignore[arg-type]
+    assert [parameter.requires_grad for parameter in network.parameters()] == frozen
+    assert [module.training for module in network.modules()] == modes
+    assert [id(parameter) for parameter in network.parameters()] == identities
+    torch.manual_seed(5)
+    second = made(method, 0.2).choose(network, scoring)
+    assert all(torch.equal(mask, second[name]) for name, mask in first.items())
+
+
+@every_method
+def test_of_equal_scores_those_of_the_first_layer_and_the_lowest_index_are_kept(method: type[Chosen]) -> None:
+    """Without weights every score is 0."""
+    network = grouped()
+    for layer in maskable_layers(network).values():
+        nn.init.zeros_(layer.weight)
+    masks = made(method, 0.25).choose(network, scoring_of())
+    joined = torch.cat([mask.flatten() for mask in masks.values()])
+    assert joined[: int(joined.sum())].all()
+
+
+@every_method
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: timm.create_model("test_efficientnet", num_classes=4),
+        pytest.param(lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=4), marks=pytest.mark.long),
+        pytest.param(lambda: small_stem_resnet("resnet18", num_classes=4), marks=pytest.mark.long),
+        pytest.param(lambda: timm.create_model("mobilevit_xxs", num_classes=4), marks=pytest.mark.long),
+    ],
+    ids=["efficientnet", "shufflenet", "small resnet18", "mobilevit"],
+)
+def test_networks_as_they_are_built_elsewhere_can_be_scored(
+    method: type[Chosen], build: Callable[[], nn.Module]
+) -> None:
+    masks = made(method, 0.1).choose(build(), scoring_of())
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == allocation.num_kept(total, 0.1)

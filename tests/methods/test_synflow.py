@@ -1,0 +1,287 @@
+"""SynFlow and SynFlow-L2: their scores, what theory promises of them, and where the promise ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets import allocation
+from lightning_subnets.errors import UserError
+from lightning_subnets.maskable import maskable_layers
+from lightning_subnets.method import Scoring
+from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
+
+Flow = type[SynFlow] | type[SynFlowL2]
+both = pytest.mark.parametrize("method", [SynFlow, SynFlowL2])
+IMAGE = Scoring(input_shape=(3, 32, 32))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Of which networks as small as these need no more; on a busy machine two take twenty times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def vgg(width: int = 4, *, norm: bool = True, depth: int = 5) -> nn.Sequential:
+    """VGG-16, narrow; of fewer blocks if asked."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for block in range(depth):
+        units = width * 2 ** min(block, 3)
+        for _ in range(2 if block < 2 else 3):
+            norms = [nn.BatchNorm2d(units)] if norm else []
+            layers += [nn.Conv2d(channels, units, 3, padding=1, bias=False), *norms, nn.ReLU()]
+            channels = units
+        layers.append(nn.MaxPool2d(2))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10, bias=False)]
+    return nn.Sequential(*layers)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.norm2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        branch = self.norm2(self.conv2(self.norm1(self.conv1(images)).relu()))
+        outputs: Tensor = (branch + self.shortcut(images)).relu()
+        return outputs
+
+
+def resnet() -> nn.Sequential:
+    """The first block with a convolution beside it, the others with an identity."""
+    blocks = [Block(4, 8), Block(8, 8), Block(8, 8), Block(8, 8)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10, bias=False)]
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), *blocks, *head)
+
+
+def with_signs_(network: nn.Module) -> nn.Module:
+    """Norms that scale by different numbers, of either sign, so that they count."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+    return network
+
+
+def kept(masks: dict[str, Tensor]) -> dict[str, int]:
+    return {name: int(mask.sum()) for name, mask in masks.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second"),
+    [(SynFlow, [[2.0, 4.0], [9.0, 3.0]], [[6.0, 12.0]]), (SynFlowL2, [[4.0, 16.0], [81.0, 9.0]], [[20.0, 90.0]])],
+)
+def test_the_scores_are_those_derived_by_hand(method: Flow, first: list[Any], second: list[Any]) -> None:
+    """|W1| (1, 1) = (3, 4) and R = 2 * 3 + 3 * 4 = 18; of the squares (5, 10) and R2 = 4 * 5 + 9 * 10 = 110."""
+    network = two_layers()
+    chosen = method(0.5)
+    scores = chosen.scores(chosen.positive(network), (2,))
+    assert scores["0"].tolist() == first
+    assert scores["2"].tolist() == second
+
+
+def two_layers() -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        network.get_parameter("0.weight").copy_(torch.tensor([[1.0, -2.0], [-3.0, 1.0]]))
+        network.get_parameter("2.weight").copy_(torch.tensor([[-2.0, 3.0]]))
+    return network
+
+
+def test_each_round_scores_what_the_last_one_left() -> None:
+    """At once, 12, 9 and 6 are kept, a unit without input. One after the other, first 2 goes, and R is 4 + 12; then 3,
+    and R is 4 + 9: two paths, of which the first layer's part of the weaker is kept, being of equal score."""
+    at_once = SynFlow(0.5, rounds=1).choose(two_layers(), Scoring(input_shape=(2,)))
+    assert at_once["0"].tolist() == [[False, False], [True, False]]
+    assert at_once["2"].tolist() == [[True, True]]
+    one_by_one = SynFlow(0.5, rounds=3).choose(two_layers(), Scoring(input_shape=(2,)))
+    assert one_by_one["0"].tolist() == [[False, True], [True, False]]
+    assert one_by_one["2"].tolist() == [[False, True]]
+
+
+@both
+def test_after_each_round_exactly_its_share_is_left_and_nothing_returns(
+    method: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, counts = vgg(2, depth=2), []
+    choose = allocation.global_
+
+    def recording(scores: dict[str, Tensor], k: int) -> dict[str, Tensor]:
+        counts.append((sum(each.numel() for each in scores.values()), k))
+        return choose(scores, k)
+
+    monkeypatch.setattr(allocation, "global_", recording)
+    masks = method(0.001, rounds=7).choose(network, IMAGE)
+    total = sum(mask.numel() for mask in masks.values())
+    wanted = [allocation.num_kept(total, 0.001 ** (step / 7)) for step in range(1, 8)]
+    assert counts == list(zip([total, *wanted[:-1]], wanted, strict=True))
+    assert sum(kept(masks).values()) == wanted[-1] == allocation.num_kept(total, 0.001)
+
+
+@both
+def test_of_weights_without_a_flow_those_that_are_left_are_kept_first_to_last(method: Flow) -> None:
+    """A norm that scales by 0 stops all flow: every score is 0 but what is pruned stays pruned."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
+    nn.init.zeros_(network.get_parameter("1.weight"))
+    masks = method(0.5, rounds=5).choose(network, Scoring(input_shape=(1, 2, 2)))
+    assert torch.cat([mask.flatten() for mask in masks.values()]).tolist() == [True] * 6 + [False] * 6
+
+
+@both
+@pytest.mark.parametrize("norm", [False, True])
+def test_what_flows_into_a_unit_flows_out_of_it_and_every_layer_of_a_chain_holds_it_all(
+    method: Flow, norm: bool
+) -> None:
+    chosen = method(0.5)
+    flow = chosen.positive(with_signs_(vgg(norm=norm)))
+    scores = chosen.scores(flow, (3, 32, 32))
+    with torch.no_grad():
+        all_that_flows = flow(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum()
+    layers = list(scores.values())
+    assert len(layers) == 14
+    for before, after in pairwise(layers):
+        incoming, outgoing = before.flatten(1).sum(1), after.transpose(0, 1).flatten(1).sum(1)
+        torch.testing.assert_close(incoming, outgoing, rtol=1e-11, atol=0.0)
+        torch.testing.assert_close(before.sum(), all_that_flows, rtol=1e-11, atol=0.0)
+
+
+@both
+def test_at_a_shortcut_the_flow_parts_and_the_layers_beside_each_other_hold_it_all(method: Flow) -> None:
+    chosen = method(0.5)
+    flow = chosen.positive(with_signs_(resnet()))
+    scores = chosen.scores(flow, (3, 32, 32))
+    sums = {name: each.sum() for name, each in scores.items()}
+    with torch.no_grad():
+        all_that_flows = flow(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum()
+    for whole in (sums["0"], sums["7"], sums["1.conv2"] + sums["1.shortcut"]):
+        torch.testing.assert_close(whole, all_that_flows, rtol=1e-11, atol=0.0)
+    for block in "1234":
+        torch.testing.assert_close(sums[f"{block}.conv1"], sums[f"{block}.conv2"], rtol=1e-11, atol=0.0)
+        assert sums[f"{block}.conv1"] < 0.99 * all_that_flows
+        into = scores[f"{block}.conv1"].flatten(1).sum(1)
+        out = scores[f"{block}.conv2"].transpose(0, 1).flatten(1).sum(1)
+        torch.testing.assert_close(into, out, rtol=1e-11, atol=0.0)
+    # The stem's units feed a convolution and its shortcut.
+    conv, shortcut = (scores[f"1.{name}"].transpose(0, 1).flatten(1).sum(1) for name in ("conv1", "shortcut"))
+    torch.testing.assert_close(scores["0"].flatten(1).sum(1), conv + shortcut, rtol=1e-11, atol=0.0)
+
+
+@both
+def test_what_a_bias_adds_flows_on(method: Flow) -> None:
+    chosen = method(0.5)
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    flow = chosen.positive(network)
+    scores = chosen.scores(flow, (3,))
+    through_bias = flow.get_parameter("0.bias") * flow.get_parameter("2.weight").sum(0)
+    torch.testing.assert_close(scores["0"].sum(1) + through_bias, scores["2"].sum(0), rtol=1e-12, atol=0.0)
+
+
+@both
+@pytest.mark.parametrize("density", [1e-2, 1e-3, 4e-4])
+def test_with_enough_rounds_no_layer_of_vgg_is_emptied_and_at_once_it_is(method: Flow, density: float) -> None:
+    """Down to fewer than two weights a layer."""
+    network = vgg()
+    counts = kept(method(density).choose(network, IMAGE))
+    assert min(counts.values()) >= 1
+    if density < 1e-2:
+        assert min(kept(method(density, rounds=1).choose(network, IMAGE)).values()) == 0
+
+
+@both
+def test_at_the_very_last_vgg_is_a_path_of_one_weight_a_layer(method: Flow) -> None:
+    network = vgg(2)
+    total = sum(layer.weight.numel() for layer in maskable_layers(network).values())
+    chosen = method(14 / total, rounds=300)
+    assert allocation.num_kept(total, chosen.density) == 14
+    assert set(kept(chosen.choose(network, IMAGE)).values()) == {1}
+
+
+@both
+def test_of_a_residual_network_only_layers_beside_an_identity_are_emptied_and_it_still_flows(method: Flow) -> None:
+    """There the shortcut carries the flow, and no cut of the network is emptied by emptying them."""
+    network, chosen = resnet(), method(0.006)
+    masks = chosen.choose(network, IMAGE)
+    emptied = {name for name, count in kept(masks).items() if count == 0}
+    assert emptied
+    assert emptied <= {f"{block}.conv{index}" for block in "1234" for index in (1, 2)}
+    assert max(kept(masks).values()) > 1
+    flow = chosen.positive(network)
+    with torch.no_grad():
+        for name, layer in maskable_layers(flow).items():
+            layer.weight.mul_(masks[name])
+        assert flow(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum() > 0
+
+
+def trace(network: nn.Module, masks: dict[str, Tensor]) -> float:
+    """Of the path kernel: the sum of dR2/d(w^2) over the weights that are kept, by finite masks of the squares."""
+    method = SynFlowL2(1.0)
+    flow = method.positive(network)
+    with torch.no_grad():
+        for name, layer in maskable_layers(flow).items():
+            layer.weight.mul_(masks[name])
+    scores = method.scores(flow, (3, 32, 32))
+    squares = {name: layer.weight.detach() for name, layer in maskable_layers(flow).items()}
+    return sum((scores[name][mask] / squares[name][mask]).sum().item() for name, mask in masks.items())
+
+
+@pytest.mark.parametrize(("network", "times"), [(lambda: vgg(depth=3), 10), (resnet, 1)], ids=["vgg", "resnet"])
+def test_the_path_kernel_of_synflow_l2_has_a_larger_trace_than_that_of_random_masks(
+    network: Callable[[], nn.Module], times: int
+) -> None:
+    """Random over all layers, and random within each layer with as many weights as SynFlow-L2 keeps there."""
+    plain = network()
+    masks = SynFlowL2(0.1, rounds=20).choose(plain, IMAGE)
+    ours = trace(plain, masks)
+    for _ in range(5):
+        noise = {name: torch.rand(mask.shape) for name, mask in masks.items()}
+        anywhere = allocation.global_(noise, sum(kept(masks).values()))
+        within = {name: mask.flatten()[noise[name].flatten().argsort()].view_as(mask) for name, mask in masks.items()}
+        assert ours > times * trace(plain, within) > 0
+        assert ours > times * trace(plain, anywhere)
+
+
+@both
+def test_where_a_layer_turns_signs_about_scores_have_none(method: Flow) -> None:
+    class Negative(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return -inputs
+
+    chosen, network = method(0.5), two_layers()
+    scores = chosen.scores(chosen.positive(network), (2,))
+    network.append(Negative())
+    turned = chosen.scores(chosen.positive(network), (2,))
+    assert all(torch.equal(turned[name], each) for name, each in scores.items())
+
+
+@both
+def test_what_a_batch_norm_has_seen_does_not_count(method: Flow) -> None:
+    network = vgg(2, depth=2)
+    before = method(0.1, rounds=3).choose(network, IMAGE)
+    network.train()(torch.randn(8, 3, 32, 32) + 5.0)
+    after = method(0.1, rounds=3).choose(network, IMAGE)
+    assert all(torch.equal(mask, after[name]) for name, mask in before.items())
+
+
+@both
+def test_a_flow_that_is_not_finite_is_a_mistake_that_says_what_to_do(method: Flow) -> None:
+    network = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(20)])
+    for layer in network:
+        nn.init.constant_(layer.get_parameter("weight"), 1e20)
+    with pytest.raises(UserError, match=rf"{method.__name__} cannot score the layer '0' of Sequential.*smaller"):
+        method(0.5).choose(network, Scoring(input_shape=(2,)))
+
+
+@both
+def test_less_than_one_round_is_a_mistake(method: Flow) -> None:
+    with pytest.raises(UserError, match="rounds = 0"):
+        method(0.5, rounds=0)
