@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 TRAIN, EVALUATION = "#0072B2", "#D55E00"
@@ -25,7 +25,8 @@ def draw_run(run: Path, *, layers: list[str], evaluated_on: str) -> list[Path]:
         layers: the masked layers, in the order to show them in.
         evaluated_on: what the metrics of ``val/`` were measured on: "test set" or "held-out images".
 
-    Returns: the PNGs: ``curves.png``, and ``layers.png`` where there is a mask to show.
+    Returns: the PNGs: ``curves.png``, ``layers.png`` where there is a mask to show, and ``rounds.png`` where it was
+        pruned in rounds.
     """
     metrics, title = read_metrics(run / "metrics.csv"), f"{run.parent.name}, {run.name}"
     pictures = [run / "curves.png"]
@@ -33,6 +34,9 @@ def draw_run(run: Path, *, layers: list[str], evaluated_on: str) -> list[Path]:
     if f"swapped/{layers[0]}" in metrics:
         pictures.append(run / "layers.png")
         draw_layers(metrics, layers, pictures[1], title=title)
+    if {"pruning/round", "val/accuracy"} <= metrics.keys():
+        pictures.append(run / "rounds.png")
+        draw_rounds(metrics, pictures[-1], title=title, evaluated_on=evaluated_on)
     return pictures
 
 
@@ -133,6 +137,25 @@ def draw_sanity(run: Path, found: dict[str, list[float]], *, chance: float) -> P
     axes.grid(axis="y", alpha=0.3)
     _save(figure, run / "sanity.png", f"{run.parent.name}, {run.name}: nothing trained")
     return run / "sanity.png"
+
+
+def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
+    """Accuracy over density, as a PNG: of each round of ``IterativePruning`` the last epoch that was evaluated."""
+    rounds, density = (dict(zip(*metrics[name], strict=True)) for name in ("pruning/round", "density"))
+    points = {
+        rounds[epoch]: (100 * density[epoch], 100 * accuracy)
+        for epoch, accuracy in zip(*metrics["val/accuracy"], strict=True)
+    }
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*points.values(), strict=True), color=EVALUATION, marker="o", label=evaluated_on)
+    axes.set(xscale="log", xlabel="weights kept (%)", ylabel="accuracy (%)", title="Accuracy by round")
+    axes.invert_xaxis()
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.legend(frameon=False)
+    _save(figure, path, title)
 
 
 def _save(figure: Figure, path: Path, title: str) -> None:

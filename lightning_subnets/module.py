@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 from lightning_subnets import checkpoint as subnet_checkpoint
 from lightning_subnets import masked_weights, masking, preflight, resuming
 from lightning_subnets.callbacks.divergence import Divergence, check_finite, diverged_at
+from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.callbacks.ranks import Ranks
 from lightning_subnets.datamodules.sampler import seed_of
 from lightning_subnets.datamodules.scoring import scoring
@@ -137,7 +138,12 @@ class SubnetModule(LightningModule):
             self.trainer.fit_loop.setup_data()  # or the batches of an epoch are not counted where steps end the run
             batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
             warmup = self.warmup_epochs * math.ceil(batches)
-        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, self.schedule))
+        place: Callable[[int], float] = float
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, IterativePruning):
+                rounds = callback.schedule(self.trainer)
+                steps, place = rounds.steps, rounds.place
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(place(step), steps, warmup, self.schedule))
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
+from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 
@@ -21,8 +22,9 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
         data: the data to be trained on, where there is a data module.
 
     Raises:
-        ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, the
-            network cannot take the data's images, or it has another number of outputs than the data classes.
+        ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, a callback
+            does not fit the method or the number of epochs, the network cannot take the data's images, or it has
+            another number of outputs than the data classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
@@ -36,6 +38,9 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
         raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm computes on nothing else")
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, IterativePruning):
+            callback.check(module, trainer)
     if isinstance(data, ImageDataModule):
         _check_images(module, data)
 

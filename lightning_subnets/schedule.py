@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Schedule = Literal["cosine", "constant"]
 
 
-def learning_rate_factor(step: int, steps: float, warmup: float, schedule: Schedule) -> float:
+def learning_rate_factor(step: float, steps: float, warmup: float, schedule: Schedule) -> float:
     """The share of the learning rate used at an optimizer step.
 
     Linear warm-up: (t + 1) / W for t < W. Then cosine: (1 + cos(pi (t - W) / (T - W))) / 2, which is 0 at
@@ -25,3 +25,21 @@ def learning_rate_factor(step: int, steps: float, warmup: float, schedule: Sched
     if schedule == "constant":
         return 1.0
     return (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, steps - warmup)))) / 2
+
+
+class Rounds(NamedTuple):
+    """Trainings of one network after each other, which all follow one schedule.
+
+    Attributes:
+        steps: T, of the first, which follows it from 0 to T.
+        later: steps of each of the others.
+        start: where the others begin in the schedule, whose end they may go beyond.
+    """
+
+    steps: int
+    later: int
+    start: float
+
+    def place(self, step: int) -> float:
+        """Where in the schedule an optimizer step of the run is."""
+        return step if step < self.steps else self.start + (step - self.steps) % self.later

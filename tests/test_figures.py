@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_subnets import figures
@@ -51,3 +52,19 @@ def test_a_run_without_masks_gives_its_curves_alone(run: Path) -> None:
     keep = [index for index, name in enumerate(lines[0]) if not name.startswith(("density", "swapped"))]
     (run / "metrics.csv").write_text("\n".join(",".join(line[index] for index in keep) for line in lines))
     assert [p.name for p in figures.draw_run(run, layers=["a", "b"], evaluated_on="test set")] == ["curves.png"]
+
+
+def test_accuracy_over_density_is_that_of_each_rounds_last_evaluation(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(0.5, 1.0, 0), (0.6, 1.0, 0), (0.7, 0.8, 1), (0.8, 0.8, 1), (None, 0.64, 2)]
+    metrics: figures.Series = {
+        "val/accuracy": ([1, 2, 3, 4], [accuracy for accuracy, *_ in rows if accuracy]),
+        "density": ([1, 2, 3, 4, 5], [density for _, density, _ in rows]),
+        "pruning/round": ([1, 2, 3, 4, 5], [float(number) for *_, number in rows]),
+    }
+    saved: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    figures.draw_rounds(metrics, run / "rounds.png", title="", evaluated_on="test set")
+    (line,) = saved[0].axes[0].lines
+    assert np.asarray(line.get_xydata()).tolist() == [[100.0, 60.0], [80.0, 80.0]]

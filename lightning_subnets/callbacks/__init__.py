@@ -2,6 +2,7 @@
 
 from lightning_subnets.callbacks.divergence import Divergence
 from lightning_subnets.callbacks.gradient_norm import GradientNorm
+from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.callbacks.mask_statistics import MaskStatistics
 from lightning_subnets.callbacks.predictions import Predictions
@@ -13,6 +14,7 @@ from lightning_subnets.callbacks.throughput import Throughput
 __all__ = [
     "Divergence",
     "GradientNorm",
+    "IterativePruning",
     "LastCheckpoint",
     "MaskStatistics",
     "Predictions",

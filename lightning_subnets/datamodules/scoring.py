@@ -30,10 +30,10 @@ class ScoringBatches(Sequence[Batch]):
     def __init__(self, data: ImageDataModule, per_class: int, device: torch.device) -> None:
         self.data, self.device = data, device
         images, labels = zip(*_first_of_each_class(data, per_class), strict=True)
-        size = data.batch_size
-        self._batches = list(
-            zip(torch.split(torch.cat(images), size), torch.split(torch.cat(labels), size), strict=True)
-        )
+        count = -(-sum(map(len, labels)) // data.batch_size)
+        # Of about one size: a norm makes nothing of a last image by itself.
+        parts = (torch.tensor_split(torch.cat(each), count) for each in (images, labels))
+        self._batches = list(zip(*parts, strict=True))
 
     def __len__(self) -> int:
         return len(self._batches)
