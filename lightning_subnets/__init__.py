@@ -11,6 +11,7 @@ from lightning_subnets.masking import MaskedConv2d, MaskedLinear, density, mask_
 from lightning_subnets.method import Method
 from lightning_subnets.methods import (
     DNW,
+    PHEW,
     SNIP,
     Biprop,
     Dense,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DNW",
+    "PHEW",
     "SNIP",
     "Biprop",
     "Dense",

@@ -1,4 +1,4 @@
-"""Checkpoints: how they are written and read, what is left out of them, and whether one is of this run."""
+"""Checkpoints: what they hold and what is left out of them, and whether one is of this run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_subnets import digest
-from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,26 +17,6 @@ if TYPE_CHECKING:
 
 # What every checkpoint of ours has; "optimizer" names the optimizer's class.
 _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning_version"}
-
-
-class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and runs nothing that one brings along.
-
-    A disk that is full, or gone, does not end the run: the file stays as it was, and a warning says so.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the second when its file raises the first
-            kept = "the one there is kept" if path.exists() else "there is none yet"
-            rank_zero_warn(f"the checkpoint {path} could not be written ({error}): {kept}, and the run goes on")
-
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        return read(path, mmap=False)
 
 
 def read(path: str | Path, *, mmap: bool = True) -> dict[str, Any]:

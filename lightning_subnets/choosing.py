@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lightning_subnets import masked_weights, masking
 from lightning_subnets.errors import UserError
@@ -91,5 +90,5 @@ def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
 def progress(items: Sequence[Item], what: str) -> Iterator[Item]:
     """The items, with a bar and the time left on a terminal while they are gone through."""
     console = Console(stderr=True)
-    shown = console.is_terminal and rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    shown = console.is_terminal and not (distributed.is_initialized() and distributed.get_rank())
     yield from track(items, what, console=console, transient=True, disable=not shown)

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,8 +34,9 @@ from lightning_subnets.callbacks import (
     Throughput,
 )
 from lightning_subnets.callbacks.last_checkpoint import REQUEUE, Stopped
-from lightning_subnets.checkpoint import CheckpointFiles
+from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.diagnostics import Diagnosis, diagnose
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.run_directory import RunDirectory
@@ -244,6 +246,14 @@ class SubnetCLI(LightningCLI):
         loggers.finish(self.trainer.loggers, exit_code)
         self.trainer.strategy.barrier("end of the run")
 
+    def _diagnosis(self) -> Diagnosis | None:
+        """Of masks that leave something out, in a network whose units can be followed."""
+        if masking.density(self.model.network) == 1.0 or not isinstance(self.datamodule, ImageDataModule):
+            return None
+        with suppress(UserError):
+            return diagnose(self.model.network, self.datamodule.image_shape)
+        return None
+
     def _report(self, seconds: float) -> None:
         """Pictures, summary, and what a person would like to read."""
         assert self.run is not None
@@ -254,7 +264,9 @@ class SubnetCLI(LightningCLI):
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         try:
-            pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on)
+            pictures = figures.draw_run(
+                self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=self._diagnosis()
+            )
             summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
         except OSError as error:
             raise UserError(

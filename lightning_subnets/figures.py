@@ -13,20 +13,23 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from lightning_subnets.diagnostics import Diagnosis
+
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 TRAIN, EVALUATION = "#0072B2", "#D55E00"
 Series = dict[str, tuple[list[int], list[float]]]
 
 
-def draw_run(run: Path, *, layers: list[str], evaluated_on: str) -> list[Path]:
+def draw_run(run: Path, *, layers: list[str], evaluated_on: str, diagnosis: Diagnosis | None) -> list[Path]:
     """Draw a run's pictures beside its ``metrics.csv``.
 
     Args:
         layers: the masked layers, in the order to show them in.
         evaluated_on: what the metrics of ``val/`` were measured on: "test set" or "held-out images".
+        diagnosis: of the masks that it ended with, where there is one.
 
-    Returns: the PNGs: ``curves.png``, ``layers.png`` where there is a mask to show, and ``rounds.png`` where it was
-        pruned in rounds.
+    Returns: the PNGs: ``curves.png``, ``layers.png`` where there is a mask to show, ``widths.png`` where there is a
+        diagnosis, and ``rounds.png`` where it was pruned in rounds.
     """
     metrics, title = read_metrics(run / "metrics.csv"), f"{run.parent.name}, {run.name}"
     pictures = [run / "curves.png"]
@@ -34,6 +37,9 @@ def draw_run(run: Path, *, layers: list[str], evaluated_on: str) -> list[Path]:
     if f"swapped/{layers[0]}" in metrics:
         pictures.append(run / "layers.png")
         draw_layers(metrics, layers, pictures[1], title=title)
+    if diagnosis is not None:
+        pictures.append(run / "widths.png")
+        draw_widths(diagnosis, pictures[-1], title=title)
     if {"pruning/round", "val/accuracy"} <= metrics.keys():
         pictures.append(run / "rounds.png")
         draw_rounds(metrics, pictures[-1], title=title, evaluated_on=evaluated_on)
@@ -116,6 +122,35 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
     right.set(xlabel="epoch", title="Edges swapped")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=right, label="kept edges replaced in the epoch (%)")
+    _save(figure, path, title)
+
+
+def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
+    """Density and width of each layer, as a PNG.
+
+    Left, the weights that each layer keeps; right, its units, those with weights in and out, and those on a path.
+    """
+    layers = diagnosis.layers
+    rows = np.arange(len(layers))
+    figure = Figure(figsize=(11, max(3.2, 1.4 + 0.22 * len(layers))), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.barh(rows, [100 * layer.density for layer in layers.values()], color=TRAIN, height=0.7)
+    for row, layer in enumerate(layers.values()):
+        left.text(100 * layer.density, row, f" {100 * layer.density:.3g}", va="center", fontsize=8)
+    left.set(xlabel="weights kept (%)", title=f"Density: {diagnosis.density:.2%} in all", yticks=rows)
+    left.set_xlim(0, 1.15 * max(100 * layer.density for layer in layers.values()))
+    left.set_yticklabels(layers, fontsize=8)
+    left.set_ylim(len(layers) - 0.5, -0.5)
+    right.barh(rows, [layer.units for layer in layers.values()], color="#DDDDDD", height=0.7, label="all")
+    right.barh(
+        rows, [layer.width for layer in layers.values()], color=EVALUATION, height=0.7, label="weights in and out"
+    )
+    right.barh(rows, [layer.alive for layer in layers.values()], color=TRAIN, height=0.35, label="on a path")
+    for row, layer in enumerate(layers.values()):
+        right.text(layer.units, row, f" {layer.alive}", va="center", fontsize=8)
+    right.set(xlabel="units", title=f"Width: 10^{diagnosis.log10_paths:.1f} paths")
+    right.set_xlim(0, 1.15 * max(layer.units for layer in layers.values()))
+    right.legend(frameon=False, fontsize=8)
     _save(figure, path, title)
 
 

@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric
 
 from lightning_subnets import checkpoint as subnet_checkpoint
 from lightning_subnets import masked_weights, masking, preflight, resuming
+from lightning_subnets.callbacks.collapse import Collapse
 from lightning_subnets.callbacks.divergence import Divergence, check_finite, diverged_at
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.callbacks.ranks import Ranks
@@ -50,6 +51,7 @@ class SubnetModule(LightningModule):
         label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
         channels_last: memory format of images and network, faster for convolutions on a GPU.
         compile: compile the network by ``torch.compile``, which takes time when a run begins.
+        allow_collapse: train a network too in which no path is left from inputs to outputs.
 
     Raises:
         ValueError: if an argument is out of range, or the network cannot be masked.
@@ -68,6 +70,7 @@ class SubnetModule(LightningModule):
         label_smoothing: float = 0.0,
         channels_last: bool = False,
         compile: bool = False,
+        allow_collapse: bool = False,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing <= 1.0:
@@ -87,6 +90,7 @@ class SubnetModule(LightningModule):
         }
         self.optimizer, self.lr_batch_size = optimizer, lr_batch_size
         self.schedule, self.warmup_epochs = schedule, warmup_epochs
+        self.allow_collapse = allow_collapse
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
@@ -118,7 +122,7 @@ class SubnetModule(LightningModule):
             raise UserError(f"{what}: set --model.compile=false") from error
 
     def configure_callbacks(self) -> list[Callback]:
-        return [Ranks(), Divergence()]
+        return [Ranks(), Divergence(), Collapse(self.allow_collapse)]
 
     def prepare_data(self) -> None:
         preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]

@@ -13,20 +13,25 @@ import torch
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch import seed_everything
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from lightning_subnets import figures, sanity
+from lightning_subnets import choosing, figures, masking, sanity
+from lightning_subnets.callbacks.collapse import in_words
+from lightning_subnets.checkpoint import read
 from lightning_subnets.choosing import progress
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
+from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.errors import UserError
+from lightning_subnets.method import masks
+from lightning_subnets.methods.given import masks_of
 from lightning_subnets.saved_run import SavedRun
 
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
     try:
-        auto_cli([check], args=args, prog="subnets", parser_class=Parser, set_defaults=None)
+        auto_cli([inspect, check], args=args, prog="subnets", parser_class=Parser)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -38,6 +43,49 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"error: {message.strip()}\ntip: subnets --help lists what it can do", file=sys.stderr)
         sys.exit(2)
+
+
+def inspect(checkpoint: str, against: str | None = None, input_shape: tuple[int, int, int] | None = None) -> None:
+    """What a mask leaves of its network: by layer, density and units; in all, paths and the trace of the path kernel.
+
+    Prints them and draws ``widths.png`` beside the checkpoint's folder.
+
+    Args:
+        checkpoint: of a run.
+        against: a checkpoint of another run of the same network, to see what the two masks have in common.
+        input_shape: channels, height and width of an image, where the run's data are not at hand.
+    """
+    run = SavedRun(checkpoint)
+    network = run.module().network
+    shape = input_shape or run.data().image_shape
+    diagnosis = diagnose(network, shape)
+    layers = dict(masking.masked_layers(network))
+    kept = dict(zip(layers, masks(list(layers.values())), strict=True))
+    with choosing.plain(network):
+        trace = log10_path_kernel_trace(network, kept, shape)
+        common = overlap(kept, masks_of(read(against), network)) if against else None
+    table = Table(
+        "layer", *(Column(title, justify="right") for title in ("kept", "of", "density", "on paths", "units"))
+    )
+    for title in ("in and out", "on a path", *(["in common"] if common else [])):
+        table.add_column(title, justify="right")
+    for name, layer in diagnosis.layers.items():
+        numbers = [f"{number:,}" for number in (layer.kept, layer.total)]
+        units = [f"{number:,}" for number in (layer.on_paths, layer.units, layer.width, layer.alive)]
+        table.add_row(
+            name, *numbers, f"{layer.density:.2%}", *units, *([f"{common[1][name].jaccard:.1%}"] if common else [])
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"density {diagnosis.density:.3%}, 10^{diagnosis.log10_paths:.2f} paths from inputs to outputs")
+    console.print(f"trace of the path kernel 10^{trace:.2f}")
+    if collapsed := in_words(diagnosis.empty, diagnosis.cut_off):
+        console.print(f"layer collapse: {collapsed}")
+    if common:
+        console.print(f"in common with {against}: {common[0].jaccard:.2%} of the weights that either keeps")
+    folder = Path(checkpoint).resolve().parent.parent
+    figures.draw_widths(diagnosis, folder / "widths.png", title=f"{folder.parent.name}, {folder.name}")
+    console.print(f"picture: {folder / 'widths.png'}")
 
 
 def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:

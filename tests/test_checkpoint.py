@@ -11,7 +11,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.checkpoint import CheckpointFiles, read
+from lightning_subnets.checkpoint import read
+from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.digest import weights_digest
 from lightning_subnets.module import SubnetModule

@@ -9,6 +9,7 @@ from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.iterand import IteRand
 from lightning_subnets.methods.linear_probe import LinearProbe
 from lightning_subnets.methods.magnitude import Magnitude
+from lightning_subnets.methods.phew import PHEW
 from lightning_subnets.methods.random import Random
 from lightning_subnets.methods.snip import SNIP
 from lightning_subnets.methods.supermask import Supermask
@@ -16,6 +17,7 @@ from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
 __all__ = [
     "DNW",
+    "PHEW",
     "SNIP",
     "Biprop",
     "Dense",

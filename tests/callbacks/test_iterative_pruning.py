@@ -21,7 +21,7 @@ import lightning_subnets as ls
 from lightning_subnets import figures
 from lightning_subnets.callbacks import IterativePruning, LastCheckpoint, MaskStatistics
 from lightning_subnets.callbacks.last_checkpoint import Stopped
-from lightning_subnets.checkpoint import CheckpointFiles
+from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.cli import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.loggers import MetricsFile

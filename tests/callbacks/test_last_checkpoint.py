@@ -17,7 +17,7 @@ from torch import nn
 import lightning_subnets as ls
 from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics
 from lightning_subnets.callbacks.last_checkpoint import Stopped
-from lightning_subnets.checkpoint import CheckpointFiles
+from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.module import SubnetModule
 

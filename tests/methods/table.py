@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_subnets import (
     DNW,
+    PHEW,
     SNIP,
     Biprop,
     Dense,
@@ -52,6 +53,7 @@ CHOSEN = [
     Row(GraSP, {"density": 0.3}, by_layer=False),
     Row(SynFlow, {"density": 0.3, "rounds": 5}, by_layer=False),
     Row(SynFlowL2, {"density": 0.3, "rounds": 5}, by_layer=False),
+    Row(PHEW, {"density": 0.3}, by_layer=False),
     Row(Random, {"density": 0.3}),
     Row(Random, {"density": 0.3, "allocation": "erk"}, by_layer=False),
     Row(Magnitude, {"density": 0.3}, by_layer=False),

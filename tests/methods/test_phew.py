@@ -1,0 +1,269 @@
+"""PHEW's walks against probabilities worked out by hand, and what it keeps of real networks."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lightning_subnets import initialization
+from lightning_subnets.allocation import num_kept
+from lightning_subnets.diagnostics import log10_path_kernel_trace
+from lightning_subnets.errors import UserError
+from lightning_subnets.maskable import maskable_layers
+from lightning_subnets.method import Scoring
+from lightning_subnets.methods import phew
+from lightning_subnets.methods.phew import PHEW
+from lightning_subnets.random_walks import RandomWalks
+from lightning_subnets.unit_graph import Edges, Float64, UnitGraph
+from lightning_subnets.unit_tracing import trace
+
+models = torchvision.models
+
+
+class Unbiased(PHEW):
+    """Walks that prefer no weight."""
+
+    def _strength(self, weight: Tensor) -> Tensor:
+        return weight != 0
+
+
+class Residual(nn.Module):
+    """A block of one convolution around which a shortcut leads, and a linear layer: 2 inputs, 2 outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 2, (1, 2), bias=False), nn.Linear(2, 2, bias=False)
+        self.conv.weight = nn.Parameter(torch.tensor([[[1.0, -2], [3, 1]], [[-4, 1], [0, 2]]]).view(2, 2, 1, 2))
+        self.head.weight = nn.Parameter(torch.tensor([[1.0, -3.0], [2.0, 1.0]]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.head((self.conv(images) + images[..., 1:]).mean((2, 3)))
+        return out
+
+
+def walks(network: nn.Module, seed: int = 0, *, whole_kernels: bool = False) -> RandomWalks:
+    strengths = {
+        name: layer.weight.detach().abs().reshape(*layer.weight.shape[:2], -1).numpy()
+        for name, layer in maskable_layers(network).items()
+    }
+    return RandomWalks(trace(network, (2, 4, 4)), strengths, seed, whole_kernels=whole_kernels)
+
+
+def drawn(network: nn.Module, seed: int = 0) -> nn.Module:
+    with torch.no_grad():
+        for name, layer in maskable_layers(network).items():
+            weight = initialization.draw_weights("kaiming_normal", layer.weight.shape, seed=seed, layer=name)
+            layer.weight.copy_(weight)
+    return network
+
+
+def vgg() -> nn.Module:
+    features = models.vgg.make_layers([16, 16, "M", 32, 32, "M", 64, 64, "M"], batch_norm=True)
+    return drawn(nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)))
+
+
+def resnet(name: str = "resnet18") -> nn.Module:
+    """Of an eighth of its width."""
+    return drawn(timm.create_model(name, channels=(8, 16, 32, 64), num_classes=10))
+
+
+def chosen(network: nn.Module, method: PHEW, seed: int = 0, size: int = 32) -> dict[str, Tensor]:
+    return method.choose(network, Scoring(input_shape=(3, size, size), seed=seed))
+
+
+def connections(masks: dict[str, Tensor]) -> dict[str, Float64]:
+    return {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().numpy() for name, mask in masks.items()}
+
+
+def kept(masks: dict[str, Tensor]) -> int:
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "VGG": vgg,
+    "ResNet": resnet,
+    "bottlenecks": lambda: resnet("resnet26"),
+    "groups": lambda: drawn(models.ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 128], num_classes=5)),
+    "timm": lambda: resnet("seresnet18"),
+}
+every_network = pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+
+
+def test_walks_take_each_weight_as_often_as_the_weights_say() -> None:
+    count = 60_000
+    visited = walks(Residual()).visited(0, 2 * count)
+    steps = 3  # convolution, sum, linear layer; a walk's number is its time by steps
+    forward = visited.times // steps % 2 == 0
+    found = [np.bincount(visited.weights[way], minlength=12) / count for way in (forward, ~forward)]
+
+    # Forward, half of the walks from each input: 1/2 take the convolution, by |w| over the input's 8 or 6.
+    first = np.array([1, 2, 0, 0, 4, 1, 0, 0]) / 8 / 4 + np.array([0, 0, 3, 1, 0, 0, 0, 2]) / 6 / 4
+    # They are at the first unit, by the convolution's 3/8 and 4/6 or the shortcut of input 0, or at the second.
+    at = np.array([(3 / 8 + 4 / 6) / 4 + 1 / 4, (5 / 8 + 2 / 6) / 4 + 1 / 4])
+    second = np.array([at[0] * 1 / 3, at[1] * 3 / 4, at[0] * 2 / 3, at[1] * 1 / 4])
+    np.testing.assert_allclose(found[0], [*first, *second], atol=0.006)
+
+    # Backward, half from each output, by |w| over the output's 4 or 3.
+    first = np.array([1 / 4, 3 / 4, 2 / 3, 1 / 3]) / 2
+    at = np.array([first[0] + first[2], first[1] + first[3]])
+    # A half of those at each unit came by the convolution: the first has 7 in it, and so has the second.
+    second = np.array([1, 2, 3, 1, 0, 0, 0, 0]) / 7 * at[0] / 2 + np.array([0, 0, 0, 0, 4, 1, 0, 2]) / 7 * at[1] / 2
+    np.testing.assert_allclose(found[1], [*second, *first], atol=0.006)
+
+
+def test_walks_begin_at_each_unit_in_turn_and_go_forward_and_backward_in_turn() -> None:
+    class Plain(Residual):
+        def forward(self, images: Tensor) -> Tensor:
+            out: Tensor = self.head(self.conv(images).mean((2, 3)))
+            return out
+
+    visited = walks(Plain()).visited(4, 8)
+    order = np.argsort(visited.times)
+    numbers, weights = (visited.times // 2)[order], visited.weights[order]
+    assert numbers.tolist() == [number for number in range(4, 12) for _ in range(2)]
+    for number in range(4, 12):
+        first, second = weights[numbers == number].tolist()
+        if number % 2 == 0:  # a weight of the convolution that leaves input 0 for walks 4 and 8, input 1 for 6 and 10
+            assert first // 2 % 2 == number // 2 % 2
+            assert second >= 8
+        else:  # a weight of the linear layer that enters the output
+            assert (first - 8) // 2 == number // 2 % 2
+            assert second < 8
+
+
+def test_walks_go_the_same_way_however_many_go_together() -> None:
+    network = walks(Residual(), seed=3)
+    together = network.visited(0, 64)
+    parts = [network.visited(first, 2) for first in range(0, 64, 2)]
+    times = np.concatenate([part.times for part in parts])
+    weights = np.concatenate([part.weights for part in parts])
+    assert sorted(zip(times, weights, strict=True)) == sorted(zip(together.times, together.weights, strict=True))
+
+
+def test_walks_avoid_what_leads_to_no_end() -> None:
+    network = Residual()
+    with torch.no_grad():
+        network.head.weight[:, 1] = 0.0  # nothing leaves the second unit
+        network.conv.weight[0, 1] = 0.0  # so nothing leaves the second input
+    visited = walks(network).visited(0, 2000)
+    # The 2 weights between the first units, and the 2 that leave the first unit; as many as can be reached.
+    assert set(visited.weights.tolist()) == {0, 1, 8, 10}
+    assert walks(network).num_reachable == 4
+
+
+@pytest.fixture
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of a network is made once, as it is half of the time with networks so small."""
+    monkeypatch.setattr(phew, "trace", cached)
+
+
+@cache
+def cached(network: nn.Module, input_shape: tuple[int, ...]) -> UnitGraph:
+    return trace(network, input_shape)
+
+
+@every_network
+@pytest.mark.usefixtures("_traced_once")
+def test_exactly_as_many_weights_are_kept_as_the_density_says_and_on_paths(build: Callable[[], nn.Module]) -> None:
+    network = build()
+    layers = maskable_layers(network)
+    shapes = {name: layer.weight.shape for name, layer in layers.items()}
+    for density in (0.3, 0.1, 0.01, 0.001):
+        masks = chosen(network, PHEW(density))
+        assert {name: mask.shape for name, mask in masks.items()} == shapes
+        assert all(mask.dtype == torch.bool for mask in masks.values())
+        assert kept(masks) == num_kept(sum(mask.numel() for mask in masks.values()), density)
+        graph, counts = cached(network, (3, 32, 32)), connections(masks)
+        into, onward = graph.log_paths(counts), graph.log_paths(counts, backward=True)
+        off_paths = 0
+        for step in graph.steps:
+            if isinstance(step, Edges):
+                count = counts[step.name].reshape(step.groups, len(step.targets) // step.groups, -1)
+                on_path = np.isfinite(into[step.sources]).reshape(step.groups, 1, -1)
+                on_path = on_path & np.isfinite(onward[step.targets]).reshape(step.groups, -1, 1)
+                off_paths += int(count[~on_path].sum())
+        assert off_paths < len(layers)  # at most the last walk's
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_what_a_lower_density_keeps_a_higher_one_keeps_too() -> None:
+    network = vgg()
+    fewer, more = (chosen(network, PHEW(density)) for density in (0.05, 0.11))
+    assert all(bool((more[name] | ~mask).all()) for name, mask in fewer.items())
+
+
+def test_only_weights_of_the_last_walk_may_lie_on_no_path() -> None:
+    network = Residual()
+    total, steps = 12, 3
+    ordered = walks(network).visited(0, 64)
+    order = np.argsort(ordered.times)
+    for density in np.arange(1, 10) / total:
+        masks = PHEW(density).choose(network, Scoring(input_shape=(2, 4, 4)))
+        mask = torch.cat([each.flatten() for each in masks.values()]).numpy()
+        first: list[int] = []
+        last = -1
+        for weight, time in zip(ordered.weights[order].tolist(), ordered.times[order].tolist(), strict=True):
+            if weight not in first:
+                first.append(weight)
+                last = time // steps
+            if len(first) == num_kept(total, density):
+                break
+        assert set(np.flatnonzero(mask).tolist()) == set(first)
+        whole = {weight for weight, time in zip(*ordered, strict=True) if time // steps < last}
+        assert whole <= set(first)
+
+
+def test_whole_kernels_are_kept_but_for_the_one_where_the_number_is_reached() -> None:
+    network = resnet()
+    masks = chosen(network, PHEW(0.1, whole_kernels=True))
+    assert kept(masks) == num_kept(sum(mask.numel() for mask in masks.values()), 0.1)
+    parts = 0
+    for mask in masks.values():
+        kernels = mask.reshape(*mask.shape[:2], -1).double().mean(2)
+        parts += int(((kernels > 0) & (kernels < 1)).sum())
+    assert parts <= 1
+
+
+def test_the_seed_determines_the_mask_and_nothing_else_is_touched() -> None:
+    network = vgg()
+    state, random = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    first, same, other = (chosen(network, PHEW(0.1), seed) for seed in (1, 1, 2))
+    assert all(torch.equal(mask, same[name]) for name, mask in first.items())
+    assert not any(torch.equal(mask, other[name]) for name, mask in first.items())
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+    assert all(module.training for module in network.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_density_that_walks_do_not_get_to_is_refused_with_the_one_they_get_to() -> None:
+    network = Residual()
+    with pytest.raises(
+        UserError, match=r"PHEW\(density=1.0\).*get to 11 of 12.*other than 0. Take a density up to 0.916"
+    ):
+        PHEW(1.0).choose(network, Scoring(input_shape=(2, 4, 4)))
+    with torch.no_grad():
+        network.conv.weight[0, 0, 0, 0] = 1e-9
+    with pytest.raises(UserError, match=r"PHEW\(density=0.9\).*get to 10 of 12.*less than one in 100.* up to 0.833"):
+        PHEW(0.9).choose(network, Scoring(input_shape=(2, 4, 4)))
+
+
+@pytest.mark.parametrize("build", [vgg, resnet], ids=["VGG", "ResNet-18"])
+@pytest.mark.usefixtures("_traced_once")
+def test_its_path_kernel_trace_is_larger_than_that_of_unbiased_walks(build: Callable[[], nn.Module]) -> None:
+    """Patil and Dovrolis 2021, section 4."""
+    network = build()
+    for seed, density in itertools.product(range(2), (0.2, 0.05, 0.01)):
+        biased, unbiased = (chosen(drawn(network, seed), method, seed) for method in (PHEW(density), Unbiased(density)))
+        assert kept(biased) == kept(unbiased)
+        traces = [log10_path_kernel_trace(network, masks, (3, 32, 32)) for masks in (biased, unbiased)]
+        assert traces[0] > traces[1]

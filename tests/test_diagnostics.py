@@ -1,0 +1,176 @@
+"""What masks leave of networks, worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets import EdgePopup, initialization, mask_, masked_layers
+from lightning_subnets.diagnostics import Overlap, diagnose, log10_path_kernel_trace, overlap
+from lightning_subnets.maskable import maskable_layers
+
+
+def mask_of(*rows: list[int]) -> Tensor:
+    return torch.tensor(rows).bool()
+
+
+def full(network: nn.Module) -> dict[str, Tensor]:
+    return {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in maskable_layers(network).items()}
+
+
+class Chain(nn.Sequential):
+    """Images of 2 channels and one pixel: 2 inputs, 3 units, 3 units, 2 outputs."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3, padding=1), nn.Linear(2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        out: Tensor = self.head((self.block(features) + features).mean((2, 3)))
+        return out
+
+
+def test_widths_paths_and_what_lies_on_them_are_those_of_a_network_small_enough_to_see() -> None:
+    masks = {
+        "1": mask_of([1, 1], [1, 0], [0, 0]),  # to the first unit from both inputs, to the second from one
+        "3": mask_of([1, 0, 0], [0, 1, 0], [0, 0, 1]),  # each unit to one; nothing enters the third
+        "5": mask_of([1, 0, 1], [0, 0, 1]),  # from the first and the third unit; the second leads nowhere
+    }
+    found = diagnose(Chain(), (2, 1, 1), masks)
+    first, second, last = found.layers.values()
+    assert (first.kept, first.total, first.density) == (3, 6, 0.5)
+    # Two of three have an edge on both sides; of these the second ends in the next layer.
+    assert (first.units, first.width, first.alive, first.on_paths) == (3, 2, 1, 2)
+    # The third has an edge on both sides, but from the inputs nothing comes to it.
+    assert (second.units, second.width, second.alive, second.on_paths) == (3, 2, 1, 1)
+    assert (last.units, last.width, last.alive, last.on_paths) == (2, 2, 1, 1)
+    assert found.log10_paths == pytest.approx(math.log10(2))
+    assert found.density == 9 / 21
+    assert (found.empty, found.cut_off, found.collapsed) == ([], [], [])
+
+
+def test_a_layer_without_weights_cuts_off_the_others() -> None:
+    network = Chain()
+    masks = full(network)
+    masks["3"][:] = False
+    found = diagnose(network, (2, 1, 1), masks)
+    assert (found.empty, found.cut_off, found.collapsed) == (["3"], ["1", "5"], ["1", "3", "5"])
+    assert found.log10_paths == -math.inf
+    assert [layer.alive for layer in found.layers.values()] == [0, 0, 0]
+
+
+def test_weights_that_do_not_meet_are_a_collapse_too() -> None:
+    masks = {"1": mask_of([1, 1], [0, 0], [0, 0]), "3": mask_of([0, 1, 1], [0, 0, 0], [0, 0, 0])}
+    found = diagnose(Chain(), (2, 1, 1), {**masks, "5": mask_of([1, 1, 1], [1, 1, 1])})
+    assert (found.empty, found.cut_off) == ([], ["1", "3", "5"])
+
+
+def test_around_an_empty_block_a_shortcut_still_leads() -> None:
+    network = Residual()
+    masks = full(network)
+    masks["block"][:] = False
+    found = diagnose(network, (1, 4, 4), masks)
+    assert found.collapsed == ["block"]
+    assert found.log10_paths == pytest.approx(math.log10(2))
+    assert found.layers["stem"].width == found.layers["stem"].alive == 2
+    assert found.layers["block"].width == found.layers["block"].alive == 0
+    masks["head"][0, 1] = False
+    assert diagnose(network, (1, 4, 4), masks).layers["stem"].width == 1
+
+
+def test_a_layer_that_evaluation_does_without_is_no_collapse() -> None:
+    class WithAuxiliary(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auxiliary = nn.Linear(1, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            out = super().forward(images)
+            return out + self.auxiliary(out) if self.training else out
+
+    network = WithAuxiliary()
+    found = diagnose(network, (1, 4, 4), full(network))
+    assert [name for name, layer in found.layers.items() if not layer.used] == ["auxiliary"]
+    assert not found.collapsed
+
+
+def test_the_path_kernel_trace_is_the_sum_over_paths_and_their_weights() -> None:
+    network = Chain()
+    masks = {name: torch.rand_like(layer.weight) < 0.7 for name, layer in maskable_layers(network).items()}
+    weights = [(layer.weight.double() * masks[name]).tolist() for name, layer in maskable_layers(network).items()]
+    expected = 0.0
+    for input_, first, second, output in itertools.product(range(2), range(3), range(3), range(2)):
+        path = [weights[0][first][input_], weights[1][second][first], weights[2][output][second]]
+        if all(path):
+            expected += sum((math.prod(path) / weight) ** 2 for weight in path)
+    assert log10_path_kernel_trace(network, masks, (2, 1, 1)) == pytest.approx(math.log10(expected), rel=1e-12)
+
+
+def test_norms_scale_the_path_kernel_and_nothing_shifts_it() -> None:
+    """2 weights w and v with a norm between: R2 = w^2 s^2 / sqrt(variance + eps) v^2."""
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(1, 1))
+    norm = network[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    nn.init.constant_(norm.weight, -3.0)
+    norm.running_mean.fill_(7.0)
+    norm.running_var.fill_(4.0)
+    weight, other = (layer.weight.item() for layer in maskable_layers(network).values())
+    scale = 9 / math.sqrt(4 + norm.eps)
+    expected = math.log10(scale * (weight**2 + other**2))
+    assert log10_path_kernel_trace(network, full(network), (1, 1, 1)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_a_trace_is_found_where_float32_has_no_number_for_it(scale: float) -> None:
+    depth = 60
+    network = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(depth)))
+    for layer in network:
+        assert isinstance(layer, nn.Conv2d)
+        nn.init.constant_(layer.weight, scale)
+    expected = math.log10(depth) + 2 * (depth - 1) * math.log10(scale)
+    assert abs(expected) > 230
+    assert log10_path_kernel_trace(network, full(network), (1, 1, 1)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_masked_network_is_diagnosed_with_its_own_masks_and_stays_as_it_was() -> None:
+    network = mask_(Residual(), EdgePopup(0.5), weights="kaiming_normal")
+    masks = {name: layer.mask() for name, layer in masked_layers(network)}
+    state = copy.deepcopy(network.state_dict())
+    found = diagnose(network, (1, 4, 4))
+    assert {name: layer.kept for name, layer in found.layers.items()} == {"stem": 1, "block": 18, "head": 1}
+    plain = Residual()
+    with torch.no_grad():
+        for name, layer in maskable_layers(plain).items():
+            drawn = initialization.draw_weights("kaiming_normal", layer.weight.shape, seed=0, layer=name)
+            layer.weight.copy_(drawn)
+    assert diagnose(plain, (1, 4, 4), masks) == found
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert [name for name, _ in masked_layers(network)] == ["stem", "block", "head"]
+    assert network.training
+
+
+def test_a_network_that_is_not_masked_needs_masks() -> None:
+    with pytest.raises(ValueError, match="Residual is not masked"):
+        diagnose(Residual(), (1, 4, 4))
+
+
+def test_overlap_is_what_two_masks_share_of_all_and_of_the_smaller() -> None:
+    first = {"a": mask_of([1, 1, 1, 0]), "b": mask_of([0, 0]), "c": mask_of([1, 0])}
+    second = {"a": mask_of([0, 1, 1, 1]), "b": mask_of([0, 0]), "c": mask_of([0, 0])}
+    whole, layers = overlap(first, second)
+    assert layers == {"a": Overlap(2 / 4, 2 / 3), "b": Overlap(1.0, 1.0), "c": Overlap(0.0, 0.0)}
+    assert whole == Overlap(2 / 5, 2 / 3)
+    assert overlap(first, first)[0] == Overlap(1.0, 1.0)

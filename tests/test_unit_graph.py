@@ -1,0 +1,422 @@
+"""Networks as graphs of units, worked out by hand and counted in other ways."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.googlenet import Inception
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.maskable import maskable_layers
+from lightning_subnets.networks import Conv2
+from lightning_subnets.unit_graph import NOTHING, Edges, Float64, Merge, UnitGraph
+from lightning_subnets.unit_tracing import trace
+
+
+class Net(nn.Module):
+    """A forward pass of its own over two layers, a and b."""
+
+    def __init__(self, a: nn.Module, b: nn.Module, forward: Callable[[nn.Module, nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+        self.steps = forward
+
+    def forward(self, images: Tensor) -> Any:
+        return self.steps(self.a, self.b, images)
+
+
+def conv(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
+
+
+def ones(network: nn.Module) -> dict[str, Float64]:
+    """One path through each connection, and as many as a kernel has positions."""
+    return {
+        name: np.full(layer.weight.shape[:2], float(math.prod(layer.weight.shape[2:])))
+        for name, layer in maskable_layers(network).items()
+    }
+
+
+def edges(graph: UnitGraph, name: str) -> Edges:
+    (found,) = [step for step in graph.steps if isinstance(step, Edges) and step.name == name]
+    return found
+
+
+def test_a_chain_has_a_new_unit_for_each_output_and_none_for_norms_activations_and_pools() -> None:
+    def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        features = nn.functional.max_pool2d(nn.functional.relu(a(images)), 2)
+        return b(nn.functional.layer_norm(features.mean((2, 3)), (4,)))
+
+    graph = trace(Net(conv(3, 4), nn.Linear(4, 2), forward), (3, 8, 8))
+    assert graph.num_units == 9
+    assert graph.inputs.tolist() == [0, 1, 2]
+    assert graph.outputs.tolist() == [7, 8]
+    first, second = graph.steps
+    assert isinstance(first, Edges)
+    assert isinstance(second, Edges)
+    assert (first.name, first.sources.tolist(), first.targets.tolist(), first.groups) == (
+        "a",
+        [0, 1, 2],
+        [3, 4, 5, 6],
+        1,
+    )
+    assert (second.name, second.sources.tolist(), second.targets.tolist()) == ("b", [3, 4, 5, 6], [7, 8])
+
+
+def test_flattening_makes_a_channel_as_many_features_as_it_has_positions() -> None:
+    network = Net(conv(1, 2), nn.Linear(8, 3), lambda a, b, images: b(a(images).flatten(1)))
+    graph = trace(network, (1, 2, 2))
+    assert edges(graph, "b").sources.tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
+    # 9 positions of a kernel, then 4 features, then 3 outputs, by each of two channels.
+    paths = graph.log_paths(ones(network), backward=True)
+    assert 10 ** paths[0] == pytest.approx(2 * 9 * 4 * 3)
+    assert np.allclose(10 ** paths[1:3], 4 * 3)
+
+
+def test_concatenation_and_slices_keep_units() -> None:
+    def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        return b(torch.cat([images[:, 1:], a(images)[:, ::2]], dim=1)).mean((2, 3))
+
+    graph = trace(Net(conv(3, 4), conv(4, 2), forward), (3, 4, 4))
+    assert edges(graph, "b").sources.tolist() == [1, 2, 3, 5]  # units 4 and 6 lead nowhere
+
+
+def test_a_shuffle_of_channels_reorders_units() -> None:
+    def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        first, second = a(images).chunk(2, dim=1)
+        both = torch.cat([second, first], dim=1)
+        return b(both.view(-1, 2, 2, 4, 4).transpose(1, 2).contiguous().view(-1, 4, 4, 4)).mean((2, 3))
+
+    graph = trace(Net(conv(3, 4), conv(4, 2), forward), (3, 4, 4))
+    # 3 4 | 5 6, halves swapped: 5 6 | 3 4, read column by column.
+    assert edges(graph, "b").sources.tolist() == [5, 3, 6, 4]
+
+
+def test_groups_keep_paths_apart() -> None:
+    network = Net(conv(4, 4, groups=2), conv(4, 4, groups=4), lambda a, b, images: b(a(images)).mean((2, 3)))
+    graph = trace(network, (4, 4, 4))
+    assert edges(graph, "a").groups == 2
+    only_first_input = graph._replace(inputs=graph.inputs[:1])
+    paths = 10 ** only_first_input.log_paths(ones(network))
+    # A group's two outputs take 9 positions each from the input, then 9 depthwise.
+    assert np.allclose(paths[4:8], [9, 9, 0, 0])
+    assert np.allclose(paths[8:], [81, 81, 0, 0])
+
+
+def test_a_shortcut_merges_two_units_into_a_new_one() -> None:
+    def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        out = b(nn.functional.relu(a(images)))
+        out += images
+        return nn.functional.relu(out).mean((2, 3))
+
+    network = Net(conv(2, 3), conv(3, 2), forward)
+    graph = trace(network, (2, 4, 4))
+    merge = graph.steps[2]
+    assert isinstance(merge, Merge)
+    assert sorted(zip(merge.sources.tolist(), merge.targets.tolist(), strict=True)) == [(0, 7), (1, 8), (5, 7), (6, 8)]
+    assert graph.outputs.tolist() == [7, 8]
+    # To each output: from both inputs through 3 units by two kernels, and one shortcut.
+    assert np.allclose(10 ** graph.log_paths(ones(network))[7:], 2 * 3 * 81 + 1)
+
+
+def test_a_shortcut_padded_with_channels_of_zeros_leads_to_those_in_the_middle() -> None:
+    """He et al. 2016, option A."""
+
+    def padded(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        shortcut = nn.functional.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        return b(a(images) + shortcut).mean((2, 3))
+
+    def written(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        out = a(images)
+        shortcut = torch.zeros_like(out)
+        shortcut[:, 1:3] += images[:, :, ::2, ::2]
+        out += shortcut
+        return b(out).mean((2, 3))
+
+    for forward in (padded, written):
+        graph = trace(Net(conv(2, 4, stride=2), conv(4, 1), forward), (2, 4, 4))
+        merge = graph.steps[1]
+        assert isinstance(merge, Merge)
+        assert sorted(zip(merge.sources.tolist(), merge.targets.tolist(), strict=True)) == [
+            (0, 6),
+            (1, 7),
+            (3, 6),
+            (4, 7),
+        ]
+        assert edges(graph, "b").sources.tolist() == [2, 6, 7, 5]
+
+
+def test_channels_of_zeros_lead_nowhere() -> None:
+    network = Net(
+        conv(4, 2),
+        nn.Linear(2, 1),
+        lambda a, b, images: b(a(nn.functional.pad(images, (0, 0) * 2 + (1, 2))).mean((2, 3))),
+    )
+    graph = trace(network, (1, 4, 4))
+    assert edges(graph, "a").sources.tolist() == [NOTHING, 0, NOTHING, NOTHING]
+    assert 10 ** graph.log_paths(ones(network))[graph.outputs] == pytest.approx(9 * 2)
+    assert 10 ** graph.log_paths(ones(network), backward=True)[0] == pytest.approx(9 * 2)
+
+
+def test_a_factor_of_squeeze_and_excitation_is_a_way_to_the_product() -> None:
+    def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        features = a(images)
+        return (features * torch.sigmoid(b(nn.functional.adaptive_avg_pool2d(features, 1)))).mean((2, 3))
+
+    graph = trace(Net(conv(1, 2), nn.Conv2d(2, 2, 1), forward), (1, 4, 4))
+    merge = graph.steps[2]
+    assert isinstance(merge, Merge)
+    assert sorted(zip(merge.sources.tolist(), merge.targets.tolist(), strict=True)) == [(1, 5), (2, 6), (3, 5), (4, 6)]
+
+
+def test_positions_that_become_channels_are_joined_where_one_channel_takes_them() -> None:
+    """Features of a linear layer laid out as a map: a channel of it holds four units."""
+    network = Net(nn.Linear(2, 8), conv(2, 1), lambda a, b, images: b(a(images.mean((2, 3))).view(-1, 2, 2, 2)))
+    graph = trace(network, (2, 4, 4))
+    merge = graph.steps[1]
+    assert isinstance(merge, Merge)
+    assert merge.sources.tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert merge.targets.tolist() == [10, 10, 10, 10, 11, 11, 11, 11]
+    assert edges(graph, "b").sources.tolist() == [10, 11]
+
+
+def test_a_layer_used_twice_stands_in_the_graph_twice() -> None:
+    network = Net(conv(2, 2), nn.Linear(2, 1), lambda a, b, images: b(a(a(images)).mean((2, 3))))
+    graph = trace(network, (2, 4, 4))
+    assert [step.name for step in graph.steps if isinstance(step, Edges)] == ["a", "a", "b"]
+    assert 10 ** graph.log_paths(ones(network))[graph.outputs] == pytest.approx(2 * 18 * 18)
+
+
+class Branches(nn.Module):
+    """A bit of everything: groups, a shortcut, concatenation, flattening."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = conv(1, 4), conv(4, 4, groups=2), nn.Conv2d(4, 2, 1)
+        self.head = nn.Linear(24, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images).relu_()
+        left = self.left(features) + features
+        both = torch.cat([left, self.right(features)], dim=1)
+        out: Tensor = self.head(both.flatten(1))
+        return out
+
+
+def paths_of(graph: UnitGraph, weights: dict[str, Float64]) -> Iterator[float]:
+    """Every path from an input to an output, one at a time, as the product of its edges."""
+    ahead: dict[int, list[tuple[int, float]]] = {unit: [] for unit in range(graph.num_units)}
+    for step in graph.steps:
+        if isinstance(step, Merge):
+            for source, target in zip(step.sources.tolist(), step.targets.tolist(), strict=True):
+                ahead[source].append((target, 1.0))
+            continue
+        per_group = len(step.sources) // step.groups
+        for (output, target), (input_, source) in itertools.product(
+            enumerate(step.targets.tolist()), enumerate(step.sources.tolist())
+        ):
+            if input_ // per_group == output // (len(step.targets) // step.groups):
+                ahead[source].append((target, weights[step.name][output, input_ % per_group]))
+
+    def follow(unit: int, product: float) -> Iterator[float]:
+        if unit in graph.outputs:
+            yield product
+        for target, weight in ahead[unit]:
+            if weight:
+                yield from follow(target, product * weight)
+
+    for unit in graph.inputs.tolist():
+        yield from follow(unit, 1.0)
+
+
+def test_paths_are_as_many_as_one_finds_following_each() -> None:
+    network = Branches()
+    graph = trace(network, (1, 2, 2))
+    weights = ones(network)
+    for name, values in weights.items():
+        weights[name] = values * (torch.rand(values.shape) < 0.7).double().numpy()
+    followed = sum(paths_of(graph, weights))
+    assert followed > 100
+    assert np.sum(10 ** graph.log_paths(weights)[graph.outputs]) == pytest.approx(followed)
+    assert np.sum(10 ** graph.log_paths(weights, backward=True)[graph.inputs]) == pytest.approx(followed)
+
+
+def test_the_number_of_paths_has_no_upper_end() -> None:
+    network = nn.Sequential(*(conv(64, 64) for _ in range(120)))
+    paths = trace(network, (64, 2, 2)).log_paths(ones(network))
+    assert paths[-1] == pytest.approx(120 * math.log10(64 * 9))
+    assert paths[-1] > 309  # the largest float64 is 1.8e308
+
+
+class Excitation(nn.Module):
+    """Squeeze-and-excitation with a sum in the place of its product, as the graph counts paths."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = module.get_submodule("fc1"), module.get_submodule("fc2")
+
+    def forward(self, features: Tensor) -> Any:
+        return features + self.second(self.first(features))
+
+
+def linear(network: nn.Module) -> nn.Module:
+    """In float64 with weights and norms of one: an image of a single pixel of one brings out the number of paths.
+
+    Of a kernel only the middle is on the image then; a pool has one pixel to choose from, or is left out where it
+    would have none; activations are left out, or change no positive number.
+    """
+    network = copy.deepcopy(network)
+    left_out = (nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.ReLU6, nn.MaxPool2d, nn.AvgPool2d)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, left_out):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, torchvision.ops.SqueezeExcitation):
+                setattr(module, name, Excitation(child))
+            elif isinstance(child, nn.BatchNorm2d):
+                child.eps = 0.0
+    for name, parameter in network.named_parameters():
+        nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+    return network.double().eval()
+
+
+def check_number_of_paths(network: nn.Module, image_size: int = 32) -> None:
+    graph = trace(network, (3, image_size, image_size))
+    middles = {name: np.ones(layer.weight.shape[:2]) for name, layer in maskable_layers(network).items()}
+    for into, ends in ((False, graph.outputs), (True, graph.inputs)):
+        logs = graph.log_paths(middles, backward=into)[ends] * math.log(10)
+        with torch.no_grad():
+            expected = float(linear(network)(torch.ones(1, 3, 1, 1, dtype=torch.float64)).sum().log())
+        assert np.logaddexp.reduce(logs) == pytest.approx(expected, rel=1e-9)
+
+
+models = torchvision.models
+
+
+def small_vgg() -> nn.Module:
+    features = models.vgg.make_layers([4, "M", 8, "M", 8], batch_norm=True)
+    head = nn.Flatten(), nn.Linear(8 * 7 * 7, 16), nn.ReLU(), nn.Linear(16, 5)
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(7), *head)
+
+
+def small_mobilenet() -> nn.Module:
+    """With its depthwise convolutions and squeeze-and-excitation."""
+    block = models.mobilenetv3.InvertedResidualConfig
+    blocks = [block(16, 3, 16, 16, True, "RE", 2, 1, 1), block(16, 5, 40, 16, True, "HS", 1, 1, 1)]
+    network: nn.Module = models.MobileNetV3([*blocks, block(16, 5, 40, 24, False, "HS", 2, 1, 1)], 32, num_classes=5)
+    return network
+
+
+def inception() -> nn.Module:
+    """Of GoogLeNet: convolutions of several sizes side by side, concatenated."""
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 5)
+    return nn.Sequential(Inception(3, 4, 2, 6, 2, 4, 2), Inception(16, 5, 2, 5, 2, 5, 5), *head)
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "vgg": small_vgg,
+    "resnet": lambda: models.ResNet(models.resnet.BasicBlock, [2, 1, 1, 1], num_classes=5),
+    "resnext": lambda: models.ResNet(models.resnet.Bottleneck, [2, 1, 1, 1], 5, groups=32, width_per_group=4),
+    "mobilenet v2": lambda: models.MobileNetV2(5, 0.25, [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]),
+    "mobilenet v3": small_mobilenet,
+    "densenet": lambda: models.DenseNet(4, (2, 3), 8, num_classes=5),
+    "inception": inception,
+    "shufflenet": lambda: models.ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 128], num_classes=5),
+}
+
+
+@pytest.mark.parametrize("build", FAMILIES.values(), ids=FAMILIES)
+def test_a_family_has_as_many_paths_as_its_own_sums_say(build: Callable[[], nn.Module]) -> None:
+    check_number_of_paths(build())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        "wide_resnet50_2",
+        "resnext50_32x4d",
+        "densenet121",
+        "regnet_y_400mf",
+        "mobilenet_v3_small",
+        "shufflenet_v2_x1_0",
+    ],
+)
+def test_a_network_of_full_size_has_as_many_paths_as_its_own_sums_say(name: str) -> None:
+    check_number_of_paths(models.get_model(name, num_classes=5), 224)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet10t",
+        "resnest14d",
+        pytest.param("seresnext26d_32x4d", marks=pytest.mark.long),
+        pytest.param("res2net50_14w_8s", marks=pytest.mark.long),
+        pytest.param("skresnet18", marks=pytest.mark.long),
+    ],
+)
+def test_networks_of_timm_have_no_unit_off_all_paths(name: str) -> None:
+    network = timm.create_model(name, num_classes=5)
+    graph = trace(network, (3, 32, 32))
+    assert {step.name for step in graph.steps if isinstance(step, Edges)} == {*maskable_layers(network)}
+    assert np.isfinite(graph.log_paths(ones(network))).all()
+    assert np.isfinite(graph.log_paths(ones(network), backward=True)).all()
+
+
+def test_a_layer_that_evaluation_does_without_is_not_in_the_graph() -> None:
+    class WithAuxiliary(Branches):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auxiliary = nn.Linear(3, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            out = super().forward(images)
+            return out + self.auxiliary(out) if self.training else out
+
+    graph = trace(WithAuxiliary(), (1, 2, 2))
+    assert {step.name for step in graph.steps if isinstance(step, Edges)} == {"stem", "left", "right", "head"}
+
+
+def test_tracing_leaves_the_network_and_the_random_numbers_as_they_were() -> None:
+    network = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.Dropout(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.append(nn.Linear(4, 2))
+    network[1].eval()
+    network[0].weight.requires_grad_(False)
+    state = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    random = torch.get_rng_state()
+    trace(network, (3, 8, 8))
+    assert [module.training for module in network.modules()] == modes
+    assert modes == [True, True, False, True, True, True, True]
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert [parameter.requires_grad for parameter in network.parameters()] == [False, *[True] * 4]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_an_operation_that_units_cannot_be_followed_through_is_named() -> None:
+    def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
+        tokens = a(images).flatten(2).transpose(1, 2)
+        return b(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))
+
+    with pytest.raises(UserError, match=r"units of Net cannot be followed through aten.scaled_dot_product_attention"):
+        trace(Net(conv(3, 4), nn.Linear(4, 2), forward), (3, 4, 4))
+
+
+def test_a_network_that_does_not_take_such_images_is_a_mistake_and_keeps_its_mode() -> None:
+    network = Conv2()
+    with pytest.raises(UserError, match=r"units of Conv2 cannot be followed for images of shape \(3, 8, 8\)"):
+        trace(network, (3, 8, 8))
+    assert network.training
