@@ -141,16 +141,18 @@ def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
     left.set_xlim(0, 1.15 * max(100 * layer.density for layer in layers.values()))
     left.set_yticklabels(layers, fontsize=8)
     left.set_ylim(len(layers) - 0.5, -0.5)
-    right.barh(rows, [layer.units for layer in layers.values()], color="#DDDDDD", height=0.7, label="all")
-    right.barh(
-        rows, [layer.width for layer in layers.values()], color=EVALUATION, height=0.7, label="weights in and out"
-    )
-    right.barh(rows, [layer.alive for layer in layers.values()], color=TRAIN, height=0.35, label="on a path")
+    for units, label, colour, height in (
+        ([layer.units for layer in layers.values()], "all units", "#DDDDDD", 0.7),
+        ([layer.width for layer in layers.values()], "with weights in and out", EVALUATION, 0.7),
+        ([layer.alive for layer in layers.values()], "on a path", TRAIN, 0.35),
+    ):
+        right.barh(rows, units, color=colour, height=height, label=label)
     for row, layer in enumerate(layers.values()):
         right.text(layer.units, row, f" {layer.alive}", va="center", fontsize=8)
-    right.set(xlabel="units", title=f"Width: 10^{diagnosis.log10_paths:.1f} paths")
+    paths = "no path" if diagnosis.log10_paths == -np.inf else f"$10^{{{diagnosis.log10_paths:.1f}}}$ paths"
+    right.set(xlabel="units", title=f"Width: {paths} from inputs to outputs")
     right.set_xlim(0, 1.15 * max(layer.units for layer in layers.values()))
-    right.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
     _save(figure, path, title)
 
 

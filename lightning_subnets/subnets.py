@@ -64,17 +64,11 @@ def inspect(checkpoint: str, against: str | None = None, input_shape: tuple[int,
     with choosing.plain(network):
         trace = log10_path_kernel_trace(network, kept, shape)
         common = overlap(kept, masks_of(read(against), network)) if against else None
-    table = Table(
-        "layer", *(Column(title, justify="right") for title in ("kept", "of", "density", "on paths", "units"))
-    )
-    for title in ("in and out", "on a path", *(["in common"] if common else [])):
-        table.add_column(title, justify="right")
+    titles = ["kept", "density", "on paths", "units on paths", *(["in common"] if common else [])]
+    table = Table(Column("layer", no_wrap=True), *(Column(title, justify="right") for title in titles))
     for name, layer in diagnosis.layers.items():
-        numbers = [f"{number:,}" for number in (layer.kept, layer.total)]
-        units = [f"{number:,}" for number in (layer.on_paths, layer.units, layer.width, layer.alive)]
-        table.add_row(
-            name, *numbers, f"{layer.density:.2%}", *units, *([f"{common[1][name].jaccard:.1%}"] if common else [])
-        )
+        row = [f"{layer.kept:,}", f"{layer.density:.2%}", f"{layer.on_paths:,}", f"{layer.alive:,} of {layer.units:,}"]
+        table.add_row(name, *row, *([f"{common[1][name].jaccard:.1%}"] if common else []))
     console = Console()
     console.print(table)
     console.print(f"density {diagnosis.density:.3%}, 10^{diagnosis.log10_paths:.2f} paths from inputs to outputs")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_subnets import figures
+from lightning_subnets.diagnostics import Diagnosis, LayerDiagnosis
 
 METRICS = """density/a,density/b,epoch,step,swapped/a,swapped/b,train/accuracy,train/loss,val/accuracy,val/loss
 ,,0,9,,,,,0.5,1.0
@@ -15,6 +16,11 @@ METRICS = """density/a,density/b,epoch,step,swapped/a,swapped/b,train/accuracy,t
 ,,1,19,,,,,0.75,0.5
 0.5,0.25,1,19,0.1,0.05,0.6,0.7,,
 """
+
+
+def chain() -> Diagnosis:
+    layers = {name: LayerDiagnosis(kept=6, total=24, on_paths=5, units=4, width=3, alive=2, used=True) for name in "ba"}
+    return Diagnosis(layers, log10_paths=2.5)
 
 
 @pytest.fixture
@@ -32,8 +38,8 @@ def test_metrics_are_read_by_name_with_the_epochs_they_end(run: Path) -> None:
 
 
 def test_a_run_gives_two_pictures_in_colours_of_their_own(run: Path) -> None:
-    pictures = figures.draw_run(run, layers=["b", "a"], evaluated_on="test set")
-    assert [picture.name for picture in pictures] == ["curves.png", "layers.png"]
+    pictures = figures.draw_run(run, layers=["b", "a"], evaluated_on="test set", diagnosis=chain())
+    assert [picture.name for picture in pictures] == ["curves.png", "layers.png", "widths.png"]
     for picture in pictures:
         with Image.open(picture) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -51,7 +57,8 @@ def test_a_run_without_masks_gives_its_curves_alone(run: Path) -> None:
     lines = [line.split(",") for line in METRICS.splitlines()]
     keep = [index for index, name in enumerate(lines[0]) if not name.startswith(("density", "swapped"))]
     (run / "metrics.csv").write_text("\n".join(",".join(line[index] for index in keep) for line in lines))
-    assert [p.name for p in figures.draw_run(run, layers=["a", "b"], evaluated_on="test set")] == ["curves.png"]
+    pictures = figures.draw_run(run, layers=["a", "b"], evaluated_on="test set", diagnosis=None)
+    assert [picture.name for picture in pictures] == ["curves.png"]
 
 
 def test_accuracy_over_density_is_that_of_each_rounds_last_evaluation(

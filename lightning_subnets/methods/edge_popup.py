@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -23,7 +24,8 @@ class EdgePopup(Method):
     Args:
         density: fraction of the weights kept, in (0, 1].
         allocation: ``uniform`` keeps it in every layer, as the paper does; ``global`` keeps the highest scores of all
-            layers together.
+            layers together. These then all start from U(-b, b) of one b: by the paper's, which is smaller in a larger
+            layer, large layers would begin empty.
         absolute: rank weights by |s|, as the paper's public code does; if not by s, with ds = w * dL/dw_eff.
 
     Raises:
@@ -46,7 +48,10 @@ class EdgePopup(Method):
         return None if self.across_layers else super().num_kept(total)
 
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-        return initialization.draw_scores(shape, seed=seed, layer=layer)
+        scores = initialization.draw_scores(shape, seed=seed, layer=layer)
+        if self.across_layers:
+            scores *= _GLOBAL_BOUND * math.sqrt(initialization.fans(shape)[0])
+        return scores
 
     def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
         scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
@@ -61,3 +66,6 @@ class EdgePopup(Method):
             return weight * gradient
         # In one tensor: the others would be as large as all weights together.
         return scores.sign().mul_(weight).mul_(gradient)
+
+
+_GLOBAL_BOUND = 0.05  # about that of a layer of 400 inputs, sqrt(1 / fan_in)

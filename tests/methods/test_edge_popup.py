@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import EdgePopup, UserError, mask_, masked_layers, unmask_
+from lightning_subnets import EdgePopup, UserError, density, mask_, masked_layers, unmask_
 from lightning_subnets.masking import MaskedLayer
 
 
@@ -29,6 +30,13 @@ def test_global_selection_keeps_the_highest_scores_of_all_layers() -> None:
     network(torch.ones(1, 2))
     assert first.mask().tolist() == [[True, True], [True, False]]
     assert second.mask().tolist() == [[True, False], [False, False]]
+
+
+def test_every_layer_begins_at_about_the_same_density_whatever_its_fan_in() -> None:
+    layers = nn.Linear(20, 1000, bias=False), nn.Linear(1000, 20, bias=False)
+    network = mask_(nn.Sequential(*layers), EdgePopup(0.2, allocation="global"))
+    for share in density(network, per_layer=True).values():
+        assert abs(share - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 20_000)
 
 
 def test_of_equal_scores_the_one_of_the_first_layer_is_kept() -> None:

@@ -1,0 +1,133 @@
+"""A network that nothing flows through is found before it is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from lightning_subnets import EdgePopup, Given, Method, Supermask, UserError, density
+from lightning_subnets.callbacks import collapse
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.diagnostics import Diagnosis, diagnose
+from lightning_subnets.module import SubnetModule
+
+
+def chain() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 10))
+
+
+def full(network: nn.Module) -> dict[str, Tensor]:
+    layers = (nn.Linear, nn.Conv2d)
+    return {
+        name: torch.ones_like(module.weight, dtype=torch.bool)
+        for name, module in network.named_modules()
+        if isinstance(module, layers)
+    }
+
+
+def module_of(network: nn.Module, method: Method, **options: Any) -> SubnetModule:
+    return SubnetModule(
+        network,
+        method,
+        weights="kaiming_normal",
+        optimizer=lambda trained: torch.optim.SGD(trained, lr=0.01),
+        **options,
+    )
+
+
+def fit(module: SubnetModule, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "limit_train_batches": 2,
+        "limit_val_batches": 0,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(**(defaults | options))
+    trainer.fit(module, datamodule=Digits())
+    return trainer
+
+
+def emptied(network: nn.Module, layer: str) -> dict[str, Tensor]:
+    masks = full(network)
+    masks[layer][:] = False
+    return masks
+
+
+def test_a_network_without_a_path_is_not_trained_and_the_empty_layer_named() -> None:
+    network = chain()
+    module = module_of(network, Given(emptied(network, "3")))
+    with pytest.raises(
+        UserError, match=r"no path is left .* no weight is left of 3; nothing flows through 1, 5\. Take"
+    ):
+        fit(module)
+
+
+def test_unless_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    network = chain()
+    assert fit(module_of(network, Given(emptied(network, "3")), allow_collapse=True)).global_step == 2
+    assert "no weight is left of 3; nothing flows through 1, 5" in capsys.readouterr().err
+
+
+class Residual(nn.Sequential):
+    """A block whose shortcut carries what its convolutions do not."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 4, 3), BasicBlock(4, 4), nn.Flatten(), nn.Linear(144, 10))
+
+
+def test_an_empty_layer_beside_a_shortcut_is_named_and_the_network_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    network = Residual()
+    assert fit(module_of(network, Given(emptied(network, "1.conv2")))).global_step == 2
+    said = capsys.readouterr().err
+    assert "layer collapse at density" in said
+    assert "no weight is left of 1.conv2; nothing flows through 1.conv1" in said
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.5), Supermask(0.5)])
+def test_nothing_is_said_of_a_network_that_something_flows_through(
+    method: Method, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(module_of(chain(), method))
+    assert "collapse" not in capsys.readouterr().err
+
+
+def test_masks_that_cut_all_paths_without_an_empty_layer_are_found() -> None:
+    network = chain()
+    masks = full(network)
+    masks["1"][2:] = False  # only units 0 and 1 get something
+    masks["3"][:, :2] = False  # only units 2 and 3 pass it on
+    with pytest.raises(UserError, match=r"no path is left .* nothing flows through 1, 3, 5"):
+        fit(module_of(network, Given(masks)))
+
+
+class Pruning(Callback):
+    """Takes a unit away before the third epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == 2:
+            with torch.no_grad():
+                pl_module.network[3].scores[0] = False
+
+
+def test_it_looks_again_when_weights_have_been_pruned_and_not_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = chain()
+    masks = full(network)
+    masks["1"][0] = False
+    looked: list[float] = []
+
+    def diagnose_and_count(network: nn.Module, *arguments: Any) -> Diagnosis:
+        looked.append(density(network))
+        return diagnose(network, *arguments)
+
+    monkeypatch.setattr(collapse, "diagnose", diagnose_and_count)
+    fit(module_of(network, Given(masks)), max_epochs=4, callbacks=[Pruning()])
+    assert looked == [(312 - 64) / 312, (312 - 64 - 4) / 312]

@@ -1,0 +1,85 @@
+"""The images that weights are scored on: so many of each class, the same ones on every rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+
+from lightning_subnets import SNIP, Random, SynFlow, UserError
+from lightning_subnets.datamodules import CIFAR10, Digits, ImageNet
+from lightning_subnets.datamodules.scoring import ScoringBatches, scoring
+
+CPU = torch.device("cpu")
+
+
+def digits(**options: Any) -> Digits:
+    data = Digits(batch_size=32, **options)
+    data.setup("fit")
+    return data
+
+
+def test_there_are_as_many_of_each_class_as_asked_for_normalised_and_in_batches_of_about_one_size() -> None:
+    data = digits()
+    batches = ScoringBatches(data, 7, CPU)
+    images, labels = (torch.cat(each) for each in zip(*batches, strict=True))
+    assert torch.bincount(labels).tolist() == [7] * 10
+    assert [len(labels) for _, labels in batches] == [24, 23, 23]
+    assert images.dtype == torch.float32
+    # each is an image of the training set, with its own label
+    pictures = data.normalize(data.train_set[0]).flatten(1)
+    nearest = torch.cdist(images.flatten(1), pictures, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
+    assert nearest.values.max() < 1e-3
+    assert torch.equal(data.train_set[1][nearest.indices], labels)
+
+
+def test_no_image_is_there_twice() -> None:
+    images = torch.cat([images for images, _ in ScoringBatches(digits(), 20, CPU)]).flatten(1)
+    assert len(torch.unique(images, dim=0)) == 200
+
+
+def test_of_a_class_that_has_fewer_all_images_are_taken(cifar_folder: Path) -> None:
+    data = CIFAR10(root=str(cifar_folder))
+    data.setup("fit")
+    labels = torch.cat([labels for _, labels in ScoringBatches(data, 100, CPU)])
+    assert torch.bincount(labels).tolist() == [6] * 10
+
+
+def test_they_are_the_same_on_every_rank_and_a_function_of_the_seed() -> None:
+    def of_rank(rank: int, seed: int = 0) -> torch.Tensor:
+        data = digits(seed=seed)
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=rank, world_size=2, strategy=SimpleNamespace(root_device=CPU), overfit_batches=0
+        )
+        return torch.cat([images for images, _ in ScoringBatches(data, 3, CPU)])
+
+    assert torch.equal(of_rank(0), of_rank(1))
+    assert not torch.equal(of_rank(0), of_rank(0, seed=1))
+
+
+@pytest.mark.parametrize("loader", ["folder", "ffcv"])
+def test_photographs_come_from_either_loader(loader: Any, photographs: Path, request: pytest.FixtureRequest) -> None:
+    root = photographs if loader == "folder" else request.getfixturevalue("betons")
+    data = ImageNet(root=str(root), loader=loader, batch_size=4, image_size=64, num_workers=1)
+    data.setup("fit")
+    batches = ScoringBatches(data, 2, CPU)
+    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == [0, 0, 1, 1, 2, 2]
+    assert batches[0][0].shape == (3, 3, 64, 64)
+
+
+def test_only_a_method_that_needs_them_gets_them() -> None:
+    data = digits()
+    assert len(scoring(SNIP(0.1, samples_per_class=2), data, device=CPU, seed=5).batches) == 1
+    without = scoring(SynFlow(0.1), data, device=CPU, seed=5)
+    assert (without.batches, without.input_shape, without.seed) == ((), (1, 8, 8), 5)
+
+
+@pytest.mark.parametrize(("method", "needed"), [(SNIP(0.1), "batches"), (SynFlow(0.1), "input_shape")])
+def test_other_data_modules_are_an_error_that_says_what_to_do(method: Any, needed: str) -> None:
+    with pytest.raises(UserError, match=f"chooses its masks from {needed}, .* make yours a subclass"):
+        scoring(method, LightningDataModule(), device=CPU, seed=0)
+    assert scoring(Random(0.1), None, device=CPU, seed=3).seed == 3

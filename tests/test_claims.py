@@ -1,0 +1,113 @@
+"""What the papers say of the methods, in comparison with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import mean
+from typing import NamedTuple
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from lightning_subnets import PHEW, SNIP, EdgePopup, Given, Method, SynFlow, SynFlowL2, choosing, mask_, masked_layers
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace
+from lightning_subnets.method import masks
+from lightning_subnets.module import SubnetModule
+from lightning_subnets.networks import VGG16, Conv2, ResNet20
+
+SHAPE = (3, 32, 32)
+
+
+class Unbiased(PHEW):
+    """Walks that any weight is as good for as any other."""
+
+    def _strength(self, weight: Tensor) -> Tensor:
+        return (weight != 0).to(weight)
+
+
+class Found(NamedTuple):
+    """log10 of the path kernel's trace, and the mean share of a layer's units that is on a path."""
+
+    trace: float
+    width: float
+
+
+def found_by(method: Method, build: Callable[[], nn.Module]) -> Found:
+    torch.manual_seed(0)
+    network = mask_(build(), method, weights="kaiming_normal", input_shape=SHAPE)
+    layers = dict(masked_layers(network))
+    kept = dict(zip(layers, masks(list(layers.values())), strict=True))
+    diagnosis = diagnose(network, SHAPE)
+    with choosing.plain(network):
+        trace = log10_path_kernel_trace(network, kept, SHAPE)
+    return Found(trace, mean(layer.alive / layer.units for layer in diagnosis.layers.values()))
+
+
+@pytest.mark.parametrize("density", [0.1, 0.02])
+@pytest.mark.parametrize("build", [lambda: VGG16(width_multiplier=0.125), ResNet20], ids=["VGG16", "ResNet20"])
+def test_synflow_l2_has_the_largest_trace_and_phew_more_than_unbiased_walks_and_wider_layers(
+    build: Callable[[], nn.Module], density: float
+) -> None:
+    """Patil and Dovrolis 2021, sections 4 and 5; Gebhart et al. 2021."""
+    phew, unbiased = found_by(PHEW(density), build), found_by(Unbiased(density), build)
+    l2, l1 = found_by(SynFlowL2(density, rounds=20), build), found_by(SynFlow(density, rounds=20), build)
+    assert l2.trace > phew.trace > unbiased.trace
+    assert phew.width > l1.width
+    assert phew.width > l2.width
+
+
+def trained(method: Method, weights: str, *, epochs: int, rate: float) -> SubnetModule:
+    torch.manual_seed(0)
+    return _fit(
+        SubnetModule(
+            Conv2(in_channels=1, image_size=8, width_multiplier=0.5),
+            method,
+            weights=weights,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
+        ),
+        epochs,
+    )
+
+
+def trainer(epochs: int) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _fit(module: SubnetModule, epochs: int) -> SubnetModule:
+    trainer(epochs).fit(module, datamodule=Digits())
+    return module
+
+
+def accuracy(module: SubnetModule) -> float:
+    (metrics,) = trainer(1).test(module, datamodule=Digits(), verbose=False)
+    return metrics["test/accuracy"]
+
+
+def masks_of(module: SubnetModule) -> dict[str, Tensor]:
+    return {name: layer.mask() for name, layer in masked_layers(module.network)}
+
+
+def test_a_shuffled_mask_of_edge_popup_does_not_work_and_one_of_snip_does() -> None:
+    """Frankle et al. 2021, section 5, and Su et al. 2020: what SNIP chooses is how much of each layer."""
+    edge_popup = trained(EdgePopup(0.5), "signed_constant", epochs=5, rate=0.1)
+    assert accuracy(edge_popup) > 0.9
+    shuffled = SubnetModule(
+        Conv2(in_channels=1, image_size=8, width_multiplier=0.5), Given(masks_of(edge_popup), shuffle=True)
+    )
+    assert accuracy(shuffled) < 0.3  # of ten classes, on the same weights
+
+    snip = trained(SNIP(0.1), "kaiming_normal", epochs=5, rate=0.05)
+    again = trained(Given(masks_of(snip), shuffle=True), "kaiming_normal", epochs=5, rate=0.05)
+    assert accuracy(snip) > 0.9
+    assert accuracy(again) > accuracy(snip) - 0.03

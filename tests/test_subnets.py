@@ -1,0 +1,120 @@
+"""The ``subnets`` command, on a run that is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lightning_subnets import density
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.subnets import main
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of its own, for pictures are put beside it."""
+    return Path(shutil.copytree(finished_run, tmp_path / "quickstart" / "version_0"))
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+def last(run: Path) -> str:
+    return str(run / "checkpoints" / "last.ckpt")
+
+
+def test_a_saved_run_is_the_network_that_was_tested(run: Path) -> None:
+    saved = SavedRun(last(run))
+    module, data = saved.module(), saved.data()
+    assert isinstance(data, Digits)
+    data.setup("test")
+    module.eval()
+    with torch.inference_mode():
+        hits = [(module(data.normalize(images)).argmax(dim=1) == labels) for images, labels in data.test_dataloader()]
+    summary = json.loads((run / "summary.json").read_text())
+    assert torch.cat(hits).float().mean().item() == pytest.approx(summary["test_accuracy"], abs=1e-6)
+    assert density(module.network) == summary["density"]
+
+
+def test_inspect_says_what_is_left_of_each_layer_and_draws_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", last(run)])
+    said = capsys.readouterr().out
+    assert "density 50.000%" in said
+    assert "classifier.5" in said
+    assert "10 of 10" in said
+    assert "trace of the path kernel 10^" in said
+    with Image.open(run / "widths.png") as picture:
+        assert picture.width > 1000
+
+
+def test_a_mask_has_everything_in_common_with_itself(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", last(run), "--against", last(run), "--input_shape", "[1, 8, 8]"])
+    assert "100.00% of the weights that either keeps" in " ".join(capsys.readouterr().out.split())
+
+
+def test_check_shows_that_the_mask_depends_on_its_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", last(run), "--seeds=2", "--batches=2"])
+    said = capsys.readouterr().out
+    found = {}
+    for line in said.splitlines():
+        cells = [cell.strip() for cell in line.split("│") if cell.strip()]
+        if len(cells) > 1 and cells[1].endswith("%"):
+            found[cells[0]] = float(cells[1].rstrip("%")) / 100
+    summary = json.loads((run / "summary.json").read_text())
+    assert found["as found"] == pytest.approx(summary["test_accuracy"], abs=1e-4)
+    assert found["as found"] > 0.8
+    others = {what: accuracy for what, accuracy in found.items() if what != "as found"}
+    assert len(others) == 10
+    assert max(others.values()) < 0.4
+    assert (run / "sanity.png").is_file()
+
+
+def test_a_checkpoint_without_its_config_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "config.yaml").unlink()
+    assert "config.yaml is missing: it says how the network of" in fails(["inspect", last(run)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "nowhere.ckpt"], "the checkpoint nowhere.ckpt does not exist"),
+        (["check", "LAST", "--seeds=0"], "seeds = 0 is below 1"),
+        (["check", "LAST", "--images=-5"], "images = -5 is below 1"),
+        (["inspekt"], "subnets --help"),
+        (["inspect", "LAST", "--input_shape=[3, 8, 8]"], "cannot be followed for images of shape (3, 8, 8)"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = fails([last(run) if argument == "LAST" else argument for argument in arguments], capsys)
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_run_whose_data_are_gone_says_where_they_were(
+    run: Path, capsys: pytest.CaptureFixture[str], edited: Callable[[Path, str, str], None]
+) -> None:
+    edited(run / "config.yaml", "lightning_subnets.datamodules.Digits", "lightning_subnets.datamodules.CIFAR10")
+    assert "data/cifar10 holds neither" in fails(["check", last(run)], capsys)
+
+
+@pytest.fixture
+def edited() -> Callable[[Path, str, str], None]:
+    def edit(path: Path, old: str, new: str) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return edit
