@@ -28,13 +28,13 @@ def draw_run(run: Path, *, layers: list[str], evaluated_on: str, diagnosis: Diag
         evaluated_on: what the metrics of ``val/`` were measured on: "test set" or "held-out images".
         diagnosis: of the masks that it ended with, where there is one.
 
-    Returns: the PNGs: ``curves.png``, ``layers.png`` where there is a mask to show, ``widths.png`` where there is a
+    Returns: the PNGs: ``curves.png``, ``layers.png`` where masks have changed, ``widths.png`` where there is a
         diagnosis, and ``rounds.png`` where it was pruned in rounds.
     """
     metrics, title = read_metrics(run / "metrics.csv"), f"{run.parent.name}, {run.name}"
     pictures = [run / "curves.png"]
     draw_curves(metrics, pictures[0], title=title, evaluated_on=evaluated_on)
-    if f"swapped/{layers[0]}" in metrics:
+    if any(value for layer in layers for value in metrics.get(f"swapped/{layer}", ([], []))[1]):
         pictures.append(run / "layers.png")
         draw_layers(metrics, layers, pictures[1], title=title)
     if diagnosis is not None:

@@ -164,7 +164,8 @@ def mask_(
     Raises:
         ValueError: if the network is masked already, has no layer to mask, or has parameters in a layer that
             cannot be masked; if the distribution is unknown; or if the method needs batches or an input shape and
-            there is none. The network is then as it was.
+            there is none. The network is then as it was. If the method finds no masks, which its own docstring says
+            when, the network is a plain one with the weights drawn.
     """
     if batches and input_shape is None:
         input_shape = tuple(batches[0][0].shape[1:])
@@ -173,7 +174,11 @@ def mask_(
         example = {"batches": "batches=[(images, labels)]", "input_shape": "input_shape=(3, 224, 224)"}[method.needs]
         raise UserError(f"{type(method).__name__} chooses its masks from {method.needs}: mask_(..., {example})")
     begin_(network, method, weights=weights, seed=seed)
-    method.choose_(network, scoring)
+    try:
+        method.choose_(network, scoring)
+    except Exception:
+        unmask_(network)
+        raise
     return network
 
 

@@ -37,6 +37,7 @@ def test_a_run_leaves_checkpoints_metrics_config_summary_and_pictures(finished_r
         "summary.json",
         "curves.png",
         "layers.png",
+        "widths.png",
     }
     for picture in finished_run.glob("*.png"):
         with Image.open(picture) as image:

@@ -53,6 +53,13 @@ def test_a_run_gives_two_pictures_in_colours_of_their_own(run: Path) -> None:
     } <= curves
 
 
+def test_masks_that_never_change_are_not_drawn_by_epoch(run: Path) -> None:
+    metrics = METRICS.replace("0.2,0.1,0.4", "0.0,0.0,0.4").replace("0.1,0.05,0.6", "0.0,0.0,0.6")
+    (run / "metrics.csv").write_text(metrics)
+    pictures = figures.draw_run(run, layers=["a", "b"], evaluated_on="test set", diagnosis=chain())
+    assert [picture.name for picture in pictures] == ["curves.png", "widths.png"]
+
+
 def test_a_run_without_masks_gives_its_curves_alone(run: Path) -> None:
     lines = [line.split(",") for line in METRICS.splitlines()]
     keep = [index for index, name in enumerate(lines[0]) if not name.startswith(("density", "swapped"))]

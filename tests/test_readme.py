@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     exec("\n".join(blocks("python")), {})
     assert capsys.readouterr().out.startswith("0.3000")
 

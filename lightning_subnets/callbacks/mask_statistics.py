@@ -43,7 +43,7 @@ class MaskStatistics(Callback):
         density = torch.stack([mask.float().mean() for mask in now.values()])
         swapped = torch.stack(
             [
-                (before & ~mask).sum() / before.sum()
+                (before & ~mask).sum() / before.sum().clamp(min=1)  # of an empty layer, 0
                 for before, mask in zip(self._before.values(), now.values(), strict=True)
             ]
         )

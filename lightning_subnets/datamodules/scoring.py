@@ -30,8 +30,9 @@ class ScoringBatches(Sequence[Batch]):
     def __init__(self, data: ImageDataModule, per_class: int, device: torch.device) -> None:
         self.data, self.device = data, device
         images, labels = zip(*_first_of_each_class(data, per_class), strict=True)
-        count = -(-sum(map(len, labels)) // data.batch_size)
-        # Of about one size: a norm makes nothing of a last image by itself.
+        total = sum(map(len, labels))
+        # Of about one size, and never a single image, which a norm makes nothing of.
+        count = max(1, min(-(-total // data.batch_size), total // 2))
         parts = (torch.tensor_split(torch.cat(each), count) for each in (images, labels))
         self._batches = list(zip(*parts, strict=True))
 

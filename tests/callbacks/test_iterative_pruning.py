@@ -453,6 +453,6 @@ def test_the_command_prunes_and_draws_accuracy_over_density(tmp_path: Path, monk
     (folder,) = (tmp_path / "runs/quickstart").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["density"] == pytest.approx(0.64, abs=1e-3)
-    assert {path.name for path in folder.glob("*.png")} == {"curves.png", "layers.png", "rounds.png"}
+    assert {path.name for path in folder.glob("*.png")} == {"curves.png", "layers.png", "rounds.png", "widths.png"}
     metrics = figures.read_metrics(folder / "metrics.csv")
     assert metrics["pruning/round"] == ([1, 2, 3], [0.0, 1.0, 2.0])

@@ -34,8 +34,9 @@ class _Swap(Callback):
         scores.copy_(values.view_as(scores))
 
 
-def _fit(method: ls.Method, tmp_path: Path) -> Trainer:
-    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method, optimizer=torch.optim.SGD)
+def _fit(method: ls.Method, tmp_path: Path, **options: Any) -> Trainer:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    module = SubnetModule(network, method, optimizer=torch.optim.SGD, **options)
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -56,6 +57,13 @@ def test_density_and_swapped_edges_are_counted_by_layer(tmp_path: Path) -> None:
     metrics = _fit(ls.EdgePopup(0.5), tmp_path).callback_metrics
     assert metrics["density/1"] == 0.5
     assert metrics["swapped/1"] == torch.tensor(3 / 320)
+
+
+def test_of_an_empty_layer_nothing_is_swapped(tmp_path: Path) -> None:
+    metrics = _fit(
+        ls.Given({"1": torch.zeros(10, 64, dtype=torch.bool)}), tmp_path, allow_collapse=True
+    ).callback_metrics
+    assert metrics["density/1"] == metrics["swapped/1"] == 0.0
 
 
 def test_a_dense_network_has_no_mask_to_speak_of(tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ def test_photographs_come_from_either_loader(loader: Any, photographs: Path, req
     assert batches[0][0].shape == (3, 3, 64, 64)
 
 
+def test_no_batch_is_of_a_single_image() -> None:
+    data = Digits(batch_size=2)
+    data.setup("fit")
+    data.test_set = data.train_set = (data.train_set[0][:45], data.train_set[1][:45])
+    batches = ScoringBatches(data, 1000, CPU)
+    assert sum(len(labels) for _, labels in batches) == 45
+    assert {len(labels) for _, labels in batches} == {2, 3}
+
+
 def test_only_a_method_that_needs_them_gets_them() -> None:
     data = digits()
     assert len(scoring(SNIP(0.1, samples_per_class=2), data, device=CPU, seed=5).batches) == 1

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from table import EVERY, EXACT, OF_A_DENSITY, Row, masked, masked_conv, shuffle_net, step_
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, Given, UserError, allocation, density, mask_, masked_layers, unmask_
+from lightning_subnets import PHEW, Given, Supermask, UserError, allocation, density, mask_, masked_layers, unmask_
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.digest import weights_digest
 from lightning_subnets.method import masks
@@ -44,7 +44,7 @@ def test_exactly_what_the_density_says_is_kept_before_and_after_a_step(row: Row)
 
 
 @pytest.mark.parametrize("d", [0.9, 0.1, 0.01, 0.001])
-@pytest.mark.parametrize("row", OF_A_DENSITY, ids=str)
+@pytest.mark.parametrize("row", [*OF_A_DENSITY, EVERY[-1]], ids=str)
 def test_a_network_of_any_density_has_finite_logits_and_takes_a_step(row: Row, d: float) -> None:
     if row.kind is PHEW and d == 0.9:
         with pytest.raises(UserError, match=r"cannot keep that many .*Take a density up to 0\."):
@@ -53,7 +53,9 @@ def test_a_network_of_any_density_has_finite_logits_and_takes_a_step(row: Row, d
     network = masked_conv(row(density=d))
     total = sum(layer.weight.numel() for _, layer in masked_layers(network))
     kept = kept_by_layer(network)
-    if row.by_layer:
+    if row.kind is Supermask:
+        assert kept == {name: round(d * layer.weight.numel()) for name, layer in masked_layers(network)}
+    elif row.by_layer:
         assert kept == {name: allocation.num_kept(layer.weight.numel(), d) for name, layer in masked_layers(network)}
     else:
         assert sum(kept.values()) == allocation.num_kept(total, d)
