@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_subnets import selection
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, unknown
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -26,6 +26,17 @@ def check_density(density: float) -> float:
             f"density = {density} is outside (0, 1]: it is the fraction of weights kept, 0.3 for the paper's 30 %"
         )
     return density
+
+
+def check_allocation(allocation: str, known: tuple[str, ...]) -> str:
+    """The allocation itself.
+
+    Raises:
+        ValueError: if it is not one of those known.
+    """
+    if allocation not in known:
+        raise unknown("allocation", allocation, known)
+    return allocation
 
 
 def num_kept(total: int, density: float) -> int:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, distributed, nn
 
 from lightning_subnets import masked_weights, masking
@@ -82,13 +80,32 @@ def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
         there = tuple(masks[name].shape) if name in masks else "none"
         if here != there:
             raise UserError(f"the masks are of another network: {name} has shape {there} there and {here} here")
+        if name in masks and masks[name].dtype != torch.bool:
+            raise UserError(f"the mask of {name} is of {masks[name].dtype}, and a mask is boolean: mask.bool()")
     for name, layer in layers.items():
         assert layer.scores is not None
         layer.scores.copy_(masks[name])
 
 
+@torch.no_grad()
+def share_masks_(network: nn.Module) -> None:
+    """Give all ranks the masks of rank 0, in place.
+
+    On GPUs a gradient, and with it a mask, may be another one by the order in which numbers were added.
+    """
+    for _, layer in masking.masked_layers(network):
+        if layer.scores is not None and not layer.scores.requires_grad:
+            distributed.broadcast(layer.scores.view(torch.uint8), src=0)
+            masked_weights.forget_([layer])  # of which the broadcast leaves no trace
+
+
 def progress(items: Sequence[Item], what: str) -> Iterator[Item]:
     """The items, with a bar and the time left on a terminal while they are gone through."""
+    # Not before Lightning: rich names Optional[float | int], for which typing then takes Lightning's Optional[int |
+    # float] too, and the command line would read --trainer.limit_train_batches=1 as 1.0, all of them.
+    from rich.console import Console
+    from rich.progress import track
+
     console = Console(stderr=True)
     shown = console.is_terminal and not (distributed.is_initialized() and distributed.get_rank())
     yield from track(items, what, console=console, transient=True, disable=not shown)

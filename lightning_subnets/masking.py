@@ -6,7 +6,7 @@ into the weights. In between, a layer computes with ``weight * mask`` and what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
@@ -135,7 +135,7 @@ def mask_(
     *,
     weights: str | None = "signed_constant",
     seed: int = 0,
-    batches: Sequence[tuple[Tensor, Tensor]] = (),
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
     input_shape: tuple[int, ...] | None = None,
 ) -> nn.Module:
     """Make a network a masked one, in place; every Conv2d and Linear in it, the first and the last included.
@@ -155,8 +155,8 @@ def mask_(
         weights: the distribution they are drawn from, see ``initialization.draw_weights``; None leaves weights,
             biases and norms as they are, for a network that is already trained, say.
         seed: of the weights and the scores; the same seed gives the same bits on every machine.
-        batches: of images and labels, on the network's device, for a method that scores weights on data; the others
-            do not look at them.
+        batches: of images, float and normalised, and labels, on the network's device, for a method that scores
+            weights on data; the others do not look at them.
         input_shape: of one image, (channels, height, width), for a method that needs no data; where there are
             batches, theirs.
 
@@ -167,12 +167,9 @@ def mask_(
             there is none. The network is then as it was. If the method finds no masks, which its own docstring says
             when, the network is a plain one with the weights drawn.
     """
-    if batches and input_shape is None:
-        input_shape = tuple(batches[0][0].shape[1:])
-    scoring = Scoring(batches, input_shape, seed)
-    if isinstance(method, Method) and method.needs and not getattr(scoring, method.needs):
-        example = {"batches": "batches=[(images, labels)]", "input_shape": "input_shape=(3, 224, 224)"}[method.needs]
-        raise UserError(f"{type(method).__name__} chooses its masks from {method.needs}: mask_(..., {example})")
+    scoring = Scoring(list(batches), input_shape, seed)
+    if isinstance(method, Method):
+        scoring = scoring.checked_for(method)
     begin_(network, method, weights=weights, seed=seed)
     try:
         method.choose_(network, scoring)
@@ -191,6 +188,11 @@ def begin_(network: nn.Module, method: Method, *, weights: str | None, seed: int
     layers = maskable.maskable_layers(network)
     if weights is not None:
         initialization.check_distribution(weights)
+        if method.by_magnitude and method.density < 1 and weights.endswith("signed_constant"):
+            raise UserError(
+                f"{type(method).__name__} keeps the largest weights, and those of {weights} are all of one size: take "
+                "weights='kaiming_normal'"
+            )
     elif method.redraws:
         raise UserError(f"{type(method).__name__} draws weights again: name their distribution, kaiming_normal say")
     if method.trains != "weights":

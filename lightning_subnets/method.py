@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets import allocation
+from lightning_subnets.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_subnets.masking import MaskedLayer
@@ -28,6 +29,27 @@ class Scoring(NamedTuple):
     input_shape: tuple[int, ...] | None = None
     seed: int = 0
 
+    def checked_for(self, method: Method) -> Scoring:
+        """The same, with the shape of the batches where none is given.
+
+        Raises:
+            ValueError: if something is missing that the method needs, or is not as it has to be.
+        """
+        if method.needs and not (self.batches if method.needs == "batches" else self.batches or self.input_shape):
+            call = {"batches": "batches=[(images, labels)]", "input_shape": "input_shape=(3, 224, 224)"}[method.needs]
+            raise UserError(f"{type(method).__name__} chooses its masks from {method.needs}: mask_(..., {call})")
+        if method.needs != "batches" and self.input_shape:
+            return self
+        for batch in self.batches:
+            tensors = isinstance(batch, tuple | list) and [isinstance(each, Tensor) for each in batch] == [True, True]
+            if not tensors or not batch[0].is_floating_point() or batch[1].dtype != torch.int64:
+                raise UserError(
+                    "batches are pairs of images, float and normalised, and labels, int64: batches=[(images, labels)]"
+                )
+        return (
+            self._replace(input_shape=self.input_shape or tuple(self.batches[0][0].shape[1:])) if self.batches else self
+        )
+
 
 class Method(ABC):
     """How a subnetwork is found: what is trained, where scores start, the masks they give, and their gradient."""
@@ -36,6 +58,7 @@ class Method(ABC):
     needs: ClassVar[Literal["batches", "input_shape"] | None] = None  # of ``Scoring``, to choose masks before training
     samples_per_class: int  # how many training images of each class, where it needs batches
     made_before: ClassVar[bool] = True  # w_eff is kept from one change to the next; if not, override masked_weight
+    by_magnitude: ClassVar[bool] = False  # ranks weights by |w|, which must not all be the same then
     redraws: ClassVar[bool] = False  # frozen weights change all the same, and the seed alone does not give them
     samples: int = 1  # forward passes that an evaluation is the mean of, for masks drawn anew in each
     density: float

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_subnets import checkpoint as subnet_checkpoint
-from lightning_subnets import masked_weights, masking, preflight, resuming
+from lightning_subnets import choosing, masked_weights, masking, preflight, resuming
 from lightning_subnets.callbacks.collapse import Collapse
 from lightning_subnets.callbacks.divergence import Divergence, check_finite, diverged_at
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
@@ -79,6 +79,7 @@ class SubnetModule(LightningModule):
             raise UserError(f"warmup_epochs = {warmup_epochs} is below 0")
         if lr_batch_size is not None and lr_batch_size < 1:
             raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
+        seed = int(seed)  # the parser's is of a type of its own, which a checkpoint would name
         masking.begin_(network, method, weights=weights, seed=seed)
         self.network, self.method, self.seed = network, method, seed
         self.identity = {
@@ -152,12 +153,14 @@ class SubnetModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Choose the masks that are chosen before training, unless a checkpoint has brought them."""
+        """Choose the masks that are chosen before training, unless they have been loaded."""
         if not self._chosen:
             self._chosen = True
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
                 self.method.choose_(self.network, scoring(self.method, data, device=self.device, seed=self.seed))
+            if self.trainer.world_size > 1:
+                choosing.share_masks_(self.network)
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
@@ -276,9 +279,13 @@ class SubnetModule(LightningModule):
         checkpoint["run"] = resuming.state(self.trainer, self._train_metrics)
         subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module's; masks that it brings are not chosen again."""
+        self._chosen = True
+        return super().load_state_dict(*args, **kwargs)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         subnet_checkpoint.make_fit_(checkpoint, self, to_train=self._fitting)
-        self._chosen = True
         if self._fitting:
             self._resumed = checkpoint["run"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NoReturn
@@ -103,13 +102,12 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = module.network.to(device)
     seed_everything(module.seed, verbose=False)
-    count = -(-images // data.batch_size)
     found: dict[str, list[float]] = {}
     total = 1 + 2 * seeds + len(sanity.VALUES)
     made = sanity.checks(
         network,
-        lambda: _batches(data, data.train_dataloader(), batches, device),
-        lambda: _batches(data, data.test_dataloader(), count, device),
+        lambda: _batches(data, data.train_dataloader(), batches * data.batch_size, device),
+        lambda: _batches(data, data.test_dataloader(), images, device),
         range(seeds),
     )
     for _, (what, accuracy) in zip(progress(range(total), "checking"), made, strict=True):
@@ -122,6 +120,10 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
     Console().print(f"picture: {picture}")
 
 
-def _batches(data: ImageDataModule, loader: EpochLoader, count: int, device: torch.device) -> Iterator[Batch]:
-    for images, labels in islice(loader, count):
-        yield data.normalize(images.to(device)), labels.to(device)
+def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:
+    """Normalised batches of so many images, or of all where there are fewer."""
+    for batch, labels in loader:
+        if images <= 0:
+            return
+        yield data.normalize(batch[:images].to(device)), labels[:images].to(device)
+        images -= len(labels)

@@ -100,14 +100,14 @@ def masks_of(module: SubnetModule) -> dict[str, Tensor]:
 
 def test_a_shuffled_mask_of_edge_popup_does_not_work_and_one_of_snip_does() -> None:
     """Frankle et al. 2021, section 5, and Su et al. 2020: what SNIP chooses is how much of each layer."""
-    edge_popup = trained(EdgePopup(0.5), "signed_constant", epochs=5, rate=0.1)
+    edge_popup = trained(EdgePopup(0.5), "signed_constant", epochs=8, rate=0.1)
     assert accuracy(edge_popup) > 0.9
     shuffled = SubnetModule(
         Conv2(in_channels=1, image_size=8, width_multiplier=0.5), Given(masks_of(edge_popup), shuffle=True)
     )
     assert accuracy(shuffled) < 0.3  # of ten classes, on the same weights
 
-    snip = trained(SNIP(0.1), "kaiming_normal", epochs=5, rate=0.05)
-    again = trained(Given(masks_of(snip), shuffle=True), "kaiming_normal", epochs=5, rate=0.05)
+    snip = trained(SNIP(0.1), "kaiming_normal", epochs=8, rate=0.05)
+    again = trained(Given(masks_of(snip), shuffle=True), "kaiming_normal", epochs=8, rate=0.05)
     assert accuracy(snip) > 0.9
     assert accuracy(again) > accuracy(snip) - 0.03

@@ -44,6 +44,15 @@ def test_a_run_leaves_checkpoints_metrics_config_summary_and_pictures(finished_r
             image.verify()
 
 
+def test_one_batch_is_not_all_of_them() -> None:
+    # In a process of its own, for it depends on what was imported first.
+    command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--print_config"]
+    options = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1.0"]
+    said = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert "limit_train_batches: 1\n" in said.stdout
+    assert "limit_val_batches: 1.0\n" in said.stdout
+
+
 def test_the_summary_counts_what_the_checkpoint_holds(finished_run: Path) -> None:
     summary = json.loads((finished_run / "summary.json").read_text())
     state = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -231,4 +240,16 @@ def test_the_resolved_config_names_every_choice(finished_run: Path) -> None:
     config = yaml.safe_load((finished_run / "config.yaml").read_text())
     assert config["seed_everything"] == 0
     assert config["name"] == "quickstart"
-    assert config["model"]["method"] == {"class_path": "lightning_subnets.EdgePopup", "init_args": {"density": 0.5}}
+    arguments = {"density": 0.5, "allocation": "uniform", "absolute": True}
+    assert config["model"]["method"] == {"class_path": "lightning_subnets.EdgePopup", "init_args": arguments}
+
+
+def test_a_run_whose_seed_is_named_can_be_gone_on_with_and_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fit", "-c", QUICKSTART, *SHORT, "--version=named", "--seed_everything=3"]
+    main(command)
+    checkpoint = "runs/quickstart/named/checkpoints/last.ckpt"
+    main(["test", "--ckpt_path", checkpoint])
+    Path("runs/quickstart/named/summary.json").unlink()
+    main([*command, "--trainer.max_epochs=3"])
+    summary = json.loads(Path("runs/quickstart/named/summary.json").read_text())
+    assert (summary["seed"], summary["epochs"]) == (3, 3)

@@ -12,10 +12,15 @@ import torch
 import torchvision
 from torch import nn
 from torch.func import functional_call
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_subnets import (
+    SNIP,
     Dense,
     EdgePopup,
+    Method,
+    SynFlow,
+    UserError,
     density,
     mask_,
     masked_layers,
@@ -284,3 +289,38 @@ def test_a_whole_number_of_any_kind_is_a_seed_and_nothing_else_is() -> None:
     assert torch.equal(drawn[0], drawn[2])
     with pytest.raises(TypeError):
         mask_(small_network(), EdgePopup(0.5), seed=1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        (torch.rand(4, 2), torch.zeros(4, dtype=torch.int64)),
+        [(torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))],
+        [(torch.rand(4, 2), torch.zeros(4))],
+        [torch.rand(4, 2)],
+    ],
+)
+def test_batches_that_are_none_are_an_error_and_the_network_stays_as_it_was(batches: Any) -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(UserError, match=r"batches are pairs of images, float and normalised, and labels, int64"):
+        mask_(network, SNIP(0.5), batches=batches)
+    assert type(network[0]) is nn.Linear
+
+
+def test_batches_may_come_from_a_loader() -> None:
+    loader = DataLoader(TensorDataset(torch.rand(8, 2), torch.arange(8) % 2), batch_size=4)
+    network = mask_(nn.Sequential(nn.Linear(2, 2)), SNIP(0.5), weights="kaiming_normal", batches=loader)
+    assert density(network) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("method", "message"), [(SNIP(0.5), r"batches=\[\(images"), (SynFlow(0.5), r"input_shape=\(3, 224")]
+)
+def test_what_a_method_needs_is_asked_for(method: Method, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        mask_(nn.Sequential(nn.Linear(2, 2)), method)
+
+
+def test_a_shape_that_a_network_cannot_take_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"Sequential cannot take an image of shape \(3,\)"):
+        mask_(nn.Sequential(nn.Linear(2, 2)), SynFlow(0.5), input_shape=(3,))

@@ -350,3 +350,15 @@ def test_checking_the_network_leaves_its_statistics_and_mode_alone(tmp_path: Pat
     assert module.network.training
     norm = module.network[1]  # type: ignore[index]
     assert torch.equal(norm.running_mean, torch.zeros(8))
+
+
+def test_masks_that_are_loaded_are_not_chosen_again(tmp_path: Path) -> None:
+    trained = small_module(method=ls.Random(0.2), weights="kaiming_normal")
+    fit(trained, Digits(), tmp_path, limit_train_batches=1)
+    loaded = small_module(method=ls.Random(0.2), weights="kaiming_normal", seed=5)
+    loaded.load_state_dict(trained.state_dict())
+    Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).test(
+        loaded, datamodule=Digits(), verbose=False
+    )
+    for (_, one), (_, other) in zip(ls.masked_layers(trained.network), ls.masked_layers(loaded.network), strict=True):
+        assert torch.equal(one.mask(), other.mask())

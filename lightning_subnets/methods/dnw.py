@@ -31,6 +31,7 @@ class DNW(Method):
     """
 
     trains = "weights"
+    by_magnitude = True
 
     def __init__(self, density: float) -> None:
         self.density = check_density(density)

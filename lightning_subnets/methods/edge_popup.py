@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_subnets import allocation, initialization, selection
-from lightning_subnets.allocation import check_density
+from lightning_subnets.allocation import check_allocation, check_density
 from lightning_subnets.masking import MaskedLayer
 from lightning_subnets.method import Method
 
@@ -38,7 +38,8 @@ class EdgePopup(Method):
     def __init__(
         self, density: float, allocation: Literal["uniform", "global"] = "uniform", absolute: bool = True
     ) -> None:
-        self.density, self.allocation, self.absolute = check_density(density), allocation, absolute
+        self.density, self.absolute = check_density(density), absolute
+        self.allocation = check_allocation(allocation, ("uniform", "global"))
 
     @property
     def across_layers(self) -> bool:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_subnets import checkpoint, initialization, masking, methods, selection
@@ -28,21 +29,20 @@ class Given(Chosen):
         shuffle: move what is kept to other places of its layer, at random by the seed, each as likely.
 
     Raises:
-        ValueError: if the checkpoint is missing or of a method that is not in this package; when the mask is put on, if
-            it is of another network.
+        ValueError: when the masks are put on, if the checkpoint is missing, or of a method that is not in this package,
+            or the masks are of another network or not boolean.
     Source: Frankle et al. 2021, "Pruning Neural Networks at Initialization", section 5, and Su et al. 2020,
         "Sanity-Checking Pruning Methods", section 3, for what shuffling and drawing again tell of a method.
     """
 
+    density = 1.0  # for a scaled distribution: the weights are drawn as for a dense network
+
     def __init__(self, masks: str | Mapping[str, Any], shuffle: bool = False) -> None:
-        self.shuffle, self.masks_given = shuffle, masks
-        self.density = 1.0
-        if isinstance(masks, str):
-            self.density = checkpoint.read(masks)["subnet"].get("density", 1.0)
+        self.masks_given, self.shuffle = masks, shuffle
 
     def identity(self) -> dict[str, Any]:
-        masks = self.masks_given if isinstance(self.masks_given, str) else "given"
-        return {"masks": masks, "shuffle": self.shuffle}
+        # Not where they came from, which need not be there any more.
+        return {"shuffle": self.shuffle}
 
     def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
         given = self.masks_given
@@ -54,7 +54,7 @@ def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Masks that keep as many weights of each layer, any as likely as any other."""
     return {
         name: selection.top_k(
-            initialization.draw_chances(mask.shape, seed=seed, layer=f"{name} shuffled"), int(mask.sum())
+            initialization.draw_chances(mask.shape, seed=seed, layer=f"{name} shuffled"), int(mask.count_nonzero())
         ).to(mask.device)
         for name, mask in masks.items()
     }
@@ -70,7 +70,14 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
     Raises:
         ValueError: if the run is of another network, or of a method that this package does not have.
     """
-    identity = content["subnet"]
+    identity, device = content["subnet"], next(network.parameters()).device
+    chosen = {
+        key.removeprefix("network.").removesuffix(".scores"): value.to(device)
+        for key, value in content["state_dict"].items()
+        if key.endswith(".scores") and value.dtype == torch.bool
+    }
+    if chosen:  # before training: they are there as they are
+        return chosen
     twin = copy.deepcopy(network)
     masking.begin_(twin, _method(identity), weights=identity["weights"], seed=identity["seed"])
     layers = dict(masking.masked_layers(twin))
@@ -78,10 +85,7 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
     own = {key: value for key, value in twin.state_dict().items() if key in states or key.endswith(".scores")}
     checkpoint.check_shapes({key: states[key] for key in states if not key.startswith("metrics.")}, own)
     twin.load_state_dict(states, strict=False)
-    return {
-        name: mask.to(next(network.parameters()).device)
-        for name, mask in zip(layers, present_masks(list(layers.values())), strict=True)
-    }
+    return {name: mask.to(device) for name, mask in zip(layers, present_masks(list(layers.values())), strict=True)}
 
 
 def _method(identity: Mapping[str, Any]) -> Method:

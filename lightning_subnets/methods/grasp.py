@@ -29,6 +29,9 @@ class GraSP(Chosen):
     dropout is off: see ``ScoringLoss``. Every weight before a norm that scales by 0 at first has the score 0, as for
     SNIP.
 
+    The gradient may come out a thousand times as large as the dense network's, in one without norms above all: the
+    learning rate has to be smaller for it.
+
     The public code halves its images, and this is what two batches of equal size give here, but for a factor. It draws
     the weights of fully connected layers anew for the scoring, which are not those that are trained then, and keeps
     all of several equal scores at the threshold. Here the weights are those that are trained later, and the count is

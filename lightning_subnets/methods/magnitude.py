@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_subnets import allocation, maskable, selection
-from lightning_subnets.allocation import check_density
+from lightning_subnets.allocation import check_allocation, check_density
 from lightning_subnets.choosing import Chosen
 from lightning_subnets.method import Scoring
 
@@ -15,8 +15,7 @@ from lightning_subnets.method import Scoring
 class Magnitude(Chosen):
     """The largest |w| as they were drawn are kept, and trained.
 
-    At density 1 all of them: what ``IterativePruning`` starts from to find lottery tickets. Of weights of one
-    magnitude, as those of ``signed_constant`` are in a layer, it keeps the first.
+    At density 1 all of them: what ``IterativePruning`` starts from to find lottery tickets.
 
     Args:
         density: fraction of the weights kept, in (0, 1].
@@ -29,8 +28,11 @@ class Magnitude(Chosen):
         al. 2021, "Pruning Neural Networks at Initialization", section 3.
     """
 
+    by_magnitude = True
+
     def __init__(self, density: float = 1.0, allocation: Literal["global", "uniform"] = "global") -> None:
-        self.density, self.allocation = check_density(density), allocation
+        self.density = check_density(density)
+        self.allocation = check_allocation(allocation, ("global", "uniform"))
 
     def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
         layers = maskable.maskable_layers(network)

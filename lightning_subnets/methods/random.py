@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_subnets import allocation, initialization, maskable, selection
-from lightning_subnets.allocation import check_density
+from lightning_subnets.allocation import check_allocation, check_density
 from lightning_subnets.choosing import Chosen
 from lightning_subnets.method import Scoring
 
@@ -25,7 +25,8 @@ class Random(Chosen):
     """
 
     def __init__(self, density: float, allocation: Literal["uniform", "erk"] = "uniform") -> None:
-        self.density, self.allocation = check_density(density), allocation
+        self.density = check_density(density)
+        self.allocation = check_allocation(allocation, ("uniform", "erk"))
 
     def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
         weights = {name: layer.weight for name, layer in maskable.maskable_layers(network).items()}

@@ -61,9 +61,12 @@ class Supermask(Method):
     def masked_weight(self, layer: MaskedLayer) -> Tensor:
         assert layer.scores is not None
         drawn: Tensor = _Bernoulli.apply(layer.scores.sigmoid())
+        return self.product(layer.weight, drawn).to(layer.weight.dtype)
+
+    def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         if self.dynamic_scaling:
-            drawn = drawn * (drawn.numel() / drawn.detach().sum().clamp(min=1))
-        return layer.weight * drawn
+            mask = mask * (mask.numel() / mask.detach().sum().clamp(min=1))
+        return torch.mul(weight, mask, out=out)
 
 
 class _Bernoulli(torch.autograd.Function):

@@ -98,7 +98,13 @@ class _Flow(Chosen):
         weights = {name: layer.weight.requires_grad_() for name, layer in maskable_layers(flow).items()}
         with torch.enable_grad():
             ones = torch.ones(1, *input_shape, dtype=torch.float64, device=next(iter(weights.values())).device)
-            gradients = torch.autograd.grad(flow(ones).sum(), list(weights.values()), materialize_grads=True)
+            try:
+                total = flow(ones).sum()
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise UserError(
+                    f"{type(flow).__name__} cannot take an image of shape {input_shape}: {error}"
+                ) from error
+            gradients = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)
         # In their own memory, and NaN is the largest: these passes take as long as the network.
         scores = {
             name: gradient.mul_(weight.detach()).abs_()

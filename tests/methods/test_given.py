@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_subnets import Given, UserError, initialization, mask_, masked_layers
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.module import SubnetModule
 from lightning_subnets.networks import Conv2, Conv4
 
 
@@ -52,9 +55,39 @@ def test_masks_of_another_network_are_an_error_that_names_the_layer(finished_run
         mask_(nn.Sequential(nn.Linear(3, 2)), Given({}))
 
 
-def test_a_checkpoint_that_is_missing_is_an_error_before_anything_is_built() -> None:
+def test_a_checkpoint_that_is_missing_is_an_error_and_the_network_plain() -> None:
+    network = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(UserError, match=r"nowhere\.ckpt does not exist"):
-        Given("nowhere.ckpt")
+        mask_(network, Given("nowhere.ckpt"))
+    assert type(network[0]) is nn.Linear
+
+
+def test_masks_of_numbers_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"the mask of 0 is of torch.float32, and a mask is boolean"):
+        mask_(nn.Sequential(nn.Linear(3, 2)), Given({"0": torch.full((2, 3), 0.3)}))
+
+
+def test_a_run_under_a_given_mask_needs_nothing_of_where_it_came_from(tmp_path: Path) -> None:
+    masks = {"1": torch.rand(10, 64) < 0.3}
+
+    def module(method: Given) -> SubnetModule:
+        return SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method, optimizer=torch.optim.SGD)
+
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module(Given(masks)), datamodule=Digits())
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    of_another = module(Given("gone.ckpt"))
+    trainer.test(of_another, datamodule=Digits(), ckpt_path=tmp_path / "run.ckpt", verbose=False)
+    assert torch.equal(masked_layers(of_another.network)[0][1].mask(), masks["1"])
+    third = mask_(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Given(str(tmp_path / "run.ckpt")))
+    assert torch.equal(masked_layers(third)[0][1].mask(), masks["1"])
 
 
 def test_a_method_that_is_not_of_this_package_is_an_error(finished_run: Path, tmp_path: Path) -> None:

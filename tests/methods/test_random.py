@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
-from lightning_subnets import Random, allocation, density, mask_, masked_layers
+from lightning_subnets import EdgePopup, Magnitude, Random, UserError, allocation, density, mask_, masked_layers
 from lightning_subnets.networks import Conv4
+
+
+@pytest.mark.parametrize("method", [EdgePopup, Magnitude, Random])
+def test_an_allocation_that_nobody_knows_is_an_error(method: Any) -> None:
+    with pytest.raises(UserError, match=r"unknown allocation 'unifrom'\. Did you mean 'uniform'"):
+        method(0.1, allocation="unifrom")
 
 
 def test_each_weight_is_as_likely_as_any_other() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets import Supermask, UserError, mask_, masked_layers
+from lightning_subnets import Supermask, UserError, mask_, masked_layers, unmask_
 from lightning_subnets.masking import MaskedLayer
 from lightning_subnets.module import SubnetModule
 
@@ -43,6 +43,20 @@ def test_dynamic_scaling_makes_up_for_the_weights_that_are_missing() -> None:
     weight = layer.masked_weight().detach()
     ones = int((weight != 0).sum())
     assert torch.allclose(weight[weight != 0].abs(), (layer.weight * weight.numel() / ones)[weight != 0].abs())
+
+
+def test_unmasking_keeps_the_scale() -> None:
+    network, layer = wide(Supermask(0.25, dynamic_scaling=True))
+    scale = layer.weight.abs().max().item()
+    weight = unmask_(network).state_dict()["0.weight"]
+    assert weight.abs().max().item() == pytest.approx(4 * scale)
+    assert torch.count_nonzero(weight) == 5000
+
+
+def test_a_network_of_bfloat16_stays_one() -> None:
+    network = nn.Sequential(nn.Linear(200, 100, bias=False)).to(torch.bfloat16)
+    mask_(network, Supermask(0.25, dynamic_scaling=True))
+    assert network(torch.rand(2, 200, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_the_density_is_the_expected_one() -> None:
