@@ -167,9 +167,9 @@ def mask_(
             there is none. The network is then as it was. If the method finds no masks, which its own docstring says
             when, the network is a plain one with the weights drawn.
     """
-    scoring = Scoring(list(batches), input_shape, seed)
-    if isinstance(method, Method):
-        scoring = scoring.checked_for(method)
+    scoring = Scoring((), input_shape, seed)
+    if isinstance(method, Method) and method.needs:
+        scoring = Scoring(list(batches), input_shape, seed).checked_for(method)
     begin_(network, method, weights=weights, seed=seed)
     try:
         method.choose_(network, scoring)

@@ -35,20 +35,18 @@ class Scoring(NamedTuple):
         Raises:
             ValueError: if something is missing that the method needs, or is not as it has to be.
         """
-        if method.needs and not (self.batches if method.needs == "batches" else self.batches or self.input_shape):
-            call = {"batches": "batches=[(images, labels)]", "input_shape": "input_shape=(3, 224, 224)"}[method.needs]
-            raise UserError(f"{type(method).__name__} chooses its masks from {method.needs}: mask_(..., {call})")
-        if method.needs != "batches" and self.input_shape:
+        if method.needs == "input_shape" and self.input_shape:
             return self
+        if not self.batches:
+            call = "batches=[(images, labels)]" if method.needs == "batches" else "input_shape=(3, 224, 224)"
+            raise UserError(f"{type(method).__name__} chooses its masks from {method.needs}: mask_(..., {call})")
         for batch in self.batches:
             tensors = isinstance(batch, tuple | list) and [isinstance(each, Tensor) for each in batch] == [True, True]
             if not tensors or not batch[0].is_floating_point() or batch[1].dtype != torch.int64:
                 raise UserError(
                     "batches are pairs of images, float and normalised, and labels, int64: batches=[(images, labels)]"
                 )
-        return (
-            self._replace(input_shape=self.input_shape or tuple(self.batches[0][0].shape[1:])) if self.batches else self
-        )
+        return self._replace(input_shape=self.input_shape or tuple(self.batches[0][0].shape[1:]))
 
 
 class Method(ABC):
