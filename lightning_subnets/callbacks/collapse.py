@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from lightning_subnets import masking
+from lightning_subnets.callbacks.ranks import listed
 from lightning_subnets.diagnostics import diagnose
 from lightning_subnets.errors import UserError
 
@@ -38,11 +39,10 @@ class Collapse(Callback):
         # Masks that are trained keep their density, and those that are drawn have none of their own.
         if self._kept is not None and not _may_be_pruned(network):
             return
-        kept = masking.density(network)
-        if kept == 1.0 or kept == self._kept or not masking.masked_layers(network)[0][1].method.made_before:
-            self._kept = kept
-            return
+        before, kept = self._kept, masking.density(network)
         self._kept = kept
+        if kept in (1.0, before) or not masking.masked_layers(network)[0][1].method.made_before:
+            return
         data: Any = getattr(trainer, "datamodule", None)
         try:
             diagnosis = diagnose(network, data.image_shape)
@@ -63,18 +63,10 @@ class Collapse(Callback):
 
 def in_words(empty: list[str], cut_off: list[str]) -> str:
     """Which layers nothing flows through, and why; nothing if there is none."""
-    said = [f"no weight is left of {_listed(empty)}"] if empty else []
-    return "; ".join([*said, *([f"nothing flows through {_listed(cut_off)}"] if cut_off else [])])
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    said = [f"no weight is left of {listed(empty)}"] if empty else []
+    return "; ".join([*said, *([f"nothing flows through {listed(cut_off)}"] if cut_off else [])])
 
 
 def _may_be_pruned(network: nn.Module) -> bool:
     layers = masking.masked_layers(network)
     return any(layer.scores is not None and not layer.scores.requires_grad for _, layer in layers)
-
-
-_NAMED = 6

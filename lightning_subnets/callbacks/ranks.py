@@ -98,7 +98,7 @@ def roll_call(ranks: list[Rank]) -> str:
     alike: dict[str, list[str]] = defaultdict(list)
     for node, devices in nodes.items():
         alike[" + ".join(f"{count} x {device}" for device, count in devices.items())].append(node)
-    places = [f"{_listed(names)}: {what}{' each' * (len(names) > 1)}" for what, names in alike.items()]
+    places = [f"{listed(names)}: {what}{' each' * (len(names) > 1)}" for what, names in alike.items()]
     return f"{len(ranks)} processes: {'; '.join(places)}; {ranks[0].versions}"
 
 
@@ -118,12 +118,12 @@ def check_agreement(trainer: Trainer, network: nn.Module) -> None:
                 odd[rank][layer].append(what)
     if odd:
         apart = [
-            f"rank {rank} differs in " + _listed([f"{layer} ({', '.join(what)})" for layer, what in layers.items()])
+            f"rank {rank} differs in " + listed([f"{layer} ({', '.join(what)})" for layer, what in layers.items()])
             for rank, layers in odd.items()
         ]
         _stop(
             trainer,
-            f"the ranks do not hold the same network at step {trainer.global_step}: {_listed(apart, '; ')}. "
+            f"the ranks do not hold the same network at step {trainer.global_step}: {listed(apart, '; ')}. "
             "All need the same seed, score on the same data or with scores reduced over ranks, and go on from the same "
             "checkpoint",
         )
@@ -156,7 +156,7 @@ def _network(module: LightningModule) -> nn.Module:
     return network
 
 
-def _listed(names: list[str], separator: str = ", ") -> str:
+def listed(names: list[str], separator: str = ", ") -> str:
     """All of a few names; of many the first and the number of the others."""
     if len(names) > _LISTED + 1:
         names = [*names[:_LISTED], f"and {len(names) - _LISTED} more"]

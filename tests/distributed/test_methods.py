@@ -8,10 +8,13 @@ from pathlib import Path
 
 import torch
 from rank_processes import on_ranks, trainer
-from torch import nn
+from torch import Tensor, distributed, nn
 
+from lightning_subnets import masked_layers
+from lightning_subnets.choosing import Chosen
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.digest import fingerprints
+from lightning_subnets.method import Scoring
 from lightning_subnets.module import SubnetModule
 
 sys.path.append(str(Path(__file__).parents[1] / "methods"))  # of the ranks' processes too
@@ -32,6 +35,27 @@ def fingerprints_of_rows() -> dict[str, dict[str, int]]:
         trainer(max_steps=2, limit_val_batches=0).fit(module, datamodule=Digits(batch_size=16))
         found[str(row)] = {name: int(value) for name, value in fingerprints(network).items()}
     return found
+
+
+class OfThisRank(Chosen):
+    """Chooses another mask on each rank, as gradients on GPUs may."""
+
+    density = 0.5
+
+    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+        return {"1": torch.arange(640).view(10, 64) % 2 == distributed.get_rank()}
+
+
+def mask_of_rank() -> list[list[bool]]:
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), OfThisRank(), optimizer=torch.optim.SGD)
+    trainer(max_steps=1, limit_val_batches=0).fit(module, datamodule=Digits(batch_size=16))
+    masks: list[list[bool]] = masked_layers(module.network)[0][1].mask().tolist()
+    return masks
+
+
+def test_where_a_choice_comes_out_differently_the_first_ranks_counts() -> None:
+    first, second = on_ranks(mask_of_rank)
+    assert first == second == [[True, False] * 32] * 10
 
 
 def test_two_ranks_hold_the_same_masks_after_steps_on_different_images() -> None:
