@@ -65,7 +65,7 @@ class EpochLoader(ABC):
         count = math.ceil(len(keys) / size)
         if sampler.shuffle:
             # Where another number of ranks began the epoch, the first ranks may have a sample more than the others.
-            fewest, more = divmod(max(0, len(sampler) * ranks - start), ranks)
+            fewest, more = divmod(sampler.left(start), ranks)
             count = math.ceil((fewest + bool(more)) / size)
             if count > fewest:  # not one for each: the last are left out, as at the end of any epoch
                 keys, count = keys[:fewest], math.ceil(fewest / size)

@@ -46,8 +46,17 @@ class EpochSampler(DistributedSampler[int]):
         order = self.samples
         if self.shuffle:
             order = order[torch.randperm(len(order), generator=generator(self.seed, self.epoch))]
-            order = order[: len(self) * self.num_replicas]
+            order = order[: start + self.left(start)]
         return order[start:][self.rank :: self.num_replicas] + self.epoch * self.size
+
+    def left(self, start: int) -> int:
+        """How many samples all ranks together hand out after the first ``start``, to train.
+
+        Where as many ranks handed out those, there are as many for each of them. Others may have left a number that
+        cannot be shared out evenly: then none is left out beforehand.
+        """
+        left = max(0, len(self.samples) - start)
+        return left if start % self.num_replicas else left - left % self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
         yield from self.keys().tolist()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, strategies
+from hypothesis import example, given, strategies
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -112,6 +112,7 @@ class Keys(EpochLoader):
         yield from zip(keys, keys, strict=True)
 
 
+@example(count=133, size=3, ranks=[1, 5], share=0.9375)  # five ranks cannot share 133, nor the 7 of them that are left
 @given(
     count=strategies.integers(1, 200),
     size=strategies.integers(1, 12),
