@@ -130,3 +130,37 @@ def test_a_share_out_of_range_is_an_error_that_names_it_and_the_range(fraction: 
 def test_a_batch_of_nothing_is_an_error_that_names_it(batch_size: int) -> None:
     with pytest.raises(UserError, match=f"batch_size = {batch_size} is below 1"):
         Digits(batch_size=batch_size)
+
+
+def test_larger_images_are_the_same_digits_and_their_pixels_are_measured_by_the_same_mean() -> None:
+    small, large = Digits(), Digits(image_size=32)
+    (images, labels), (larger, same) = small.load(train=False), large.load(train=False)
+    assert large.image_shape == tuple(larger.shape[1:]) == (1, 32, 32)
+    assert torch.equal(labels, same)
+    shrunk = torch.nn.functional.interpolate(larger.float(), size=(8, 8), mode="area")
+    assert torch.corrcoef(torch.stack([shrunk.flatten(), images.flatten().float()]))[0, 1] > 0.95  # edges are softer
+    means = [float(part.float().mean()) / 255 for part in (images, larger)]
+    assert means[1] == pytest.approx(means[0], abs=0.005)
+
+
+def test_there_may_be_fewer_classes() -> None:
+    data = Digits(num_classes=3)
+    assert data.classes == ["0", "1", "2"]
+    for train in (True, False):
+        images, labels = data.load(train=train)
+        everything, all_labels = Digits().load(train=train)
+        assert torch.equal(images, everything[all_labels < 3])
+        assert torch.equal(labels, all_labels[all_labels < 3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 7}, "image_size = 7 is below"),
+        ({"num_classes": 11}, "num_classes = 11 is not 2 to 10"),
+        ({"num_classes": 1}, "num_classes = 1 is not"),
+    ],
+)
+def test_images_and_classes_that_the_digits_do_not_have_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Digits(**options)
