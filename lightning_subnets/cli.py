@@ -22,7 +22,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, strategies, summary
+from lightning_subnets import checkpoint, choosing, digest, figures, loggers, masking, preflight, strategies, summary
 from lightning_subnets.agreement import lost_rank
 from lightning_subnets.builders import leave_defaults_to_builder
 from lightning_subnets.callbacks import (
@@ -36,7 +36,7 @@ from lightning_subnets.callbacks import (
 from lightning_subnets.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.diagnostics import Diagnosis, diagnose
+from lightning_subnets.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.run_directory import RunDirectory
@@ -246,27 +246,36 @@ class SubnetCLI(LightningCLI):
         loggers.finish(self.trainer.loggers, exit_code)
         self.trainer.strategy.barrier("end of the run")
 
-    def _diagnosis(self) -> Diagnosis | None:
-        """Of masks that leave something out, in a network whose units can be followed."""
-        if masking.density(self.model.network) == 1.0 or not isinstance(self.datamodule, ImageDataModule):
-            return None
-        with suppress(UserError):
-            return diagnose(self.model.network, self.datamodule.image_shape)
-        return None
+    def _diagnosis(self) -> tuple[Diagnosis | None, float | None]:
+        """Of masks that leave something out, in a network whose units can be followed; and log10 of their trace."""
+        network = self.model.network
+        if masking.density(network) == 1.0 or not isinstance(self.datamodule, ImageDataModule):
+            return None, None
+        shape = self.datamodule.image_shape
+        masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
+        with choosing.plain(network), suppress(UserError):
+            return diagnose(network, shape, masks), log10_path_kernel_trace(network, masks, shape)
+        return None, None
 
     def _report(self, seconds: float) -> None:
         """Pictures, summary, and what a person would like to read."""
         assert self.run is not None
-        result = summary.summarize(self.model, digest_before=self.weights_digest, seconds=seconds)
+        diagnosis, trace = self._diagnosis()
+        result = summary.summarize(
+            self.model,
+            digest_before=self.weights_digest,
+            seconds=seconds,
+            data=type(self.datamodule).__name__,
+            diagnosis=diagnosis,
+            log10_trace=trace,
+        )
         method = self.model.method
         if method.trains == "scores" and not method.redraws and not result["weights_unchanged"]:
             raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         try:
-            pictures = figures.draw_run(
-                self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=self._diagnosis()
-            )
+            pictures = figures.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)
             summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
         except OSError as error:
             raise UserError(

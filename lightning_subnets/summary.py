@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
 from lightning_subnets import digest, masking
 from lightning_subnets.atomic_file import replacing
+from lightning_subnets.diagnostics import Diagnosis
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.versions import versions
 
 
-def summarize(module: SubnetModule, *, digest_before: str, seconds: float) -> dict[str, Any]:
-    """What was found: accuracy on the test set, weights kept, and whether any weight changed.
+def summarize(
+    module: SubnetModule,
+    *,
+    digest_before: str,
+    seconds: float,
+    data: str,
+    diagnosis: Diagnosis | None,
+    log10_trace: float | None,
+) -> dict[str, Any]:
+    """What was found: accuracy on the test set, weights kept, what is left of paths, whether any weight changed.
 
     Args:
         digest_before: of the network's weights when training began, see ``digest.weights_digest``.
         seconds: of training, validation included.
+        data: the name of the data set.
+        diagnosis: of the masks, where there is one.
+        log10_trace: of the path kernel, where there is one.
     """
     layers = [layer for _, layer in masking.masked_layers(module.network)]
     kept, total = sum(int(layer.mask().sum()) for layer in layers), sum(layer.weight.numel() for layer in layers)
@@ -36,14 +51,33 @@ def summarize(module: SubnetModule, *, digest_before: str, seconds: float) -> di
         "kept": kept,
         "total": total,
         "density": kept / total,
+        "log10_paths": diagnosis and _finite(diagnosis.log10_paths),
+        "log10_trace": log10_trace and _finite(log10_trace),
+        "units_on_paths": diagnosis and {name: layer.alive for name, layer in diagnosis.layers.items()},
         "weights_unchanged": digest_after == digest_before,
         "weights_digest": digest_after,
         "seconds": seconds,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "processes": trainer.world_size,
+        "device": _device(trainer.strategy.root_device),
+        "data": data,
+        "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
     }
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None for what JSON has no number for: no path, or more than float64 holds."""
+    return value if math.isfinite(value) else None
+
+
+def _device(device: torch.device) -> str:
+    """What computed, by the name that a person knows it by."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return f"CPU, {torch.get_num_threads()} threads, {cpu}"
 
 
 def write(summary: dict[str, Any], path: Path) -> None:

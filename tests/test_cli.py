@@ -15,8 +15,11 @@ import torch
 import yaml
 from PIL import Image
 
+from lightning_subnets import choosing, masking
 from lightning_subnets.cli import main
+from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace
 from lightning_subnets.module import SubnetModule
+from lightning_subnets.saved_run import SavedRun
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
@@ -62,6 +65,15 @@ def test_the_summary_counts_what_the_checkpoint_holds(finished_run: Path) -> Non
     assert summary["density"] == summary["kept"] / total
     assert summary["weights_unchanged"] is True
     assert summary["seconds"] > 0
+    assert summary["device"].startswith("CPU, ")
+    saved = SavedRun(str(finished_run / "checkpoints" / "last.ckpt"))
+    found = diagnose(saved.module().network, saved.data().image_shape)
+    assert summary["log10_paths"] == found.log10_paths
+    assert summary["units_on_paths"] == {name: layer.alive for name, layer in found.layers.items()}
+    network = saved.module().network
+    masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
+    with choosing.plain(network):
+        assert summary["log10_trace"] == pytest.approx(log10_path_kernel_trace(network, masks, (1, 8, 8)))
     with (finished_run / "metrics.csv").open(newline="") as file:
         last = [row["val/accuracy"] for row in csv.DictReader(file) if row["val/accuracy"]][-1]
     assert summary["test_accuracy"] == pytest.approx(float(last), abs=1e-6)

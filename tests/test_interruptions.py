@@ -100,6 +100,7 @@ def assert_equal(run: Path, expected: Path) -> None:
     summaries = [json.loads((path / "summary.json").read_text()) for path in (run, expected)]
     for summary in summaries:
         assert summary.pop("seconds") > 0
+        assert summary.pop("finished").startswith("20")
     assert summaries[0] == summaries[1]
 
 
