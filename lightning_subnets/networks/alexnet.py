@@ -22,6 +22,7 @@ class AlexNet(nn.Module):
         image_size: height and width of an image in pixels, a multiple of 16.
         width_multiplier: scales every number of channels and units.
         hidden_units: 1024 is the AlexNet-s of SNIP, 2048 its AlexNet-b.
+        channels: of each convolution, so that one of them can be made wider than the rest.
 
     Raises:
         ValueError: if the first convolution cannot bring the image to 16x16, or a layer is left without units.
@@ -37,28 +38,31 @@ class AlexNet(nn.Module):
         image_size: int = 32,
         width_multiplier: float = 1.0,
         hidden_units: int = 1024,
+        channels: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256),
     ) -> None:
         super().__init__()
         if image_size < 16 or image_size % 16:
             raise UserError(f"AlexNet brings its image to 16x16: image_size = {image_size} is no multiple of 16")
         if hidden_units < 1:
             raise UserError(f"hidden_units = {hidden_units} is below 1")
+        if min(channels) < 1:
+            raise UserError(f"channels = {channels}: a convolution has at least 1")
         layers: list[nn.Module] = []
-        channels = in_channels
-        convolutions = ((96, 11, image_size // 16), (256, 5, 2), (384, 3, 2), (384, 3, 2), (256, 3, 2))
-        for width, kernel, stride in convolutions:
-            width = scaled(width, width_multiplier, "AlexNet")
+        inputs = in_channels
+        kernels_and_strides = ((11, image_size // 16), (5, 2), (3, 2), (3, 2), (3, 2))
+        for count, (kernel, stride) in zip(channels, kernels_and_strides, strict=True):
+            width = scaled(count, width_multiplier, "AlexNet")
             layers += [
-                nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False),
+                nn.Conv2d(inputs, width, kernel, stride, padding=kernel // 2, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             ]
-            channels = width
+            inputs = width
         self.features = nn.Sequential(*layers)
         hidden = scaled(hidden_units, width_multiplier, "AlexNet")
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels, hidden, bias=False),
+            nn.Linear(inputs, hidden, bias=False),
             nn.BatchNorm1d(hidden),
             nn.ReLU(),
             nn.Linear(hidden, hidden, bias=False),

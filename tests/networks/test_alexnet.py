@@ -61,3 +61,28 @@ def test_an_image_that_cannot_be_brought_to_16_pixels_is_an_error_that_names_its
 def test_no_hidden_units_are_an_error(units: int) -> None:
     with pytest.raises(UserError, match=f"hidden_units = {units} is below 1"):
         AlexNet(hidden_units=units)
+
+
+@pytest.mark.parametrize("layer", range(5))
+def test_one_convolution_is_made_wider_and_only_what_it_feeds_changes_with_it(layer: int) -> None:
+    channels = [96, 256, 384, 384, 256]
+    channels[layer] *= 2
+    with torch.device("meta"):
+        network = AlexNet(channels=(channels[0], channels[1], channels[2], channels[3], channels[4]))
+    convolutions = [each for each in network.features if isinstance(each, nn.Conv2d)]
+    assert [each.out_channels for each in convolutions] == channels
+    assert [each.in_channels for each in convolutions] == [3, *channels[:-1]]
+    assert network.classifier[1].in_features == channels[-1]
+    assert network(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+def test_the_width_multiplier_scales_channels_that_are_given_too() -> None:
+    with torch.device("meta"):
+        network = AlexNet(width_multiplier=0.5, channels=(8, 16, 24, 32, 40))
+    widths = [each.out_channels for each in network.features if isinstance(each, nn.Conv2d)]
+    assert widths == [4, 8, 12, 16, 20]
+
+
+def test_a_convolution_without_channels_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"channels = \(96, 0, 384, 384, 256\): a convolution has at least 1"):
+        AlexNet(channels=(96, 0, 384, 384, 256))
