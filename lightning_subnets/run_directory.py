@@ -75,17 +75,12 @@ class RunDirectory:
 
     def _hold(self) -> None:
         """Keep other processes out until this one ends, however it ends."""
-        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self.path)
         except BlockingIOError as error:
-            os.close(lock)
             raise UserError(
                 f"{self.path} is being used by another process: wait until it has ended, or name another --version"
             ) from error
-        except OSError:
-            pass  # a file system without locks
-        self._lock = lock
 
     def give_back(self) -> None:
         """Let other processes in, and remove what was made for a run that ended before it wrote anything."""
@@ -98,3 +93,31 @@ class RunDirectory:
             if any(folder.iterdir()):
                 return
             folder.rmdir()
+
+
+def lock(folder: Path) -> int:
+    """Keep other processes out of a directory until the descriptor that is returned is closed.
+
+    Raises:
+        BlockingIOError: if another process is in there.
+    """
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process is making the run of a directory."""
+    if not folder.is_dir():
+        return False
+    try:
+        os.close(lock(folder))
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.sweep.plan import Sweep
+
+FIGURE: dict[str, Any] = {
+    "title": "Figure 3",
+    "source": "Ramanujan et al. 2020",
+    "caption": "Accuracy by density.",
+    "axes": {
+        "network": {"Conv2": {"model.network": "a.Conv2"}, "Conv4": {"model.network": "a.Conv4"}},
+        "density": {"model.method.density": [0.1, 0.5, 0.9]},
+    },
+    "lines": {
+        "U_k": {"config": "base.yaml", "options": {"model.weights": "signed_constant"}},
+        "dense": {"config": "dense.yaml", "over": ["network"]},
+    },
+    "plots": [{"x": "density", "panels": "network"}],
+    "scales": {
+        "paper": {"configs": "../cifar10", "note": "CIFAR-10", "seeds": [0, 1]},
+        "smoke": {
+            "configs": "../digits",
+            "note": "digits",
+            "seeds": [0],
+            "options": {"trainer.max_epochs": 1, "model.weights": "kaiming_normal"},
+            "axes": {"density": [0.5], "network": ["Conv4"]},
+        },
+    },
+}
+OVER_KEPT = {"lines": {"U_k": {"config": "base.yaml", "over": ["kept"]}}}
+
+
+def written(figure: dict[str, Any], tmp_path: Path) -> Path:
+    """The figure in a file, with the configs that it names."""
+    for folder in ("cifar10", "digits", "figures"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    for folder in ("cifar10", "digits"):
+        (tmp_path / folder / "base.yaml").write_text("model.lr: 0.1\n")
+        (tmp_path / folder / "dense.yaml").write_text("config: base.yaml\nmodel.method: Dense\n")
+    path = tmp_path / "figures" / "figure3.yaml"
+    path.write_text(yaml.safe_dump(figure, sort_keys=False))
+    return path
+
+
+def changed(**scale: Any) -> dict[str, Any]:
+    """The figure with another smoke scale."""
+    return FIGURE | {"scales": {"smoke": FIGURE["scales"]["smoke"] | scale}}
+
+
+def test_a_line_is_run_along_its_axes_for_each_seed(tmp_path: Path) -> None:
+    sweep = Sweep.read(written(FIGURE, tmp_path), "paper")
+    assert [(run.line, dict(run.values), run.seed) for run in sweep.runs()] == [
+        (line, {"network": network} | ({} if density is None else {"density": density}), seed)
+        for seed in (0, 1)
+        for line, densities in (("U_k", [0.1, 0.5, 0.9]), ("dense", [None]))
+        for network in ("Conv2", "Conv4")
+        for density in densities
+    ]
+
+
+def test_a_run_is_a_command_line_in_which_an_axis_overrules_a_line_and_a_line_the_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    learned, dense = Sweep.read(written(FIGURE, tmp_path), "smoke").runs()
+    assert learned.arguments == (
+        "-c",
+        "digits/base.yaml",
+        "--trainer.max_epochs=1",
+        "--model.weights=signed_constant",
+        "--model.network=a.Conv4",
+        "--model.method.density=0.5",
+        "--seed_everything=0",
+    )
+    assert "--model.weights=kaiming_normal" in dense.arguments
+
+
+def test_an_axis_may_have_other_values_at_a_scale(tmp_path: Path) -> None:
+    other = changed(axes={"density": {"0.2 of it": {"model.method.density": 0.2, "model.seed": 3}}})
+    run, *_ = Sweep.read(written(other, tmp_path), "smoke").runs()
+    assert run.values == {"network": "Conv2", "density": "0.2 of it"}
+    assert run.arguments[-3:] == ("--model.method.density=0.2", "--model.seed=3", "--seed_everything=0")
+
+
+def test_a_line_may_have_values_of_its_own(tmp_path: Path) -> None:
+    line = {"config": "base.yaml", "over": ["density"], "axes": {"density": {"model.method.density": [0.5, 0.7]}}}
+    figure = written(FIGURE | {"lines": {"own": line}, "plots": [{"x": "density"}]}, tmp_path)
+    sweep = Sweep.read(figure, "paper")
+    assert [run.values["density"] for run in sweep.runs()] == [0.5, 0.7] * 2
+    sweep = Sweep.read(figure, "smoke")
+    assert [run.values["density"] for run in sweep.runs()] == [0.5]
+
+
+def test_whole_classes_are_written_as_json(tmp_path: Path) -> None:
+    options = {"model.method": {"class_path": "SNIP", "init_args": {"density": 0.1}}}
+    run, *_ = Sweep.read(written(changed(options=options), tmp_path), "smoke").runs()
+    assert '--model.method={"class_path": "SNIP", "init_args": {"density": 0.1}}' in run.arguments
+    assert "method=SNIP" in run.name
+
+
+def test_runs_have_one_name_where_their_arguments_are_the_same_and_only_there(tmp_path: Path) -> None:
+    runs = list(Sweep.read(written(FIGURE, tmp_path), "paper").runs())
+    assert len({run.name for run in runs}) == len(runs) == 16
+    turned = FIGURE | {"axes": dict(reversed(FIGURE["axes"].items()))}
+    assert {run.name for run in Sweep.read(written(turned, tmp_path), "paper").runs()} == {run.name for run in runs}
+
+
+def test_a_run_of_a_config_that_sets_something_else_is_another_run(tmp_path: Path) -> None:
+    path = written(FIGURE, tmp_path)
+
+    def dense() -> str:
+        return next(run.name for run in Sweep.read(path, "smoke").runs() if run.line == "dense")
+
+    before, base = dense(), tmp_path / "digits" / "base.yaml"
+    base.write_text("# The same.\nmodel.lr: 0.1\n")
+    assert dense() == before
+    base.write_text("model.lr: 0.2\n")  # of which dense.yaml begins
+    assert dense() != before
+
+
+def test_a_name_can_be_a_directory(tmp_path: Path) -> None:
+    long = {"model.network.init_args.weights": "/etc/" + "long" * 100, "model.x": "a b\n$(c)"}
+    for run in Sweep.read(written(changed(options=long), tmp_path), "smoke").runs():
+        (tmp_path / f"{run.name}.failed").touch()
+        assert run.name.replace("=", "").replace("-", "").replace("_", "").replace(".", "").isalnum()
+
+
+def test_a_written_sweep_is_read_again_without_its_configs(tmp_path: Path) -> None:
+    sweep = Sweep.read(written(FIGURE, tmp_path), "smoke")
+    (tmp_path / "alone").mkdir()
+    sweep.write(tmp_path / "alone" / "sweep.yaml")
+    again = Sweep.load(tmp_path / "alone" / "sweep.yaml")
+    assert (again.name, again.scale_name, again.figure) == ("figure3-smoke", "smoke", sweep.figure)
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        (changed(seeds=[0, 0]), r"seeds of figure3-smoke are \[0, 0\]: each once, and none below 0"),
+        (changed(seeds=[-1]), r"seeds of figure3-smoke are \[-1\]"),
+        (changed(axes={"desnity": [0.5]}), r"unknown axis of the scale smoke .* 'desnity'. Did you mean 'density'"),
+        (changed(axes={"density": 0.5}), r"figure3.yaml is no figure"),
+        (
+            FIGURE | {"axes": {"density": [0.5], "network": {}}},
+            r"the axis 'density' is \[0.5\]: it is an option and its",
+        ),
+        (FIGURE | {"axes": FIGURE["axes"] | {"density": {0.5: None}}}, r"the axis 'density' is .*None.*: it is an"),
+        (changed(axes={"density": {0.5: {}, "full": {}}}), r"the axis 'density' of .* has numbers and names"),
+        (FIGURE | {"plots": []}, r"figure3-smoke has no runs or no plots"),
+        (FIGURE | {"plots": [{"x": "network", "log_x": True}]}, r"draws 'network' on a logarithmic scale"),
+        (FIGURE | {"published": {"U_l": 3.0}}, r"unknown published line of .* 'U_l'. Did you mean 'U_k'"),
+        (changed(axes={"density": [0.4]}), r"unknown value of density '0.4'.*Known: 0.1, 0.5, 0.9"),
+        (changed(lines=["U_l"]), r"unknown line 'U_l'. Did you mean 'U_k'"),
+        (changed(configs="../digit"), r"digit/base.yaml is missing, by which 'U_k' of figure3-smoke is run"),
+        (changed(sedes=[0]), r"figure3.yaml is no figure.*sedes"),
+        (changed(seeds=[]), r"figure3-smoke has no runs or no plots"),
+        (
+            FIGURE | {"lines": {"U_k": {"config": "base.yaml", "over": ["network"], "axes": {"width": {"w": [1]}}}}},
+            r"the line 'U_k' of .* has an axis 'width' that it is not run over",
+        ),
+        (FIGURE | {"axes": {}}, r"unknown axis 'network'"),
+        (FIGURE | {"plots": [{"x": "densty"}]}, r"unknown quantity of a plot of .*'densty'. Did you mean 'density'"),
+        (FIGURE | {"plots": [{"y": "accuracy"}]}, r"unknown quantity of a plot of .*'accuracy'"),
+        (FIGURE | {"plots": [{"panels": "depth"}]}, r"unknown axis of a plot of .*'depth'.*Known: density, network"),
+        (changed(axes={"kept": {"a": [1]}}, lines=["U_k"]) | OVER_KEPT, r"an axis of .* is called 'kept'"),
+    ],
+)
+def test_what_a_figure_names_and_is_not_there_is_a_mistake(
+    figure: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Sweep.read(written(figure, tmp_path), "smoke")
+
+
+def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown scale of .* 'laptop'.*Known: paper, smoke"):
+        Sweep.read(written(FIGURE, tmp_path), "laptop")
+    with pytest.raises(UserError, match=r"none.yaml cannot be read: No such file"):
+        Sweep.read(tmp_path / "none.yaml", "smoke")
+    (tmp_path / "broken.yaml").write_text("title: [")
+    with pytest.raises(UserError, match=r"broken.yaml is no YAML"):
+        Sweep.read(tmp_path / "broken.yaml", "smoke")

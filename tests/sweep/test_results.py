@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.sweep import results
+from lightning_subnets.sweep.figure import Figure, Line, Plot, Scale
+from lightning_subnets.sweep.plan import Sweep
+
+SUMMARY: dict[str, Any] = {
+    "test_accuracy": 0.75,
+    "kept": 30,
+    "total": 60,
+    "log10_paths": 3.5,
+    "log10_trace": None,
+    "units_on_paths": {"features.0": 3, "classifier.1": 10},
+    "epochs": 2,
+    "weights_digest": "12",
+    "finished": "2026-01-02T03:04:05+00:00",
+    "versions": {"torch": "2.11"},
+}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    (tmp_path / "base.yaml").write_text("a: 1\n")
+    axes = {"width": {"x": [0.5, 1, 2]}, "network": {"007": {"b": 1}}}
+    scales = {"smoke": Scale(".", "digits", [0])}
+    figure = Figure("Figure 0", "a paper", "To see.", {"30": Line("base.yaml")}, [Plot("width")], scales, axes)
+    return Sweep("figure0-smoke", figure, "smoke", tmp_path)
+
+
+def finish(sweep: Sweep, out: Path, place: int, summary: dict[str, Any] | str) -> Path:
+    run = results.directory_of(list(sweep.runs())[place].name, out)
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(summary if isinstance(summary, str) else json.dumps(summary))
+    return run
+
+
+def test_a_table_is_read_as_it_was_written(sweep: Sweep, tmp_path: Path) -> None:
+    finish(sweep, tmp_path, 1, SUMMARY)
+    results.failure_of(list(sweep.runs())[2].name, tmp_path).write_text("out of memory\n")
+    folder = results.folder_of(sweep, tmp_path)
+    rows = results.collect(sweep, tmp_path)
+    results.write(sweep, rows, folder)
+    read, again = results.read(folder)
+    assert (read.name, read.figure) == (sweep.name, sweep.figure)
+    assert again == rows
+    assert [row["status"] for row in rows] == ["missing", "finished", "failed"]
+    assert [row["error"] for row in rows] == [None, None, "out of memory"]
+    # Names that look like numbers stay names.
+    expected = {"line": "30", "network": "007", "width": 1, "seed": 0, "kept": 30, "weights_digest": "12"}
+    assert {name: again[1][name] for name in expected} == expected
+    assert (again[1]["torch"], again[1]["finished"]) == ("2.11", "2026-01-02T03:04:05+00:00")
+    with (folder / "results.csv").open(newline="") as file:
+        assert list(csv.DictReader(file))[1]["units_on_paths"] == json.dumps(SUMMARY["units_on_paths"])
+
+
+def test_without_a_path_there_are_no_paths_and_what_is_not_known_stays_so(sweep: Sweep, tmp_path: Path) -> None:
+    finish(sweep, tmp_path, 0, SUMMARY | {"log10_paths": None, "units_on_paths": {"features.0": 0, "classifier.1": 0}})
+    finish(sweep, tmp_path, 1, SUMMARY)
+    finish(sweep, tmp_path, 2, {"test_accuracy": 0.5})  # as an earlier version wrote it
+    rows = results.collect(sweep, tmp_path)
+    found = [(row["status"], row["log10_paths"], row["log10_trace"]) for row in rows]
+    assert found == [("finished", -math.inf, -math.inf), ("finished", 3.5, None), ("finished", None, None)]
+
+
+def test_results_of_runs_that_are_elsewhere_stay_as_they_were_written(sweep: Sweep, tmp_path: Path) -> None:
+    run, folder = finish(sweep, tmp_path, 1, SUMMARY), results.folder_of(sweep, tmp_path)
+    results.write(sweep, results.collect(sweep, tmp_path), folder)
+    finish(sweep, tmp_path, 0, SUMMARY | {"kept": 31})
+    (run / "summary.json").write_text(json.dumps(SUMMARY | {"kept": 32}))
+    assert [row["kept"] for row in results.read(folder)[1]] == [31, 32, None], "as they are now"
+    shutil.rmtree(run)
+    assert [row["kept"] for row in results.read(folder)[1]] == [31, 30, None]
+
+
+def test_a_damaged_summary_is_a_failed_run_that_says_so(sweep: Sweep, tmp_path: Path) -> None:
+    finish(sweep, tmp_path, 0, '{"kept": 1')
+    row = results.collect(sweep, tmp_path)[0]
+    assert row["status"] == "failed"
+    assert "summary.json is damaged" in str(row["error"])
+
+
+def test_what_cannot_be_read_is_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
+    folder = results.folder_of(sweep, tmp_path)
+    results.write(sweep, results.collect(sweep, tmp_path), folder)
+    table, whole = folder / "results.csv", (folder / "results.csv").read_text()
+    for text, message in (
+        (whole.replace("status", "state"), "has other columns"),
+        (whole.replace("007,0,", "007,zero,"), "cannot be read"),
+        (whole.replace("007", "008"), "cannot be read"),
+    ):
+        table.write_text(text)
+        with pytest.raises(UserError, match=rf"results.csv {message}.*the same subnets sweep writes it again"):
+            results.read(folder)
+    settings = folder / "sweep.yaml"
+    settings.write_text(settings.read_text().replace("scale: smoke", "scale: paper"))
+    with pytest.raises(UserError, match=r"unknown scale of .*sweep.yaml 'paper'"):
+        results.read(folder)
+
+
+def test_the_results_of_another_figure_are_left_alone(sweep: Sweep, tmp_path: Path) -> None:
+    rows, folder = results.collect(sweep, tmp_path), results.folder_of(sweep, tmp_path)
+    results.write(sweep, rows, folder)
+    other = Figure("Mine", "nobody", "", sweep.figure.lines, sweep.figure.plots, sweep.figure.scales, sweep.figure.axes)
+    with pytest.raises(UserError, match=r"figure0-smoke holds another figure, 'Figure 0': name another --out"):
+        results.write(Sweep(sweep.name, other, "smoke", tmp_path), rows, folder)
+
+
+def test_a_directory_that_cannot_be_is_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"no results can be kept in .*/file/figure0-smoke: Not a directory"):
+        results.write(sweep, results.collect(sweep, tmp_path), tmp_path / "file" / sweep.name)
