@@ -20,28 +20,39 @@ TRAIN, EVALUATION = "#0072B2", "#D55E00"
 Series = dict[str, tuple[list[int], list[float]]]
 
 
-def draw_run(run: Path, *, layers: list[str], evaluated_on: str, diagnosis: Diagnosis | None) -> list[Path]:
-    """Draw a run's pictures beside its ``metrics.csv``.
+def draw_run(
+    run: Path,
+    *,
+    layers: list[str],
+    evaluated_on: str,
+    diagnosis: Diagnosis | None,
+    out: Path | None = None,
+    form: str = "png",
+) -> list[Path]:
+    """Draw a run's pictures from its ``metrics.csv``.
 
     Args:
         layers: the masked layers, in the order to show them in.
         evaluated_on: what the metrics of ``val/`` were measured on: "test set" or "held-out images".
         diagnosis: of the masks that it ended with, where there is one.
+        out: the directory for them, the run's own by default.
+        form: ``png`` or ``pdf``.
 
-    Returns: the PNGs: ``curves.png``, ``layers.png`` where masks have changed, ``widths.png`` where there is a
+    Returns: the pictures: ``curves.png``, ``layers.png`` where masks have changed, ``widths.png`` where there is a
         diagnosis, and ``rounds.png`` where it was pruned in rounds.
     """
     metrics, title = read_metrics(run / "metrics.csv"), f"{run.parent.name}, {run.name}"
-    pictures = [run / "curves.png"]
+    out = run if out is None else out
+    pictures = [out / f"curves.{form}"]
     draw_curves(metrics, pictures[0], title=title, evaluated_on=evaluated_on)
     if any(value for layer in layers for value in metrics.get(f"swapped/{layer}", ([], []))[1]):
-        pictures.append(run / "layers.png")
-        draw_layers(metrics, layers, pictures[1], title=title)
+        pictures.append(out / f"layers.{form}")
+        draw_layers(metrics, layers, pictures[-1], title=title)
     if diagnosis is not None:
-        pictures.append(run / "widths.png")
+        pictures.append(out / f"widths.{form}")
         draw_widths(diagnosis, pictures[-1], title=title)
     if {"pruning/round", "val/accuracy"} <= metrics.keys():
-        pictures.append(run / "rounds.png")
+        pictures.append(out / f"rounds.{form}")
         draw_rounds(metrics, pictures[-1], title=title, evaluated_on=evaluated_on)
     return pictures
 
@@ -60,7 +71,7 @@ def read_metrics(path: Path) -> Series:
 
 
 def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
-    """Accuracy and loss by epoch, as a PNG."""
+    """Accuracy and loss by epoch, as a picture."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     _lines(accuracy, metrics, "accuracy", evaluated_on, scale=100)
@@ -94,7 +105,7 @@ def _lines(axes: Axes, metrics: Series, name: str, evaluated_on: str, scale: flo
 
 
 def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -> None:
-    """Kept density and share of edges swapped by layer, as a PNG.
+    """Kept density and share of edges swapped by layer, as a picture.
 
     Left, the density each layer ended with; right, the share of its kept edges replaced in each epoch.
     """
@@ -126,7 +137,7 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
 
 
 def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
-    """Density and width of each layer, as a PNG.
+    """Density and width of each layer, as a picture.
 
     Left, the weights that each layer keeps; right, its units, those with weights in and out, and those on a path.
     """
@@ -177,7 +188,7 @@ def draw_sanity(run: Path, found: dict[str, list[float]], *, chance: float) -> P
 
 
 def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
-    """Accuracy over density, as a PNG: of each round of ``IterativePruning`` the last epoch that was evaluated."""
+    """Accuracy over density, as a picture: of each round of ``IterativePruning`` the last epoch that was evaluated."""
     rounds, density = (dict(zip(*metrics[name], strict=True)) for name in ("pruning/round", "density"))
     points = {
         rounds[epoch]: (100 * density[epoch], 100 * accuracy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +25,16 @@ from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace, ove
 from lightning_subnets.errors import UserError
 from lightning_subnets.method import masks
 from lightning_subnets.methods.given import masks_of
+from lightning_subnets.report import report
 from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.sweep import results, running
+from lightning_subnets.sweep.plan import Sweep
 
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
     try:
-        auto_cli([inspect, check], args=args, prog="subnets", parser_class=Parser)
+        auto_cli([inspect, check, sweep, report], args=args, prog="subnets", parser_class=Parser)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -118,6 +122,50 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
     Console().print(table)
     picture = figures.draw_sanity(Path(checkpoint).resolve().parent.parent, found, chance=1 / len(data.classes))
     Console().print(f"picture: {picture}")
+
+
+def sweep(
+    figure: str,
+    scale: str = "smoke",
+    out: str = "runs/figures",
+    at_once: int | None = None,
+    list: str | None = None,
+) -> None:
+    """Make all runs of a figure that are not made yet; the same command goes on with a sweep that was stopped.
+
+    Keeps ``results.csv``, a row a run, in a directory for the figure and its scale.
+
+    Args:
+        figure: a file of configs/figures.
+        scale: one of the figure's scales: smoke, minutes on a laptop; evening, hours on a GPU; paper, all of it.
+        out: directory of the runs, which figures share.
+        at_once: runs at a time on each GPU, or on the processors where there is none.
+        list: a file to write the commands into for slurm/sweep.sbatch, instead of running them.
+    """
+    planned, folder = Sweep.read(Path(figure), scale), Path(out)
+    if list is not None:
+        _write_list(planned, folder, Path(list))
+        return
+    rows = running.run_all(planned, folder, running.slots(at_once, planned.scale.at_once))
+    report(str(results.folder_of(planned, folder)))
+    if any(row["status"] != "finished" for row in rows):
+        print(f"error: not all runs are finished; what each prints is in {folder / 'runs'}/<run>.log", file=sys.stderr)
+        sys.exit(1)
+
+
+def _write_list(planned: Sweep, out: Path, path: Path) -> None:
+    """The runs that are not made yet, a line each, as slurm/sweep.sbatch reads them."""
+    waiting = running.unfinished(planned, out)
+    if not waiting:
+        print(f"all runs of {planned.name} are finished")
+        return
+    try:
+        with path.open("x") as file:
+            file.writelines(f"{shlex.join(running.arguments_of(run, out))}\n" for run in waiting)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another --list") from error
+    results.write(planned, results.collect(planned, out), results.folder_of(planned, out))
+    print(f"sbatch --array=1-{len(waiting)} --gpus-per-node=1 --cpus-per-gpu=12 slurm/sweep.sbatch {path}")
 
 
 def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:

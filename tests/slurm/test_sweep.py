@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from lightning_subnets.subnets import main
+from lightning_subnets.sweep import results
 
 from .cluster import Job
 from .site import Site
@@ -26,6 +31,14 @@ VERSIONS = {
     "short_model.weights_signed_constant",
 }
 SHORT = "config: configs/quickstart.yaml\ntrainer.max_epochs: 1\ntrainer.accelerator: cpu\n"
+FIGURE = """\
+title: Small
+source: nobody
+caption: ""
+lines: {half: {config: short.yaml, options: {model.method: {class_path: EdgePopup, init_args: {density: 0.5}}}}}
+plots: [{x: kept}]
+scales: {smoke: {configs: ., note: digits, seeds: [0, 1]}}
+"""
 
 
 def submitted(site: Site) -> list[Job]:
@@ -61,6 +74,17 @@ def test_one_of_six_runs_fails_alone_and_the_same_list_again_does_what_is_left(s
     after = finished(site)
     assert after.keys() == VERSIONS
     assert before.items() < after.items(), "finished runs are left as they are"
+
+
+def test_the_list_of_a_figure_makes_its_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.directory)
+    Path("short.yaml").write_text(SHORT)
+    Path("small.yaml").write_text(FIGURE)
+    main(["sweep", "small.yaml", "--list=runs.txt"])
+    array = site.submit("sweep.sbatch", "runs.txt", options=("--array=1-2",))
+    assert [task.wait_for_end(180) for task in array.tasks(1, 2)] == ["COMPLETED"] * 2
+    _, rows = results.read(Path("runs/figures/small-smoke"))
+    assert [(row["status"], row["seed"], row["epochs"]) for row in rows] == [("finished", 0, 1), ("finished", 1, 1)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""Sweeps as a report finds them, with results that are made here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_subnets.sweep.figure import Figure, Line, Plot, Scale
+from lightning_subnets.sweep.plan import Sweep
+from lightning_subnets.sweep.results import Row
+
+MEASURED = ["error", "test_accuracy", "test_top5", "test_loss", "kept", "total", "log10_paths", "log10_trace"]
+MEASURED += [
+    "units_on_paths",
+    "seconds",
+    "epochs",
+    "steps",
+    "method",
+    "weights",
+    "weights_digest",
+    "device",
+    "finished",
+]
+MEASURED += ["torch", "torchvision", "lightning", "lightning_subnets", "directory", "command"]
+
+
+def made(
+    lines: Mapping[str, list[str] | None],
+    axes: Mapping[str, Any],
+    plots: Sequence[Plot],
+    measure: Callable[[Row], Mapping[str, Any]],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    scale: str = "smoke",
+    published: Mapping[str, Any] | None = None,
+    title: str = "Figure 0",
+) -> tuple[Sweep, list[Row]]:
+    """A sweep and its results.
+
+    Args:
+        lines: the axes of each, all where it is None.
+        measure: what a row has that is not the same in all of them.
+    """
+    figure = Figure(
+        title=title,
+        source="a paper",
+        caption="What is to be seen.",
+        lines={name: Line("base.yaml", over=over) for name, over in lines.items()},
+        plots=list(plots),
+        scales={scale: Scale("digits", "digits, 2 epochs", list(seeds))},
+        axes=dict(axes),
+        published=dict(published or {}),
+    )
+    sweep = Sweep(f"figure0-{scale}", figure, scale, Path())
+    rows = []
+    for seed, (name, line) in itertools.product(seeds, figure.lines.items()):
+        of_line = sweep.axes(line)
+        for point in itertools.product(*of_line.values()):
+            row: Row = {"line": name, **dict.fromkeys(figure.axes), **dict(zip(of_line, point, strict=True))}
+            row |= {"seed": float(seed), "status": "finished", **dict.fromkeys(MEASURED)}
+            row |= {"kept": 5e5, "test_accuracy": 0.5, "seconds": 30.0, "finished": "2026-01-02T03:04:05"}
+            row |= {"command": f"lightning fit -c base.yaml --seed_everything={seed}"}
+            rows.append(row | dict(measure(row)))
+    return sweep, rows
+
+
+NETWORKS: dict[str, Any] = {"Conv2": {}, "Conv4": {}}
+DENSITIES = {"model.method.density": [0.1, 0.5, 0.9]}
+
+
+def figure3(scale: str = "smoke", **changes: Any) -> tuple[Sweep, list[Row]]:
+    """Two networks, three densities, two seeds: a line over densities and a dense one over networks alone."""
+
+    def measure(row: Row) -> dict[str, float]:
+        seed, density = float(row["seed"] or 0), float(row["density"] or 1.5)
+        return {"test_accuracy": 0.5 + 0.2 * density + 0.02 * seed + 0.1 * (row["network"] == "Conv4")}
+
+    axes = {"network": NETWORKS, "density": DENSITIES}
+    lines = {"signed constant": None, "dense": ["network"]}
+    return made(lines, axes, [Plot("density", panels="network")], measure, scale=scale, **changes)

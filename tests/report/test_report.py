@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made_sweeps import figure3, made
+from PIL import Image
+
+from lightning_subnets import figures
+from lightning_subnets.errors import UserError
+from lightning_subnets.report import report, single_run, tables
+from lightning_subnets.report.finding import find
+from lightning_subnets.sweep import results
+from lightning_subnets.sweep.figure import Plot
+from lightning_subnets.sweep.plan import Sweep
+from lightning_subnets.sweep.results import Row
+
+METRICS = """density/a.10,density/a.2,epoch,step,swapped/a.10,swapped/a.2,val/accuracy,val/loss
+,,0,9,,,0.5,1.0
+0.5,0.25,0,9,0.2,0.1,,
+"""
+SUMMARY = {
+    "data": "ImageNet",
+    "method": "EdgePopup",
+    "weights": "signed_constant",
+    "seed": 0,
+    "test_accuracy": 0.7,
+    "kept": 7650000,
+}
+SUMMARY |= {"epochs": 100, "seconds": 9.5, "weights_unchanged": True, "versions": {"torch": "2.15.0"}}
+
+
+class Page(HTMLParser):
+    """What is in a page: what it loads, what it links to, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "srcset", "data", "poster", "background"):
+                self.loaded.append(str(value))
+            elif name == "href":
+                (self.links if tag == "a" else self.loaded).append(str(value))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def put(monkeypatch: pytest.MonkeyPatch, folder: Path, *sweeps: tuple[Sweep, list[Row]]) -> None:
+    """Sweeps in a folder, whose results are read as these."""
+    for sweep, _ in sweeps:
+        (folder / sweep.name).mkdir(parents=True)
+        (folder / sweep.name / "sweep.yaml").touch()
+    named = {sweep.name: (sweep, rows) for sweep, rows in sweeps}
+    monkeypatch.setattr(results, "read", lambda path: named[path.name])
+
+
+def a_run(folder: Path, summary: dict[str, object] | None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(METRICS)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"validation_fraction": 0.1}}}))
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_report_has_pictures_tables_and_a_page_that_loads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(monkeypatch, tmp_path, figure3())
+    report(str(tmp_path))
+    out = tmp_path / "report"
+    folder = out / "figure0-smoke"
+    assert sorted(path.name for path in out.iterdir()) == ["figure0-smoke", "index.html"]
+    assert sorted(path.name for path in folder.iterdir()) == ["figure.pdf", "figure.png", "table.csv", "table.md"]
+    with Image.open(folder / "figure.png") as image:
+        assert image.info["dpi"][0] == pytest.approx(150, abs=0.1)
+    assert (folder / "figure.pdf").read_bytes().startswith(b"%PDF")
+    page = Page(out / "index.html")
+    assert len(page.loaded) == 1
+    assert page.loaded[0].startswith("data:image/png;base64,")
+    assert "script" not in page.tags
+    assert "url(" not in page.source
+    assert all(link.startswith("#") or (out / link).is_file() for link in page.links)
+    assert "figure0-smoke/figure.pdf" in page.links
+    for words in ("Figure 0", "What is to be seen.", "a paper", "81.00 ± 1.41", "16 of 16", "0:08:00", "2026-01-02"):
+        assert words in page.text
+    assert page.text.count("lightning fit -c base.yaml --seed_everything=1") == 8
+    assert str(out / "index.html") in capsys.readouterr().out
+
+
+def test_what_is_not_there_is_said_on_the_page_in_the_table_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, rows = figure3()
+    rows[0] |= {"status": "failed", "error": "RuntimeError: out of <memory>"}
+    rows[9] |= {"status": "missing", "test_accuracy": None}
+    put(monkeypatch, tmp_path, (sweep, rows))
+    report(str(tmp_path / sweep.name), out=str(tmp_path / "elsewhere"))
+    words = "1 of 16 runs missing (signed constant, Conv2, 50 % kept, seed 1), 1 failed (signed constant, Conv2, 10 %"
+    page = Page(tmp_path / "elsewhere" / "index.html")
+    assert words in page.text
+    assert "RuntimeError: out of <memory>" in page.text
+    assert "1 of 2" in page.text
+    assert words in (tmp_path / "elsewhere" / sweep.name / "table.md").read_text()
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_whatever_a_run_is_called_the_page_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = '<script src="http://x"></script>&"|'
+
+    def measure(row: Row) -> dict[str, str]:
+        return {"status": "failed", "error": bad, "command": bad, "device": bad, "torch": bad}
+
+    sweep, rows = made({bad: None}, {"network": {bad: {}}}, [Plot("network")], measure, title=bad)
+    rows.append(rows[0] | {"status": "finished"})
+    put(monkeypatch, tmp_path, (sweep, rows))
+    a_run(tmp_path / "&<img src=x>" / "version_0", {**SUMMARY, "method": bad})
+    report(str(tmp_path))
+    page = Page(tmp_path / "report" / "index.html")
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 1
+    assert page.text.count(bad) > 5
+    assert "&<img src=x>" in page.text
+    assert "\\|" in (tmp_path / "report" / sweep.name / "table.md").read_text()
+
+
+PUBLISHED = {"signed constant": 70.0, "dense": {"Conv4": 93.5}}
+
+
+def test_differences_from_the_paper_are_given_at_its_own_scale_alone() -> None:
+    table = tables.of_sweep(*figure3(scale="paper", published=PUBLISHED))
+    assert table.columns[-2:] == ["published (%)", "measured - published"]
+    assert table.cells[0][-2:] == ["", ""], "of a line that is run along axes nobody knows which point it is"
+    assert tables.printed_for(PUBLISHED, "signed constant", []) == 70
+    assert table.cells[-1][-2:] == ["93.5", "-2.50"]
+    assert [row["difference"] for row in table.data[-2:]] == [None, pytest.approx(91 - 93.5)]
+    smoke = tables.of_sweep(*figure3(scale="smoke", published=PUBLISHED))
+    assert "difference" not in smoke.data[0]
+    assert smoke.columns[-1] == "in the paper, not on these data (%)"
+    assert smoke.cells[-1][-1] == "93.5"
+    assert len(tables.of_sweep(*figure3()).columns) == len(smoke.columns) - 1
+
+
+def test_a_table_has_mean_and_deviation_of_each_point() -> None:
+    sweep, rows = figure3()
+    rows[0] |= {"status": "missing", "test_accuracy": None}
+    table = tables.of_sweep(sweep, rows)
+    assert table.columns == ["", "network", "density", "seeds", "test accuracy (%)", "weights kept"]
+    assert table.cells[0] == ["signed constant", "Conv2", "10 %", "1 of 2", "54.00", "500,000"]
+    assert table.cells[1] == ["signed constant", "Conv2", "50 %", "2", "61.00 ± 1.41", "500,000"]
+    assert table.cells[-1] == ["dense", "Conv4", "", "2", "91.00 ± 1.41", "500,000"]
+    (first, second, *_) = csv.DictReader(tables.as_csv(table).splitlines())
+    assert (first["finished"], first["planned"], first["deviation"]) == ("1", "2", "")
+    assert float(second["deviation"]) == pytest.approx(2**0.5)
+    assert (
+        tables.as_markdown(table).splitlines()[3] == "| signed constant | Conv2 | 50 % | 2 | 61.00 ± 1.41 | 500,000 |"
+    )
+
+
+def test_what_else_is_drawn_has_a_column() -> None:
+    sweep, rows = made({"a": None}, {}, [Plot("log10_trace")], lambda row: {"log10_trace": 3.0 + (row["seed"] or 0)})  # type: ignore[operator]
+    assert tables.of_sweep(sweep, rows).data[0]["log10_trace"] == 3.5
+
+
+def test_runs_of_no_sweep_stand_in_a_table_beside_what_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(monkeypatch, tmp_path / "figures", figure3())
+    a_run(tmp_path / "figures" / "runs" / "Conv2-0.1-seed0", SUMMARY)  # the sweep's own
+    a_run(tmp_path / "rn50_signed" / "version_0", SUMMARY)
+    a_run(tmp_path / "rn50_signed" / "version_1", {**SUMMARY, "epochs": 3})
+    a_run(tmp_path / "mine" / "version_0", None)
+    a_run(tmp_path / "wrn50_signed" / "version_0", {**SUMMARY, "data": "TinyImageNet"})
+    report(str(tmp_path))
+    page = Page(tmp_path / "report" / "index.html")
+    assert "Figure 0" in page.text
+    (mine, whole, short, other) = csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines())
+    assert (mine["name"], mine["published_percent"]) == ("mine", "")
+    assert whole["published_percent"] == short["published_percent"] == "68.6"
+    assert float(whole["difference"]) == pytest.approx(1.4)
+    assert short["difference"] == other["published_percent"] == ""
+    assert "not finished" in page.text
+    found = find(tmp_path / "figures")
+    assert list(found.sweeps) == ["figure0-smoke"]
+    assert not found.runs
+
+
+def test_one_run_has_its_pictures_and_its_summary(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "rn50_signed" / "version_3", SUMMARY)
+    report(str(run))
+    out = run / "report"
+    names = {"curves.pdf", "curves.png", "layers.pdf", "layers.png", "index.html"}
+    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in run.iterdir()} >= {"metrics.csv", "report"}
+    assert not (run / "curves.png").exists()
+    page = Page(out / "index.html")
+    assert len(page.loaded) == 2
+    assert "rn50_signed, version_3" in page.text
+    assert "+1.40" in page.text
+    assert "torch 2.15.0" in page.text
+    assert "not finished" not in page.text
+
+
+def test_a_checkpoint_gives_the_networks_order_and_what_its_masks_leave(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def draw_run(run: Path, **options: Any) -> list[Path]:
+        asked.append(options)
+        return []
+
+    monkeypatch.setattr(figures, "draw_run", draw_run)
+    single_run.pictures(finished_run)
+    for options in asked:
+        assert options["layers"] == ["features.0", "features.2", "classifier.1", "classifier.3", "classifier.5"]
+        assert list(options["diagnosis"].layers) == options["layers"]
+        assert options["evaluated_on"] == "test set"
+    assert [options["form"] for options in asked] == ["png", "pdf"]
+
+
+def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single_run, "pictures", lambda _: {"curves.png": b"", "curves.pdf": b""})
+    report(str(a_run(tmp_path / "mine" / "version_0", None)))
+    assert "not finished" in Page(tmp_path / "mine" / "version_0" / "report" / "index.html").text
+
+
+def test_a_report_made_again_replaces_its_own_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, rows = made({"a": None}, {}, [Plot("kept")], lambda row: {})
+    put(monkeypatch, tmp_path, (sweep, rows))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    report(str(tmp_path))
+    first = (tmp_path / "report" / "index.html").read_bytes()
+    pdf = (tmp_path / "report" / "figure0-smoke" / "figure.pdf").read_bytes()
+    report(str(tmp_path))
+    assert (tmp_path / "report" / "index.html").read_bytes() == first
+    assert (tmp_path / "report" / "figure0-smoke" / "figure.pdf").read_bytes() == pdf
+    assert (tmp_path / "report" / "notes.txt").read_text() == "mine"
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere is no directory: name one"):
+        report(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"has no runs in it, nor sweeps"):
+        report(str(tmp_path))
+    a_run(tmp_path / "mine" / "version_0", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"no report can be written to .*file: .*another --out"):
+        report(str(tmp_path), out=str(tmp_path / "file"))
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "mine" / "version_0", SUMMARY)
+    (run / "summary.json").write_text('{"epochs": 1')
+    for path in (run, tmp_path):
+        with pytest.raises(UserError, match=r"version_0/summary.json is damaged .*remove it"):
+            report(str(path))
+
+
+def test_two_sweeps_of_one_name_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("", "b"):
+        put(monkeypatch, tmp_path / folder, figure3())
+    report(str(tmp_path), str(tmp_path / "out"))
+    assert len(list((tmp_path / "out").glob("**/table.csv"))) == 2
+    assert len(set(re.findall(r'<h2 id="([^"]+)"', (tmp_path / "out" / "index.html").read_text()))) == 2

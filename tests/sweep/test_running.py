@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_subnets import cli
+from lightning_subnets.errors import UserError
+from lightning_subnets.run_directory import lock
+from lightning_subnets.subnets import main
+from lightning_subnets.sweep import results
+from lightning_subnets.sweep.board import Board
+from lightning_subnets.sweep.plan import Sweep
+from lightning_subnets.sweep.results import directory_of
+from lightning_subnets.sweep.running import Slot, run_all, slots
+
+# Handwritten digits, a network of 300 weights, three steps: what takes the time is the start.
+CONFIG = """\
+data: {class_path: Digits, init_args: {batch_size: 32}}
+model:
+  network: {class_path: Conv2, init_args: {in_channels: 1, image_size: 8, width_multiplier: 0.05}}
+  method: {class_path: EdgePopup, init_args: {density: 0.5}}
+  weights: signed_constant
+  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
+trainer: {max_epochs: 1, limit_train_batches: 3, accelerator: cpu}
+"""
+FIGURE: dict[str, Any] = {
+    "title": "A figure",
+    "source": "nobody",
+    "caption": "Accuracy by density.",
+    "axes": {"density": {"model.method.init_args.density": [0.5, 0.9]}},
+    "lines": {"U_k": {"config": "small.yaml"}},
+    "plots": [{"x": "density"}],
+    "scales": {"smoke": {"configs": "configs", "note": "digits", "seeds": [0]}},
+}
+
+
+@pytest.fixture
+def figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes the figure, with other lines or options, and says where it is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "small.yaml").write_text(
+        CONFIG.replace("Digits", "lightning_subnets.datamodules.Digits").replace(
+            "Conv2", "lightning_subnets.networks.Conv2"
+        )
+    )
+
+    def write(**options: Any) -> str:
+        scale = FIGURE["scales"]["smoke"] | {"options": options}
+        Path("figure.yaml").write_text(yaml.safe_dump(FIGURE | {"scales": {"smoke": scale}}))
+        return "figure.yaml"
+
+    return write
+
+
+def rows() -> list[dict[str, str]]:
+    with Path("out/figure-smoke/results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def summaries() -> dict[str, int]:
+    """When each finished run was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in Path("out/runs").glob("*/summary.json")}
+
+
+def test_a_sweep_makes_all_runs_and_each_is_the_run_that_its_command_makes(figure: Callable[..., str]) -> None:
+    path = figure()
+    failure = results.failure_of(next(Sweep.read(Path(path), "smoke").runs()).name, Path("out"))
+    failure.parent.mkdir(parents=True)
+    failure.write_text("an earlier time")
+    main(["sweep", path, "--out=out", "--at_once=2"])
+    assert not failure.exists()
+    assert [(row["status"], float(row["density"])) for row in rows()] == [("finished", 0.5), ("finished", 0.9)]
+    row = rows()[1]
+    assert row["command"].startswith("lightning fit -c configs/small.yaml --model.method.init_args.density=0.9 ")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cli.main([*row["command"].split()[1:], "--name=alone"])
+    torch.set_num_threads(threads)
+    alone = json.loads(Path("runs/alone/version_0/summary.json").read_text())
+    assert (float(row["test_loss"]), row["weights_digest"]) == (alone["test_loss"], alone["weights_digest"])
+    assert (float(row["kept"]), float(row["epochs"])) == (alone["kept"], 1)
+
+
+def test_a_failed_run_does_not_stop_the_rest_and_is_made_again_and_the_rest_is_not(
+    figure: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = figure()
+    text = Path(path).read_text()
+    Path(path).write_text(text.replace("0.9", "9"))
+    with pytest.raises(SystemExit) as exit_info:
+        main(["sweep", path, "--out=out"])
+    assert exit_info.value.code == 1
+    assert [(row["status"], row["test_accuracy"] != "") for row in rows()] == [("finished", True), ("failed", False)]
+    assert rows()[1]["error"].startswith("density = 9.0 is outside (0, 1]")
+    assert "failed: density = 9.0 is outside" in capfd.readouterr().err
+    before = summaries()
+
+    Path(path).write_text(text)
+    main(["sweep", path, "--out=out"])
+    assert [row["status"] for row in rows()] == ["finished", "finished"]
+    assert before.items() <= summaries().items()
+    assert len(summaries()) == 2
+    done = summaries()
+    main(["sweep", path, "--out=out"])
+    assert summaries() == done
+
+
+def test_runs_that_all_fail_for_one_reason_are_not_all_tried(
+    figure: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(figure(**{"data.init_args.num_classes": 11}))
+    path.write_text(path.read_text().replace("- 0.9", "- 0.6\n    - 0.7\n    - 0.8\n    - 0.9"))
+    with pytest.raises(SystemExit):
+        main(["sweep", str(path), "--out=out", "--at_once=1"])
+    assert [row["status"] for row in rows()] == ["failed"] * 3 + ["missing"] * 2
+    said = capfd.readouterr().err
+    assert "the first 3 runs have failed for the same reason: the other 2 are not tried" in said
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(
+    figure: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = figure()
+    first, second = Sweep.read(Path(path), "smoke").runs()
+    for run in (first, second):
+        directory_of(run.name, Path("out")).mkdir(parents=True)
+    held = [lock(directory_of(run.name, Path("out"))) for run in (first, second)]
+    with pytest.raises(SystemExit):
+        main(["sweep", path, "--out=out"])
+    assert [row["status"] for row in rows()] == ["missing", "missing"]
+    assert capfd.readouterr().err.count("another process is making it") == 2
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def test_of_two_sweeps_of_one_figure_the_second_waits(
+    figure: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = figure()
+    Path("out/figure-smoke").mkdir(parents=True)
+    held = lock(Path("out/figure-smoke"))
+    with pytest.raises(SystemExit) as exit_info:
+        main(["sweep", path, "--out=out"])
+    os.close(held)
+    assert exit_info.value.code == 2
+    assert "another subnets sweep writes to out/figure-smoke" in capsys.readouterr().err
+
+
+def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
+    figure: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(figure())
+    path.write_text(path.read_text().replace("0.9", "9"))  # fails soon, beside a run that is still under way
+    sweep, calls = Sweep.read(path, "smoke"), list[int]()
+
+    def full_disk(*_: object) -> None:
+        calls.append(len(calls))
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "_write", full_disk)
+    Path("out/figure-smoke").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no results can be kept in out/figure-smoke: No space left on device"):
+        run_all(sweep, Path("out"), [Slot("", 1), Slot("", 1)])
+    assert running() == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_time_left_counts_from_the_start_of_the_sweep() -> None:
+    board = Board("figure", done=10, total=250)
+    board._began, board._done = 1000.0, 14  # four runs at once, in 100 seconds
+    assert board.left(1100.0) == 100 / 4 * 236
+
+
+def started(path: str, *options: str) -> subprocess.Popen[str]:
+    """A sweep in a process of its own, once a run of it has written a checkpoint."""
+    began = time.time()
+    command = [sys.executable, "-c", "from lightning_subnets.subnets import main; main()", "sweep", path, "--out=out"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_mtime > began for path in Path("out").glob("runs/*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def running() -> list[int]:
+    """The processes that hold a run's directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(
+                Path("out/runs").resolve() in Path(os.readlink(each)).parents for each in (process / "fd").iterdir()
+            ):
+                found.append(int(process.name))
+        except OSError:
+            pass  # it has ended
+    return found
+
+
+def test_a_sweep_that_is_told_to_end_stops_its_runs_with_checkpoints_and_goes_on(figure: Callable[..., str]) -> None:
+    long = figure(**{"trainer.max_epochs": 3000, "trainer.limit_val_batches": 0})
+    process = started(long, "--at_once=1")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped; the same command goes on" in said
+    assert [row["status"] for row in rows()] == ["missing", "missing"]
+    assert running() == []
+    (run,) = Path("out/runs").glob("*/checkpoints")
+    epoch = torch.load(run / "last.ckpt", weights_only=True)["epoch"]
+
+    process = started(long, "--at_once=1")
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while running():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] > epoch
+
+
+def test_a_run_that_is_killed_is_a_failed_one_and_the_reason_stands_in_its_row(figure: Callable[..., str]) -> None:
+    process = started(figure(**{"trainer.max_epochs": 3000, "trainer.limit_val_batches": 0}), "--at_once=2")
+    for run in running():
+        os.kill(run, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert [row["error"] for row in rows()] == ["killed by SIGKILL, perhaps for memory"] * 2
+
+
+def test_the_list_for_a_job_array_has_a_line_for_each_run_that_is_left(
+    figure: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = figure()
+    main(["sweep", path, "--out=out", "--list=runs.txt"])
+    assert capsys.readouterr().out.startswith("sbatch --array=1-2 ")
+    first, second = Path("runs.txt").read_text().splitlines()
+    cli.main(["fit", *first.split()])
+    with pytest.raises(SystemExit):
+        main(["sweep", path, "--out=out", "--list=runs.txt"])
+    main(["sweep", path, "--out=out", "--list=rest.txt"])
+    assert Path("rest.txt").read_text().splitlines() == [second]
+    assert [row["status"] for row in rows()] == ["finished", "missing"]
+
+
+def test_runs_share_gpus_and_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 16)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [(slot.device, slot.threads) for slot in slots(3, 1)] == [("0", 2), ("1", 2)] * 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [slot.device for slot in slots(1, 4)] == ["5", "7"]
+    assert [slot.device for slot in slots(None, 2)] == ["5", "7"] * 2
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert [(slot.device, slot.threads) for slot in slots(3, 1)] == [("", 5)] * 3
+    assert [(slot.device, slot.threads) for slot in slots(None, 4)] == [("", 1)] * 16
