@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from lightning_subnets.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.stem.endswith("base"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "figures")  # test_figure_configs.py
+EXPERIMENTS = [path for path in FILES if not path.stem.endswith("base")]
 SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.batch_size=2"]
 
 PHOTOGRAPHS = [
@@ -30,7 +32,9 @@ RUN_AS_THEY_ARE = ["rn50_signed.yaml"]
 KEPT_SMALL = {
     "imagenet_base.yaml": PHOTOGRAPHS,
     "methods/rn50_": PHOTOGRAPHS,
+    "tiny_imagenet": ["--data.root={tiny_imagenet}", "--model.network.num_classes=3"],
     "cifar10": ["--data.root={cifar}", "--model.network.width_multiplier=0.25"],
+    "digits": ["--model.network.width_multiplier=0.25"],
     "methods/vgg16_": ["--data.root={cifar}", "--model.network.width_multiplier=0.125"],
     "_synflow": ["--model.method.rounds=2"],
     "_snip": ["--model.method.samples_per_class=2"],
@@ -43,17 +47,40 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
+@pytest.fixture(scope="session")
+def tiny_imagenet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory as Tiny ImageNet's, with 2 images to train on and 2 to test in each of 3 classes."""
+    root = tmp_path_factory.mktemp("tiny_imagenet")
+    annotations = []
+    for label in range(3):
+        for index in range(2):
+            name = f"val_{label}_{index}.JPEG"
+            annotations.append(f"{name}\tclass_{label}\t0\t0\t63\t63\n")
+            for path in (root / f"train/class_{label}/images/{index}.JPEG", root / "val/images" / name):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (64, 64), (80 * label, 100, 100 * index)).save(path)
+    (root / "wnids.txt").write_text("class_0\nclass_1\nclass_2\n")
+    (root / "val/val_annotations.txt").write_text("".join(annotations))
+    return root
+
+
+@pytest.fixture
+def folders(photographs: Path, cifar_folder: Path, tiny_imagenet_folder: Path) -> dict[str, Path]:
+    """Small data sets, as ``KEPT_SMALL`` names them."""
+    return {"photographs": photographs, "cifar": cifar_folder, "tiny_imagenet": tiny_imagenet_folder}
+
+
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=name_of)
 def test_an_experiment_trains_validates_and_writes_nothing_in_a_trial_run(
-    config: Path, photographs: Path, cifar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     base = yaml.safe_load(config.read_text()).get("config", "")
     kinds = [kind for kind in KEPT_SMALL if kind in (config.parent.name, base) or kind in name_of(config)]
     options = dict.fromkeys(option for kind in kinds for option in KEPT_SMALL[kind])
-    if "photographs" in "".join(options) and name_of(config) not in RUN_AS_THEY_ARE:
+    if "num_classes=3" in "".join(options) and name_of(config) not in RUN_AS_THEY_ARE:
         options = dict.fromkeys([*SMALL_NETWORK, *options])
-    small = [option.format(photographs=photographs, cifar=cifar_folder) for option in options]
+    small = [option.format(**folders) for option in options]
     main(["fit", "-c", str(config), *SMALL, *small])
     assert list(tmp_path.iterdir()) == []
 
@@ -77,7 +104,7 @@ def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "config", [path for path in CONFIGS.rglob("*.yaml") if "config" in yaml.safe_load(path.read_text())], ids=name_of
+    "config", [path for path in FILES if "config" in yaml.safe_load(path.read_text())], ids=name_of
 )
 def test_an_experiment_changes_what_it_names_and_loses_nothing_of_its_base(
     config: Path, capsys: pytest.CaptureFixture[str]
@@ -129,8 +156,8 @@ def test_the_headline_run_is_the_papers(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_an_experiment_fits_on_a_screen() -> None:
-    assert len(EXPERIMENTS) == 62
-    assert max(len(path.read_text().splitlines()) for path in CONFIGS.rglob("*.yaml")) <= 40
+    assert len(EXPERIMENTS) == 73
+    assert max(len(path.read_text().splitlines()) for path in FILES) <= 40
 
 
 def test_the_quickstart_finds_a_good_subnetwork_within_a_minute(

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_subnets.subnets import main
+from lightning_subnets.sweep import results
+
+FIGURES = Path(__file__).parents[2] / "configs" / "figures"
+
+
+def test_a_figure_of_the_paper_is_made_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["sweep", str(FIGURES / "figure5.yaml")])
+    _, rows = results.read(tmp_path / "runs/figures/figure5-smoke")
+    assert len(rows) == 9
+    assert {row["status"] for row in rows} == {"finished"}
+    best = max(float(row["test_accuracy"] or 0) for row in rows)
+    assert best > 0.5, "subnetworks of random weights classify"
+    report = tmp_path / "runs/figures/figure5-smoke/report"
+    assert {path.name for path in report.rglob("*") if path.is_file()} == {
+        *("index.html", "figure.png", "figure.pdf", "table.csv", "table.md")
+    }

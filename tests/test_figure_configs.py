@@ -1,0 +1,178 @@
+"""The figures that are shipped: what each scale runs, and that every run means what it says."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_subnets.allocation import num_kept
+from lightning_subnets.cli import main
+from lightning_subnets.initialization import DISTRIBUTIONS
+from lightning_subnets.networks import Conv4
+from lightning_subnets.sweep.figure import Figure, Options
+from lightning_subnets.sweep.plan import PlannedRun, Sweep
+
+FIGURES = Path(__file__).parents[1] / "configs" / "figures"
+
+# Runs of each figure at each scale.
+RUNS = {
+    "alexnet_density": {"smoke": 13, "evening": 45, "paper": 75},
+    "alexnet_width": {"smoke": 15, "evening": 60, "paper": 150},
+    "figure3": {"smoke": 16, "laptop": 96, "evening": 144, "paper": 240},
+    "figure4": {"smoke": 12, "laptop": 48, "evening": 72, "paper": 280},
+    "figure5": {"smoke": 9, "evening": 36, "paper": 115},
+    "figure6": {"smoke": 12, "laptop": 48, "evening": 72, "paper": 120},
+    "figure7": {"smoke": 18, "laptop": 72, "evening": 216, "paper": 600},
+    "figure8": {"smoke": 9, "evening": 9, "paper": 9},
+    "figure9": {"smoke": 6, "evening": 8, "paper": 8},
+    "figure10": {"smoke": 12, "evening": 12, "paper": 20},
+    "phew_accuracy": {"smoke": 13, "evening": 19, "paper": 185},
+    "phew_classes": {"smoke": 15, "evening": 15, "paper": 105},
+    "phew_trace": {"smoke": 18, "evening": 108, "paper": 180},
+}
+SWEEPS = [(figure, scale) for figure, scales in RUNS.items() for scale in scales]
+
+
+@cache
+def figure_of(name: str) -> Figure:
+    return Sweep.read(FIGURES / f"{name}.yaml", "paper").figure
+
+
+def read(figure: str, scale: str) -> Sweep:
+    """The sweep, of a figure that is parsed once for all scales."""
+    return Sweep(f"{figure}-{scale}", figure_of(figure), scale, FIGURES)
+
+
+@cache
+def runs_of(figure: str, scale: str) -> list[PlannedRun]:
+    return list(read(figure, scale).runs())
+
+
+def names_of(figure: str, scale: str) -> set[str]:
+    return {run.name for run in runs_of(figure, scale)}
+
+
+def options_of(run: PlannedRun) -> Options:
+    """What its arguments change, by dotted key."""
+    named = [argument.removeprefix("--").split("=", 1) for argument in run.arguments[2:]]
+    return {key: yaml.safe_load(value) for key, value in named}
+
+
+def test_every_figure_has_the_scales_and_the_runs_that_are_meant() -> None:
+    assert {path.stem for path in FIGURES.glob("*.yaml")} == RUNS.keys()
+    assert {name: {scale: len(runs_of(name, scale)) for scale in figure_of(name).scales} for name in RUNS} == RUNS
+
+
+def test_every_figure_is_described_with_its_number_of_runs() -> None:
+    described = {}
+    text = (FIGURES / "README.md").read_text()
+    for names, runs in re.findall(r"^\| (`[^|]+`) \|[^|]+\| ([^|]+) \|", text, re.MULTILINE):
+        for name, counts in zip(re.findall(r"`([^`]+)\.yaml`", names), runs.split("; "), strict=True):
+            described[name] = [int(count) for count in counts.split(", ")]
+    scales = ("smoke", "evening", "paper")
+    assert described == {name: [counts[scale] for scale in scales] for name, counts in RUNS.items()}
+
+
+def test_runs_differ_but_where_all_layers_of_alexnet_have_their_own_width() -> None:
+    for figure, scale in SWEEPS:
+        twice = 4 * len(read(figure, scale).scale.seeds) if figure == "alexnet_width" else 0
+        assert len(names_of(figure, scale)) == len(runs_of(figure, scale)) - twice, (figure, scale)
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_figures_share_the_runs_that_they_have_in_common_with_figure_3(scale: str) -> None:
+    """Of both initialisations at half of the weights, and of learned weights: counted for each seed."""
+    seeds = len(read("figure3", scale).scale.seeds)
+    third = names_of("figure3", scale)
+    shared = [len(third & names_of(other, scale)) / seeds for other in ("figure4", "figure6", "figure7")]
+    networks = {"laptop": 2, "paper": 4}[scale]  # of Figure 7
+    densities = {"laptop": 3, "paper": 5}[scale]
+    lines = {"laptop": 3, "paper": 4}[scale]  # of Figure 4
+    assert shared == [2 * lines, 4 * 2, networks * 2 * densities]
+
+
+def test_the_papers_protocol_is_100_epochs_and_five_seeds_of_cifar_10_and_one_of_imagenet() -> None:
+    for figure in RUNS:
+        scale = read(figure, "paper").scale
+        assert "trainer.max_epochs" not in scale.options or figure == "phew_trace"
+        assert scale.seeds == ([0] if scale.configs == "../imagenet" else [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("scale", "tolerance"), [("smoke", 3e-3), ("evening", 1e-3), ("paper", 1e-3)])
+def test_along_a_line_of_figure_5_the_width_changes_and_the_number_of_weights_kept_does_not(
+    scale: str, tolerance: float
+) -> None:
+    smoke = {"in_channels": 1, "image_size": 8} if scale == "smoke" else {}
+    kept: dict[str, dict[Any, int]] = {}
+    for run in runs_of("figure5", scale):
+        options = options_of(run)
+        width = options.get("model.network.init_args.width_multiplier", 1)
+        assert run.values == {"width": width}
+        with torch.device("meta"):
+            layers = list(Conv4(width_multiplier=width, **smoke).parameters())
+        count = sum(num_kept(layer.numel(), options["model.method.density"]) for layer in layers)
+        kept.setdefault(run.line, {})[width] = count
+    whole = sum(layer.numel() for layer in Conv4(**smoke).parameters())
+    for line, counts in kept.items():
+        assert len(counts) >= 3
+        wanted = int(line.split()[3]) / 100 * whole
+        assert all(count == pytest.approx(wanted, rel=tolerance) for count in counts.values()), (line, counts)
+
+
+def kinds(run: PlannedRun) -> frozenset[str]:
+    """What the parser may refuse of a run: its config, its options, and which class an option is."""
+    config = "/".join(Path(run.arguments[1]).parts[-2:])
+    options = options_of(run)
+    classes = [f"{key}={options[key]}" for key in ("model.network", "model.method", "data") if key in options]
+    return frozenset([config, *options, *classes])
+
+
+def sample() -> list[PlannedRun]:
+    """A few runs that together have every config, option and class that any run has."""
+    by_kinds = {kinds(run): run for sweep in SWEEPS for run in runs_of(*sweep) if run.seed == 0}
+    missing = set().union(*by_kinds)
+    chosen = []
+    while missing:
+        most = max(by_kinds, key=lambda each: len(each & missing))
+        chosen.append(by_kinds[most])
+        missing -= most
+    return chosen
+
+
+def test_every_distribution_and_every_resnet_that_a_run_names_is_there() -> None:
+    """What the parser takes for a mere word."""
+    options = [options_of(run) for sweep in SWEEPS for run in runs_of(*sweep) if run.seed == 0]
+    assert {each["model.weights"] for each in options if "model.weights" in each} <= set(DISTRIBUTIONS)
+    name = "model.network.init_args.name"
+    assert {each[name] for each in options if name in each} == {"resnet18", "resnet50", "wide_resnet50_2"}
+
+
+def value_at(config: Any, key: str) -> Any:
+    """A value of a resolved config; ``init_args`` may be left out of the key, and a class is its path."""
+    for part in key.split("."):
+        config = config[part] if part in config else config["init_args"][part]
+    return config["class_path"] if isinstance(config, dict) else config
+
+
+def test_every_option_of_every_run_is_taken_and_leaves_the_images_as_the_network_wants_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for run in sample():
+        with pytest.raises(SystemExit) as exit_info:
+            main(["fit", *run.arguments, "--print_config"])
+        output = capsys.readouterr()
+        assert exit_info.value.code == 0, (run.arguments, output.err)
+        config = yaml.safe_load(output.out)
+        for key, value in options_of(run).items():
+            found = value_at(config, key)
+            assert found == value or str(found).endswith(f".{value}"), (run.arguments, key, found)
+        network, data = config["model"]["network"]["init_args"], config["data"]["init_args"]
+        assert network.get("in_channels", 3) == (1 if "Digits" in config["data"]["class_path"] else 3)
+        assert network.get("image_size") in (None, data.get("image_size", 32))
+        assert data.get("num_classes", network["num_classes"]) == network["num_classes"]
