@@ -13,7 +13,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
 
 test: $(INSTALLED) $(FFCV)
-	$(BIN)/pytest -m "not long and not slurm"
+	$(BIN)/pytest -n auto --dist worksteal -m "not long and not slurm"
 
 # With the two that make test has of them, where SLURM is installed.
 test-slurm: $(INSTALLED)
