@@ -28,7 +28,7 @@ RUNS = {
     "figure4": {"smoke": 12, "laptop": 48, "evening": 72, "paper": 280},
     "figure5": {"smoke": 9, "evening": 36, "paper": 115},
     "figure6": {"smoke": 12, "laptop": 48, "evening": 72, "paper": 120},
-    "figure7": {"smoke": 18, "laptop": 72, "evening": 216, "paper": 600},
+    "figure7": {"smoke": 18, "laptop": 72, "evening": 144, "paper": 600},
     "figure8": {"smoke": 9, "evening": 9, "paper": 9},
     "figure9": {"smoke": 6, "evening": 8, "paper": 8},
     "figure10": {"smoke": 12, "evening": 12, "paper": 20},

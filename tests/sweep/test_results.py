@@ -119,3 +119,17 @@ def test_a_directory_that_cannot_be_is_a_mistake(sweep: Sweep, tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"no results can be kept in .*/file/figure0-smoke: Not a directory"):
         results.write(sweep, results.collect(sweep, tmp_path), tmp_path / "file" / sweep.name)
+
+
+def test_the_results_that_are_shown_are_those_of_the_figures_as_they_are_now() -> None:
+    root = Path(__file__).parents[2]
+    shown = sorted(path.parent for path in root.glob("results/*/results.csv"))
+    assert len(shown) >= 6
+    for folder in shown:
+        sweep, rows = results.read(folder)
+        assert {row["status"] for row in rows} == {"finished"}
+        figure, scale = folder.name.rsplit("-", 1)
+        planned = Sweep.read(root / "configs" / "figures" / f"{figure}.yaml", scale)
+        assert {row["directory"] for row in rows} == {run.name for run in planned.runs()}
+        assert {path.suffix for path in folder.glob("figure*")} == {".png", ".pdf"}
+        assert sweep.name == folder.name
