@@ -12,8 +12,9 @@ FFCV := $(VENV)/ffcv
 quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
 
+# Each of the processes computes with one thread, or they would stand in each other's way.
 test: $(INSTALLED) $(FFCV)
-	$(BIN)/pytest -n auto --dist worksteal -m "not long and not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not long and not slurm"
 
 # With the two that make test has of them, where SLURM is installed.
 test-slurm: $(INSTALLED)
