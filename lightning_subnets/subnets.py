@@ -137,7 +137,7 @@ def sweep(
 
     Args:
         figure: a file of configs/figures.
-        scale: one of the figure's scales: smoke, minutes on a laptop; evening, hours on a GPU; paper, all of it.
+        scale: one of the figure's: smoke, in minutes; laptop, in an hour; evening, hours on a GPU; paper, all of it.
         out: directory of the runs, which figures share.
         at_once: runs at a time on each GPU, or on the processors where there is none.
         list: a file to write the commands into for slurm/sweep.sbatch, instead of running them.

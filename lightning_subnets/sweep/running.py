@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from lightning_subnets import cli
+from lightning_subnets.callbacks.last_checkpoint import REQUEUE
 from lightning_subnets.errors import UserError
 from lightning_subnets.run_directory import in_use, lock
 from lightning_subnets.sweep import results
@@ -27,7 +28,7 @@ from lightning_subnets.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.sweep.results import Row
 
 # What a run ends with that was stopped and can go on: by Ctrl-C, SIGTERM, or a signal ahead of a time limit.
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 75)
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, REQUEUE)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ALIKE = 3
 
