@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,9 +25,14 @@ def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(network.named_parameters()):
         if name.rpartition(".")[2] != "scores" and not (frozen and parameter.requires_grad):
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-            digest.update(_bytes(parameter))
+            update_(digest, name, parameter)
     return digest.hexdigest()
+
+
+def update_(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Take a tensor in: name, dtype, shape and bytes."""
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(_bytes(tensor).data)
 
 
 def fingerprints(network: nn.Module) -> dict[str, Tensor]:
@@ -58,10 +65,11 @@ def fingerprint(tensor: Tensor) -> Tensor:
     return mixed.sum()
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    # Reinterpreted as bytes, for NumPy has no bfloat16; copied, for a slice of one number keeps its stride.
-    flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).view(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+def _bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    flat = tensor.detach().cpu().flatten()
+    if flat.stride() != (1,):  # a slice of one number keeps its own
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy()  # reinterpreted, for NumPy has no bfloat16
 
 
 def _signed(word: int) -> int:
