@@ -41,6 +41,9 @@ class Chosen(Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
         return torch.ones(shape, dtype=torch.bool)
 
+    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
+        return mask
+
     def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
         return [layer.scores.detach().clone() for layer in layers if layer.scores is not None]
 

@@ -78,6 +78,10 @@ class Method(ABC):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor | None:
         """A layer's first scores, on the CPU, or None for a method without scores."""
 
+    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
+        """Scores that give this mask, from those that a layer begins with: to go on from a mask alone."""
+        raise NotImplementedError(f"{type(self).__name__} cannot go on from a mask alone")
+
     @abstractmethod
     def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
         """The masks of these layers, boolean: a pure function of their weights, scores and numbers kept."""

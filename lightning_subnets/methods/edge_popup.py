@@ -54,6 +54,13 @@ class EdgePopup(Method):
             scores *= _GLOBAL_BOUND * math.sqrt(initialization.fans(shape)[0])
         return scores
 
+    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
+        # |s| in (0, b): what is kept goes into the upper half, and the rest into the lower one; b is that of all layers
+        # where their scores are compared.
+        bound = _GLOBAL_BOUND if self.across_layers else float(scores.abs().max())
+        above = bound / 2 + scores.abs() / 2
+        return torch.where(mask, above.copysign(scores) if self.absolute else above, scores * 0.499)
+
     def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
         scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
         if self.across_layers:

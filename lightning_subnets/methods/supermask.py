@@ -53,6 +53,12 @@ class Supermask(Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
         return torch.full(shape, math.log(self.density / (1 - self.density)))
 
+    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
+        # Probabilities near 1 and 0 whose sum is the number that is kept.
+        density = float(mask.sum() / mask.numel())
+        sure = torch.where(mask, 1 - 0.1 * (1 - density), 0.1 * density)
+        return sure.logit().clamp(-30, 30)
+
     def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
         scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
         expected = torch.stack([each.sigmoid().sum(dtype=torch.float64) for each in scores]).round()
