@@ -26,6 +26,7 @@ from lightning_subnets.methods import (
     SynFlow,
     SynFlowL2,
 )
+from lightning_subnets.subnet_file import load_subnet, save_subnet
 
 __version__ = "0.1.0"
 
@@ -50,7 +51,9 @@ __all__ = [
     "SynFlowL2",
     "UserError",
     "density",
+    "load_subnet",
     "mask_",
     "masked_layers",
+    "save_subnet",
     "unmask_",
 ]

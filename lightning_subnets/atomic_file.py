@@ -8,6 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from lightning_subnets.errors import UserError
+
+
+def check_place(path: Path, *, force: bool) -> None:
+    """Check that a new file can be written there.
+
+    Args:
+        force: it may take the place of one that is there.
+
+    Raises:
+        ValueError: if the directory does not exist, or the file does, and is not to be replaced.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is no directory: create it, or name another place than {path}")
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: name a file")
+    if path.exists() and not force:
+        raise UserError(f"{path} exists: --force replaces it, in Python force=True; or name another file")
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:

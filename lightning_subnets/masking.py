@@ -197,7 +197,7 @@ def begin_(network: nn.Module, method: Method, *, weights: str | None, seed: int
         raise UserError(f"{type(method).__name__} draws weights again: name their distribution, kaiming_normal say")
     if method.trains != "weights":
         if weights is not None:
-            _make_affine_neutral_(network)
+            make_affine_neutral_(network)
         network.requires_grad_(False)
     for name, layer in layers.items():
         if weights is not None:
@@ -268,7 +268,7 @@ def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str,
 
 
 @torch.no_grad()
-def _make_affine_neutral_(network: nn.Module) -> None:
+def make_affine_neutral_(network: nn.Module) -> None:
     """Biases 0; norms scale by 1 and shift by 0, and remember nothing of other weights."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):

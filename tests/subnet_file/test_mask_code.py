@@ -1,0 +1,154 @@
+"""A mask comes back to the bit, close to its entropy; what is no code of one is refused before it takes memory."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lightning_subnets as ls
+from lightning_subnets.subnet_file import mask_code
+from lightning_subnets.subnet_file.mask_code import CODES, Bits, decode, encode
+
+
+def random_mask(size: int, density: float, seed: int = 0) -> Bits:
+    mask: Bits = np.random.default_rng(seed).random(size) < density
+    return mask
+
+
+def in_code(code: str, mask: Bits) -> bytes:
+    """The mask in this code, the shortest for it or not."""
+    packed = np.packbits(mask)
+    if code == "packed":
+        return packed.tobytes()
+    chunks = iter([packed]) if code == "coded" else mask_code._gaps(mask if code == "gaps" else ~mask)
+    return mask_code._deflated(chunks)
+
+
+def deflated(data: bytes) -> bytes:
+    coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return coder.compress(data) + coder.flush()
+
+
+@given(size=st.integers(1, 4000), density=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_any_mask_comes_back_in_its_own_code_and_in_every_other(size: int, density: float, seed: int) -> None:
+    mask = random_mask(size, density, seed)
+    code, data = encode(mask)
+    assert np.array_equal(decode(code, data, size), mask)
+    assert len(data) <= -(-size // 8)
+    for each in CODES:
+        assert np.array_equal(decode(each, in_code(each, mask), size), mask)
+
+
+@pytest.mark.parametrize("density", [0.0, 1e-6, 0.003, 0.3, 0.997, 1.0])
+def test_a_mask_of_several_chunks_comes_back_in_every_code(density: float) -> None:
+    size = 2 * mask_code._CHUNK + 4097
+    mask = random_mask(size, density)
+    for border in (mask_code._CHUNK, 2 * mask_code._CHUNK):
+        mask[border - 1 : border + 1] = [True, density < 0.5]
+    for code in CODES:
+        decoded = decode(code, in_code(code, mask), size)
+        assert decoded.dtype == np.bool_
+        assert np.array_equal(decoded, mask)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 253, 254, 255, 256, 509, 510, 511, 100_000])
+@pytest.mark.parametrize("after", [0, 1, 254, 255, 256])
+def test_a_gap_of_any_length_comes_back(gap: int, after: int) -> None:
+    mask = np.array([False] * gap + [True] + [False] * after)
+    for code, wanted in (("gaps", mask), ("inverse gaps", ~mask)):
+        assert np.array_equal(decode(code, in_code(code, wanted), len(mask)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("density", "code", "above"),
+    [
+        (0.01, "gaps", 0.015),
+        (0.05, "gaps", 0.015),
+        (0.1, "gaps", 0.015),
+        (0.3, "coded", 0.01),
+        (0.5, "packed", 0.0),
+        (0.7, "coded", 0.01),
+        (0.9, "inverse gaps", 0.015),
+        (0.99, "inverse gaps", 0.015),
+    ],
+)
+def test_a_large_mask_takes_hardly_more_than_its_entropy(density: float, code: str, above: float) -> None:
+    mask = random_mask(2_000_000, density)
+    found, data = encode(mask)
+    entropy = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
+    assert found == code
+    assert len(data) * 8 / mask.size <= entropy * (1 + above) + 1e-5
+
+
+def test_the_most_used_codes_are_as_they_were_ever() -> None:
+    mask = np.array([0, 0, 1, 0, 1, 1, 0, 0, 0, 1], np.bool_)
+    assert in_code("packed", mask) == bytes([0b00101100, 0b01000000])
+    assert zlib.decompress(in_code("coded", mask), -15) == bytes([0b00101100, 0b01000000])
+    assert zlib.decompress(in_code("gaps", mask), -15) == bytes([2, 1, 0, 3])
+    assert zlib.decompress(in_code("inverse gaps", mask), -15) == bytes([0, 0, 1, 2, 0, 0])
+    assert zlib.decompress(in_code("gaps", np.arange(600) == 599), -15) == bytes([255, 255, 89])
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_mask_that_is_cut_off_or_followed_by_anything_or_of_another_layer_is_refused(code: str) -> None:
+    mask = random_mask(1003, 0.3)
+    mask[-1] = code != "inverse gaps"  # what is behind the last one that is counted takes no bytes
+    data = in_code(code, mask)
+    for wrong in (*(data[:length] for length in range(len(data))), data + b"\0", data + data):
+        with pytest.raises(ls.UserError, match="mask"):
+            decode(code, wrong, len(mask))
+    for size in (1, 995, 1002, *((1011,) if code in ("packed", "coded") else ())):
+        with pytest.raises(ls.UserError, match="mask"):
+            decode(code, data, size)
+
+
+@pytest.mark.parametrize("code", ["packed", "coded"])
+def test_bits_behind_the_last_weight_are_refused(code: str) -> None:
+    wrong = bytes([0b11111000])
+    with pytest.raises(ls.UserError, match="bits that belong to nothing"):
+        decode(code, wrong if code == "packed" else deflated(wrong), 4)
+
+
+def test_a_gap_without_an_end_is_refused() -> None:
+    for gaps in (b"\xff", b"\0\xff", b"\x04", b"\0" * 5, b"\xfe" * 200):
+        with pytest.raises(ls.UserError, match="not as long as its layer"):
+            decode("gaps", deflated(gaps), 4)
+    with pytest.raises(ls.UserError, match="not as long as its layer"):
+        decode("gaps", deflated(b"\xff"), 255)  # the gap might go on
+
+
+def test_an_unknown_code_is_refused() -> None:
+    with pytest.raises(
+        ls.UserError, match=r"unknown code 'x{50,60}\b.*known: packed, coded, gaps, inverse gaps"
+    ) as error:
+        decode("x" * 10**6, b"", 8)
+    assert len(str(error.value)) < 300
+
+
+@given(data=st.binary(max_size=300), code=st.sampled_from(CODES), size=st.integers(1, 3000))
+def test_any_bytes_are_a_mask_or_refused(data: bytes, code: str, size: int) -> None:
+    for each in (data, deflated(data)):
+        with suppress(ls.UserError):
+            assert decode(code, each, size).shape == (size,)
+
+
+@pytest.mark.parametrize("code", ["coded", "gaps", "inverse gaps"])
+def test_a_gigabyte_of_nothing_is_refused_without_its_memory(code: str) -> None:
+    coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    megabyte = coder.compress(bytes(1 << 20)) + coder.flush(zlib.Z_FULL_FLUSH)
+    bomb = megabyte * 1024 + coder.flush()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ls.UserError, match="not as long as its layer"):
+            decode(code, bomb, 8_000_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 << 20

@@ -1,0 +1,238 @@
+"""A file is not trusted: whatever is in it, it loads or is one short error, and takes no more than it is worth.
+
+The digest of a file keeps out damage, not malice: anybody can make it anew. So half of these files are only changed,
+and half are written anew with a digest that is right.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_subnets import WITH_NORMS, content, masked, masked_with_norms, resealed, saved, write_anew
+from torch import Tensor
+
+import lightning_subnets as ls
+from lightning_subnets.subnet_file import load_subnet
+from lightning_subnets.subnet_file.mask_code import CODES
+
+Rng = np.random.Generator
+FEW, MANY = 75, 2000  # of each kind and each of the three files: 450 and 12,000 in all
+
+
+def files(folder: Path) -> dict[str, Path]:
+    path = saved(
+        folder / "norms.subnet", masked_with_norms(ls.Random(0.3), weights="kaiming_normal"), network=WITH_NORMS
+    )
+    return {
+        "drawn": saved(folder / "drawn.subnet"),
+        "signs": saved(folder / "signs.subnet", masked(ls.IteRand(0.3, every=1), weights="signed_constant")),
+        "norms": path,
+    }
+
+
+def check(path: Path, what: str) -> bool:
+    """Whether it loads; it must be an error of ours otherwise, and soon."""
+    loaded = False
+    for as_masked in (False, True):
+        begin = time.process_time()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                load_subnet(path, masked=as_masked)
+            loaded = True
+        except ls.UserError as error:
+            message = str(error).replace(str(path), "")
+            assert len(message) < 600, what
+            assert message.isprintable(), what
+        except BaseException as error:
+            raise AssertionError(what) from error
+        assert time.process_time() - begin < 10, what
+    return loaded
+
+
+def mutated(whole: bytes, rng: Rng) -> bytes:
+    """With a few bytes changed, cut out, put in, moved or put behind, or the end cut off."""
+    for _ in range(rng.integers(1, 4)):
+        start, end = sorted(rng.integers(0, len(whole) + 1, 2).tolist())
+        if rng.random() < 0.5:  # in the first bytes, which say how long the rest is
+            start, end = start % 64, start % 64 + 1 + end % 8
+        end = min(end, start + int(rng.integers(1, 64)))
+        piece = whole[start:end]
+        choices = [
+            bytes(byte ^ (1 << int(rng.integers(8))) for byte in piece[:1]) + piece[1:],
+            rng.bytes(len(piece)),
+            b"",
+            piece * 2,
+            piece[::-1],
+            rng.bytes(int(rng.integers(1, 20))) + piece,
+            [b"\0" * 8, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"[" * 2000, b"9" * 5000][int(rng.integers(5))],
+        ]
+        kind = int(rng.integers(len(choices) + 2))
+        if kind == len(choices):
+            whole = whole[:start]
+        elif kind == len(choices) + 1:
+            whole += rng.bytes(int(rng.integers(1, 100)))
+        else:
+            whole = whole[:start] + choices[kind] + whole[end:]
+    return whole
+
+
+def deep(levels: int) -> Any:
+    value: Any = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 2, 3, 2**31, 2**63, -(2**63), 10**4000, 0.0, -0.0, 0.5, 1e-300, 1e300, -1e300, 1e-45,
+    "", "x", "x" * 5000, "\n\x1b[2J\0", "\ud800", "é", [], [0], [1] * 5000, [2**31 - 1] * 5000, {}, {"x": 1}, {"": []},
+    *CODES, "drawn", "signs", "values", "sign", "weight", "float16", "float64", "bfloat16",
+    *ls.initialization.DISTRIBUTIONS, *ls.methods.__all__,
+    "torchvision.models.resnet18", "torchvision.models.googlenet", "timm.models.vit_tiny_patch16_224", "os.system",
+    "torchvision.models.squeezenet1_1", "lightning_subnets.networks.Conv4", "lightning_subnets.networks.ResNet20",
+    "torchvision.models.detection.fasterrcnn_resnet50_fpn", "builtins.eval",
+    float("inf"), float("nan"), deep(100),
+]  # fmt: skip
+KEYS = ["weights", "pretrained", "num_classes", "width_multiplier", "image_size", "in_channels", "density", "masks",
+        "shuffle", "absolute", "allocation", "sha256", "version", "samples", "every", "self", "\n\x1b"]  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, each in inner for place in places(each, (*path, key)))]
+
+
+def change_header_(header: dict[str, Any], rng: Rng) -> str:
+    """One value of the header, anywhere in it, another one, gone, or beside a new one."""
+    path = pick(places(header)[1:], rng)
+    owner = header
+    for key in path[:-1]:
+        owner = owner[key]
+    key, old = path[-1], owner[path[-1]]
+    kind = int(rng.integers(7))
+    if kind == 0:
+        del owner[key]
+    elif kind == 1 and isinstance(owner, dict):
+        owner[pick(KEYS, rng)] = pick(VALUES, rng)
+    elif kind == 2 and isinstance(owner, dict):
+        owner[pick([*KEYS, *owner], rng)] = owner.pop(key)
+    elif kind == 3 and isinstance(old, int | float):
+        owner[key] = pick([old + 1, old - 1, -old, old * 2, old / 2, old * 10**6, float(old)], rng)
+    elif kind == 4 and isinstance(old, list | dict):
+        owner[key] = copy.deepcopy(pick([at(header, place) for place in places(header)], rng))
+    else:
+        owner[key] = pick(VALUES, rng)
+    return f"{path}, {kind}: {owner.get(key, 'gone') if isinstance(owner, dict) else owner!s:.100}"
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def pick(choices: Any, rng: Rng) -> Any:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def change_tensors_(tensors: dict[str, Tensor], rng: Rng) -> str:
+    """One tensor changed, renamed, gone, of another type or shape, or beside a new one."""
+    name, kind = pick(sorted(tensors), rng), int(rng.integers(9))
+    old = tensors[name]
+    dtype = pick([torch.uint8, torch.int8, torch.bool, torch.float32, torch.float64, torch.bfloat16, torch.int64], rng)
+    if kind == 0:
+        del tensors[name]
+    elif kind == 1:
+        tensors[pick(["mask/x", "state/x", "x", "", "signs/features.0", "values/features.0", "\n\x1b"], rng)] = (
+            old.clone()
+        )
+    elif kind == 2:
+        tensors[pick(sorted(tensors), rng)] = tensors.pop(name).clone()
+    elif kind == 3:
+        tensors[name] = old.to(dtype)
+    elif kind == 4:
+        tensors[name] = old.flatten()[: int(rng.integers(old.numel() + 1))].clone()
+    elif kind == 5:
+        tensors[name] = pick(
+            [old[None], old.repeat(2) if old.dim() == 1 else old, old.new_zeros(0), old.new_zeros(())], rng
+        )
+    elif kind == 6 and old.is_floating_point():
+        tensors[name] = old.clone().fill_(pick([torch.nan, torch.inf, -0.0, 1e-45], rng))
+    elif old.numel():
+        flat = old.flatten().clone().view(torch.uint8)
+        for _ in range(int(rng.integers(1, 4))):
+            flat[int(rng.integers(len(flat)))] = int(rng.integers(256))
+        tensors[name] = flat.view(old.dtype).view(old.shape)
+    return f"{name!r}, {kind}"
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+def test_a_file_that_was_changed_is_refused(count: int, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.subnet"
+    for name, file in files(tmp_path).items():
+        whole = file.read_bytes()
+        for index in range(count):
+            changed = mutated(whole, rng)
+            path.write_bytes(changed)
+            assert not check(path, f"{name} {index}") or changed == whole
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+def test_a_file_that_was_made_anew_loads_or_is_refused(count: int, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(1), tmp_path / "a.subnet"
+    found: list[bool] = []
+    for name, file in files(tmp_path).items():
+        check(file, name)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        whole = content(file)
+        for index in range(count):
+            header, tensors = copy.deepcopy(whole)
+            done = []
+            for _ in range(rng.integers(1, 3)):
+                done.append(change_header_(header, rng) if rng.random() < 0.6 else change_tensors_(tensors, rng))
+            write_anew(path, header, tensors)
+            found.append(check(path, f"{name} {index}: {done}"))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 300_000
+    assert 0.02 < sum(found) / len(found) < 0.5
+
+
+@pytest.mark.parametrize("count", [FEW // 3, pytest.param(MANY // 4, marks=pytest.mark.long)])
+def test_a_header_of_any_text_is_refused(count: int, tmp_path: Path) -> None:
+    """The JSON itself is changed, in the file's and in our part of it, and sealed again."""
+    rng, path = np.random.default_rng(2), tmp_path / "a.subnet"
+    whole = files(tmp_path)["drawn"].read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    text = whole[8 : 8 + length].decode()
+    for index in range(count):
+        start = int(rng.integers(400, len(text) - 20))
+        old = text[start : start + int(rng.integers(1, 20))]
+        new = pick(
+            [
+                "",
+                "{",
+                "[",
+                "9" * 5000,
+                "NaN",
+                "1e999",
+                '\\"',
+                "\\\\u0000",
+                "\\ud800",
+                ",",
+                old * 2,
+                "[" * 3000,
+                str(deep(900)),
+                "\n",
+            ],
+            rng,
+        )
+        path.write_bytes(resealed(whole, old, new))
+        check(path, f"{index}: {old!r} {new!r:.40}")
