@@ -1,0 +1,80 @@
+"""Networks that store and evaluate a subnetwork as edge-popup's public code does, written from its description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ScoredConv(nn.Conv2d):
+    """A bias-free convolution with a score for each weight, by which ``density`` of them are used, sorted by size."""
+
+    density: float
+
+    def __init__(self, inputs: int, outputs: int, kernel: Any, stride: Any = 1, padding: Any = 0) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding, bias=False)
+        self.scores = nn.Parameter(torch.randn_like(self.weight))
+
+    def forward(self, input: Tensor) -> Tensor:
+        order = self.scores.detach().abs().flatten().argsort()
+        used = torch.ones(order.numel())
+        used[order[: int((1 - self.density) * order.numel())]] = 0
+        weight = self.weight * used.view_as(self.weight)
+        return nn.functional.conv2d(input, weight, None, self.stride, self.padding)
+
+
+class ScoredClassifier(ScoredConv):
+    """A classifier that is a 1x1 convolution, over images of one pixel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input[:, :, None, None]).flatten(1)
+
+
+def publicly_(network: nn.Module, density: float, *, affine: bool = False) -> nn.Module:
+    """A plain network with its layers replaced by those above, in place, and norms that have seen something."""
+    for name, module in list(network.named_modules()):
+        parent, _, key = name.rpartition(".")
+        new: nn.Module
+        if isinstance(module, nn.Conv2d):
+            sizes: tuple[Any, ...] = (module.kernel_size, module.stride, module.padding)
+            new = ScoredConv(module.in_channels, module.out_channels, *sizes)
+        elif isinstance(module, nn.Linear):
+            new = ScoredClassifier(module.in_features, module.out_features, 1)
+        elif isinstance(module, nn.BatchNorm2d):
+            new = nn.BatchNorm2d(module.num_features, affine=affine)
+            assert new.running_mean is not None
+            assert new.running_var is not None
+            new.running_mean.normal_(0, 0.1)
+            new.running_var.uniform_(0.5, 2)
+            for parameter in new.parameters():
+                nn.init.uniform_(parameter, 0.5, 2)
+        else:
+            continue
+        if isinstance(new, ScoredConv):
+            new.density = density
+            # Of one size, as the public code's best networks.
+            new.weight.data = new.weight.data.sign() * (2 / new.weight[0].numel()) ** 0.5
+        setattr(network.get_submodule(parent), key, new)
+    return network.eval()
+
+
+def save_checkpoint(network: nn.Module, path: Path, *, zipped: bool = False) -> None:
+    """As it is saved by a run on several GPUs, in 2019: with more than its state, and not as a zip file."""
+    parallel = nn.DataParallel(network)
+    scores = [parameter for name, parameter in network.named_parameters() if name.endswith("scores")]
+    optimizer = torch.optim.SGD(scores, lr=0.1, momentum=0.9)
+    for each in scores:
+        each.grad = torch.zeros_like(each)
+    optimizer.step()
+    content = {
+        "epoch": 100,
+        "arch": "ResNet18",
+        "state_dict": parallel.state_dict(),
+        "best_acc1": 68.6,
+        "optimizer": optimizer.state_dict(),
+        "curr_acc1": "Not evaluated",
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)

@@ -1,0 +1,158 @@
+"""A file is not trusted: whatever is in it is one error, or is imported, and takes no more memory than it has bytes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from small_network import Small, masks, scores, state
+
+import lightning_subnets as ls
+from lightning_subnets.exchange.importing import import_subnet_
+
+
+def torch_file(content: Any, *, zipped: bool = True) -> bytes:
+    file = BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+def zip_file(pickled: bytes, storage: bytes = b"", compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A torch file of this pickle and of one storage, "0"."""
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in (
+            ("data.pkl", pickled),
+            ("version", b"3\n"),
+            ("byteorder", b"little"),
+            ("data/0", storage),
+        ):
+            archive.writestr(f"archive/{name}", content)
+    return file.getvalue()
+
+
+class Call:
+    """What pickles as the call of a function, and perhaps as more that is done to its result."""
+
+    def __init__(self, function: Any, *arguments: Any, then: tuple[Any, ...] = ()) -> None:
+        self.reduced = (function, arguments, *then)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+class Pickler(pickle.Pickler):
+    """One that knows a storage, an instance of tuple, as torch's does."""
+
+    def persistent_id(self, value: Any) -> Any:
+        return value if isinstance(value, tuple) and value[:1] == ("storage",) else None
+
+
+def pickled(content: Any) -> bytes:
+    file = BytesIO()
+    Pickler(file, protocol=2).dump(content)
+    return file.getvalue()
+
+
+def view(kind: type, numel: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Call:
+    """A tensor in the storage "0", which is said to have so many numbers."""
+    storage = ("storage", kind, "0", "cpu", numel)
+    return Call(torch._utils._rebuild_tensor_v2, storage, 0, shape, strides, False, OrderedDict())
+
+
+SHAPE, STRIDES = (4, 3, 3, 3), (27, 9, 3, 1)
+NUMBERS = np.random.default_rng(0).random(108, dtype=np.float32).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zip_file(pickled({"conv1": Call(bytearray, 10**11)})), r"more than tensors .* \(__builtin__.bytearray\)"),
+        (zip_file(pickled({"conv1": Call(torch.FloatTensor, 10**11)})), r"more than tensors .* \(torch.FloatTensor\)"),
+        (zip_file(pickled({"conv1": Call(print, "run")})), r"more than tensors .* \(__builtin__.print\)"),
+        (zip_file(pickled({}) + bytes(10**7), compression=zipfile.ZIP_DEFLATED), "truncated, damaged"),
+        (zip_file(pickled({"conv1": view(torch.FloatStorage, 10**11, SHAPE, STRIDES)})), "truncated, damaged"),
+        (zip_file(pickled({"conv1": view(torch.FloatStorage, 1, (10**6, 10**6), (0, 0))}), NUMBERS), "another network"),
+        (zip_file(pickled({"conv1": view(torch.BoolStorage, 432, SHAPE, STRIDES)}), NUMBERS), "other numbers than 0"),
+        (save({"conv1": torch.ones(4)})[:-1], "truncated, damaged"),
+        (save({"conv1": torch.ones(SHAPE).to(torch.float8_e4m3fn)}), "'conv1', which is no ordinary tensor"),
+        (struct.pack("<Q", 10**15) + b'{"conv1":', "truncated, damaged"),
+    ],
+    ids=["bytearray", "tensor", "print", "compressed", "storage", "view", "bool", "short", "float8", "header"],
+)  # fmt: skip
+def test_a_hostile_file_is_an_error_before_it_takes_memory(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file.pt").write_bytes(content)
+    with pytest.raises(ls.UserError, match=message):
+        import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
+
+
+def test_one_number_that_is_seen_many_times_is_a_mask_like_any_other(tmp_path: Path) -> None:
+    one = pickled({"conv1": view(torch.FloatStorage, 1, SHAPE, (0, 0, 0, 0))})
+    (tmp_path / "file.pt").write_bytes(zip_file(one, struct.pack("<f", 1)))
+    network = import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
+    network.load_state_dict(network.state_dict())
+    assert ls.density(network, per_layer=True) == {"conv1": 1.0, "fc": 1.0}
+
+
+def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+    torch.save({"conv1": Call(os.mkdir, str(tmp_path / "made"))}, tmp_path / "file.pt", pickle_protocol=4)
+    with pytest.raises(ls.UserError, match="truncated, damaged"):
+        import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_dict_that_says_other_things_of_itself_is_taken_for_what_it_is(tmp_path: Path) -> None:
+    wanted = masks()
+    torch.save(Call(OrderedDict, then=({"items": 5, "keys": 5}, None, iter(wanted.items()))), tmp_path / "file.pt")
+    network = import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
+    assert all(torch.equal(layer.mask(), wanted[name]) for name, layer in ls.masked_layers(network))
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """With a few bytes changed, cut out, put in or moved, or the end cut off."""
+    for _ in range(rng.integers(1, 4)):
+        start, end = sorted(rng.integers(0, len(content) + 1, 2).tolist())
+        end = min(end, start + int(rng.integers(1, 64)))
+        new = [
+            bytes(byte ^ (1 << int(rng.integers(8))) for byte in content[start : start + 1]),
+            rng.bytes(end - start),
+            b"",
+            content[start:end] * 2,
+            rng.choice(np.array([b"\0" * 8, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\x01" * 8])).tobytes(),
+        ]
+        kind = int(rng.integers(len(new) + 1))
+        content = content[:start] if kind == len(new) else content[:start] + new[kind] + content[max(end, start + 1) :]
+    return content
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["zip", "pickle", "legacy", "safetensors"])
+def test_a_file_that_was_tampered_with_is_one_error_or_another_network(kind: str, count: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    public = {f"module.{key}": value for key, value in (state() | scores()).items()}
+    files: dict[str, tuple[bytes, dict[str, Any]]] = {
+        "zip": (torch_file({"epoch": 3, "state_dict": public}), {"density": 0.3}),
+        "pickle": (pickled({"conv1": view(torch.FloatStorage, 108, SHAPE, STRIDES)}), {"weights": "signed_constant"}),
+        "legacy": (torch_file({"epoch": 3, "state_dict": public}, zipped=False), {"density": 0.3}),
+        "safetensors": (save(state() | {f"{name}.mask": mask for name, mask in masks().items()}), {}),
+    }
+    whole, arguments = files[kind]
+    path, refused = tmp_path / "file.pt", 0
+    for content in (whole, *(mutated(whole, rng) for _ in range(count))):
+        path.write_bytes(zip_file(content, np.ones(108, np.float32).tobytes()) if kind == "pickle" else content)
+        try:
+            import_subnet_(path, Small(), **arguments)
+        except ls.UserError:
+            refused += 1
+            assert content != whole
+    assert refused > count // 5
