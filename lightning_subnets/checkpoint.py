@@ -38,7 +38,7 @@ def read(path: str | Path, *, mmap: bool = True) -> dict[str, Any]:
             f"the checkpoint {path} cannot be read: it is truncated, damaged or not a checkpoint"
         ) from error
     if not isinstance(content, dict) or not content.keys() >= _KEYS:
-        raise UserError(f"{path} is not a checkpoint of lightning-subnets")
+        raise UserError(f"{path} is not a checkpoint of lightning-subnets; subnets import reads other files")
     return content
 
 

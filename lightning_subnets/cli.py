@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import signal
 import sys
@@ -40,8 +39,9 @@ from lightning_subnets.diagnostics import Diagnosis, diagnose, log10_path_kernel
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.run_directory import RunDirectory
-from lightning_subnets.saved_config import SaveConfig
+from lightning_subnets.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.spelling import suggestion
+from lightning_subnets.subnet_file import load_subnet
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and Python's generators take
 
@@ -105,6 +105,7 @@ class SubnetCLI(LightningCLI):
 
     run: RunDirectory | None = None
     last: LastCheckpoint | None = None
+    subnet: str | None = None  # a file that is evaluated
 
     def __init__(self, args: list[str]) -> None:
         try:
@@ -151,12 +152,20 @@ class SubnetCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        self.config: Namespace = parser.parse_args(_with_config_of_checkpoint(args))
+        self.config: Namespace = parser.parse_args(with_config_of_checkpoint(args))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyperparameters replace the config; here a difference is an error."""
         config = self.config[self.config.subcommand]
         if config.ckpt_path is None:
+            return
+        if config.ckpt_path.endswith(".subnet"):
+            if self.config.subcommand == "fit":
+                raise UserError(
+                    f"{config.ckpt_path} has no optimizer to go on with: --model.method=Given --model.method.masks="
+                    f"{config.ckpt_path} trains weights under its mask, load_subnet(..., masked=True) goes on in Python"
+                )
+            self.subnet, config.ckpt_path = config.ckpt_path, None
             return
         done = checkpoint.read(config.ckpt_path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         if self.config.subcommand == "fit" and 0 < (config.trainer.max_epochs or -1) <= done:
@@ -208,6 +217,9 @@ class SubnetCLI(LightningCLI):
         except (ValueError, TypeError, OSError) as error:
             # What a network's or an optimizer's own constructor will not take is a mistake in the config.
             raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error
+
+        if self.subnet:
+            load_subnet(self.subnet, network=self.model.unmask_())
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
@@ -283,12 +295,3 @@ class SubnetCLI(LightningCLI):
                 f"and give the same command with --version {self.run.path.name}"
             ) from error
         summary.show(result, self.run.path, pictures)
-
-
-def _with_config_of_checkpoint(args: list[str]) -> list[str]:
-    """The arguments; with the config of the run that a checkpoint is from, where no config is given."""
-    options = dict(itertools.pairwise([*args, ""])) | dict(option.split("=", 1) for option in args if "=" in option)
-    if "-c" in options or "--config" in options or "--ckpt_path" not in options:
-        return args
-    config = Path(options["--ckpt_path"]).parent.parent / "config.yaml"
-    return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args

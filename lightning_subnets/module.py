@@ -178,6 +178,11 @@ class SubnetModule(LightningModule):
         for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
             group.update(options, lr=options["initial_lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch))
 
+    def unmask_(self) -> nn.Module:
+        """The network as a plain one, to evaluate it with other weights: nothing is masked or chosen any more."""
+        self._layers, self._chosen = [], True
+        return masking.unmask_(self.network)
+
     def build_optimizer(self) -> torch.optim.Optimizer:
         """A new optimizer over what the method trains."""
         try:

@@ -1,8 +1,9 @@
-"""A run's resolved config, kept beside its metrics."""
+"""A run's resolved config, kept beside its metrics, and taken from there."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,11 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from lightning_subnets import datamodules
 from lightning_subnets.atomic_file import replacing
+from lightning_subnets.errors import UserError
+from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
+from lightning_subnets.subnet_file.network import build, builder
 
 
 class SaveConfig(SaveConfigCallback):
@@ -49,3 +54,41 @@ def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         return {prefix: values}
     return {key: leaf for name in values for key, leaf in _leaves(values[name], f"{prefix}.{name}".strip(".")).items()}
+
+
+def with_config_of_checkpoint(args: list[str]) -> list[str]:
+    """The arguments; with the config of the run that a checkpoint is from, where no config is given.
+
+    That of a ``.subnet`` file may be from anybody: of its config only the data are taken, and those of this package.
+    """
+    options = dict(itertools.pairwise([*args, ""])) | dict(option.split("=", 1) for option in args if "=" in option)
+    if "-c" in options or "--config" in options or "--ckpt_path" not in options:
+        return args
+    if options["--ckpt_path"].endswith(".subnet"):
+        return [args[0], "--config", json.dumps(_to_evaluate(options["--ckpt_path"])), *args[1:]]
+    config = Path(options["--ckpt_path"]).parent.parent / "config.yaml"
+    return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+
+
+def _to_evaluate(path: str) -> dict[str, Any]:
+    """A config of the network of a ``.subnet`` file, and of the data that it was evaluated on."""
+    file = Container(Path(path))
+    header = file.header
+    data: Any = header.config.get("data")
+    kind = str(data.get("class_path")).rpartition(".")[2] if isinstance(data, dict) else ""
+    if not isinstance(data, dict) or kind not in datamodules.__all__:
+        raise UserError(f"{path} does not say which data of this package it is for: give a config, -c FILE")
+    # What it reads is said, and nothing is fetched by it.
+    arguments: Any = data.get("init_args") if isinstance(data.get("init_args"), dict) else {}
+    arguments = {key: value for key, value in arguments.items() if key not in ("download", "num_workers")}
+    print(f"on {kind} {json.dumps(arguments)}", file=sys.stderr)
+    if builder(header.network.builder) is None:
+        raise UserError(f"{path} is of the network {header.network.builder}: give a config that builds it, -c FILE")
+    build(header.network.builder, header.network.arguments, at_most=NUMBERS_PER_BYTE * file.size)
+    # timm's functions name none of their arguments.
+    key = "dict_kwargs" if header.network.builder.startswith("timm.") else "init_args"
+    network = {"class_path": header.network.builder, key: header.network.arguments}
+    return {
+        "model": {"network": network, "method": "lightning_subnets.Dense", "weights": None},
+        "data": {"class_path": f"lightning_subnets.datamodules.{kind}", "init_args": arguments},
+    }

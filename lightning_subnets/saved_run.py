@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,14 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_subnets import checkpoint
 from lightning_subnets.builders import leave_defaults_to_builder
+from lightning_subnets.datamodules import ImageNet
+from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
+from lightning_subnets.methods import Supermask
 from lightning_subnets.module import SubnetModule
+
+_MEASURED = ("test_accuracy", "test_top5")
 
 
 class SavedRun:
@@ -28,8 +35,11 @@ class SavedRun:
     """
 
     def __init__(self, path: str) -> None:
+        if path.endswith(".subnet"):
+            raise UserError(f"{path} is a .subnet file, and what is wanted here is a run's checkpoint")
         self._content = checkpoint.read(path)
-        config = Path(path).resolve().parent.parent / "config.yaml"
+        self._folder = Path(path).resolve().parent.parent
+        config = self._folder / "config.yaml"
         if not config.is_file():
             raise UserError(f"{config} is missing: it says how the network of {path} is built")
         self._config: dict[str, Any] = yaml.safe_load(config.read_text())
@@ -55,6 +65,34 @@ class SavedRun:
         if not isinstance(data, ImageDataModule):
             raise UserError(f"{type(data).__name__} is no ImageDataModule, whose images could be looked at here")
         return data
+
+    def details(self) -> dict[str, Any]:
+        """What a ``.subnet`` file says of it beside the network, as arguments of ``save_subnet``."""
+        classes: list[str] = []
+        preprocessing: dict[str, Any] = {}
+        try:
+            data = self.data()
+            preprocessing = {"input_shape": list(data.image_shape), "mean": list(data.mean), "std": list(data.std)}
+            if isinstance(data, ImageNet):
+                preprocessing["resize"] = shorter_side(data.image_shape[-1])
+            classes = data.classes
+        except UserError as error:
+            print(f"classes and preprocessing are left out, for the run's data are not here: {error}", file=sys.stderr)
+        accuracy = {name: value for name, value in self._summary().items() if name in _MEASURED and value is not None}
+        return {
+            "network": self._config["model"]["network"],
+            "classes": classes,
+            "accuracy": accuracy,
+            "preprocessing": preprocessing,
+            "config": self._config,
+        }
+
+    def _summary(self) -> dict[str, Any]:
+        """What the run came to, if that is at this checkpoint, and by the mask that is likeliest."""
+        path = self._folder / "summary.json"
+        summary: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        drawn_anew = summary.get("method") == Supermask.__name__
+        return {} if drawn_anew or summary.get("steps") != self._content["global_step"] else summary
 
     def _instantiated(self, parser: ArgumentParser, config: dict[str, Any], seed: str) -> Namespace:
         (key,) = config

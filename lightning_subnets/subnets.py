@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 from lightning.pytorch import seed_everything
 from rich.console import Console
-from rich.table import Column, Table
+from rich.filesize import decimal
+from rich.table import Table
 
-from lightning_subnets import choosing, figures, masking, sanity
-from lightning_subnets.callbacks.collapse import in_words
-from lightning_subnets.checkpoint import read
+from lightning_subnets import figures, masking, sanity
 from lightning_subnets.choosing import progress
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.errors import UserError
-from lightning_subnets.method import masks
-from lightning_subnets.methods.given import masks_of
+from lightning_subnets.exchange import exporting
+from lightning_subnets.exchange.importing import import_subnet_
+from lightning_subnets.inspecting import show_file, show_run
 from lightning_subnets.report import report
 from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.subnet_file import load_subnet, save_subnet
+from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.subnet_file.network import build, builder
 from lightning_subnets.sweep import results, running
 from lightning_subnets.sweep.plan import Sweep
 
@@ -34,55 +37,135 @@ from lightning_subnets.sweep.plan import Sweep
 def main(args: list[str] | None = None) -> None:
     """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
     try:
-        auto_cli([inspect, check, sweep, report], args=args, prog="subnets", parser_class=Parser)
+        commands: dict[str, Any] = {
+            "inspect": inspect,
+            "check": check,
+            "sweep": sweep,
+            "report": report,
+            "export": export,
+            "import": import_,  # a keyword of Python's
+        }
+        auto_cli(commands, args=args, prog="subnets", parser_class=Parser)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 class Parser(ArgumentParser):
-    """Says what is wrong without the usage before it."""
+    """Says what is wrong without the usage before it, and takes ``--force`` without a value."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("type") is bool:
+            del kwargs["type"]
+            kwargs["action"] = ActionYesNo(no_prefix=None)  # type: ignore[arg-type]
+        return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         print(f"error: {message.strip()}\ntip: subnets --help lists what it can do", file=sys.stderr)
         sys.exit(2)
 
 
-def inspect(checkpoint: str, against: str | None = None, input_shape: tuple[int, int, int] | None = None) -> None:
-    """What a mask leaves of its network: by layer, density and units; in all, paths and the trace of the path kernel.
+def export(
+    checkpoint: str,
+    out: str,
+    input_shape: tuple[int, int, int] | None = None,
+    sparse: bool = False,
+    force: bool = False,
+) -> None:
+    """Write the subnetwork of a run into a file, of the form that its ending names.
 
-    Prints them and draws ``widths.png`` beside the checkpoint's folder.
+    - .subnet: the seed of the weights, a bit for each, and what has been trained; and the run's config, whole.
+    - .pt, .safetensors: the state dict of the plain network, the mask folded into its weights.
+    - .onnx: the plain network, once its logits in onnxruntime are found to be those of PyTorch.
 
     Args:
-        checkpoint: of a run.
-        against: a checkpoint of another run of the same network, to see what the two masks have in common.
+        checkpoint: of a run, or a .subnet file.
+        out: the file to write.
+        input_shape: channels, height and width of an image, for .onnx where the run's data are not at hand.
+        sparse: leave the zeros out, for .pt and .safetensors: weights as matrices of compressed rows.
+        force: replace a file that is there.
+    """
+    path = Path(out)
+    exporting.check(path, sparse=sparse, force=force)
+    _check_shape(input_shape)
+    if checkpoint.endswith(".subnet"):
+        if path.suffix == ".subnet":
+            raise UserError(f"{checkpoint} is a .subnet file already: copy it")
+        header = Container(Path(checkpoint)).header
+        network, details, shape = load_subnet(checkpoint), header.details(), input_shape or header.image_shape
+    else:
+        run = SavedRun(checkpoint)
+        network, details = run.module().network, run.details()
+        if path.suffix == ".subnet":
+            save_subnet(network, path, **details, force=force)
+            _print_size(path)
+            return
+        masking.unmask_(network)
+        shape = input_shape or details["preprocessing"].get("input_shape")
+    if path.suffix == ".onnx" and not shape:
+        raise UserError("what shape an image has is not known here: --input_shape='[3, 224, 224]' for instance")
+    texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
+    exporting.export(network.eval(), path, input_shape=tuple(shape or ()), sparse=sparse, details=texts, force=force)
+    _print_size(path)
+
+
+def import_(
+    file: str,
+    out: str,
+    network: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    density: float | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Make a .subnet file of a subnetwork from elsewhere: edge-popup's public checkpoints, or plain masks.
+
+    Args:
+        file: of torch or safetensors, see ``exchange/importing.py``.
+        out: the .subnet file to write.
+        network: what builds its network, torchvision.models.resnet50 for instance.
+        arguments: of what builds it, '{num_classes: 10}' for instance.
+        density: the fraction of weights kept, for a file of scores; the public code's prune_rate.
+        weights: the distribution to draw them from, for a file of masks alone.
+        seed: of the weights that are drawn.
+        force: replace a file that is there.
+    """
+    path = Path(out)
+    if network is None:
+        raise UserError(f"what network {file} is of is not in it: --network=torchvision.models.resnet50 for instance")
+    if path.suffix != ".subnet":
+        raise UserError(f"{out} does not end in .subnet, which is what is written here; subnets export writes others")
+    exporting.check(path, sparse=False, force=force)
+    if builder(network) is None:
+        raise UserError(f"{network} is no network of torchvision.models, timm or lightning_subnets.networks")
+    plain = build(network, arguments or {})
+    import_subnet_(file, plain, density=density, weights=weights, seed=seed)
+    save_subnet(plain, path, network={"class_path": network, "init_args": arguments or {}}, force=force)
+    _print_size(path)
+
+
+def _print_size(path: Path) -> None:
+    print(f"{path}: {decimal(path.stat().st_size)}" + (", see subnets inspect" if path.suffix == ".subnet" else ""))
+
+
+def inspect(file: str, against: str | None = None, input_shape: tuple[int, int, int] | None = None) -> None:
+    """What is in a subnetwork: by layer, weights, density and units; in all, paths and the trace of the path kernel.
+
+    Of a run, it draws ``widths.png`` beside the checkpoint's folder too; of a file, it prints all that it says.
+
+    Args:
+        file: the checkpoint of a run, or a .subnet file.
+        against: another of the same network, to see what the two masks have in common.
         input_shape: channels, height and width of an image, where the run's data are not at hand.
     """
-    run = SavedRun(checkpoint)
-    network = run.module().network
-    shape = input_shape or run.data().image_shape
-    diagnosis = diagnose(network, shape)
-    layers = dict(masking.masked_layers(network))
-    kept = dict(zip(layers, masks(list(layers.values())), strict=True))
-    with choosing.plain(network):
-        trace = log10_path_kernel_trace(network, kept, shape)
-        common = overlap(kept, masks_of(read(against), network)) if against else None
-    titles = ["kept", "density", "on paths", "units on paths", *(["in common"] if common else [])]
-    table = Table(Column("layer", no_wrap=True), *(Column(title, justify="right") for title in titles))
-    for name, layer in diagnosis.layers.items():
-        row = [f"{layer.kept:,}", f"{layer.density:.2%}", f"{layer.on_paths:,}", f"{layer.alive:,} of {layer.units:,}"]
-        table.add_row(name, *row, *([f"{common[1][name].jaccard:.1%}"] if common else []))
-    console = Console()
-    console.print(table)
-    console.print(f"density {diagnosis.density:.3%}, 10^{diagnosis.log10_paths:.2f} paths from inputs to outputs")
-    console.print(f"trace of the path kernel 10^{trace:.2f}")
-    if collapsed := in_words(diagnosis.empty, diagnosis.cut_off):
-        console.print(f"layer collapse: {collapsed}")
-    if common:
-        console.print(f"in common with {against}: {common[0].jaccard:.2%} of the weights that either keeps")
-    folder = Path(checkpoint).resolve().parent.parent
-    figures.draw_widths(diagnosis, folder / "widths.png", title=f"{folder.parent.name}, {folder.name}")
-    console.print(f"picture: {folder / 'widths.png'}")
+    _check_shape(input_shape)
+    (show_file if file.endswith(".subnet") else show_run)(file, against, input_shape)
+
+
+def _check_shape(input_shape: tuple[int, int, int] | None) -> None:
+    if input_shape and min(input_shape) < 1:
+        raise UserError(f"input_shape = {list(input_shape)} has a size below 1")
 
 
 def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import checkpoint, initialization, masking, methods, selection
+from lightning_subnets import checkpoint, initialization, masking, methods, selection, subnet_file
 from lightning_subnets.choosing import Chosen
 from lightning_subnets.errors import UserError
 from lightning_subnets.method import Method, Scoring
@@ -24,8 +24,8 @@ class Given(Chosen):
     are drawn again under it.
 
     Args:
-        masks: the checkpoint of the run whose mask it is, of whatever method; or, in Python, the mask of each layer
-            by its name.
+        masks: the checkpoint of the run whose mask it is, of whatever method, or a ``.subnet`` file; or, in Python, the
+            mask of each layer by its name.
         shuffle: move what is kept to other places of its layer, at random by the seed, each as likely.
 
     Raises:
@@ -46,7 +46,7 @@ class Given(Chosen):
 
     def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
         given = self.masks_given
-        masks = masks_of(checkpoint.read(given), network) if isinstance(given, str) else dict(given)
+        masks = masks_from(given, network) if isinstance(given, str) else dict(given)
         return shuffled(masks, scoring.seed) if self.shuffle else masks
 
 
@@ -58,6 +58,22 @@ def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
         ).to(mask.device)
         for name, mask in masks.items()
     }
+
+
+def masks_from(path: str, network: nn.Module) -> dict[str, Tensor]:
+    """The masks of a checkpoint or of a ``.subnet`` file.
+
+    Args:
+        network: plain, built as that of the file; it stays as it is.
+
+    Raises:
+        ValueError: if the file cannot be read, or a checkpoint is of another network, or of a method that this package
+            does not have.
+    """
+    if path.endswith(".subnet"):
+        device = next(network.parameters()).device
+        return {name: mask.to(device) for name, mask in subnet_file.masks_in(path).items()}
+    return masks_of(checkpoint.read(path), network)
 
 
 def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,269 @@
+"""A subnetwork goes out of a run and comes in from elsewhere: subnets export, import, inspect, and lightning test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor, nn
+
+from lightning_subnets import EdgePopup, load_subnet, mask_, masked_layers, save_subnet
+from lightning_subnets.cli import main as lightning
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.networks import Conv2
+from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.subnets import main
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "quickstart" / "version_0"))
+
+
+@pytest.fixture
+def subnet(run: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "digits.subnet"
+    main(["export", last(run), str(path)])
+    return path
+
+
+def last(run: Path) -> str:
+    return str(run / "checkpoints" / "last.ckpt")
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+def images() -> Tensor:
+    data = Digits()
+    data.setup("test")
+    pixels, _ = next(iter(data.test_dataloader()))
+    return data.normalize(pixels)
+
+
+def logits_of(network: nn.Module) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = network.eval()(images())
+    return logits
+
+
+def test_a_run_in_a_file_is_the_network_that_was_found(run: Path, subnet: Path) -> None:
+    found = SavedRun(last(run)).module().network
+    assert torch.equal(logits_of(load_subnet(subnet)), logits_of(found))
+    again = dict(masked_layers(load_subnet(subnet, masked=True)))
+    for name, layer in masked_layers(found):
+        assert torch.equal(layer.weight, again[name].weight)
+        assert torch.equal(layer.mask(), again[name].mask())
+
+
+def test_the_file_says_what_the_run_says(run: Path, subnet: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    header = Container(subnet).header
+    assert header.accuracy["test_accuracy"] == summary["test_accuracy"]
+    assert header.density == summary["density"]
+    assert header.digests.weights == summary["weights_digest"]
+    assert header.classes == [str(digit) for digit in range(10)]
+    assert header.preprocessing == {"input_shape": [1, 8, 8], "mean": [0.305], "std": [0.376]}
+    assert header.config == yaml.safe_load((run / "config.yaml").read_text())
+    assert (header.weights.distribution, header.weights.seed) == ("signed_constant", 0)
+
+
+def test_the_file_of_another_step_says_nothing_of_the_last_ones_accuracy(run: Path, tmp_path: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"steps": summary["steps"] + 1}))
+    main(["export", last(run), str(tmp_path / "other.subnet")])
+    assert Container(tmp_path / "other.subnet").header.accuracy == {}
+
+
+def test_a_run_whose_data_are_gone_is_exported_without_what_they_say(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"] = {"class_path": "lightning_subnets.datamodules.ImageNet", "init_args": {"root": "nowhere"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    main(["export", last(run), str(tmp_path / "blind.subnet")])
+    assert "left out, for the run's data are not here: nowhere lacks train.beton" in capsys.readouterr().err
+    header = Container(tmp_path / "blind.subnet").header
+    assert (header.classes, header.preprocessing) == ([], {})
+    assert "--input_shape=" in fails(["export", last(run), str(tmp_path / "blind.onnx")], capsys)
+    main(["export", last(run), str(tmp_path / "told.onnx"), "--input_shape=[1, 8, 8]"])
+
+
+@pytest.mark.parametrize("of", ["run", "file"])
+def test_every_ending_gives_the_same_logits(of: str, run: Path, subnet: Path, tmp_path: Path) -> None:
+    source, expected = (last(run) if of == "run" else str(subnet)), logits_of(load_subnet(subnet))
+    for ending in ("pt", "safetensors", "onnx"):
+        main(["export", source, str(tmp_path / f"net.{ending}")])
+    plain = Conv2(in_channels=1, image_size=8)
+    plain.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
+    assert torch.equal(logits_of(plain), expected)
+    plain.load_state_dict(safetensors.torch.load_file(tmp_path / "net.safetensors"))
+    assert torch.equal(logits_of(plain), expected)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": images().numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [str(digit) for digit in range(10)]
+
+
+def test_inspect_shows_what_is_in_a_file(subnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", str(subnet), "--against", str(subnet)])
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "lightning_subnets.networks.Conv2(num_classes=10, in_channels=1,",
+        "EdgePopup(density=0.5",
+        "signed_constant, seed 0",
+        "50.000%: 183,840 of 367,680",
+        "test_accuracy",
+        "10: 0, 1, 2, 3, 4, ...",
+        "features.2 │ 64x64x3x3 │ 18,432 │ 50.00%",
+        "paths from inputs to outputs",
+        "100.00% of the weights that either keeps",
+    ):
+        assert part in said
+
+
+def test_inspect_compares_a_file_with_a_run(run: Path, subnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for pair in ([last(run), str(subnet)], [str(subnet), last(run)]):
+        main(["inspect", pair[0], "--against", pair[1]])
+        assert "100.00% of the weights that either keeps" in " ".join(capsys.readouterr().out.split())
+
+
+def test_inspect_compares_files_of_one_network_alone(
+    subnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, mine = str(tmp_path / "other.subnet"), str(tmp_path / "mine.subnet")
+    network = mask_(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), EdgePopup(density=0.5))
+    save_subnet(network, mine, network="mine.Network")
+    save_subnet(mask_(Conv2(), EdgePopup(density=0.5)), other, network="lightning_subnets.networks.Conv2")
+    main(["inspect", mine, "--against", mine])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "mine.Network()" in said
+    assert "100.00% of the weights that either keeps" in said
+    for pair in ([str(subnet), mine], [str(subnet), other], [mine, str(subnet)]):
+        assert "of another network" in fails(["inspect", pair[0], "--against", pair[1]], capsys)
+
+
+def test_lightning_test_takes_a_file(
+    run: Path, subnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accuracy = json.loads((run / "summary.json").read_text())["test_accuracy"]
+    alone = Path(shutil.copy(subnet, tmp_path / "alone.subnet"))
+    for config in ([], ["-c", str(run / "config.yaml")]):
+        capsys.readouterr()
+        lightning(["test", *config, "--ckpt_path", str(alone), "--trainer.accelerator=cpu"])
+        said = capsys.readouterr().out
+        assert float(said.split("test/accuracy")[1].split("│")[1]) == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_of_a_files_config_only_the_data_are_made_and_nothing_is_fetched(
+    run: Path, subnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be somebody else's, and name what a run would import, call or download."""
+    header, hostile = Container(subnet).header, tmp_path / "hostile.subnet"
+    header.config["trainer"] = {"callbacks": [{"class_path": "nowhere.Malice"}], "logger": {"class_path": "nowhere.X"}}
+    network = SavedRun(last(run)).module().network
+    builder = {"class_path": header.network.builder, "init_args": header.network.arguments}
+    save_subnet(network, hostile, network=builder, config=header.config)
+    lightning(["test", "--ckpt_path", str(hostile), "--trainer.accelerator=cpu"])
+    assert 'on Digits {"batch_size": 64' in capsys.readouterr().err
+    for data, message in (
+        ({"class_path": "nowhere.Data"}, "does not say which data of this package it is for"),
+        (
+            {"class_path": "CIFAR10", "init_args": {"root": str(tmp_path / "put"), "download": True}},
+            "--data.download=true",
+        ),
+        ({"class_path": "CIFAR10", "init_args": [1]}, "data/cifar10"),
+        ("CIFAR10", "does not say which data"),
+    ):
+        save_subnet(network, hostile, network=builder, config={"data": data}, force=True)
+        with pytest.raises(SystemExit) as exit_info:
+            lightning(["test", "--ckpt_path", str(hostile), "--trainer.accelerator=cpu"])
+        assert exit_info.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "put").exists()
+
+
+def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path) -> None:
+    lightning(
+        [
+            *["fit", "-c", str(Path(__file__).parents[1] / "configs" / "quickstart.yaml"), "--trainer.max_epochs=1"],
+            *["--trainer.accelerator=cpu", "--model.method=Given", f"--model.method.masks={subnet}"],
+            *[f"--trainer.default_root_dir={tmp_path}", "--name=given"],
+        ]
+    )
+    trained = SavedRun(last(tmp_path / "given" / "version_0")).module().network
+    found = dict(masked_layers(load_subnet(subnet, masked=True)))
+    assert all(torch.equal(layer.mask(), found[name].mask()) for name, layer in masked_layers(trained))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "LAST", "SUBNET"], "digits.subnet exists: --force replaces it"),
+        (["export", "LAST", "net.h5"], "the ending of net.h5 names no form: .subnet"),
+        (["export", "SUBNET", "other.subnet"], "is a .subnet file already: copy it"),
+        (["export", "LAST", "nowhere/net.subnet"], "nowhere is no directory"),
+        (["export", "nowhere.ckpt", "net.subnet"], "the checkpoint nowhere.ckpt does not exist"),
+        (["export", "nowhere.subnet", "net.pt"], "nowhere.subnet cannot be read (No such file or directory)"),
+        (["export", "LAST", "net.onnx", "--sparse"], "--sparse has no form in ONNX that pays"),
+        (["export", "LAST", "net.onnx", "--input_shape=[1, -8, 8]"], "input_shape = [1, -8, 8] has a size below 1"),
+        (["export", "LAST", "folder.subnet", "--force"], "folder.subnet is a directory: name a file"),
+        (["inspect", "LAST.subnet"], "LAST.subnet cannot be read"),
+        (["inspect", "SUBNET", "--input_shape=[1, -8, 8]"], "input_shape = [1, -8, 8] has a size below 1"),
+        (["inspect", "SUBNET", "--against", "other.subnet"], "other.subnet cannot be read"),
+        (["check", "SUBNET"], "digits.subnet is a .subnet file, and what is wanted here is a run's checkpoint"),
+        (["import", "LAST", "net.subnet", "--network", "torchvision.models.resnet18"], "subnets export"),
+        (["import", "nowhere.pth", "net.subnet", "--network=torchvision.models.resnet18"], "nowhere.pth cannot be"),
+        (["import", "nowhere.pth", "net.pt", "--network", "torchvision.models.resnet18"], "does not end in .subnet"),
+        (
+            ["import", "SUBNET", "net.subnet", "--network", "torchvision.models.resnet5"],
+            "did you mean torchvision.models.resnet50?",
+        ),
+        (["import", "SUBNET", "net.subnet"], "--network=torchvision.models.resnet50"),
+        (["import", "SUBNET", "net.subnet", "--network", "mine.Network"], "mine.Network"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_writes_nothing(
+    arguments: list[str],
+    message: str,
+    run: Path,
+    subnet: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = {"LAST": last(run), "SUBNET": str(subnet)}
+    before = subnet.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.subnet").mkdir()
+    there = sorted(tmp_path.iterdir())
+    said = fails([places.get(argument, argument) for argument in arguments], capsys)
+    assert message in said
+    assert "Traceback" not in said
+    assert sorted(tmp_path.iterdir()) == there
+    assert subnet.read_bytes() == before
+
+
+def test_force_replaces_a_file(run: Path, subnet: Path) -> None:
+    subnet.write_bytes(b"something else")
+    main(["export", last(run), str(subnet), "--force"])
+    load_subnet(subnet)
+
+
+def test_a_fit_cannot_go_on_from_a_file(subnet: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        lightning(["fit", "-c", str(run / "config.yaml"), "--ckpt_path", str(subnet)])
+    assert exit_info.value.code == 2
+    assert f"--model.method.masks={subnet}" in capsys.readouterr().err
