@@ -23,6 +23,22 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
             "--exponents 10 --networks resnet18 --rounds 1",
             {"ours", "torch.sort", "torch.topk", "torch.kthvalue"},
         ),
+        (
+            "subnet_file",
+            "--networks squeezenet1_1 --rounds 1",
+            {"dense, save", "dense, load", "save", "load", "load, masked", "bytes"},
+        ),
+        pytest.param(
+            "serving",
+            "--networks resnet18:1 --densities 0.3 --rounds 1",
+            {
+                "dense",
+                *(f"{variant}, 0.3" for variant in ("exported", "masked", "torch CSR", "SciPy CSR", "onnxruntime")),
+                "onnxruntime, sparse initializers, 0.3",
+                "onnxruntime, dense",
+            },
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_what_it_measured(
