@@ -44,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "number", [*range(3), *(pytest.param(number, marks=pytest.mark.long) for number in range(3, 50))]
+    "number", [*range(2), *(pytest.param(number, marks=pytest.mark.long) for number in range(2, 50))]
 )
 def test_a_run_killed_at_a_random_moment_and_started_again_ends_as_if_it_had_not_been(
     number: int, whole: Path, tmp_path: Path
