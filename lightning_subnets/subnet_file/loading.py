@@ -185,7 +185,7 @@ def _check_masks(network: nn.Module, header: Header) -> None:
     layers = dict(masking.masked_layers(network))
     found = dict(zip(layers, present_masks(list(layers.values())), strict=True))
     masks = hashlib.sha256()
-    for name in sorted(found):
+    for name in sorted(found, key="{}.weight".format):  # the order of parameters: a-b comes before a there
         digest.update_(masks, name, found[name])
     if masks.hexdigest() != header.digests.masks:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,18 @@ class Own(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         outputs: Tensor = self.last(self.first(rows).relu())
         return outputs
+
+
+def test_layers_may_have_any_names(tmp_path: Path) -> None:
+    """By the names alone a comes before a-b, and by those of their parameters after it."""
+
+    def network() -> nn.Module:
+        return nn.Sequential(OrderedDict([("a", nn.Linear(4, 6)), ("a-b", nn.Linear(6, 6)), ("a b", nn.Linear(6, 3))]))
+
+    found = ls.mask_(network(), ls.EdgePopup(0.5))
+    path = saved(tmp_path / "a.subnet", found, network="of_mine.Own")
+    again = load_subnet(path, network=network(), masked=True)
+    assert not differing(unmasked(again), unmasked(found))
 
 
 def test_a_network_of_ones_own_is_handed_in(tmp_path: Path) -> None:
