@@ -62,7 +62,8 @@ def import_subnet_(
     method = _method(layout, density, network)
     masking.mask_(network, method, weights=weights, seed=seed)
     scores = {f"{name}.scores": each for name, each in layout.scores.items() if isinstance(method, EdgePopup)}
-    network.load_state_dict(_neutral(network) | layout.state | scores, strict=False)
+    masking.make_affine_neutral_(network)  # all that the file lacks
+    network.load_state_dict(layout.state | scores, strict=False)
     return network
 
 
@@ -98,17 +99,3 @@ def _is_binary(tensor: Tensor) -> bool:
     # What torch takes for a bool is a byte in the file, and may be any.
     numbers = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
     return bool(((numbers == 0) | (numbers == 1)).all())
-
-
-def _neutral(network: nn.Module) -> dict[str, Tensor]:
-    """Of a masked network, all that does nothing beside its weights: biases and norms."""
-    state = {}
-    for key, value in network.state_dict().items():
-        name, _, kind = key.rpartition(".")
-        if kind in ("bias", "running_mean", "num_batches_tracked"):
-            state[key] = torch.zeros_like(value)
-        elif kind == "running_var" or (
-            kind == "weight" and not isinstance(network.get_submodule(name), masking.MaskedLayer)
-        ):
-            state[key] = torch.ones_like(value)
-    return state
