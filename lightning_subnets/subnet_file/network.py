@@ -247,16 +247,15 @@ def find(network: nn.Module) -> tuple[str, Json] | None:
     """
     home = type(network).__module__
     outputs = next(iter(reversed(list(network.parameters())))).shape[0]
+    arguments = {} if outputs == 1000 else {"num_classes": outputs}  # 1,000 are what they all have by themselves
     for name in torchvision.models.list_models(module=torchvision.models):
         if inspect.unwrap(torchvision.models.get_model_builder(name)).__module__ != home:
             continue
-        for arguments in ({}, {"num_classes": outputs}):
-            if difference(build(f"torchvision.models.{name}", arguments), network) is None:
-                return f"torchvision.models.{name}", arguments
+        if difference(build(f"torchvision.models.{name}", arguments), network) is None:
+            return f"torchvision.models.{name}", arguments
     return None
 
 
 def numbers(network: nn.Module) -> int:
-    """How many numbers a network consists of, but for scores."""
-    named = (*network.named_parameters(), *network.named_buffers())
-    return sum(each.numel() for name, each in named if name.rpartition(".")[2] != "scores")
+    """How many numbers a plain network consists of."""
+    return sum(each.numel() for each in (*network.parameters(), *network.buffers()))
