@@ -61,7 +61,6 @@ class Container:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         try:
             with path.open("rb") as file:
                 self.size = os.fstat(file.fileno()).st_size

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from jsonargparse import Namespace
 from torch import Tensor, nn
@@ -138,7 +136,7 @@ def _take_down(
     entry, stored = weight_code.encode(weight, effective, mask, drawn)
     entry.code, data = mask_code.encode(mask.flatten().numpy())
     entry.stream = stream
-    tensors[f"mask/{name}"] = _bytes(np.frombuffer(data, np.uint8))
+    tensors[f"mask/{name}"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if stored is not None:
         tensors[f"{entry.weights}/{name}"] = stored
         weight_code.decode(entry, stored, mask, out=(weight := torch.empty_like(weight)))
@@ -189,7 +187,3 @@ def _is_neutral(module: nn.Module, key: str, parameter: Tensor) -> bool:
 def _copy(tensor: Tensor) -> Tensor:
     # Of its own, for the file's writer refuses tensors that share memory.
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _bytes(values: npt.NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(values.copy())
