@@ -265,8 +265,10 @@ class SubnetCLI(LightningCLI):
             return None, None
         shape = self.datamodule.image_shape
         masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
-        with choosing.plain(network), suppress(UserError):
-            return diagnose(network, shape, masks), log10_path_kernel_trace(network, masks, shape)
+        with suppress(UserError):
+            with choosing.plain(network):
+                diagnosis = diagnose(network, shape, masks)
+            return diagnosis, log10_path_kernel_trace(network, masks, shape)
         return None, None
 
     def _report(self, seconds: float) -> None:

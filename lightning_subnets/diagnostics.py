@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -108,32 +109,54 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
 def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence[int]) -> float:
     """log10 of Tr = sum over paths p and their kept weights k of (pi_p / w_k)^2 = sum_k dR2 / d(w_k^2).
 
-    R2 is the sum of the outputs, in float64, for an image of ones, with all weights squared and under their masks, the
-    scales of norms squared, and every shift left out: biases, and the means of norms, which are in evaluation mode and
-    divide by their running deviation. The network computes as it does otherwise: its max-pools take the largest, and
-    activations that do more than cut at 0, and norms without running statistics, do it here too, so that what comes
-    out for a network with such layers is no sum over paths, but can be compared between masks of it.
+    pi_p is the product of the weights along the path and of the scales of the norms on it, gamma / sqrt(var + eps) of a
+    norm with running statistics; w_k is the weight that the layer computes with, which for ``Biprop`` and a scaled
+    ``Supermask`` is not the one that was drawn. R2 is the sum of the outputs, in float64, for an image of ones: the
+    network is in evaluation mode, all weights are under their masks, every factor of pi_p is squared, and every shift
+    (biases, the means of norms) is 0.
+
+    Everything else computes as it always does. The mean over n positions divides by n, not by n^2. Max-pools take the
+    largest. Activations that do more than cut at 0, and norms without running statistics, leave a number that is no
+    sum over paths, but that compares masks of one network.
+
+    Args:
+        network: masked, or plain with the weights that it computes with; it stays as it was.
+        masks: boolean, of every layer by its name.
+        input_shape: of one image, (channels, height, width).
 
     Returns: -inf for no path, inf beyond what float64 holds, 1.8e308; a ResNet-152 is at about 1e50.
     """
-    device = next(iter(masks.values())).device
-    weights = {f"{name}.weight" for name in maskable.maskable_layers(network)}
+    methods = {name: each.method for name, each in network.named_modules() if isinstance(each, masking.MaskedLayer)}
+    with choosing.plain(network) if methods else nullcontext(), evaluating(network), torch.enable_grad():
+        squares: dict[str, Tensor] = {}
+        for name, layer in maskable.maskable_layers(network).items():
+            weight, mask = layer.weight.detach(), masks[name]
+            effective = methods[name].product(weight, mask) if methods else weight * mask
+            squares[name] = effective.double().square().requires_grad_()
+        device = next(iter(squares.values())).device
+        images = torch.ones((1, *input_shape), dtype=torch.float64, device=device)
+        tensors = _other_factors_squared(network) | {f"{name}.weight": square for name, square in squares.items()}
+        total = functional_call(network, tensors, (images,)).sum()
+        gradients = torch.autograd.grad(total, list(squares.values()), materialize_grads=True)
+    trace_ = sum(float((gradient * masks[name]).sum()) for name, gradient in zip(squares, gradients, strict=True))
+    return math.log10(trace_) if trace_ else -math.inf
+
+
+def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, in float64, by which norms multiply by the square of what they do, and nothing shifts."""
     tensors: dict[str, Tensor] = {}
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        owner, _, name = key.rpartition(".")
         value = tensor.detach().double() if tensor.is_floating_point() else tensor
-        if key.endswith(("bias", "running_mean")):
-            tensors[key] = torch.zeros_like(value)
-        elif key in weights:
-            tensors[key] = (value * masks[key.removesuffix(".weight")]).square().requires_grad_()
-        else:
-            tensors[key] = value.square() if isinstance(tensor, nn.Parameter) else value
-    images = torch.ones((1, *input_shape), dtype=torch.float64, device=device)
-    found = {key.removesuffix(".weight"): tensors[key] for key in sorted(weights)}
-    with evaluating(network), torch.enable_grad():
-        total = functional_call(network, tensors, (images,)).sum()
-        gradients = torch.autograd.grad(total, list(found.values()), materialize_grads=True)
-    trace_ = sum(float((gradient * masks[name]).sum()) for name, gradient in zip(found, gradients, strict=True))
-    return math.log10(trace_) if trace_ else -math.inf
+        if name in ("bias", "running_mean"):
+            value = torch.zeros_like(value)
+        elif name == "weight":
+            value = value.square()
+        elif name == "running_var":  # a norm adds eps and takes the root
+            eps: Any = network.get_submodule(owner).eps
+            value = (value + eps).square() - eps
+        tensors[key] = value
+    return tensors
 
 
 class Overlap(NamedTuple):

@@ -49,7 +49,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
             for name, layer in diagnosis.layers.items()
         }
         console.print(_table(titles, rows, common))
-        _print_paths(console, network, kept, shape, diagnosis)
+    _print_paths(console, network, kept, shape, diagnosis)
     _print_common(console, common, against)
     folder = Path(checkpoint).resolve().parent.parent
     figures.draw_widths(diagnosis, folder / "widths.png", title=f"{folder.parent.name}, {folder.name}")

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, SNIP, EdgePopup, Given, Method, SynFlow, SynFlowL2, choosing, mask_, masked_layers
+from lightning_subnets import PHEW, SNIP, EdgePopup, Given, Method, SynFlow, SynFlowL2, mask_, masked_layers
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace
 from lightning_subnets.method import masks
@@ -41,9 +41,10 @@ def found_by(method: Method, build: Callable[[], nn.Module]) -> Found:
     layers = dict(masked_layers(network))
     kept = dict(zip(layers, masks(list(layers.values())), strict=True))
     diagnosis = diagnose(network, SHAPE)
-    with choosing.plain(network):
-        trace = log10_path_kernel_trace(network, kept, SHAPE)
-    return Found(trace, mean(layer.alive / layer.units for layer in diagnosis.layers.values()))
+    return Found(
+        log10_path_kernel_trace(network, kept, SHAPE),
+        mean(layer.alive / layer.units for layer in diagnosis.layers.values()),
+    )
 
 
 @pytest.mark.parametrize("density", [0.1, 0.02])

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_subnets import choosing, masking
+from lightning_subnets import masking
 from lightning_subnets.cli import main
 from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace
 from lightning_subnets.module import SubnetModule
@@ -72,8 +72,7 @@ def test_the_summary_counts_what_the_checkpoint_holds(finished_run: Path) -> Non
     assert summary["units_on_paths"] == {name: layer.alive for name, layer in found.layers.items()}
     network = saved.module().network
     masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
-    with choosing.plain(network):
-        assert summary["log10_trace"] == pytest.approx(log10_path_kernel_trace(network, masks, (1, 8, 8)))
+    assert summary["log10_trace"] == pytest.approx(log10_path_kernel_trace(network, masks, (1, 8, 8)))
     with (finished_run / "metrics.csv").open(newline="") as file:
         last = [row["val/accuracy"] for row in csv.DictReader(file) if row["val/accuracy"]][-1]
     assert summary["test_accuracy"] == pytest.approx(float(last), abs=1e-6)

@@ -117,22 +117,6 @@ def test_the_path_kernel_trace_is_the_sum_over_paths_and_their_weights() -> None
     assert log10_path_kernel_trace(network, masks, (2, 1, 1)) == pytest.approx(math.log10(expected), rel=1e-12)
 
 
-def test_norms_scale_the_path_kernel_and_nothing_shifts_it() -> None:
-    """2 weights w and v with a norm between: R2 = w^2 s^2 / sqrt(variance + eps) v^2."""
-    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(1, 1))
-    norm = network[1]
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    nn.init.constant_(norm.weight, -3.0)
-    norm.running_mean.fill_(7.0)
-    norm.running_var.fill_(4.0)
-    weight, other = (layer.weight.item() for layer in maskable_layers(network).values())
-    scale = 9 / math.sqrt(4 + norm.eps)
-    expected = math.log10(scale * (weight**2 + other**2))
-    assert log10_path_kernel_trace(network, full(network), (1, 1, 1)) == pytest.approx(expected, rel=1e-6)
-
-
 @pytest.mark.parametrize("scale", [0.01, 100.0])
 def test_a_trace_is_found_where_float32_has_no_number_for_it(scale: float) -> None:
     depth = 60

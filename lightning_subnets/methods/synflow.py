@@ -140,8 +140,8 @@ class SynFlowL2(_Flow):
     __doc__ = f"""SynFlow on squares: all parameters by their squares, theta = w^2.
 
     R2 = sum over paths of the product of their w^2; score = w^2 * dR2/d(w^2). The sum of dR2/d(w^2) over the weights
-    that are kept is the trace of the path kernel, which this makes large. The public code of PHEW multiplies by |w|
-    once instead of w^2; such scores are not conserved.
+    that are kept is the trace of the path kernel before training, up to the eps of norms, and this makes it large. The
+    public code of PHEW multiplies by |w| once instead of w^2; such scores are not conserved.
 
     {_Flow.__doc__}
     Source: Gebhart et al. 2021, "A Unified Paths Perspective for Pruning at Initialization", arXiv:2101.10552.

@@ -26,7 +26,7 @@ from lightning_subnets import (
     SynFlowL2,
     mask_,
 )
-from lightning_subnets.networks import Conv4
+from lightning_subnets.networks import Conv4, ResNet20
 
 
 class Row(NamedTuple):
@@ -89,8 +89,15 @@ def masked_conv(method: Method) -> nn.Module:
     return mask_(Conv4(width_multiplier=0.25), method, weights="kaiming_normal", batches=images)
 
 
+def masked_norms(method: Method) -> nn.Module:
+    """In float64, with norms and shortcuts, for images of any size."""
+    images = [(images[:, :, ::4, ::4].double(), labels) for images, labels in batches()]
+    return mask_(ResNet20(width_multiplier=0.125).double(), method, weights="kaiming_normal", batches=images)
+
+
 def step_(network: nn.Module, lr: float = 0.1, size: int = 64) -> None:
     images, labels = torch.randn(4, 3, size, size), torch.randint(10, (4,))
+    images = images.to(next(network.parameters()).dtype)
     optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.requires_grad], lr=lr)
     torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
     optimizer.step()

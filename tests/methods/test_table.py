@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from table import EVERY, EXACT, OF_A_DENSITY, Row, masked, masked_conv, shuffle_net, step_
+from table import EVERY, EXACT, OF_A_DENSITY, Row, masked, masked_conv, masked_norms, shuffle_net, step_
 from torch import Tensor, nn
 
 from lightning_subnets import PHEW, Given, Supermask, UserError, allocation, density, mask_, masked_layers, unmask_
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.diagnostics import log10_path_kernel_trace
 from lightning_subnets.digest import weights_digest
 from lightning_subnets.method import masks
 from lightning_subnets.module import SubnetModule
@@ -121,6 +123,20 @@ def test_an_unmasked_network_has_equal_logits_in_plain_torchvision(row: Row) -> 
     stock.load_state_dict(unmask_(network).state_dict(), strict=True)
     assert torch.equal(stock.eval()(images), logits)
     assert logits.std() > 0
+
+
+@pytest.mark.parametrize("row", [*EVERY, Row(Supermask, {"density": 0.3, "dynamic_scaling": True})], ids=str)
+def test_the_path_kernel_is_that_of_the_weights_a_layer_computes_with(row: Row) -> None:
+    network = masked_norms(row())
+    step_(network, size=16)  # norms have seen something, and the mean magnitude of what is kept is another
+    kept = {name: layer.mask() for name, layer in masked_layers(network)}
+    state = copy.deepcopy(network.state_dict())
+    trace = log10_path_kernel_trace(network, kept, (3, 16, 16))
+    assert math.isfinite(trace)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert [name for name, _ in masked_layers(network)] == list(kept)
+    folded = unmask_(copy.deepcopy(network))
+    assert trace == pytest.approx(log10_path_kernel_trace(folded, kept, (3, 16, 16)), rel=1e-12)
 
 
 def fit(module: SubnetModule, folder: Path, *, epochs: int, resume: Path | None = None) -> dict[str, Tensor]:

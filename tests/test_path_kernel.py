@@ -1,0 +1,161 @@
+"""The trace of the path kernel against the sum over all paths, one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops import FrozenBatchNorm2d
+
+from lightning_subnets.diagnostics import log10_path_kernel_trace
+from lightning_subnets.maskable import maskable_layers
+
+
+class Path(NamedTuple):
+    """A path from a pixel to a position of a unit: the weights on it, and the product of the scales of its norms."""
+
+    weights: tuple[float, ...] = ()
+    scale: float = 1.0
+
+
+Units = dict[tuple[int, ...], list[Path]]  # the paths to each position (channel, y, x), or to each neuron (number,)
+Masks = Mapping[nn.Module, Tensor]
+
+
+def image(channels: int, size: int) -> Units:
+    return {place: [Path()] for place in itertools.product(range(channels), range(size), range(size))}
+
+
+def longer(paths: list[Path], weight: Tensor, mask: Tensor) -> list[Path]:
+    return [Path((*path.weights, weight.item()), path.scale) for path in paths] if mask else []
+
+
+def through(layer: nn.Module, units: Units, masks: Masks) -> Units:
+    """The paths to what a layer puts out, from those to what goes into it."""
+    if isinstance(layer, nn.Sequential):
+        for each in layer:
+            units = through(each, units, masks)
+        return units
+    if isinstance(layer, BasicBlock):
+        block = (layer.conv1, layer.bn1, layer.conv2, layer.bn2)
+        shortcut = through(layer.downsample, units, masks) if layer.downsample else units
+        return {key: paths + shortcut[key] for key, paths in through(nn.Sequential(*block), units, masks).items()}
+    if isinstance(layer, nn.Conv2d):
+        return convolved(layer, units, masks[layer])
+    if isinstance(layer, nn.Linear):
+        return {
+            (j,): [path for i in range(len(units)) for path in longer(units[i,], row[i], masks[layer][j, i])]
+            for j, row in enumerate(layer.weight)
+        }
+    if isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d):
+        variance = layer.running_var
+        assert variance is not None
+        gammas = [1.0] * len(variance) if layer.weight is None else layer.weight.tolist()
+        scales = [gamma / math.sqrt(v + layer.eps) for gamma, v in zip(gammas, variance.tolist(), strict=True)]
+        return {
+            key: [path._replace(scale=path.scale * scales[key[0]]) for path in paths] for key, paths in units.items()
+        }
+    if isinstance(layer, nn.Flatten):
+        return {(number,): units[key] for number, key in enumerate(sorted(units))}
+    assert isinstance(layer, nn.ReLU)
+    return units
+
+
+def convolved(layer: nn.Conv2d, units: Units, mask: Tensor) -> Units:
+    size = 1 + max(y for _, y, _ in units)
+    kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    wide = range((size + 2 * padding - kernel) // stride + 1)
+    inputs, outputs = layer.weight.shape[1], layer.out_channels // layer.groups
+    found: Units = {}
+    for target, y, x in itertools.product(range(layer.out_channels), wide, wide):
+        found[target, y, x] = [
+            path
+            for source, row, column in itertools.product(range(inputs), range(kernel), range(kernel))
+            for path in longer(
+                units.get(
+                    (target // outputs * inputs + source, y * stride + row - padding, x * stride + column - padding), []
+                ),
+                layer.weight[target, source, row, column],
+                mask[target, source, row, column],
+            )
+        ]
+    return found
+
+
+def by_all_paths(network: nn.Sequential, masks: Mapping[str, Tensor], channels: int, size: int) -> float:
+    """Sum over paths and their weights of (the product of the others and of all scales)^2."""
+    of_layers: dict[nn.Module, Tensor] = {layer: masks[name] for name, layer in maskable_layers(network).items()}
+    paths = list(itertools.chain(*through(network, image(channels, size), of_layers).values()))
+    assert len(paths) > 20
+    return sum((path.scale * math.prod(path.weights) / weight) ** 2 for path in paths for weight in path.weights)
+
+
+def block(inputs: int, outputs: int, stride: int) -> BasicBlock:
+    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)) if stride > 1 else None
+    return BasicBlock(inputs, outputs, stride, shortcut)
+
+
+NETWORKS = {
+    "MLP": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(18, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+    ),
+    "padding and stride": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 2, groups=2), nn.Flatten(), nn.Linear(2, 2)
+    ),
+    "norms": lambda: nn.Sequential(
+        nn.Conv2d(2, 2, 2),
+        nn.BatchNorm2d(2),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 1),
+        nn.BatchNorm2d(2, affine=False),
+        nn.Conv2d(2, 2, 1),
+        FrozenBatchNorm2d(2),
+        nn.Flatten(),
+        nn.Linear(8, 1),
+    ),
+    "shortcuts": lambda: nn.Sequential(block(2, 2, 2), block(2, 2, 1), nn.Flatten(), nn.Linear(8, 2)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_trace_is_the_sum_over_all_paths_and_their_weights(name: str) -> None:
+    network = NETWORKS[name]().double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            for key, value in (*module.named_parameters(), *module.named_buffers()):
+                if value.is_floating_point():
+                    low, high = (0.1, 100.0) if key == "running_var" else (-2.0, 2.0)
+                    nn.init.uniform_(value.detach(), low, high)
+    masks = {name: torch.rand_like(layer.weight) < 0.7 for name, layer in maskable_layers(network).items()}
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    expected = math.log10(by_all_paths(network, masks, 2, 3))
+    assert log10_path_kernel_trace(network, masks, (2, 3, 3)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_norm_with_a_variance_of_100_divides_the_trace_by_100() -> None:
+    """One weight w, a norm of gamma 2 and variance 100, a weight v: Tr = (w^2 + v^2) * 4 / 100."""
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0.0), nn.Flatten(), nn.Linear(1, 1))
+    norm = network[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    nn.init.constant_(norm.weight, 2.0)
+    norm.running_var.fill_(100.0)
+    layers = maskable_layers(network)
+    for layer, weight in zip(layers.values(), (0.5, 0.5), strict=True):
+        nn.init.constant_(layer.weight, weight)
+    masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}
+    assert 10 ** log10_path_kernel_trace(network, masks, (1, 1, 1)) == pytest.approx(0.02, rel=1e-12)
+
+
+def test_a_mean_over_positions_divides_by_their_number() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 1)).double()
+    masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in maskable_layers(network).items()}
+    expected = sum(layer.weight.item() ** 2 for layer in maskable_layers(network).values())
+    assert 10 ** log10_path_kernel_trace(network, masks, (1, 3, 3)) == pytest.approx(expected, rel=1e-12)
