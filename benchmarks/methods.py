@@ -32,7 +32,7 @@ LEARNED: dict[str, Callable[[float], ls.Method]] = {
     "EdgePopup": lambda d: ls.EdgePopup(d),
     "EdgePopup, global": lambda d: ls.EdgePopup(d, allocation="global"),
     "EdgePopup, without abs": lambda d: ls.EdgePopup(d, absolute=False),
-    "IteRand": lambda d: ls.IteRand(d, every=50),
+    "IteRand": lambda d: ls.IteRand(d, every=25),
     "Biprop": lambda d: ls.Biprop(d),
     "Supermask": lambda d: ls.Supermask(d),
 }

@@ -89,8 +89,13 @@ class Method(ABC):
     def choose_(self, network: nn.Module, scoring: Scoring) -> None:  # noqa: B027
         """Choose the masks of a masked network as it stands; nothing, for a method that finds them by training."""
 
-    def after_step_(self, network: nn.Module, step: int) -> None:  # noqa: B027
-        """What is done to a masked network after so many optimizer steps, beside the steps themselves."""
+    def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:  # noqa: B027
+        """What is done to a masked network after each optimizer step, beside the step itself.
+
+        Args:
+            step: how many have been taken.
+            images: of one step, of all processes together; None where the data do not say.
+        """
 
     def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         """w_eff, the weight that a layer computes with; of a mask of bool or uint8, into ``out`` in its precision."""

@@ -26,7 +26,7 @@ from lightning_subnets.datamodules.sampler import seed_of
 from lightning_subnets.datamodules.scoring import scoring
 from lightning_subnets.errors import UserError
 from lightning_subnets.method import Method
-from lightning_subnets.schedule import Schedule, learning_rate_factor
+from lightning_subnets.schedule import Schedule, images_per_step, learning_rate_factor
 
 
 class SubnetModule(LightningModule):
@@ -130,13 +130,13 @@ class SubnetModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.build_optimizer()
-        if self.lr_batch_size is not None:
-            images = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
-            if images is None:
-                raise UserError("lr_batch_size is set, and the data have no batch_size to scale the learning rate to")
-            batch_size = images * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        images = images_per_step(self.trainer)
+        if images is None and (self.lr_batch_size or self.method.redraws):
+            what = "lr_batch_size" if self.lr_batch_size else type(self.method).__name__
+            raise UserError(f"{what} counts images, and the data have no batch_size: give their data module one")
+        if images and self.lr_batch_size:
             for group in optimizer.param_groups:
-                group["lr"] *= batch_size / self.lr_batch_size
+                group["lr"] *= images / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches
         warmup = 0.0
         if self.warmup_epochs:
@@ -211,7 +211,7 @@ class SubnetModule(LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.method.after_step_(self.network, self.trainer.global_step + 1)
+        self.method.after_step_(self.network, self.trainer.global_step + 1, images_per_step(self.trainer))
 
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train")

@@ -1,9 +1,9 @@
-"""The learning rate by optimizer step."""
+"""The learning rate by optimizer step, and the images of a step."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Schedule = Literal["cosine", "constant"]
 
@@ -43,3 +43,9 @@ class Rounds(NamedTuple):
     def place(self, step: int) -> float:
         """Where in the schedule an optimizer step of the run is."""
         return step if step < self.steps else self.start + (step - self.steps) % self.later
+
+
+def images_per_step(trainer: Any) -> int | None:
+    """The images of an optimizer step, all processes and accumulation included; None if the data have no batch_size."""
+    images: int | None = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    return images and images * trainer.world_size * trainer.accumulate_grad_batches

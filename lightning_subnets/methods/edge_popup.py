@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class EdgePopup(Method):
     """
 
     trains = "scores"
+    spread: ClassVar[float] = 1.0  # of the first scores, see ``initialization.draw_scores``
 
     def __init__(
         self, density: float, allocation: Literal["uniform", "global"] = "uniform", absolute: bool = True
@@ -49,7 +50,7 @@ class EdgePopup(Method):
         return None if self.across_layers else super().num_kept(total)
 
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-        scores = initialization.draw_scores(shape, seed=seed, layer=layer)
+        scores = initialization.draw_scores(shape, seed=seed, layer=layer, spread=self.spread)
         if self.across_layers:
             scores *= _GLOBAL_BOUND * math.sqrt(initialization.fans(shape)[0])
         return scores
@@ -57,7 +58,7 @@ class EdgePopup(Method):
     def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
         # |s| in (0, b): what is kept goes into the upper half, and the rest into the lower one; b is that of all layers
         # where their scores are compared.
-        bound = _GLOBAL_BOUND if self.across_layers else float(scores.abs().max())
+        bound = _GLOBAL_BOUND * math.sqrt(self.spread) if self.across_layers else float(scores.abs().max())
         above = bound / 2 + scores.abs() / 2
         return torch.where(mask, above.copysign(scores) if self.absolute else above, scores * 0.499)
 

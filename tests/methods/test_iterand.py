@@ -4,9 +4,111 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_subnets import IteRand, UserError, initialization, mask_, masked_layers
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.module import SubnetModule
+from lightning_subnets.networks import Conv2
+
+
+def test_the_highest_signed_scores_are_kept_and_a_score_gets_the_gradient_of_its_weight() -> None:
+    network = mask_(nn.Sequential(nn.Linear(20, 10, bias=False)), IteRand(0.3), weights="kaiming_normal").double()
+    (_, layer), *_ = masked_layers(network)
+    assert layer.scores is not None
+    scores, weight = layer.scores.detach().clone(), layer.weight.detach().clone()
+    mask = torch.zeros(200, dtype=torch.bool)
+    mask[scores.flatten().argsort(descending=True)[:60]] = True
+    mask = mask.view(10, 20)
+    assert torch.equal(layer.mask(), mask)
+    images, upstream = torch.rand(4, 20, dtype=torch.float64), torch.rand(4, 10, dtype=torch.float64)
+    logits = network(images)
+    torch.testing.assert_close(logits, images @ (weight * mask).T, rtol=1e-12, atol=0.0)
+    torch.autograd.backward(logits, upstream)
+    assert layer.scores.grad is not None
+    torch.testing.assert_close(layer.scores.grad, weight * (upstream.T @ images), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_scores_start_uniform_up_to_the_root_of_six_by_the_number_of_inputs(absolute: bool) -> None:
+    network = mask_(nn.Sequential(nn.Conv2d(16, 64, 3)), IteRand(0.5, absolute=absolute), weights="kaiming_normal")
+    (_, layer), *_ = masked_layers(network)
+    assert layer.scores is not None
+    scores, bound = layer.scores.detach(), math.sqrt(6 / (16 * 9))
+    assert 0.999 * bound < scores.abs().max() < bound
+    assert scores.std() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert abs(scores.mean()) < 4 * bound / math.sqrt(3 * scores.numel())
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (128, [5, 10, 15, 20]),
+        (64, [10, 20]),
+        (640, list(range(1, 21))),
+        (2048, list(range(1, 21))),
+        (256, [3, 5, 8, 10, 13, 15, 18, 20]),  # 2.5 steps each
+    ],
+)
+def test_weights_are_drawn_again_after_as_many_images_as_so_many_steps_of_128_have(
+    images: int, expected: list[int]
+) -> None:
+    method = IteRand(0.5, every=5, share=1.0)
+    network = mask_(nn.Sequential(nn.Linear(8, 8)), method, weights="kaiming_normal")
+    (_, layer), *_ = masked_layers(network)
+    found = []
+    for step in range(1, 21):
+        before = layer.weight.clone()
+        method.after_step_(network, step, images)
+        if not torch.equal(layer.weight, before):
+            found.append(step)
+    assert found == expected
+
+
+def fit(method: IteRand, batch_size: int, accumulate: int) -> list[int]:
+    """The steps of a run after which weights have changed."""
+    module = SubnetModule(Conv2(in_channels=1, image_size=8, width_multiplier=0.1), method, weights="kaiming_normal")
+    changed: list[int] = []
+
+    class Look(Callback):
+        before = torch.tensor(0.0)
+
+        def on_train_batch_start(self, *_: object) -> None:
+            self.before = masked_layers(module.network)[0][1].weight.clone()
+
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            if not torch.equal(self.before, masked_layers(module.network)[0][1].weight):
+                changed.append(trainer.global_step)
+
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=4,
+        accumulate_grad_batches=accumulate,
+        callbacks=[Look()],
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=Digits(batch_size=batch_size))
+    return changed
+
+
+def test_a_run_counts_the_images_of_all_batches_of_a_step() -> None:
+    assert fit(IteRand(0.5, every=1, share=1.0), 128, 1) == [1, 2, 3, 4]
+    assert fit(IteRand(0.5, every=1, share=1.0), 64, 1) == [2, 4]
+    assert fit(IteRand(0.5, every=2, share=1.0), 64, 2) == [2, 4]
+
+
+def test_data_that_do_not_say_how_many_images_a_step_has_are_an_error() -> None:
+    module = SubnetModule(Conv2(in_channels=1, image_size=8, width_multiplier=0.1), IteRand(0.5))
+    loader = DataLoader(TensorDataset(torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)), batch_size=4)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    with pytest.raises(UserError, match=r"IteRand counts images, and the data have no batch_size"):
+        trainer.fit(module, loader, loader)
 
 
 def test_only_a_share_of_the_unused_weights_is_drawn_again() -> None:
@@ -15,9 +117,9 @@ def test_only_a_share_of_the_unused_weights_is_drawn_again() -> None:
     (_, layer), *_ = masked_layers(network)
     before, mask = layer.weight.clone(), layer.mask()
     for step in range(1, 5):
-        method.after_step_(network, step)
+        method.after_step_(network, step, images=128)
         assert torch.equal(layer.weight, before)
-    method.after_step_(network, 5)
+    method.after_step_(network, 5, images=128)
     changed = layer.weight != before
     unused = int((~mask).sum())
     assert not (changed & mask).any()
@@ -36,7 +138,7 @@ def test_what_is_drawn_again_is_used_when_it_is_selected() -> None:
     (_, layer), *_ = masked_layers(network)
     images = torch.rand(2, 8)
     network(images)
-    method.after_step_(network, 1)
+    method.after_step_(network, 1, images=128)
     assert layer.scores is not None
     with torch.no_grad():
         layer.scores[~layer.mask()] += 10.0
@@ -50,7 +152,7 @@ def test_each_time_other_weights_are_drawn_and_the_same_by_one_seed() -> None:
         network = mask_(nn.Sequential(nn.Linear(20, 20)), method, weights="kaiming_normal", seed=seed)
         weights = []
         for step in (2, 4):
-            method.after_step_(network, step)
+            method.after_step_(network, step, images=128)
             weights.append(masked_layers(network)[0][1].weight.clone())
         states.append(weights)
     (first, later), same, other = states

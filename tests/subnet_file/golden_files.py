@@ -33,7 +33,7 @@ MADE: dict[str, tuple[Callable[[], Method], str | None]] = {
     "scaled_kaiming_normal": (lambda: ls.Supermask(density=0.3, dynamic_scaling=True), "scaled_kaiming_normal"),  # gain
     "biprop": (lambda: ls.Biprop(density=0.3), "kaiming_normal"),  # gain by sign
     "values": (lambda: ls.Random(density=0.1), "kaiming_normal"),  # trained
-    "signs": (lambda: ls.IteRand(density=0.3, every=1), "signed_constant"),
+    "signs": (lambda: ls.IteRand(density=0.3, every=1, absolute=True), "signed_constant"),
     "norms_frozen": (lambda: ls.EdgePopup(density=0.5), "signed_constant"),  # with statistics
     "norms_trained": (lambda: ls.Random(density=0.1), "kaiming_normal"),
     "norms_float64": (lambda: ls.LinearProbe(), "scaled_xavier_signed_constant"),

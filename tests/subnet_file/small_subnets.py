@@ -57,7 +57,7 @@ def train_(network: nn.Module, steps: int = 2, shape: tuple[int, ...] = (1, 8, 8
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        method.after_step_(network, step)
+        method.after_step_(network, step, images=128)
     return float(loss.detach())
 
 
