@@ -93,6 +93,14 @@ def resolved(config: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]
     return values
 
 
+@pytest.mark.parametrize("config", [path for path in FILES if "biprop" in path.stem], ids=name_of)
+def test_biprop_is_run_on_weights_of_many_sizes(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On weights of one size it is edge-popup, and the run would say nothing of it."""
+    model = resolved(config, capsys)["model"]
+    assert model["method"]["class_path"].endswith("Biprop")
+    assert model["weights"] == "kaiming_normal"
+
+
 def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
     """Every value of a nested mapping, by its dotted key."""
     if not isinstance(values, dict):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_subnets import Biprop, mask_, masked_layers, unmask_
+from lightning_subnets import Biprop, EdgePopup, mask_, masked_layers, unmask_
 from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.networks import Conv2
 
 
 @pytest.fixture
@@ -39,6 +40,27 @@ def test_the_binary_weight_is_the_nearest_of_its_kind(layer: MaskedLayer) -> Non
     distance = (layer.masked_weight() - kept).norm()
     for gain in (1.9, 2.1):
         assert (gain * signs - kept).norm() > distance
+
+
+@pytest.mark.parametrize(("weights", "same"), [("signed_constant", True), ("kaiming_normal", False)])
+def test_it_is_edge_popup_if_all_weights_have_one_size_and_not_if_they_differ(weights: str, same: bool) -> None:
+    runs = []
+    for method in (Biprop(0.5), EdgePopup(0.5)):
+        network = mask_(Conv2(in_channels=1, image_size=8, width_multiplier=0.25).double(), method, weights=weights)
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+        generator = torch.Generator().manual_seed(0)
+        losses = []
+        for _ in range(5):
+            images = torch.rand(16, 1, 8, 8, generator=generator, dtype=torch.float64)
+            loss = nn.functional.cross_entropy(network(images), torch.arange(16) % 10)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.item())
+        runs.append((losses, [layer.mask() for _, layer in masked_layers(network)]))
+    (ours, our_masks), (theirs, their_masks) = runs
+    assert (ours == pytest.approx(theirs, rel=1e-12)) == same
+    assert all(map(torch.equal, our_masks, their_masks)) == same
 
 
 def test_unmasking_leaves_the_binary_weights() -> None:
