@@ -55,6 +55,7 @@ class Method(ABC):
     trains: ClassVar[Literal["scores", "weights", "last layer"]]
     needs: ClassVar[Literal["batches", "input_shape"] | None] = None  # of ``Scoring``, to choose masks before training
     samples_per_class: int  # how many training images of each class, where it needs batches
+    by_class: ClassVar[bool] = False  # these images in order of their classes, in two batches or another even number
     made_before: ClassVar[bool] = True  # w_eff is kept from one change to the next; if not, override masked_weight
     by_magnitude: ClassVar[bool] = False  # ranks weights by |w|, which must not all be the same then
     redraws: ClassVar[bool] = False  # frozen weights change all the same, and the seed alone does not give them

@@ -25,15 +25,22 @@ class ScoringBatches(Sequence[Batch]):
         data: set up.
         per_class: images of each class.
         device: that the batches come on.
+        by_class: in order of their classes, and in an even number of batches, so that half of them have the first half
+            of the images.
     """
 
-    def __init__(self, data: ImageDataModule, per_class: int, device: torch.device) -> None:
+    def __init__(self, data: ImageDataModule, per_class: int, device: torch.device, *, by_class: bool = False) -> None:
         self.data, self.device = data, device
-        images, labels = zip(*_first_of_each_class(data, per_class), strict=True)
-        total = sum(map(len, labels))
+        found = zip(*_first_of_each_class(data, per_class), strict=True)
+        images, labels = (torch.cat(each) for each in found)
+        if by_class:
+            order = labels.argsort(stable=True)
+            images, labels = images[order], labels[order]
+        total = len(labels)
+        multiple = 2 if by_class and total >= 4 else 1
         # Of about one size, and never a single image, which a norm makes nothing of.
-        count = max(1, min(-(-total // data.batch_size), total // 2))
-        parts = (torch.tensor_split(torch.cat(each), count) for each in (images, labels))
+        count = multiple * max(1, min(-(-total // (multiple * data.batch_size)), total // (2 * multiple)))
+        parts = (torch.tensor_split(each, count) for each in (images, labels))
         self._batches = list(zip(*parts, strict=True))
 
     def __len__(self) -> int:
@@ -70,7 +77,9 @@ def scoring(method: Method, data: LightningDataModule | None, *, device: torch.d
         ValueError: if it needs images, or their shape, and the data are no ``ImageDataModule``.
     """
     if isinstance(data, ImageDataModule):
-        batches = ScoringBatches(data, method.samples_per_class, device) if method.needs == "batches" else ()
+        if method.needs != "batches":
+            return Scoring((), data.image_shape, seed)
+        batches = ScoringBatches(data, method.samples_per_class, device, by_class=method.by_class)
         return Scoring(batches, data.image_shape, seed)
     if method.needs:
         raise UserError(

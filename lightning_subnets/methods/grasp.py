@@ -32,8 +32,11 @@ class GraSP(Chosen):
     The gradient may come out a thousand times as large as the dense network's, in one without norms above all: the
     learning rate has to be smaller for it.
 
-    The public code halves its images, and this is what two batches of equal size give here, but for a factor. It draws
-    the weights of fully connected layers anew for the scoring, which are not those that are trained then, and keeps
+    The public code sorts its images by class and scores on two halves: of ten classes, one batch has the first five and
+    the other the rest, which batch norm's statistics depend on. A data module gives such batches; if a half has more
+    images than its ``batch_size``, they are divided further, in the same order. ``mask_`` takes batches as they are.
+
+    The public code draws the weights of fully connected layers again for the scoring, and trains others; and it keeps
     all of several equal scores at the threshold. Here the weights are those that are trained later, and the count is
     exact.
 
@@ -50,6 +53,7 @@ class GraSP(Chosen):
     """
 
     needs = "batches"
+    by_class = True
 
     def __init__(self, density: float, samples_per_class: int = 10, temperature: float = 200.0) -> None:
         self.density = allocation.check_density(density)

@@ -22,6 +22,11 @@ class SNIP(Chosen):
     batch, and dropout is off: see ``ScoringLoss``. Every weight before a norm that scales by 0 at first has the score
     0 and gives way to any other: timm builds ResNets with it unless ``zero_init_last=False``.
 
+    The authors' first code (TensorFlow) ranks with batch norm in inference mode, on the moving statistics that it
+    starts with, and ranks biases too; later codes, and this one, rank with the statistics of the batch, and weights
+    alone. The choice matters: for ResNet-20 at density 0.1 the two masks agree in 0.15, and masks of two draws of
+    images agree in 0.51.
+
     The public code divides the scores by their sum, which changes no order, draws the weights from its own
     distribution, and keeps all of several equal scores at the threshold. Here the weights are those that are trained
     later, and the count is exact.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-from lightning_subnets import SNIP, Random, SynFlow, UserError
+from lightning_subnets import SNIP, GraSP, Random, SynFlow, UserError
 from lightning_subnets.datamodules import CIFAR10, Digits, ImageNet
 from lightning_subnets.datamodules.scoring import ScoringBatches, scoring
 
@@ -71,6 +71,30 @@ def test_photographs_come_from_either_loader(loader: Any, photographs: Path, req
     assert batches[0][0].shape == (3, 3, 64, 64)
 
 
+def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:
+    """Wang et al. 2020, in their public code: the first half is of the classes 0 to 4, the second of 5 to 9."""
+    data = Digits(batch_size=128)
+    data.setup("fit")
+    halves, whole = (scoring(each, data, device=CPU, seed=0).batches for each in (GraSP(0.1), SNIP(0.1)))
+    in_order = [label for label in range(10) for _ in range(10)]
+    assert [labels.tolist() for _, labels in halves] == [in_order[:50], in_order[50:]]
+    ((images, labels),) = whole
+    assert labels.tolist() != sorted(labels.tolist())
+    assert torch.equal(torch.cat([images for images, _ in halves]), images[labels.argsort(stable=True)])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(128, [50, 50]), (50, [50, 50]), (49, [25] * 4), (17, [17] * 4 + [16] * 2)]
+)
+def test_halves_that_are_larger_than_a_batch_are_divided_further(batch_size: int, sizes: list[int]) -> None:
+    data = Digits(batch_size=batch_size)
+    data.setup("fit")
+    batches = ScoringBatches(data, 10, CPU, by_class=True)
+    assert [len(labels) for _, labels in batches] == sizes
+    labels = torch.cat([labels for _, labels in batches]).tolist()
+    assert labels == sorted(labels)
+
+
 def test_no_batch_is_of_a_single_image() -> None:
     data = Digits(batch_size=2)
     data.setup("fit")
@@ -78,6 +102,9 @@ def test_no_batch_is_of_a_single_image() -> None:
     batches = ScoringBatches(data, 1000, CPU)
     assert sum(len(labels) for _, labels in batches) == 45
     assert {len(labels) for _, labels in batches} == {2, 3}
+    three = Digits(num_classes=3)
+    three.setup("fit")
+    assert [len(labels) for _, labels in ScoringBatches(three, 1, CPU, by_class=True)] == [3]
 
 
 def test_only_a_method_that_needs_them_gets_them() -> None:
