@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,21 +48,13 @@ class RunDirectory:
             return cls(parent / version if version else parent)
         missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            for number in itertools.count():
-                run = cls(parent / (version or f"version_{number}"), made=tuple(missing))
-                try:
-                    run.path.mkdir()
-                except FileExistsError:
-                    if version is None:
-                        continue
-                else:
-                    run.made = (run.path, *missing)
-                break
-            run._hold()
+            numbers = itertools.count()
+            while True:
+                run = cls(parent / (version or f"version_{next(numbers)}"), made=tuple(missing))
+                if run._take(new=version is None):
+                    return run
         except OSError as error:
             raise UserError(f"no run can be kept in {error.filename or parent}: {error.strerror}") from error
-        return run
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -73,14 +67,35 @@ class RunDirectory:
         """What a run writes when it is finished."""
         return self.path / "summary.json"
 
-    def _hold(self) -> None:
-        """Keep other processes out until this one ends, however it ends."""
+    def _take(self, *, new: bool) -> bool:
+        """Make the directory if it is not there, and keep other processes out until this one ends, however it ends.
+
+        Args:
+            new: take no directory that is there already.
+
+        Returns: whether the directory is taken; it is not if another process was there first, or has just removed it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            if new:
+                return False
+            if self.path.is_symlink() and not self.path.exists():
+                raise
+        else:
+            self.made = (self.path, *self.made)
         try:
             self._lock = lock(self.path)
+        except FileNotFoundError:
+            return False
         except BlockingIOError as error:
+            if new:
+                return False
             raise UserError(
                 f"{self.path} is being used by another process: wait until it has ended, or name another --version"
             ) from error
+        return True
 
     def give_back(self) -> None:
         """Let other processes in, and remove what was made for a run that ended before it wrote anything."""
@@ -89,35 +104,61 @@ class RunDirectory:
         if self.path in self.made and [entry.name for entry in self.path.iterdir()] == [".lock"]:
             (self.path / ".lock").unlink()
         os.close(self._lock)
-        for folder in self.made:
-            if any(folder.iterdir()):
-                return
-            folder.rmdir()
+        self._lock = None
+        with suppress(OSError):  # another process has a run in there
+            for folder in self.made:
+                folder.rmdir()
 
 
 def lock(folder: Path) -> int:
     """Keep other processes out of a directory until the descriptor that is returned is closed.
 
     Raises:
-        BlockingIOError: if another process is in there.
+        BlockingIOError: if another process does so already.
+        FileNotFoundError: if the directory does not exist.
     """
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    path = folder / ".lock"
+    for _ in range(_TRIES):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _is_owned(descriptor):
+                os.close(descriptor)
+                raise
+        except OSError:
+            return descriptor  # a file system without locks
+        else:
+            # An owner that left may have removed this file since it was opened, and the next process makes a new one.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
         os.close(descriptor)
-        raise
-    except OSError:
-        pass  # a file system without locks
-    return descriptor
+        time.sleep(0.01)
+    raise BlockingIOError(f"{path} has been shared for too long")
 
 
 def in_use(folder: Path) -> bool:
     """Whether a process is making the run of a directory."""
-    if not folder.is_dir():
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    except FileNotFoundError:
         return False
     try:
-        os.close(lock(folder))
+        return _is_owned(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_owned(descriptor: int) -> bool:
+    """Return whether another process owns a lock file; those that only ask share it, and are no owners."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     return False
+
+
+_TRIES = 100  # to lock a file that others share, who ask whether it is owned and leave at once
