@@ -78,7 +78,30 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: boo
     checkpoint["state_dict"] = theirs | left_out
 
 
-def check_limits(path: Path, checkpoint: Mapping[str, Any], *, max_epochs: int | None, max_steps: int) -> None:
+def whole_epochs(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many epochs are done; Lightning counts one that ``max_steps`` cut short among them."""
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
+    cut_short = 0 < epochs["ready"] == epochs["processed"] and not batches["is_last_batch"]
+    done: int = epochs["processed"] - cut_short
+    return done
+
+
+def check_unfinished(path: Path | str, checkpoint: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> None:
+    """Check that something is left to train when another run begins from a checkpoint.
+
+    Raises:
+        ValueError: if all epochs or all steps are done.
+    """
+    for name, limit, done in (
+        ("epochs", max_epochs or -1, whole_epochs(checkpoint)),
+        ("steps", max_steps, checkpoint["global_step"]),
+    ):
+        if 0 < limit <= done:
+            raise UserError(f"{path} has all of its {done} {name}: raise --trainer.max_{name} to train more")
+
+
+def check_limits(path: Path, checkpoint: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> None:
     """Check that a run that is to go on ends where it has not been yet; at its end it may be, to be tested.
 
     Raises:

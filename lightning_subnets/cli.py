@@ -167,9 +167,9 @@ class SubnetCLI(LightningCLI):
                 )
             self.subnet, config.ckpt_path = config.ckpt_path, None
             return
-        done = checkpoint.read(config.ckpt_path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        if self.config.subcommand == "fit" and 0 < (config.trainer.max_epochs or -1) <= done:
-            raise UserError(f"{config.ckpt_path} has all of its {done} epochs: to go on, raise --trainer.max_epochs")
+        content, limits = checkpoint.read(config.ckpt_path), (config.trainer.max_epochs, config.trainer.max_steps)
+        if self.config.subcommand == "fit":
+            checkpoint.check_unfinished(config.ckpt_path, content, *limits)
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
@@ -191,8 +191,7 @@ class SubnetCLI(LightningCLI):
             step = 0
             if last := self.run.last_checkpoint:
                 content, self.begin_from = checkpoint.read(last), last
-                limits = {name: getattr(config.trainer, name) for name in ("max_epochs", "max_steps")}
-                checkpoint.check_limits(last, content, **limits)
+                checkpoint.check_limits(last, content, config.trainer.max_epochs, config.trainer.max_steps)
                 step = content["global_step"]
                 if config.ckpt_path:
                     print(f"going on from {last}, not from {config.ckpt_path}", file=sys.stderr)

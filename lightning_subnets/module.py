@@ -292,6 +292,7 @@ class SubnetModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         subnet_checkpoint.make_fit_(checkpoint, self, to_train=self._fitting)
         if self._fitting:
+            resuming.place_(self.trainer, checkpoint)
             self._resumed = checkpoint["run"]
 
 

@@ -8,16 +8,42 @@ from math import isfinite
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, distributed
 from torchmetrics import MeanMetric
 
+from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
+from lightning_subnets.checkpoint import whole_epochs
 from lightning_subnets.datamodules.loader import EpochLoader
 
 
 def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
-    """What a checkpoint holds for it beside Lightning's own: how a step is made up, and the epoch's metrics so far."""
-    return {**_make_up(trainer), "metrics": _of_all_ranks(_sums(metrics), trainer.world_size)}
+    """Return what a checkpoint holds beside Lightning's own state.
+
+    That is how a step is made up, the epoch's metrics so far, and whether a callback has ended the run.
+    """
+    sums = _of_all_ranks(_sums(metrics), trainer.world_size)
+    return {**_make_up(trainer), "metrics": sums, "should_stop": trainer.should_stop}
+
+
+def place_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Make the counters of a checkpoint say where in the run it is, before Lightning loads them.
+
+    Lightning 2.6 resumes every run that has a ``max_steps`` as if its checkpoint were within an epoch, and counts an
+    epoch that ``max_steps`` or a callback cut short as a whole one. Here an epoch that was cut short is resumed if the
+    run has steps left now. A run that a callback ended, early stopping for instance, stays ended in its own directory;
+    another run can begin from its checkpoint.
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    own = any(isinstance(c, LastCheckpoint) and c.best_model_path == str(trainer.ckpt_path) for c in callbacks)
+    trainer.should_stop = own and checkpoint["run"].get("should_stop", False)
+    ended = trainer.should_stop or 0 <= trainer.max_steps <= checkpoint["global_step"]
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    if progress["current"]["processed"] == progress["current"]["ready"]:
+        cut_short = 0 if ended else progress["current"]["processed"] - whole_epochs(checkpoint)
+        for epochs in progress.values():
+            epochs["processed"] = epochs["completed"] = epochs["processed"] - cut_short
 
 
 def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric]) -> None:
@@ -32,6 +58,7 @@ def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
             _set_sums_(metrics, sums[trainer.global_rank])
         elif trainer.is_global_zero:
             _set_sums_(metrics, sums.sum(dim=0))
+        _count_once_(trainer)
     before, now = {key: saved[key] for key in _make_up(trainer)}, _make_up(trainer)
     if before != now:
         _convert_(trainer)
@@ -42,6 +69,17 @@ def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
                 "the run, and the scores will not be those of an uninterrupted run to the bit",
                 file=sys.stderr,
             )
+
+
+def _count_once_(trainer: Trainer) -> None:
+    """Keep Lightning from counting a step twice, as it does if the step was the last of an epoch that was cut short.
+
+    It passes over the validation that came after that step, and then counts the step.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    assert trainer.fit_loop._data_fetcher is not None
+    if loop.restarted_on_last and loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        loop._batches_that_stepped = min(loop._batches_that_stepped, trainer.global_step - 1)
 
 
 def _make_up(trainer: Trainer) -> dict[str, int | None]:

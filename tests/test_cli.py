@@ -213,12 +213,27 @@ def test_an_interrupted_run_says_how_to_go_on(
         with pytest.raises(SystemExit):
             main(["fit", "-c", QUICKSTART, *SHORT])
     said = capsys.readouterr().err
-    command = re.search(r"to go on: lightning (.*)", said)
+    command = re.search(r"to resume: lightning (.*)", said)
     assert command is not None, said
     main(command[1].split())
     assert "under another config" not in capsys.readouterr().err
     assert json.loads(Path("runs/quickstart/version_0/summary.json").read_text())["epochs"] == 2
     assert [path.name for path in Path("runs/quickstart").iterdir()] == ["version_0"]
+
+
+def test_a_run_that_its_time_limit_stops_is_resumed_by_the_same_command(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.max_time=00:00:00:00"]
+    command = ["fit", "-c", QUICKSTART, *options, "--trainer.accelerator=cpu", "--version=timed"]
+    summary = Path("runs/quickstart/timed/summary.json")
+    for step in (1, 2):
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        assert stopped.value.code == 75
+        said = capsys.readouterr().err
+        assert f"stopped by trainer.max_time at step {step}; to resume: lightning fit -c {summary.parent}" in said
+        assert not summary.exists()
+    main(command)
+    assert json.loads(summary.read_text())["steps"] == 2
 
 
 def test_two_processes_train_one_network_and_measure_it_exactly(finished_run: Path) -> None:

@@ -123,7 +123,9 @@ def test_a_mistake_under_two_processes_is_one_error(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_not_gone_on_with(finished_run: Path, mistake: Mistake) -> None:
     checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
-    assert "all of its 2 epochs: to go on, raise --trainer.max_epochs" in mistake(["fit", "--ckpt_path", checkpoint])
+    assert "all of its 2 epochs: raise --trainer.max_epochs" in mistake(["fit", "--ckpt_path", checkpoint])
+    steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=40"]
+    assert "all of its 46 steps: raise --trainer.max_steps" in mistake(["fit", "--ckpt_path", checkpoint, *steps])
 
 
 @pytest.mark.parametrize(

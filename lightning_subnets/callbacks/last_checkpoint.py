@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from lightning_subnets.agreement import Agreement
 from lightning_subnets.errors import UserError
@@ -24,27 +25,32 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 REQUEUE = os.EX_TEMPFAIL
 
 _DUE = 1  # below every signal's number, so that the larger of the two is what has to be done
+_TIME_LIMIT = int(signal.SIGALRM)  # stands for max_time among the signals; none is sent
 
 
 class Stopped(SystemExit):
-    """A run that a signal has ended, with what was done by then in its checkpoint.
+    """A run that a signal or its ``max_time`` has stopped, with all that is done in its checkpoint.
 
-    The exit code is 75 for SIGUSR1 and 128 + the signal's number for the others, as a shell would have it; of every
-    rank but the first it is 0, for what starts the ranks may kill the first when another fails.
+    The exit code is 75 for SIGUSR1 and ``max_time``, and 128 + the signal's number for the others, as a shell would
+    have it; of every rank but the first it is 0, because what starts the ranks may kill the first when another fails.
     """
 
-    def __init__(self, signum: int, rank: int) -> None:
-        self.signum = signal.Signals(signum)
-        self.exit_code = REQUEUE if signum == signal.SIGUSR1 else 128 + signum
+    def __init__(self, number: int, rank: int) -> None:
+        self.by = "trainer.max_time" if number == _TIME_LIMIT else signal.Signals(number).name
+        self.exit_code = REQUEUE if number in (signal.SIGUSR1, _TIME_LIMIT) else 128 + number
         super().__init__(0 if rank else self.exit_code)
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` at the end of each epoch, every few minutes between, and when a signal ends the run.
+    """Writes ``last.ckpt`` at the end of each epoch, every few minutes between, and when a signal stops the run.
 
     A signal to any rank is noted, and acted upon by all ranks after the same optimizer step; one during validation,
     after it. Lightning's own handlers are not used: they save in the middle of whatever the process is doing, each rank
     where it happens to be, and exchange tensors inside the handler. A second signal of a kind ends the process at once.
+
+    ``trainer.max_time`` stops a run as a signal does: it is a limit of each call, counted from the call's first step,
+    and the same command resumes the run and has the whole time again. A run is finished only when its epochs or steps
+    are done, or a callback ends it. Lightning's ``Timer``, also one among the callbacks, is replaced by this.
 
     What a checkpoint covers is in the loggers before it, so that a run that goes on from it has lost nothing.
 
@@ -57,6 +63,7 @@ class LastCheckpoint(Checkpoint):
         self.path, self.minutes = folder / "last.ckpt", minutes
         self.seconds = 0.0  # of training, over all processes that the run has had
         self._signal = self._to_do = 0
+        self._limit = math.inf  # in seconds, of this process
         self._previous: dict[int, Any] = {}
 
     @property
@@ -66,6 +73,11 @@ class LastCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+        for timer in timers:
+            if (seconds := timer.time_remaining()) is not None:
+                self._limit = min(self._limit, seconds)
+                trainer.callbacks = [c for c in trainer.callbacks if c is not timer]  # type: ignore[attr-defined]
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         for signum in SIGNALS:
             # What is started in the background of a script is told to leave the Ctrl-C for others alone.
@@ -83,10 +95,10 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
         if isinstance(exception, Stopped | KeyboardInterrupt) and self.path.exists() and trainer.is_global_zero:
-            by = f"stopped by {exception.signum.name}" if isinstance(exception, Stopped) else "interrupted"
+            by = f"stopped by {exception.by}" if isinstance(exception, Stopped) else "interrupted"
             run = self.path.parent.parent
             print(
-                f"{by} at step {trainer.global_step}; to go on: "
+                f"{by} at step {trainer.global_step}; to resume: "
                 f"lightning fit -c {run / 'config.yaml'} --version {run.name}",
                 file=sys.stderr,
             )
@@ -114,26 +126,30 @@ class LastCheckpoint(Checkpoint):
         self._agreement = Agreement(pl_module.device, trainer.world_size)
         # Lightning 2.6 broadcasts at every step whether it has seen a signal, and makes the host wait for the answer.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        self._written = self._counted = time.monotonic()
+        self._began = self._written = self._counted = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         due = _DUE if time.monotonic() - self._written > 60 * self.minutes and trainer.is_global_zero else 0
-        agreed = self._agreement.exchange(self._signal or due)
+        agreed = self._agreement.exchange(self._told() or due)
         self._to_do = max(agreed, self._to_do)
-        if self._to_do and _between_steps(trainer, batch_idx):
+        if self._to_do and _between_steps(trainer):
             if trainer._logger_connector.should_update_logs:
                 _log(trainer)
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._to_do = max(self._agreement.now(self._signal), self._to_do)
+        self._to_do = max(self._agreement.now(self._told()), self._to_do)
         # Lightning logs an epoch by the step before, once its own counter has gone on, which the checkpoint holds.
         trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
         _log(trainer)
         trainer.fit_loop.epoch_loop._batches_that_stepped += 1
         self._write(trainer)
+
+    def _told(self) -> int:
+        """What has told this rank to stop the run, if anything: a signal, or the time that has passed."""
+        return max(self._signal, _TIME_LIMIT if time.monotonic() - self._began >= self._limit else 0)
 
     def _write(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -156,12 +172,13 @@ def _log(trainer: Trainer) -> None:
     connector.log_metrics(connector.metrics["log"])
 
 
-def _between_steps(trainer: Trainer, batch_idx: int) -> bool:
+def _between_steps(trainer: Trainer) -> bool:
     """Whether nothing is lost by stopping after this batch.
 
-    Lightning leaves out what it would do next, so at the end of an epoch, and before a validation, it has to be done
-    first; and accumulated gradients are not in a checkpoint.
+    A resumed run leaves out what Lightning does after the batch, so the end of an epoch or of training, and a
+    validation, have to be done first; and accumulated gradients are not in a checkpoint.
     """
-    every = trainer.val_check_batch
-    validates = bool(every) and every != float("inf") and (batch_idx + 1) % int(every) == 0  # type: ignore[arg-type]
-    return not (trainer.is_last_batch or validates or trainer.fit_loop._should_accumulate())
+    loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    assert loop._data_fetcher is not None
+    ends = epoch_loop._is_training_done or (trainer.should_stop and loop._can_stop_early)
+    return not (ends or epoch_loop._should_check_val_fx(loop._data_fetcher) or epoch_loop._should_accumulate())
