@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.datamodules.images import ImageDataModule
@@ -23,8 +31,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
 
     Raises:
         ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, a callback
-            does not fit the method or the number of epochs, the network cannot take the data's images, or it has
-            another number of outputs than the data classes.
+            does not work here or does not fit the method or the number of epochs, the network cannot take the data's
+            images, or it has another number of outputs than the data classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
@@ -39,10 +47,36 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for refused, reason in _REFUSED.items():
+            if isinstance(callback, refused):
+                raise UserError(f"{refused.__name__} {reason}")
         if isinstance(callback, IterativePruning):
             callback.check(module, trainer)
     if isinstance(data, ImageDataModule):
         _check_images(module, data)
+
+
+# Lightning's callbacks that change what is computed once when training begins: the learning rate's scaling, its
+# schedule, the number of steps, and what is trained. A resumed run, too, would not have their changes.
+_REFUSED: dict[type[Callback], str] = {
+    GradientAccumulationScheduler: (
+        "changes the number of images in a step, for which the learning rate and its schedule are computed once: "
+        "set --trainer.accumulate_grad_batches instead"
+    ),
+    BatchSizeFinder: (
+        "changes the batch size after the learning rate and its schedule are computed for it: set --data.batch_size"
+    ),
+    LearningRateFinder: (
+        "cannot set the learning rate, which the optimizer and the schedule have: compare short runs with different "
+        "values of --model.optimizer.lr"
+    ),
+    StochasticWeightAveraging: (
+        "replaces the schedule of the learning rate, which a resumed run does not have then: take WeightAveraging or "
+        "EMAWeightAveraging"
+    ),
+    ModelPruning: "changes frozen weights instead of masks: take --model.method=Magnitude or IterativePruning",
+    BackboneFinetuning: "changes which parameters are trained, which is the method's choice: leave it out",
+}
 
 
 def _check_images(module: SubnetModule, data: ImageDataModule) -> None:

@@ -60,6 +60,25 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--trainer.max_epochs=-1"], ["needs an end", "--trainer.max_steps"]),
         (["--trainer.default_root_dir=/dev/null"], ["/dev/null/quickstart", "Not a directory"]),
         (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
+        (
+            [
+                "--model.lr_batch_size=64",
+                "--trainer.callbacks+=GradientAccumulationScheduler",
+                "--trainer.callbacks.scheduling={1: 4}",
+            ],
+            ["GradientAccumulationScheduler changes the number of images", "set --trainer.accumulate_grad_batches"],
+        ),
+        (["--trainer.callbacks+=BatchSizeFinder"], ["BatchSizeFinder changes the batch size", "--data.batch_size"]),
+        (["--trainer.callbacks+=LearningRateFinder"], ["LearningRateFinder cannot set", "--model.optimizer.lr"]),
+        (
+            ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
+            ["StochasticWeightAveraging replaces the schedule", "EMAWeightAveraging"],
+        ),
+        (
+            ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
+            ["ModelPruning changes frozen weights", "IterativePruning"],
+        ),
+        (["--trainer.callbacks+=BackboneFinetuning"], ["BackboneFinetuning changes which parameters", "leave it out"]),
     ],
     ids=lambda value: value[-1] if value[0].startswith("--") else "",
 )
