@@ -147,6 +147,8 @@ class SubnetCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Predictions, "predictions")
+        limit = "Stop this call after DD:HH:MM:SS of training, with a checkpoint; the same command resumes the run."
+        parser._option_string_actions["--trainer.max_time"].help = limit
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
@@ -245,6 +247,8 @@ class SubnetCLI(LightningCLI):
         if self.run is None:
             return
         seconds = self.last.seconds if self.last else time.perf_counter() - self.start
+        if self.begin_from:
+            checkpoint.load_if_nothing_was_left_(self.begin_from, self.model)
         # A time limit now: what is left to do is done when the job is started again.
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)

@@ -236,6 +236,26 @@ def test_a_run_that_its_time_limit_stops_is_resumed_by_the_same_command(capsys: 
     assert json.loads(summary.read_text())["steps"] == 2
 
 
+def test_the_help_says_that_a_time_limit_is_one_of_each_call(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--trainer.max_time MAX_TIME Stop this call after DD:HH:MM:SS of training" in said
+
+
+@pytest.mark.parametrize("length", ["max_epochs=1", "max_steps=3"])
+def test_a_run_that_was_killed_before_its_test_is_tested_as_the_average_that_it_ended_as(length: str) -> None:
+    options = [f"--trainer.{length}", "--trainer.limit_train_batches=2", "--trainer.callbacks+=EMAWeightAveraging"]
+    command = ["fit", "-c", QUICKSTART, "--trainer.max_epochs=-1", *options, "--trainer.accelerator=cpu"]
+    summaries = []
+    for _ in range(2):
+        main([*command, "--version=averaged", "--trainer.callbacks.decay=0.5"])
+        path = Path("runs/quickstart/averaged/summary.json")
+        summaries.append({k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "finished")})
+        path.unlink()
+    assert summaries[0] == summaries[1]
+
+
 def test_two_processes_train_one_network_and_measure_it_exactly(finished_run: Path) -> None:
     command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *SHORT]
     options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
