@@ -1,4 +1,4 @@
-"""Weights and scores from a seed: the same bits on every device, processor and library version.
+"""Weights, biases and scores from a seed: the same bits on every device, processor and library version.
 
 A layer's numbers come from a counter-based generator (Philox 4x64, Salmon et al. 2011) keyed by
 (seed, layer name), so that neither the order of construction nor anything else drawn before matters.
@@ -233,6 +233,19 @@ def draw_scores(shape: torch.Size, *, seed: int, layer: str, spread: float = 1.0
     ``kaiming_uniform_(a=0)``, as in that of Chijiwa et al. 2021.
     """
     return _fill(_uniform, math.sqrt(spread / fans(shape)[0]), shape, f"{int(operator.index(seed))}:{layer}:scores")
+
+
+def draw_biases(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+    """A layer's first biases where they are trained: U(-b, b), b = sqrt(1 / fan_in), float32 (out,) on the CPU.
+
+    This is the distribution that torch's own layers draw their biases from.
+
+    Args:
+        shape: of the layer's weight, see ``fans``.
+        seed: any integer.
+        layer: the layer's name in its network.
+    """
+    return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape[:1], f"{int(operator.index(seed))}:{layer}:bias")
 
 
 def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:

@@ -141,10 +141,10 @@ def mask_(
     """Make a network a masked one, in place; every Conv2d and Linear in it, the first and the last included.
 
     Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, their hooks and their names;
-    a method with scores gives each a ``scores`` beside it. For a method that trains scores the network is then a
-    random one that stays as it is: biases are 0, norms scale by 1, shift by 0 and have the running
-    statistics they start with, and everything but the scores is frozen. For a method that trains weights, biases and
-    norms stay as they are, and trainable; if it chooses the masks before that, they are chosen now.
+    a method with scores gives each a ``scores`` beside it. All numbers of the network are then a function of the seed:
+    weights are drawn, norms scale by 1, shift by 0 and have the running statistics they start with. If the method
+    trains scores, biases are 0 and everything but the scores is frozen. If it trains weights, biases are drawn too, see
+    ``initialization.draw_biases``, and everything is trainable; masks that it chooses before that are chosen now.
 
     Masks follow every change of weights and scores but one that leaves no trace: who edits ``parameter.data`` in place,
     or lets torch.distributed write into a parameter, calls ``masked_weights.forget_(layers)``.
@@ -154,7 +154,7 @@ def mask_(
         method: ``EdgePopup(density=0.3)``, ...
         weights: the distribution they are drawn from, see ``initialization.draw_weights``; None leaves weights,
             biases and norms as they are, for a network that is already trained, say.
-        seed: of the weights and the scores; the same seed gives the same bits on every machine.
+        seed: of the weights, the biases and the scores; the same seed gives the same bits on every machine.
         batches: of images, float and normalised, and labels, on the network's device, for a method that scores
             weights on data; the others do not look at them.
         input_shape: of one image, (channels, height, width), for a method that needs no data; where there are
@@ -196,17 +196,16 @@ def begin_(network: nn.Module, method: Method, *, weights: str | None, seed: int
     elif method.redraws:
         raise UserError(f"{type(method).__name__} draws weights again: name their distribution, kaiming_normal say")
     if method.trains != "weights":
-        if weights is not None:
-            make_affine_neutral_(network)
         network.requires_grad_(False)
+    if weights is not None:
+        make_affine_neutral_(network)
     for name, layer in layers.items():
         if weights is not None:
-            _draw_(layer.weight, weights, seed=seed, layer=name, density=method.density)
+            _draw_(layer, weights, seed=seed, name=name, method=method)
         scores = method.initial_scores(layer.weight.shape, seed=seed, layer=name)
         _mask_layer_(layer, method, scores, Origin(weights, seed, name) if weights is not None else None)
-    last = list(layers.values())[-1]
     if method.trains == "last layer":
-        last.requires_grad_(True)
+        list(layers.values())[-1].requires_grad_(True)
     if method.across_layers:
         for layer in layers.values():
             layer.peers = tuple(layers.values())  # type: ignore[assignment]
@@ -281,9 +280,11 @@ def make_affine_neutral_(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _draw_(weight: Tensor, distribution: str, *, seed: int, layer: str, density: float) -> None:
-    drawn = initialization.draw_weights(distribution, weight.shape, seed=seed, layer=layer, density=density)
-    weight.copy_(drawn)
+def _draw_(layer: nn.Conv2d | nn.Linear, distribution: str, *, seed: int, name: str, method: Method) -> None:
+    shape = layer.weight.shape
+    layer.weight.copy_(initialization.draw_weights(distribution, shape, seed=seed, layer=name, density=method.density))
+    if method.trains == "weights" and layer.bias is not None:
+        layer.bias.copy_(initialization.draw_biases(shape, seed=seed, layer=name))
 
 
 def _mask_layer_(layer: nn.Conv2d | nn.Linear, method: Method, scores: Tensor | None, origin: Origin | None) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_subnets import UserError, initialization
-from lightning_subnets.initialization import DISTRIBUTIONS, draw_scores, draw_weights, fans
+from lightning_subnets.initialization import DISTRIBUTIONS, draw_biases, draw_scores, draw_weights, fans
 
 SMALL = torch.Size((64, 32, 3, 3))
 
@@ -50,6 +51,10 @@ SCORES = (
     ("0x1.d81b4e0000000p-6", "-0x1.6a3a400000000p-5", "-0x1.4e82f20000000p-7"),
     "f412996137f4b7667df922e67d4fb855bcde30c373f1644340598e62b5ceeb95",
 )
+BIASES = (
+    ("0x1.990e460000000p-7", "0x1.8dcc6a0000000p-7", "0x1.85fac60000000p-5"),
+    "f945aa30abf2d76e38ea52e14fb141ab3a1a2a35aac93dff540c3f8263e0f5a4",
+)
 
 
 def sha256(tensor: Tensor) -> str:
@@ -64,11 +69,14 @@ def test_weights_have_the_bits_they_have_always_had(distribution: str) -> None:
     assert sha256(weights) == digest
 
 
-def test_scores_have_the_bits_they_have_always_had() -> None:
-    first, digest = SCORES
-    scores = draw_scores(SMALL, seed=0, layer="layer1.0.conv2")
-    assert tuple(score.hex() for score in scores.flatten()[:3].tolist()) == first
-    assert sha256(scores) == digest
+@pytest.mark.parametrize(("draw", "bits"), [(draw_scores, SCORES), (draw_biases, BIASES)])
+def test_scores_and_biases_have_the_bits_they_have_always_had(
+    draw: Callable[..., Tensor], bits: tuple[tuple[str, ...], str]
+) -> None:
+    first, digest = bits
+    drawn = draw(SMALL, seed=0, layer="layer1.0.conv2")
+    assert tuple(each.hex() for each in drawn.flatten()[:3].tolist()) == first
+    assert sha256(drawn) == digest
 
 
 # The distributions. E z^2j of a draw of unit scale; odd moments are 0.
@@ -122,6 +130,15 @@ def test_scores_have_the_moments_of_their_distribution_in_every_layer_of_a_wide_
     for shape in shapes_of_wide_resnet50():
         bound = math.sqrt(1 / math.prod(shape[1:]))
         assert_moments(draw_scores(shape, seed=1, layer=f"{tuple(shape)}") / bound, UNIFORM)
+
+
+def test_biases_have_the_moments_and_the_bounds_of_those_of_torchs_own_layers() -> None:
+    torchs = nn.Linear(36, 200_000).bias.detach()
+    drawn = draw_biases(torch.Size((200_000, 4, 3, 3)), seed=1, layer="a")
+    bound = math.sqrt(1 / 36)
+    for biases in (torchs, drawn):
+        assert_moments(biases / bound, UNIFORM)
+        assert 0.999 * bound < biases.abs().max() <= np.float32(bound)
 
 
 @pytest.mark.parametrize("shape", [(1000, 300), (128, 64, 3, 3)])
@@ -188,12 +205,14 @@ def test_fans_are_those_that_torch_counts(layer: nn.Linear | nn.Conv2d) -> None:
 
 # What a draw depends on, and what it does not.
 
-WHAT = ("scores", *UNIT_MOMENTS)
+WHAT = ("scores", "biases", *UNIT_MOMENTS)
 
 
 def draw(what: str, layer: str = "a", seed: int = 0) -> Tensor:
     if what == "scores":
         return draw_scores(SMALL, seed=seed, layer=layer)
+    if what == "biases":
+        return draw_biases(SMALL, seed=seed, layer=layer)
     return draw_weights(what, SMALL, seed=seed, layer=layer)
 
 

@@ -26,7 +26,7 @@ from lightning_subnets import (
     masked_layers,
     unmask_,
 )
-from lightning_subnets.initialization import draw_scores, draw_weights
+from lightning_subnets.initialization import draw_biases, draw_scores, draw_weights
 
 CONVS: list[dict[str, Any]] = [
     {},
@@ -245,14 +245,16 @@ def test_weights_none_leaves_weights_biases_and_norms_as_they_are() -> None:
     )
 
 
-def test_a_method_that_trains_weights_leaves_biases_and_norms_as_they_are_and_trainable() -> None:
+def test_a_method_that_trains_weights_starts_from_biases_of_the_seed_and_neutral_norms_and_trains_all() -> None:
     network = randomize_(small_network())
-    before = copy.deepcopy(network.state_dict())
-    mask_(network, Dense(), weights="signed_constant")
-    drawn = {"0.weight", "4.weight"}
-    assert network.state_dict().keys() == before.keys()
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, before[key]) == (key not in drawn)
+    norms = [key for key, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    mask_(network, Dense(), weights="signed_constant", seed=3)
+    for name, layer in masked_layers(network):
+        assert torch.equal(network.get_parameter(f"{name}.bias"), draw_biases(layer.weight.shape, seed=3, layer=name))
+    assert norms
+    for name in norms:
+        fresh = nn.BatchNorm2d(network.get_parameter(f"{name}.weight").numel()).state_dict()
+        assert all(torch.equal(network.state_dict()[f"{name}.{key}"], value) for key, value in fresh.items())
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 

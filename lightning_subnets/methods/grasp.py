@@ -26,8 +26,7 @@ class GraSP(Chosen):
     highest. There is no absolute value.
 
     Both sums run over all batches: first g, then H g with that g. Batch norm takes the statistics of each batch, and
-    dropout is off: see ``ScoringLoss``. Every weight before a norm that scales by 0 at first has the score 0, as for
-    SNIP.
+    dropout is off: see ``ScoringLoss``. Every weight before a norm that scales by 0 has the score 0, as for SNIP.
 
     The gradient may come out a thousand times as large as the dense network's, in one without norms above all: the
     learning rate has to be smaller for it.

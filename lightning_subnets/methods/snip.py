@@ -19,8 +19,9 @@ class SNIP(Chosen):
     scores are kept, over all layers together. Then the weights are trained from where they are.
 
     The gradient is summed over batches before the absolute value is taken. Batch norm takes the statistics of each
-    batch, and dropout is off: see ``ScoringLoss``. Every weight before a norm that scales by 0 at first has the score
-    0 and gives way to any other: timm builds ResNets with it unless ``zero_init_last=False``.
+    batch, and dropout is off: see ``ScoringLoss``. Where ``weights=None`` leaves a network as it was built, every
+    weight before a norm that scales by 0 has the score 0 and gives way to any other: timm builds ResNets with it unless
+    ``zero_init_last=False``.
 
     The authors' first code (TensorFlow) ranks with batch norm in inference mode, on the moving statistics that it
     starts with, and ranks biases too; later codes, and this one, rank with the statistics of the batch, and weights

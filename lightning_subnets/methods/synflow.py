@@ -34,8 +34,8 @@ class _Flow(Chosen):
     and 1e220 for ResNet-152, out of float32's range. Batch norm is in evaluation, with the statistics that it starts
     with, whatever it has seen: a mean that is subtracted would bring back the signs. Dropout is off. Once no more
     weights carry a flow than are to be kept, the others that are left, all of score 0, are kept in the order of the
-    layers. Of the layers before a norm that scales by 0 at first that is every weight: timm builds ResNets with it
-    unless ``zero_init_last=False``.
+    layers. Every weight before a norm that scales by 0 has the score 0 too: timm builds ResNets with such norms unless
+    ``zero_init_last=False``, and ``weights=None`` leaves them so.
 
     Args:
         density: fraction of all weights kept, in (0, 1].

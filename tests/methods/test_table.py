@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from table import EVERY, EXACT, OF_A_DENSITY, Row, masked, masked_conv, masked_norms, shuffle_net, step_
+from table import EVERY, EXACT, OF_A_DENSITY, Row, batches, masked, masked_conv, masked_norms, shuffle_net, step_
 from torch import Tensor, nn
 
 from lightning_subnets import PHEW, Given, Supermask, UserError, allocation, density, mask_, masked_layers, unmask_
@@ -87,24 +87,41 @@ def test_what_is_frozen_is_bitwise_unchanged_after_a_step_and_the_rest_is_not(ro
 
 
 @every_method
-def test_the_seed_determines_the_network(row: Row) -> None:
-    states = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(0)  # of biases and norms, where they stay as the network was built
-        states.append(masked(row(), seed=seed).state_dict())
-    first, same, other = states
-    assert all(torch.equal(first[key], same[key]) for key in first)
-    drawn = [key for key in first if first[key].dim() == 4 and not key.endswith("scores")]
+def test_the_seed_alone_determines_the_network_its_mask_and_its_first_loss(row: Row) -> None:
+    found = []
+    for built_after, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(built_after)
+        network = masked(row(), seed=seed)
+        state = {name: layer.mask() for name, layer in masked_layers(network)} | copy.deepcopy(network.state_dict())
+        torch.manual_seed(0)  # of masks that are drawn in each forward pass
+        (images, labels), *_ = batches()
+        found.append(state | {"loss": nn.functional.cross_entropy(network(images), labels).detach()})
+    first, same, other = found
+    assert [key for key in first if not torch.equal(first[key], same[key])] == []
+    drawn = [key for key in first if first[key].dim() == 4 and not key.endswith("scores") and key.endswith("weight")]
+    drawn += ["fc.bias"] if row().trains == "weights" else []
     assert drawn
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
+
+
+@every_method
+def test_a_module_in_training_starts_from_the_seed_alone(row: Row, tmp_path: Path) -> None:
+    states = []
+    for built_after in range(2):
+        torch.manual_seed(built_after)
+        network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        module = SubnetModule(network, row(), weights="kaiming_normal", seed=3)
+        states.append(fit(module, tmp_path / str(built_after), epochs=1))
+    first, second = states
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
 
 
 @every_method
 def test_two_runs_from_one_seed_are_the_same_to_the_bit(row: Row) -> None:
     states = []
     for _ in range(2):
-        torch.manual_seed(1)
         network = masked(row(), seed=1)
+        torch.manual_seed(1)  # of the images
         for _ in range(2):
             step_(network)
         states.append(copy.deepcopy(network.state_dict()))
