@@ -50,7 +50,8 @@ def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: SubnetModule) 
     frozen = _frozen(module)
     if frozen:
         checkpoint["weights_digest"] = _digest(module)
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        for name in _states(checkpoint):
+            checkpoint[name] = {k: v for k, v in checkpoint[name].items() if k not in frozen}
 
 
 def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: bool) -> None:
@@ -75,7 +76,8 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: boo
         )
     if to_train and checkpoint["optimizer"] != (optimizer := type(module.build_optimizer()).__name__):
         raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {optimizer}")
-    checkpoint["state_dict"] = theirs | left_out
+    for name in _states(checkpoint):
+        checkpoint[name] = checkpoint[name] | left_out
 
 
 def whole_epochs(checkpoint: Mapping[str, Any]) -> int:
@@ -129,6 +131,11 @@ def check_limits(path: Path, checkpoint: Mapping[str, Any], max_epochs: int | No
                 f"{path} is at step {steps}, in epoch {epochs['ready']}, and --trainer.{name}={limit} is before that: "
                 "raise it, or begin another run"
             )
+
+
+def _states(checkpoint: Mapping[str, Any]) -> set[str]:
+    """Which states of the network a checkpoint holds: of an average, that of the network in training too."""
+    return {"state_dict", "current_model_state"} & checkpoint.keys()
 
 
 def _frozen(module: SubnetModule) -> set[str]:

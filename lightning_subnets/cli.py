@@ -60,6 +60,7 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # To evaluate a checkpoint nothing is needed of what wrote it.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading a checkpoint")
     # A run that ends before its first validation has no best checkpoint, and its last one all the same.
     warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*could not find the monitored key")
     # True of every short run; its metrics by epoch are logged all the same.

@@ -18,10 +18,8 @@ from torchmetrics import MeanMetric
 
 from lightning_subnets import checkpoint as subnet_checkpoint
 from lightning_subnets import choosing, masked_weights, masking, preflight, resuming
-from lightning_subnets.callbacks.collapse import Collapse
-from lightning_subnets.callbacks.divergence import Divergence, check_finite, diverged_at
-from lightning_subnets.callbacks.iterative_pruning import IterativePruning
-from lightning_subnets.callbacks.ranks import Ranks
+from lightning_subnets.callbacks import Averaging, Collapse, Divergence, Frozen, IterativePruning, Ranks
+from lightning_subnets.callbacks.divergence import check_finite, diverged_at
 from lightning_subnets.datamodules.sampler import seed_of
 from lightning_subnets.datamodules.scoring import scoring
 from lightning_subnets.errors import UserError
@@ -123,7 +121,7 @@ class SubnetModule(LightningModule):
             raise UserError(f"{what}: set --model.compile=false") from error
 
     def configure_callbacks(self) -> list[Callback]:
-        return [Ranks(), Divergence(), Collapse(self.allow_collapse)]
+        return [Averaging(), Frozen(), Ranks(), Divergence(), Collapse(self.allow_collapse)]
 
     def prepare_data(self) -> None:
         preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
@@ -220,7 +218,7 @@ class SubnetModule(LightningModule):
         # Where Lightning exchanges parameters for averaged or other processes' ones, it leaves no trace.
         masked_weights.forget_(self._layers)
 
-    on_test_epoch_start = on_predict_epoch_start = on_train_end = on_validation_epoch_start
+    on_test_epoch_start = on_predict_epoch_start = on_train_end = on_fit_end = on_validation_epoch_start
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch, batch_idx)

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 
+from lightning_subnets.callbacks import averaging
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
@@ -31,8 +32,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
 
     Raises:
         ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, a callback
-            does not work here or does not fit the method or the number of epochs, the network cannot take the data's
-            images, or it has another number of outputs than the data classes.
+            does not work here or does not fit the method, the number of epochs or another callback, the network cannot
+            take the data's images, or it has another number of outputs than the data classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
@@ -46,6 +47,7 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
         raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm computes on nothing else")
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+    averaging.check(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in _REFUSED.items():
             if isinstance(callback, refused):
@@ -71,8 +73,8 @@ _REFUSED: dict[type[Callback], str] = {
         "values of --model.optimizer.lr"
     ),
     StochasticWeightAveraging: (
-        "replaces the schedule of the learning rate, which a resumed run does not have then: take WeightAveraging or "
-        "EMAWeightAveraging"
+        "cannot be resumed, and no checkpoint holds its average as the network: take WeightAveraging, the equal average "
+        "of all steps, or EMAWeightAveraging with update_starting_at_step"
     ),
     ModelPruning: "changes frozen weights instead of masks: take --model.method=Magnitude or IterativePruning",
     BackboneFinetuning: "changes which parameters are trained, which is the method's choice: leave it out",

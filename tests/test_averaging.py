@@ -1,20 +1,38 @@
-"""Lightning's weight averaging exchanges parameters without a trace; the masks follow all the same."""
+"""Averages of a network in training: what is frozen stays, masks follow, and a checkpoint holds what is reported."""
 
 from __future__ import annotations
 
 import copy
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from conftest import QUICKSTART
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from torch import Tensor
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, WeightAveraging
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lightning_subnets import EdgePopup, masked_layers, unmask_
+from lightning_subnets import SNIP, Dense, EdgePopup, IteRand, Magnitude, Method, UserError, masked_layers, unmask_
+from lightning_subnets.callbacks import IterativePruning, LastCheckpoint
+from lightning_subnets.callbacks.last_checkpoint import Stopped
+from lightning_subnets.checkpoint import make_fit_, read
+from lightning_subnets.checkpoint_files import CheckpointFiles
+from lightning_subnets.cli import main
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.digest import weights_digest
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.networks import Conv2
+from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.subnet_file import load_subnet
+from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.subnets import main as subnets
 
 
 class Watch(Callback):
@@ -90,3 +108,223 @@ def test_with_averaged_scores_each_stage_computes_with_the_masks_of_its_own() ->
     # The average was another network than the one in training, or nothing was tested.
     assert not torch.equal(watch.scores["val"][-1], watch.scores["train"][-1])
     assert torch.equal(watch.scores["val"][-1], watch.scores["test"][-1])
+
+
+class EveryEpoch(WeightAveraging):
+    """A user's own."""
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return epoch_idx is not None
+
+
+AVERAGES: dict[str, Callable[[], WeightAveraging]] = {
+    "EMA": lambda: EMAWeightAveraging(decay=0.9),
+    "EMA of parameters": lambda: EMAWeightAveraging(decay=0.7, use_buffers=False),
+    "late EMA": lambda: EMAWeightAveraging(decay=0.9, update_starting_at_step=7, update_every_n_steps=2),
+    "mean": WeightAveraging,
+    "many at once": lambda: WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.9)),  # type: ignore[no-untyped-call]
+    "mean of epochs": EveryEpoch,
+}
+METHODS: dict[str, Callable[[], Method]] = {
+    "EdgePopup": lambda: EdgePopup(0.3),
+    "IteRand": lambda: IteRand(0.3, every=2),
+    "SNIP": lambda: SNIP(0.3),
+    "Dense": Dense,
+    "Magnitude": lambda: Magnitude(1.0),
+}
+EPOCH = 5  # steps
+
+
+def with_norms(method: str) -> SubnetModule:
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(144, 10)
+    )
+    return SubnetModule(
+        network,
+        METHODS[method](),
+        weights="kaiming_normal",
+        optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1, momentum=0.9),
+    )
+
+
+class Steps(Callback):
+    """Keeps what is trained after each step, and stops the run during one."""
+
+    def __init__(self, stop_in: int | None = None) -> None:
+        self.stop_in, self.after = stop_in, list[dict[str, Tensor]]()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.stop_in:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        trained = {name: each for name, each in module.named_parameters() if each.requires_grad}
+        self.after.append({name: each.detach().clone() for name, each in trained.items()})
+
+
+def fit(
+    trained: SubnetModule, folder: Path, *callbacks: Callback, epochs: int = 2, resume: bool = False
+) -> dict[str, Any]:
+    """The checkpoint that a run leaves."""
+    trainer = Trainer(
+        max_epochs=epochs,
+        limit_train_batches=EPOCH,
+        limit_val_batches=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks, last := LastCheckpoint(folder)],
+    )
+    trainer.strategy.checkpoint_io = CheckpointFiles()
+    folder.mkdir(exist_ok=True)
+    trainer.fit(trained, datamodule=Digits(batch_size=32), ckpt_path=last.path if resume else None)
+    return read(last.path)
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    assert one.keys() == other.keys()
+    return [key for key in one if not torch.equal(one[key], other[key])]
+
+
+@pytest.mark.parametrize(
+    ("average", "method"),
+    [
+        *((average, "EdgePopup") for average in AVERAGES),
+        ("mean", "SNIP"),
+        *(("EMA", method) for method in ("IteRand", "SNIP", "Dense")),
+    ],
+)
+def test_a_run_ends_as_the_network_in_its_checkpoint_and_so_does_one_that_is_stopped_and_resumed(
+    average: str, method: str, tmp_path: Path
+) -> None:
+    whole = with_norms(method)
+    content = fit(whole, tmp_path / "whole", AVERAGES[average]())
+    states = ("state_dict", "current_model_state", "averaging_state")
+    saved = {state: copy.deepcopy(content[state]) for state in states}
+    loaded = with_norms(method)
+    make_fit_(content, loaded, to_train=False)
+    loaded.load_state_dict(content["state_dict"])
+    assert differing(loaded.state_dict(), whole.state_dict()) == []
+    for stop_in in (1, EPOCH - 1):  # the second after the last step of an epoch, once it has been validated
+        folder = tmp_path / f"stopped in {stop_in}"
+        with pytest.raises(Stopped):
+            fit(with_norms(method), folder, AVERAGES[average](), Steps(stop_in))
+        resumed = with_norms(method)
+        again = fit(resumed, folder, AVERAGES[average](), resume=True)
+        assert differing(resumed.state_dict(), whole.state_dict()) == []
+        assert [key for state in states for key in differing(again[state], saved[state])] == []
+    at_its_end = with_norms(method)
+    fit(at_its_end, folder, AVERAGES[average](), resume=True)
+    assert differing(at_its_end.state_dict(), whole.state_dict()) == []
+
+
+@pytest.mark.parametrize(
+    ("decay", "method"),
+    [
+        *((0.9, method) for method in ("EdgePopup", "IteRand", "SNIP", "Dense")),
+        *((decay, "EdgePopup") for decay in (0.1, 0.7, 0.999)),
+    ],
+)
+def test_what_is_trained_is_averaged_and_what_is_frozen_is_what_it_would_be(
+    decay: float, method: str, tmp_path: Path
+) -> None:
+    averaged, alone, steps = with_norms(method), with_norms(method), Steps()
+    content = fit(averaged, tmp_path / "averaged", EMAWeightAveraging(decay=decay), steps)
+    fit(alone, tmp_path / "alone")
+    expected = steps.after[0]
+    for values in steps.after[1:]:
+        expected = {name: decay * mean + (1 - decay) * values[name] for name, mean in expected.items()}
+    frozen = {name: each for name, each in alone.named_parameters() if not each.requires_grad}
+    assert len(steps.after) == 2 * EPOCH
+    assert differing(dict(averaged.named_parameters()), expected | frozen) == []
+    in_file = {"EdgePopup": 0, "Dense": 0, "SNIP": 2, "IteRand": 6}[method]  # masks, and weights drawn again
+    for state in ("state_dict", "current_model_state"):
+        assert len(content[state].keys() & frozen.keys()) == in_file
+
+
+class FirstRound(WeightAveraging):
+    """The mean of the steps of the first epoch alone."""
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None and step_idx < EPOCH
+
+
+class Validated(Callback):
+    """Keeps the parameters that each epoch is validated with."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, dict[str, Tensor]] = {}
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            found = {name: each.detach().clone() for name, each in module.named_parameters()}
+            self.epochs[trainer.current_epoch] = found
+
+
+def test_pruning_in_rounds_prunes_the_average_too_and_rewinds_it(tmp_path: Path) -> None:
+    def rounds(*averages: Callback) -> list[dict[str, Tensor]]:
+        validated, pruning = Validated(), IterativePruning(rounds=2, epochs_per_round=1, fraction=0.5)
+        fit(with_norms("Magnitude"), tmp_path / str(len(averages)), pruning, *averages, validated, epochs=3)
+        return list(validated.epochs.values())
+
+    (averaged, *rewound), (trained, *pruned) = rounds(FirstRound()), rounds()
+    names = [name for name in trained if not name.endswith("scores")]
+    masks = trained.keys() - names
+    first = dict(with_norms("Magnitude").named_parameters())
+    assert not any(torch.equal(averaged["network.5.weight"], each["network.5.weight"]) for each in (first, trained))
+    for average, alone in zip(rewound, pruned, strict=True):
+        assert [name for name in masks if not torch.equal(average[name], alone[name])] == []
+        assert [name for name in names if not torch.equal(average[name], first[name])] == []
+    assert [sum(int(each[name].sum()) for name in masks) for each in rewound] == [738, 369]
+
+
+def test_a_callback_that_changes_frozen_weights_is_found_in_the_first_epoch(tmp_path: Path) -> None:
+    class Elsewhere(Callback):
+        """An average of all parameters, made by hand."""
+
+        def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+            if not trainer.sanity_checking:
+                for parameter in module.parameters():
+                    parameter.data.copy_(0.9 * parameter + 0.1 * parameter)
+
+    with pytest.raises(UserError, match=r"network\.0\.weight is frozen, and a callback has changed it by step 5"):
+        fit(with_norms("EdgePopup"), tmp_path, Elsewhere())
+
+
+def test_a_run_with_an_average_is_not_resumed_without(tmp_path: Path) -> None:
+    fit(with_norms("EdgePopup"), tmp_path, EMAWeightAveraging(decay=0.9), epochs=1)
+    with (
+        pytest.warns(UserWarning, match="Be aware that when using `ckpt_path`"),
+        pytest.raises(UserError, match=r"this run has no callback that averages: add the one in the config\.yaml"),
+    ):
+        fit(with_norms("EdgePopup"), tmp_path, resume=True)
+
+
+def test_the_summary_of_an_averaged_run_is_of_its_checkpoint_and_of_the_file_exported_from_it(tmp_path: Path) -> None:
+    average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
+    options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
+    command = ["fit", "-c", str(QUICKSTART), *average, *options, "--model.weights=kaiming_normal", "--version=run"]
+    main(command)
+    run, subnet = tmp_path / "quickstart" / "run", tmp_path / "run.subnet"
+    summary, last = json.loads((run / "summary.json").read_text()), str(run / "checkpoints" / "last.ckpt")
+    assert summary["weights_unchanged"]
+    of_checkpoint = SavedRun(last).module()
+    assert weights_digest(of_checkpoint.network) == summary["weights_digest"]
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
+    (measured,) = trainer.test(of_checkpoint, datamodule=Digits(batch_size=64), verbose=False)
+    assert measured == {f"test/{name}": summary[f"test_{name}"] for name in ("loss", "accuracy", "top5")}
+    subnets(["export", last, str(subnet)])
+    header = Container(subnet).header
+    assert (header.digests.weights, header.accuracy["test_accuracy"]) == (
+        summary["weights_digest"],
+        summary["test_accuracy"],
+    )
+    in_file = dict(masked_layers(load_subnet(subnet, masked=True)))
+    for name, layer in masked_layers(of_checkpoint.network):
+        assert torch.equal(layer.mask(), in_file[name].mask())
+    (run / "summary.json").unlink()  # as if it had been stopped when it was tested
+    main(command)
+    again = json.loads((run / "summary.json").read_text())
+    assert {key for key in summary if summary[key] != again[key]} <= {"finished", "seconds"}

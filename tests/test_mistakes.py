@@ -44,6 +44,14 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--data.batch_size=0"], ["batch_size = 0"]),
         (["--data.validation_fraction=1"], ["validation_fraction = 1.0", "[0, 1)"]),
         (["--trainer.precision=bf16-true"], ["bf16-true would round the scores", "take bf16-mixed"]),
+        (
+            ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
+            ["StochasticWeightAveraging cannot be resumed", "take WeightAveraging", "update_starting_at_step"],
+        ),
+        (
+            ["--trainer.callbacks+=WeightAveraging", "--trainer.callbacks+=EMAWeightAveraging"],
+            ["WeightAveraging and EMAWeightAveraging both average the network", "take one of them"],
+        ),
         (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
         (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
         (

@@ -1,6 +1,9 @@
 """What happens beside the training step."""
 
+from lightning_subnets.callbacks.averaging import Averaging
+from lightning_subnets.callbacks.collapse import Collapse
 from lightning_subnets.callbacks.divergence import Divergence
+from lightning_subnets.callbacks.frozen import Frozen
 from lightning_subnets.callbacks.gradient_norm import GradientNorm
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
@@ -12,7 +15,10 @@ from lightning_subnets.callbacks.score_histograms import ScoreHistograms
 from lightning_subnets.callbacks.throughput import Throughput
 
 __all__ = [
+    "Averaging",
+    "Collapse",
     "Divergence",
+    "Frozen",
     "GradientNorm",
     "IterativePruning",
     "LastCheckpoint",

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_subnets import allocation, masking, selection
+from lightning_subnets.callbacks import averaging
 from lightning_subnets.callbacks.ranks import average_norms_
 from lightning_subnets.choosing import Chosen, set_masks_
 from lightning_subnets.errors import UserError, unknown
@@ -159,6 +160,7 @@ class IterativePruning(Callback):
         self.prune_(network)
         if self.rewind_to is not None:
             _put_back_(network, self._kept)
+            averaging.restart_(trainer, pl_module)
         trainer.optimizers[0].state.clear()
         self.pruned += 1
 

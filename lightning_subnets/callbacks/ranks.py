@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 import lightning_subnets
 from lightning_subnets import digest
+from lightning_subnets.callbacks.averaging import averaged_networks
 from lightning_subnets.errors import UserError
 
 
@@ -67,7 +68,8 @@ class Ranks(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.world_size > 1:
             # In place, and what the checkpoint holds are the same tensors.
-            average_norms_(trainer, _network(pl_module))
+            for network in (_network(pl_module), *averaged_networks(trainer)):
+                average_norms_(trainer, network)
             check_agreement(trainer, _network(pl_module))
 
 
@@ -144,7 +146,8 @@ def average_norms_(trainer: Trainer, network: nn.Module) -> None:
     ]
     if not own:
         return
-    averages = trainer.strategy.reduce(torch.cat(own), reduce_op="mean")
+    # An average may be kept on another device.
+    averages = trainer.strategy.reduce(torch.cat(own).to(trainer.strategy.root_device), reduce_op="mean")
     assert isinstance(averages, Tensor)
     for statistic, average in zip(own, torch.split(averages, [len(statistic) for statistic in own]), strict=True):
         statistic.copy_(average)

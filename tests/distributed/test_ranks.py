@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from rank_processes import on_ranks, trainer
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ import lightning_subnets as ls
 from lightning_subnets import digest
 from lightning_subnets.callbacks import ranks
 from lightning_subnets.callbacks.ranks import Rank, roll_call
+from lightning_subnets.checkpoint import read
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.module import SubnetModule
 
@@ -29,6 +30,20 @@ def module(method: ls.Method | None = None) -> SubnetModule:
     return SubnetModule(
         network, method or ls.EdgePopup(0.5), optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1)
     )
+
+
+def averaged(folder: Path) -> list[str]:
+    """What differs on this rank between the network that an averaged run ends with and that in its checkpoint."""
+    network, keep = module(), ModelCheckpoint(folder, filename="run", save_on_train_epoch_end=True)
+    options: dict[str, Any] = {"callbacks": [EMAWeightAveraging(decay=0.9), keep], "enable_checkpointing": True}
+    trainer(limit_train_batches=5, limit_val_batches=0, **options).fit(network, datamodule=Digits(batch_size=32))
+    saved, ended = read(folder / "run.ckpt")["state_dict"], network.state_dict()
+    assert any(key.endswith("running_mean") for key in saved)
+    return [key for key in saved if not torch.equal(saved[key], ended[key])]
+
+
+def test_an_average_ends_on_all_ranks_as_the_network_in_the_checkpoint(tmp_path: Path) -> None:
+    assert on_ranks(averaged, tmp_path) == [[], []]
 
 
 def ending(fit: Trainer, of: SubnetModule) -> str:

@@ -1,0 +1,106 @@
+"""Averages of a network in training: of what is trained, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
+
+from lightning_subnets.errors import UserError
+
+
+class Averaging(Callback):
+    """Makes Lightning's ``WeightAveraging``, and every subclass of it, average what is trained alone.
+
+    A frozen parameter becomes one tensor, which the average and the network in training share. The mean of equal values
+    is not always the value to the bit, 0.9 w + 0.1 w is not w; a boolean mask cannot be averaged; and weights that a
+    method draws again, or prunes, have to change in the average at once.
+
+    The average replaces the network in each validation and when training ends. A checkpoint holds both.
+
+    Raises:
+        ValueError: if a run without an average begins from the checkpoint of a run with one.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        for callback in _callbacks(trainer):  # the user's callbacks come first, so that the average is there
+            if callback._average_model is not None:
+                _share_frozen_(callback._average_model, pl_module)
+                _average_trained_(callback._average_model)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.training and "averaging_state" in checkpoint and not _callbacks(trainer):
+            raise UserError(
+                "the checkpoint is of a run whose network is an average, and this run has no callback that averages: "
+                "add the one in the config.yaml beside the checkpoint"
+            )
+
+    # A run that resumes at its end trains nothing, and Lightning then leaves on_train_end out.
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for callback in _callbacks(trainer):
+            callback._copy_average_to_current(pl_module)
+
+
+def check(trainer: Trainer) -> None:
+    """Check that there is one average at most, see ``preflight``.
+
+    Raises:
+        ValueError: if there are more.
+    """
+    if len(_callbacks(trainer)) > 1:
+        names = " and ".join(type(callback).__name__ for callback in _callbacks(trainer))
+        raise UserError(f"{names} both average the network, which has one average: take one of them")
+
+
+def averaged_networks(trainer: Trainer) -> list[nn.Module]:
+    """The averages that are kept while networks are trained."""
+    made = [callback._average_model for callback in _callbacks(trainer)]
+    return [average.module.get_submodule("network") for average in made if average is not None]
+
+
+def restart_(trainer: Trainer, module: LightningModule) -> None:
+    """Make every average the network as it is now, from where its next update begins."""
+    for callback in _callbacks(trainer):
+        average = callback._average_model
+        assert average is not None
+        average.n_averaged.zero_()
+        average.update_parameters(module)  # the first is a copy
+        average.n_averaged.zero_()
+
+
+def _callbacks(trainer: Trainer) -> list[WeightAveraging]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+
+
+def _share_frozen_(average: AveragedModel, module: LightningModule) -> None:
+    theirs = dict(average.module.named_modules())
+    for name, ours in module.named_modules():
+        for key, parameter in ours.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                theirs[name].register_parameter(key, parameter)
+
+
+def _average_trained_(average: AveragedModel) -> None:
+    """Leave out of each update what the average shares with the network."""
+    of_one, of_many = average.avg_fn or get_swa_avg_fn(), average.multi_avg_fn  # type: ignore[no-untyped-call]
+
+    def each(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        for mean, value in zip(averaged, current, strict=True):
+            mean.copy_(of_one(mean, value, count))
+
+    update: Callable[..., None] = of_many or each
+
+    def multi_avg_fn(averaged: Any, current: Any, count: Tensor | int) -> None:
+        pairs = zip(averaged, current, strict=True)
+        own = [(mean, value) for mean, value in pairs if mean.data_ptr() != value.data_ptr()]
+        if own:
+            update(*map(list, zip(*own, strict=True)), count)
+
+    average.avg_fn, average.multi_avg_fn = None, multi_avg_fn
