@@ -68,6 +68,12 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: boo
     own, theirs = module.state_dict(), checkpoint["state_dict"]
     left_out = {key: own.pop(key) for key in _frozen(module) - theirs.keys()}
     check_shapes(theirs, own)
+    for key, value in theirs.items():
+        if value.dtype != own[key].dtype:
+            raise UserError(
+                f"the checkpoint has {key} in {value.dtype} and this run has it in {own[key].dtype}: take the "
+                "--trainer.precision of the config.yaml beside the checkpoint"
+            )
     if left_out and checkpoint["weights_digest"] != (drawn := _digest(module)):
         raise UserError(
             f"the weights drawn here (sha256 {drawn[:16]}...) are not those of the checkpoint (sha256 "
@@ -78,6 +84,11 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: boo
         raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {optimizer}")
     for name in _states(checkpoint):
         checkpoint[name] = checkpoint[name] | left_out
+
+
+def in_float64(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the network of a checkpoint was trained in float64, by the precision 64-true."""
+    return any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values())
 
 
 def whole_epochs(checkpoint: Mapping[str, Any]) -> int:

@@ -216,10 +216,12 @@ class SubnetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, ImportError) as error:
             # What a network's or an optimizer's own constructor will not take is a mistake in the config.
             raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error
 
+        if self.trainer.precision == "64-true":
+            self.model.double()  # as Lightning will: a checkpoint is compared with, and weights are before training
         if self.subnet:
             load_subnet(self.subnet, network=self.model.unmask_())
 

@@ -121,6 +121,8 @@ class SubnetModule(LightningModule):
             raise UserError(f"{what}: set --model.compile=false") from error
 
     def configure_callbacks(self) -> list[Callback]:
+        if self.trainer.precision == "64-true":
+            self.double()  # before a callback copies the network, or a checkpoint's scores are rounded to fit
         return [Averaging(), Frozen(), Ranks(), Divergence(), Collapse(self.allow_collapse)]
 
     def prepare_data(self) -> None:
@@ -156,7 +158,8 @@ class SubnetModule(LightningModule):
             self._chosen = True
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
-                self.method.choose_(self.network, scoring(self.method, data, device=self.device, seed=self.seed))
+                images = scoring(self.method, data, like=next(self.network.parameters()), seed=self.seed)
+                self.method.choose_(self.network, images)
             if self.trainer.world_size > 1:
                 choosing.share_masks_(self.network)
 

@@ -23,6 +23,9 @@ from lightning_subnets.errors import UserError
 if TYPE_CHECKING:
     from lightning_subnets.module import SubnetModule
 
+# Of these, weights and scores keep the bits that the seed gives them.
+_PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
+
 
 def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | None) -> None:
     """Check that network, data, optimizer and trainer fit each other.
@@ -31,17 +34,18 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
         data: the data to be trained on, where there is a data module.
 
     Raises:
-        ValueError: if the optimizer refuses its arguments, the precision is one that rounds the scores, a callback
-            does not work here or does not fit the method, the number of epochs or another callback, the network cannot
-            take the data's images, or it has another number of outputs than the data classes.
+        ValueError: if the optimizer refuses its arguments, the precision is one that rounds weights or scores, a
+            callback does not work here or does not fit the method, the number of epochs or another callback, the
+            network cannot take the data's images, or it has another number of outputs than the data classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
         module.compiled(torch.compile(torch.neg), torch.zeros(1))
-    if trainer.precision in ("bf16-true", "16-true"):
+    if trainer.precision not in _PRECISIONS:
+        mixed = "16-mixed" if trainer.precision == "16-true" else "bf16-mixed"
         raise UserError(
-            f"precision {trainer.precision} would round the scores, whose small steps then are lost: "
-            f"take {str(trainer.precision).replace('true', 'mixed')}"
+            f"precision {trainer.precision} would round the weights and the scores, whose small steps then are lost: "
+            f"take {mixed}; possible are {', '.join(_PRECISIONS)}"
         )
     if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
         raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm computes on nothing else")

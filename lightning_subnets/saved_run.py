@@ -49,6 +49,8 @@ class SavedRun:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(SubnetModule, "model", fail_untyped=False)
         module: SubnetModule = self._instantiated(parser, {"model": self._config["model"]}, "seed").model
+        if checkpoint.in_float64(self._content):
+            module.double()
         checkpoint.make_fit_(self._content, module, to_train=False)
         module.load_state_dict(self._content["state_dict"])
         return module

@@ -43,7 +43,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--model.label_smoothing=2"], ["label_smoothing = 2.0", "[0, 1]"]),
         (["--data.batch_size=0"], ["batch_size = 0"]),
         (["--data.validation_fraction=1"], ["validation_fraction = 1.0", "[0, 1)"]),
-        (["--trainer.precision=bf16-true"], ["bf16-true would round the scores", "take bf16-mixed"]),
+        (["--trainer.precision=bf16-true"], ["bf16-true would round the weights and the scores", "take bf16-mixed"]),
         (
             ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
             ["StochasticWeightAveraging cannot be resumed", "take WeightAveraging", "update_starting_at_step"],

@@ -15,7 +15,7 @@ from lightning_subnets.method import Method, Scoring
 
 
 class ScoringBatches(Sequence[Batch]):
-    """Batches with so many training images of each class: float32 and normalised, on a device.
+    """Batches with so many training images of each class: normalised, of one device and precision.
 
     They are the first of each class in the order of the first epoch, augmented as there: a function of the data's seed,
     the same on every rank. Of a class that has fewer, all of its images. What is kept is uint8, in the host's memory: a
@@ -24,13 +24,13 @@ class ScoringBatches(Sequence[Batch]):
     Args:
         data: set up.
         per_class: images of each class.
-        device: that the batches come on.
+        like: a tensor of the device that batches come on, and of the precision of their images.
         by_class: in order of their classes, and in an even number of batches, so that half of them have the first half
             of the images.
     """
 
-    def __init__(self, data: ImageDataModule, per_class: int, device: torch.device, *, by_class: bool = False) -> None:
-        self.data, self.device = data, device
+    def __init__(self, data: ImageDataModule, per_class: int, like: Tensor, *, by_class: bool = False) -> None:
+        self.data, self.device, self.dtype = data, like.device, like.dtype
         found = zip(*_first_of_each_class(data, per_class), strict=True)
         images, labels = (torch.cat(each) for each in found)
         if by_class:
@@ -48,7 +48,7 @@ class ScoringBatches(Sequence[Batch]):
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
         images, labels = self._batches[index]
-        return self.data.normalize(images.to(self.device)), labels.to(self.device)
+        return self.data.normalize(images.to(self.device)).to(self.dtype), labels.to(self.device)
 
 
 def _first_of_each_class(data: ImageDataModule, per_class: int) -> Iterator[Batch]:
@@ -70,8 +70,11 @@ def _rank_in_class(one_hot: Tensor) -> Tensor:
     return (one_hot.cumsum(dim=0) * one_hot).sum(dim=1)
 
 
-def scoring(method: Method, data: LightningDataModule | None, *, device: torch.device, seed: int) -> Scoring:
+def scoring(method: Method, data: LightningDataModule | None, *, like: Tensor, seed: int) -> Scoring:
     """What a method chooses its masks from, before a run.
+
+    Args:
+        like: a weight of the network, whose device and precision images come in.
 
     Raises:
         ValueError: if it needs images, or their shape, and the data are no ``ImageDataModule``.
@@ -79,7 +82,7 @@ def scoring(method: Method, data: LightningDataModule | None, *, device: torch.d
     if isinstance(data, ImageDataModule):
         if method.needs != "batches":
             return Scoring((), data.image_shape, seed)
-        batches = ScoringBatches(data, method.samples_per_class, device, by_class=method.by_class)
+        batches = ScoringBatches(data, method.samples_per_class, like, by_class=method.by_class)
         return Scoring(batches, data.image_shape, seed)
     if method.needs:
         raise UserError(

@@ -96,6 +96,8 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
         return chosen
     twin = copy.deepcopy(network)
     masking.begin_(twin, _method(identity), weights=identity["weights"], seed=identity["seed"])
+    if checkpoint.in_float64(content):
+        twin.double()
     layers = dict(masking.masked_layers(twin))
     states = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
     own = {key: value for key, value in twin.state_dict().items() if key in states or key.endswith(".scores")}
