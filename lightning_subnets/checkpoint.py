@@ -100,18 +100,6 @@ def whole_epochs(checkpoint: Mapping[str, Any]) -> int:
     return done
 
 
-def load_if_nothing_was_left_(path: Path | str, module: SubnetModule) -> None:
-    """Load the network to test from a checkpoint after a fit that had nothing left to train.
-
-    A callback that averages the network puts the average in its place when training ends, which is left out then; the
-    checkpoint has the average, and beside it what would have been trained.
-    """
-    content = read(path)
-    if content["global_step"] == module.trainer.global_step:
-        make_fit_(content, module, to_train=False)
-        module.load_state_dict(content["state_dict"])
-
-
 def check_unfinished(path: Path | str, checkpoint: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> None:
     """Check that something is left to train when another run begins from a checkpoint.
 

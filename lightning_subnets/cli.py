@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,8 +19,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_subnets import checkpoint, choosing, digest, figures, loggers, masking, preflight, strategies, summary
+from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, strategies, summary
 from lightning_subnets.agreement import lost_rank
 from lightning_subnets.builders import leave_defaults_to_builder
 from lightning_subnets.callbacks import (
@@ -35,7 +35,6 @@ from lightning_subnets.callbacks import (
 from lightning_subnets.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace
 from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.run_directory import RunDirectory
@@ -250,11 +249,10 @@ class SubnetCLI(LightningCLI):
         if self.run is None:
             return
         seconds = self.last.seconds if self.last else time.perf_counter() - self.start
-        if self.begin_from:
-            checkpoint.load_if_nothing_was_left_(self.begin_from, self.model)
         # A time limit now: what is left to do is done when the job is started again.
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
-        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if is_overridden("test_dataloader", self.datamodule):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
             self._report(seconds)
         self._end(exit_code=0)
@@ -264,23 +262,10 @@ class SubnetCLI(LightningCLI):
         loggers.finish(self.trainer.loggers, exit_code)
         self.trainer.strategy.barrier("end of the run")
 
-    def _diagnosis(self) -> tuple[Diagnosis | None, float | None]:
-        """Of masks that leave something out, in a network whose units can be followed; and log10 of their trace."""
-        network = self.model.network
-        if masking.density(network) == 1.0 or not isinstance(self.datamodule, ImageDataModule):
-            return None, None
-        shape = self.datamodule.image_shape
-        masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
-        with suppress(UserError):
-            with choosing.plain(network):
-                diagnosis = diagnose(network, shape, masks)
-            return diagnosis, log10_path_kernel_trace(network, masks, shape)
-        return None, None
-
     def _report(self, seconds: float) -> None:
         """Pictures, summary, and what a person would like to read."""
         assert self.run is not None
-        diagnosis, trace = self._diagnosis()
+        diagnosis, trace = summary.diagnosis(self.model, self.datamodule)
         result = summary.summarize(
             self.model,
             digest_before=self.weights_digest,
@@ -289,9 +274,6 @@ class SubnetCLI(LightningCLI):
             diagnosis=diagnosis,
             log10_trace=trace,
         )
-        method = self.model.method
-        if method.trains == "scores" and not method.redraws and not result["weights_unchanged"]:
-            raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         try:
@@ -303,3 +285,6 @@ class SubnetCLI(LightningCLI):
                 f"and give the same command with --version {self.run.path.name}"
             ) from error
         summary.show(result, self.run.path, pictures)
+        method = self.model.method
+        if method.trains == "scores" and not method.redraws and not result["weights_unchanged"]:
+            raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")

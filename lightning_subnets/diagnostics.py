@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_subnets import choosing, maskable, masking
+from lightning_subnets.errors import UserError
 from lightning_subnets.recording import evaluating
 from lightning_subnets.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.unit_tracing import trace
@@ -124,7 +125,10 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         masks: boolean, of every layer by its name.
         input_shape: of one image, (channels, height, width).
 
-    Returns: -inf for no path, inf beyond what float64 holds, 1.8e308; a ResNet-152 is at about 1e50.
+    Returns: -inf for no path, inf beyond what float64 holds, 1.8e308; a ResNet-152 is at about 1e50. NaN if the sum is
+        negative, in a network that changes signs, or not a number.
+    Raises:
+        ValueError: if the network does not compute in float64.
     """
     methods = {name: each.method for name, each in network.named_modules() if isinstance(each, masking.MaskedLayer)}
     with choosing.plain(network) if methods else nullcontext(), evaluating(network), torch.enable_grad():
@@ -136,10 +140,15 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         device = next(iter(squares.values())).device
         images = torch.ones((1, *input_shape), dtype=torch.float64, device=device)
         tensors = _other_factors_squared(network) | {f"{name}.weight": square for name, square in squares.items()}
-        total = functional_call(network, tensors, (images,)).sum()
+        try:
+            total = functional_call(network, tensors, (images,)).sum()
+        except RuntimeError as error:
+            raise UserError(f"{type(network).__name__} does not compute in float64: {error}") from error
         gradients = torch.autograd.grad(total, list(squares.values()), materialize_grads=True)
     trace_ = sum(float((gradient * masks[name]).sum()) for name, gradient in zip(squares, gradients, strict=True))
-    return math.log10(trace_) if trace_ else -math.inf
+    if trace_ > 0:
+        return math.log10(trace_)
+    return -math.inf if trace_ == 0 else math.nan
 
 
 def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:

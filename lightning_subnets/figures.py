@@ -207,7 +207,7 @@ def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
 
 
 def _save(figure: Figure, path: Path, title: str) -> None:
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a run may be called a$b$
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     # Without pyplot: no window system, no state shared with the user's own figures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     Raises:
         ValueError: if the optimizer refuses its arguments, the precision is one that rounds weights or scores, a
             callback does not work here or does not fit the method, the number of epochs or another callback, the
-            network cannot take the data's images, or it has another number of outputs than the data classes.
+            method's identity is not of plain values, the network cannot take the data's images, or it has another
+            number of outputs than the data classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
@@ -52,6 +54,14 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(trainer)
+    try:
+        json.dumps(module.identity)
+    except TypeError as error:
+        name = type(module.method).__name__
+        raise UserError(
+            f"{name} is known by {module.method.identity()!r:.200}, which a summary cannot hold ({error}): let "
+            f"{name}.identity() return numbers, texts and lists of them"
+        ) from error
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in _REFUSED.items():
             if isinstance(callback, refused):
@@ -77,8 +87,8 @@ _REFUSED: dict[type[Callback], str] = {
         "values of --model.optimizer.lr"
     ),
     StochasticWeightAveraging: (
-        "cannot be resumed, and no checkpoint holds its average as the network: take WeightAveraging, the equal average "
-        "of all steps, or EMAWeightAveraging with update_starting_at_step"
+        "cannot be resumed, and no checkpoint holds its average as the network: take WeightAveraging, the equal "
+        "average of all steps, or EMAWeightAveraging with update_starting_at_step"
     ),
     ModelPruning: "changes frozen weights instead of masks: take --model.method=Magnitude or IterativePruning",
     BackboneFinetuning: "changes which parameters are trained, which is the method's choice: leave it out",

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from lightning_subnets import digest, masking
+from lightning_subnets import choosing, digest, masking
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.diagnostics import Diagnosis
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace
+from lightning_subnets.errors import UserError
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.versions import versions
 
@@ -65,6 +69,23 @@ def summarize(
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
     }
+
+
+def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosis | None, float | None]:
+    """What masks leave of a network, and log10 of their path kernel's trace.
+
+    Returns: None for what there is not: for masks that keep everything, images of unknown shape, and networks whose
+        units cannot be followed, or which do not compute in float64.
+    """
+    network = module.network
+    found = trace = None
+    if masking.density(network) < 1.0 and isinstance(data, ImageDataModule):
+        masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
+        with suppress(UserError):
+            with choosing.plain(network):
+                found = diagnose(network, data.image_shape, masks)
+            trace = log10_path_kernel_trace(network, masks, data.image_shape)
+    return found, trace
 
 
 def _finite(value: float) -> float | None:

@@ -79,10 +79,6 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--trainer.callbacks+=BatchSizeFinder"], ["BatchSizeFinder changes the batch size", "--data.batch_size"]),
         (["--trainer.callbacks+=LearningRateFinder"], ["LearningRateFinder cannot set", "--model.optimizer.lr"]),
         (
-            ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
-            ["StochasticWeightAveraging replaces the schedule", "EMAWeightAveraging"],
-        ),
-        (
             ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
             ["ModelPruning changes frozen weights", "IterativePruning"],
         ),

@@ -53,7 +53,7 @@ def test_they_are_the_same_on_every_rank_and_a_function_of_the_seed() -> None:
     def of_rank(rank: int, seed: int = 0) -> torch.Tensor:
         data = digits(seed=seed)
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
-            global_rank=rank, world_size=2, strategy=SimpleNamespace(root_like=WEIGHT), overfit_batches=0
+            global_rank=rank, world_size=2, strategy=SimpleNamespace(root_device=WEIGHT.device), overfit_batches=0
         )
         return torch.cat([images for images, _ in ScoringBatches(data, 3, WEIGHT)])
 
@@ -75,7 +75,7 @@ def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:
     """Wang et al. 2020, in their public code: the first half is of the classes 0 to 4, the second of 5 to 9."""
     data = Digits(batch_size=128)
     data.setup("fit")
-    halves, whole = (scoring(each, data, device=CPU, seed=0).batches for each in (GraSP(0.1), SNIP(0.1)))
+    halves, whole = (scoring(each, data, like=WEIGHT, seed=0).batches for each in (GraSP(0.1), SNIP(0.1)))
     in_order = [label for label in range(10) for _ in range(10)]
     assert [labels.tolist() for _, labels in halves] == [in_order[:50], in_order[50:]]
     ((images, labels),) = whole
@@ -89,7 +89,7 @@ def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:
 def test_halves_that_are_larger_than_a_batch_are_divided_further(batch_size: int, sizes: list[int]) -> None:
     data = Digits(batch_size=batch_size)
     data.setup("fit")
-    batches = ScoringBatches(data, 10, CPU, by_class=True)
+    batches = ScoringBatches(data, 10, WEIGHT, by_class=True)
     assert [len(labels) for _, labels in batches] == sizes
     labels = torch.cat([labels for _, labels in batches]).tolist()
     assert labels == sorted(labels)
@@ -104,7 +104,7 @@ def test_no_batch_is_of_a_single_image() -> None:
     assert {len(labels) for _, labels in batches} == {2, 3}
     three = Digits(num_classes=3)
     three.setup("fit")
-    assert [len(labels) for _, labels in ScoringBatches(three, 1, CPU, by_class=True)] == [3]
+    assert [len(labels) for _, labels in ScoringBatches(three, 1, WEIGHT, by_class=True)] == [3]
 
 
 def test_only_a_method_that_needs_them_gets_them() -> None:

@@ -1,0 +1,126 @@
+"""A run that has been trained gets its summary and its pictures, whatever its network, its data and its name are."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import QUICKSTART
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_subnets import EdgePopup, UserError, mask_, masked_layers
+from lightning_subnets.cli import main
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.diagnostics import log10_path_kernel_trace
+from lightning_subnets.module import SubnetModule
+from lightning_subnets.summary import diagnosis
+
+SHAPE = (1, 8, 8)
+
+
+class Negative(nn.Module):
+    """Its outputs fall as its weights grow, so that what sums over paths is negative."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(64, 32), nn.Linear(32, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.output(self.hidden(images.flatten(1)).relu())
+        return -logits
+
+
+class InFloat32(Negative):
+    """It computes in float32 whatever it is given."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.float())
+
+
+class WithoutTest(LightningDataModule):
+    """Images to train and to validate on, and no others."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.randn(64, *SHAPE), torch.arange(64) % 10), batch_size=32)
+
+    val_dataloader = train_dataloader
+
+
+def options(root: Path) -> list[str]:
+    length = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    return ["fit", "-c", str(QUICKSTART), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={root}", *length]
+
+
+@pytest.mark.parametrize("network", ["Negative", "InFloat32"])
+def test_a_network_whose_paths_cannot_be_summed_is_reported_without_the_sum(network: str, tmp_path: Path) -> None:
+    main([*options(tmp_path), f"--model.network=test_reports.{network}", "--name=lr$^$"])
+    run = tmp_path / "lr$^$" / "version_0"  # which would be a formula in a picture, and a wrong one
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["log10_trace"] is None
+    assert summary["log10_paths"] > 0
+    assert {picture.name for picture in run.glob("*.png")} >= {"curves.png", "widths.png"}
+
+
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
+def test_data_without_test_images_are_reported_as_not_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*options(tmp_path), "--data=test_reports.WithoutTest"])
+    summary = json.loads((tmp_path / "quickstart" / "version_0" / "summary.json").read_text())
+    assert (summary["test_accuracy"], summary["steps"]) == (None, 2)
+    assert "not tested" in capsys.readouterr().out
+
+
+def test_a_sum_over_paths_that_is_negative_is_no_number_and_one_in_float32_is_an_error() -> None:
+    masks = {name: layer.mask() for name, layer in masked_layers(mask_(Negative(), EdgePopup(0.5)))}
+    assert math.isnan(log10_path_kernel_trace(Negative(), masks, SHAPE))
+    with pytest.raises(UserError, match="InFloat32 does not compute in float64"):
+        log10_path_kernel_trace(InFloat32(), masks, SHAPE)
+
+
+def test_a_diagnosis_does_without_the_sum_over_paths() -> None:
+    found, trace = diagnosis(SubnetModule(InFloat32(), EdgePopup(0.5)), Digits())
+    assert found is not None
+    assert trace is None
+
+
+class Tagged(EdgePopup):
+    """A method of somebody's own, with something among its arguments that no file of plain values holds."""
+
+    def __init__(self, density: float = 0.5) -> None:
+        super().__init__(density)
+        self.tags = {"mine"}
+
+
+def test_a_method_that_a_summary_cannot_name_is_an_error_before_training(tmp_path: Path) -> None:
+    class Began(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            raise AssertionError("it has begun")
+
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Began()], default_root_dir=tmp_path, max_epochs=1)
+    with pytest.raises(UserError, match=r"Tagged is known by .*let Tagged\.identity\(\) return"):
+        trainer.fit(SubnetModule(Negative(), Tagged()), datamodule=Digits())
+
+
+class OnTheTestSet(Callback):
+    """Changes a weight where no epoch is left to find it in."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        next(pl_module.parameters()).data.view(-1)[0] += 1
+
+
+def test_a_frozen_weight_that_is_changed_after_training_is_an_error_once_the_summary_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="frozen weights have changed"):
+        main([*options(tmp_path), "--trainer.callbacks+=test_reports.OnTheTestSet"])
+    summary = json.loads((tmp_path / "quickstart" / "version_0" / "summary.json").read_text())
+    assert summary["weights_unchanged"] is False
