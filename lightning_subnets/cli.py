@@ -14,15 +14,13 @@ from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_subnets import checkpoint, digest, figures, loggers, masking, preflight, strategies, summary
-from lightning_subnets.agreement import lost_rank
+from lightning_subnets import checkpoint, digest, failures, figures, loggers, masking, preflight, strategies, summary
 from lightning_subnets.builders import leave_defaults_to_builder
 from lightning_subnets.callbacks import (
     GradientNorm,
@@ -65,23 +63,8 @@ def main(args: list[str] | None = None) -> None:
     # True of every short run; its metrics by epoch are logged all the same.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     strategies.register()
-    try:
+    with failures.told_in_one_line():
         SubnetCLI(sys.argv[1:] if args is None else args)
-    except RuntimeError as error:
-        if not lost_rank(error):
-            raise
-        # What torch says of it goes on for forty lines, on each rank.
-        rank, reason = rank_zero_only.rank, str(error).split("] ", 1)[-1].split(". ")[0]  # type: ignore[attr-defined]
-        print(
-            f"error: rank {rank} has lost another process of this run, which was killed or whose own message says why "
-            f"({reason}). The same command with its --version goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except (UserError, MisconfigurationException) as error:
-        # An error from a worker process brings that process's traceback before its message.
-        print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
-        sys.exit(2)
 
 
 class Parser(LightningArgumentParser):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,25 @@ class SaveConfig(SaveConfigCallback):
         text = self.parser.dump(config, skip_none=False)
         path = Path(str(trainer.loggers[0].save_dir), "config.yaml")
         differences = _differences(path.read_text(), text) if path.exists() else ""
-        if differences:
-            kept = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
-            shutil.copyfile(path, next(free for free in kept if not free.exists()))
-            print(f"going on under another config: {differences}", file=sys.stderr)
-        if differences or not path.exists():
-            with replacing(path) as file:
-                file.write(text.encode())
+        try:
+            if differences:
+                kept = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
+                _write(path.read_bytes(), next(free for free in kept if not free.exists()))
+                print(f"going on under another config: {differences}", file=sys.stderr)
+            if differences or not path.exists():
+                _write(text.encode(), path)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}): make room, or name another disk with "
+                "--trainer.default_root_dir"
+            ) from error
         for logger in trainer.loggers:
             logger.log_hyperparams(config.as_dict())
+
+
+def _write(content: bytes, path: Path) -> None:
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _differences(before: str, now: str) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from lightning_subnets import figures, masking, sanity
+from lightning_subnets import failures, figures, masking, sanity
 from lightning_subnets.choosing import progress
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
@@ -36,19 +36,16 @@ from lightning_subnets.sweep.plan import Sweep
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
-    try:
-        commands: dict[str, Any] = {
-            "inspect": inspect,
-            "check": check,
-            "sweep": sweep,
-            "report": report,
-            "export": export,
-            "import": import_,  # a keyword of Python's
-        }
+    commands: dict[str, Any] = {
+        "inspect": inspect,
+        "check": check,
+        "sweep": sweep,
+        "report": report,
+        "export": export,
+        "import": import_,  # a keyword of Python's
+    }
+    with failures.told_in_one_line():
         auto_cli(commands, args=args, prog="subnets", parser_class=Parser)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 class Parser(ArgumentParser):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from lightning_subnets import failures
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv import beton
 from lightning_subnets.datamodules.ffcv.layouts import find_images
@@ -90,14 +91,12 @@ def main() -> None:
     parser.add_function_arguments(prepare, as_positional=False, skip={"skip_bad", "verify"})
     parser.add_argument("--skip_bad", action="store_true", help="Leave out images that cannot be read.")
     parser.add_argument("--verify", action="store_true", help="Compare the files in out with their digests instead.")
-    try:
-        prepare(**parser.parse_args([_underscored(argument) for argument in sys.argv[1:]]).as_dict())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; what was not finished is removed", file=sys.stderr)
-        sys.exit(130)
+    with failures.told_in_one_line():
+        try:
+            prepare(**parser.parse_args([_underscored(argument) for argument in sys.argv[1:]]).as_dict())
+        except KeyboardInterrupt:
+            print("interrupted; what was not finished is removed", file=sys.stderr)
+            sys.exit(130)
 
 
 def _underscored(argument: str) -> str:

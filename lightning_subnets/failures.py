@@ -1,0 +1,98 @@
+"""How a command ends that cannot do what it was asked for: with one line for people and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch.utils.data import dataloader
+
+from lightning_subnets import streams
+from lightning_subnets.agreement import lost_rank
+from lightning_subnets.errors import UserError
+
+# Of a disk, of a person's share of it, of what one file may take.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WORKER = re.compile(
+    r"DataLoader worker \(pid (\d+)\) (is killed by signal: [^.]+|exited unexpectedly with exit code \d+)"
+)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End the process with one line on standard error instead of a traceback, where the reason is known.
+
+    Exit code 2 is for what a person can mend and 1 for the loss of another process. Messages cannot raise meanwhile,
+    see ``streams``.
+    """
+    streams.make_lossy()
+    try:
+        yield
+    except (UserError, MisconfigurationException) as error:
+        # An error from a worker process brings that process's traceback before its message.
+        _end(str(error).rsplit("UserError: ", 1)[-1].strip(), code=2)
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            where = error.filename or "a file"
+            _end(f"{where} cannot be written ({error.strerror}): make room, or name another place", code=2)
+        lost = _lost_rank(error) or _lost_worker(error)
+        if lost is None:
+            raise
+        _end(f"{lost}. The same command with its --version resumes a fit from its last checkpoint", code=1)
+
+
+def _lost_rank(error: Exception) -> str | None:
+    """What torch says of it in forty lines, on each rank."""
+    if not lost_rank(error):
+        return None
+    rank, reason = rank_zero_only.rank, str(error).split("] ", 1)[-1].split(". ")[0]  # type: ignore[attr-defined]
+    return (
+        f"rank {rank} has lost another process of this run, which was killed or whose own message says why ({reason})"
+    )
+
+
+def _lost_worker(error: Exception) -> str | None:
+    """The end of a process that reads images, if the error comes of one."""
+    found = _end_of_worker(error, error.__cause__, error.__context__)
+    if found is None:
+        if not _broken_off(error):
+            return None
+        try:
+            time.sleep(2)  # torch's handler of SIGCHLD raises the reason
+        except RuntimeError as reason:
+            found = _end_of_worker(reason)
+    pid, end = found or ("", "ended unexpectedly")
+    if "Killed" in end:
+        cause = "usually for memory: give the job more, or take fewer workers with --data.num_workers"
+    elif "Bus error" in end:
+        cause = "usually because /dev/shm is full: give it more room, or take fewer workers with --data.num_workers"
+    else:
+        cause = "its own messages stand above; with --data.num_workers=0 this process reads and shows where it fails"
+    return f"process {pid} that reads images for this one {end} ({cause})".replace("process  ", "a process ")
+
+
+def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
+    """Number and end of a DataLoader's worker, as one of these errors tells them."""
+    found = next((match for error in errors if (match := _WORKER.search(str(error)))), None)
+    return (found[1], found[2]) if found else None
+
+
+def _broken_off(error: Exception) -> bool:
+    """Whether a DataLoader's worker ended while the process that it reads for took an image from it."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid(s)" in str(error)
+    taking = dataloader._MultiProcessingDataLoaderIter._try_get_data.__code__
+    frames = traceback.walk_tb(error.__traceback__)
+    return "in pin memory thread" in str(error) or any(frame.f_code is taking for frame, _ in frames)
+
+
+def _end(line: str, code: int) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)

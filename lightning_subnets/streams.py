@@ -1,0 +1,51 @@
+"""Standard output and standard error that cannot end a run."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+
+
+class _Lossy(io.FileIO):
+    """A descriptor that drops the bytes that it cannot write, on a full disk or into a pipe that nobody reads."""
+
+    def write(self, content: object, /) -> int:
+        assert isinstance(content, bytes | bytearray | memoryview)
+        try:
+            return super().write(content) or len(content)  # None where a write would have to wait
+        except OSError:
+            return len(content)
+
+
+def make_lossy() -> None:
+    """Let no message raise: neither ``print`` nor a warning nor the flush when Python ends.
+
+    What cannot be written is dropped, and a character that the encoding lacks is written as its escape. A descriptor
+    that is closed becomes that of ``/dev/null``, because the next file to be opened would get its number, and the
+    messages. Streams that somebody has already put in the place of the process's own stay as they are.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # its descriptor was closed when Python began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            continue
+        if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper):
+            continue
+        with suppress(OSError):
+            stream.flush()
+        raw = _Lossy(stream.fileno(), "w", closefd=False)
+        lossy = io.TextIOWrapper(
+            raw if stream.write_through else io.BufferedWriter(raw),  # as Python itself does
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        setattr(sys, name, lossy)

@@ -1,0 +1,107 @@
+"""A command whose failure has a known reason ends with one line and an exit code that says whose turn it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_subnets.failures import told_in_one_line
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+
+
+class Killed(Dataset[Tensor]):
+    """A data set whose fourth image ends the worker that reads it."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self.end = end
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, key: int) -> Tensor:
+        if key == 3:
+            self.end()
+        return torch.zeros(1)
+
+
+def by(signum: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def exit_code(command: Callable[[], object]) -> object:
+    """How a command ends; nothing of it is left, because torch raises as long as there is a loader that has failed."""
+    try:
+        with told_in_one_line():
+            command()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        (by(signal.SIGKILL), "is killed by signal: Killed (usually for memory: give the job more, or take fewer"),
+        (by(signal.SIGABRT), "is killed by signal: Aborted (its own messages stand above;"),
+        (
+            lambda: os._exit(3),
+            "exited unexpectedly with exit code 3 (its own messages stand above; with --data.num_workers=0",
+        ),
+    ],
+    ids=["killed", "aborted", "exited"],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reading_process_that_is_killed_is_told_in_a_line(
+    end: Callable[[], None], why: str, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: list(DataLoader(Killed(end), num_workers=workers))) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: process ")
+    assert why in line
+    assert line.endswith("The same command with its --version resumes a fit from its last checkpoint")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_in_a_line_wherever_it_is_met(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(number, os.strerror(number), "a.onnx")
+
+    assert exit_code(full) == 2
+    assert capsys.readouterr().err == (
+        f"error: a.onnx cannot be written ({os.strerror(number)}): make room, or name another place\n"
+    )
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), RuntimeError("DataLoader"), ValueError("no")])
+def test_an_error_of_unknown_reason_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)), told_in_one_line():
+        raise error
+
+
+def test_a_disk_that_is_full_before_training_is_a_mistake_with_one_line(
+    mistake: Callable[[list[str]], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = tmp_path / "quickstart" / "run"
+    arguments = ["fit", "-c", str(QUICKSTART), "--trainer.accelerator=cpu"]
+    arguments += [f"--trainer.default_root_dir={tmp_path}", "--version=run"]
+    monkeypatch.setattr("os.fsync", full)
+    for there in ([], ["config.yaml"]):  # the config of a run that is resumed under another one is kept first
+        for name in there:
+            (run / name).write_text("seed_everything: 7\n")
+        assert mistake(arguments) == (
+            f"error: {run}/config.yaml cannot be written (No space left on device): make room, or name another disk "
+            "with --trainer.default_root_dir\n"
+        )
+        assert [path.name for path in run.glob("*config*")] == there
