@@ -11,12 +11,14 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_subnets.loggers.dashboard import Dashboard
 from lightning_subnets.loggers.metrics_file import MetricsFile
+from lightning_subnets.loggers.tensorboard import TensorBoard
 
-__all__ = ["Dashboard", "MetricsFile", "configure", "finish"]
+__all__ = ["Dashboard", "MetricsFile", "TensorBoard", "configure", "finish"]
 
 # What is put in the place of Lightning's loggers, and of itself where the config is one that a run has saved.
 _CSV = {"CSVLogger", MetricsFile.__name__}
 _WANDB = {"WandbLogger", Dashboard.__name__}
+_TENSORBOARD = {"TensorBoardLogger", TensorBoard.__name__}
 
 
 def configure(chosen: Any, run: Path, *, step: int | None) -> list[Namespace]:
@@ -27,8 +29,9 @@ def configure(chosen: Any, run: Path, *, step: int | None) -> list[Namespace]:
         run: the run's directory.
         step: the optimizer steps done by the checkpoint that the run goes on from; None for a new run.
 
-    Returns: first ``MetricsFile``, then those chosen, with ``Dashboard`` for Lightning's ``WandbLogger``. They and
-        TensorBoard write into the run's directory; any other goes where its own options say.
+    Returns: first ``MetricsFile``, then those chosen, with ``Dashboard`` for Lightning's ``WandbLogger`` and
+        ``TensorBoard`` for its ``TensorBoardLogger``. These write into the run's directory; any other logger writes
+        where its own options say.
     """
     here = {"save_dir": str(run), "step": step}
     loggers = [_logger(MetricsFile, here)]
@@ -42,7 +45,8 @@ def configure(chosen: Any, run: Path, *, step: int | None) -> list[Namespace]:
         if kind in _WANDB:
             logger.class_path = _path(Dashboard)
             _set(logger, **here)
-        elif kind == "TensorBoardLogger":
+        elif kind in _TENSORBOARD:
+            logger.class_path = _path(TensorBoard)
             # Without a name and a version of its own, it writes into the run's directory itself.
             _set(logger, save_dir=str(run), name="", version="")
         loggers.append(logger)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.callbacks import ScoreHistograms
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.loggers import TensorBoard
+from lightning_subnets.module import SubnetModule
+
+SAID = "TensorBoard's file in {} cannot be written (No space left on device): what it lacks is in metrics.csv\n"
+
+
+def fit(folder: Path) -> Trainer:
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), ls.EdgePopup(0.5))
+    trainer = Trainer(
+        logger=TensorBoard(str(folder), name="", version=""),
+        callbacks=[ScoreHistograms()],
+        accelerator="cpu",
+        max_epochs=2,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=Digits(batch_size=288))
+    return trainer
+
+
+def test_its_file_has_metrics_and_histograms(tmp_path: Path) -> None:
+    fit(tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss_step")] == list(range(10))
+    assert [event.step for event in events.Histograms("scores/1")] == [4, 9]
+
+
+# The first is written when the file is begun, by a thread of TensorBoard's that shows its own error.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("writes", [0, 1, 5, 20])
+def test_a_full_disk_does_not_end_the_run_and_is_said_once(
+    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    write, left = LocalFileSystem._write, iter(range(writes))
+
+    def until_full(self: LocalFileSystem, *arguments: object) -> None:
+        if next(left, None) is None:
+            raise OSError(28, "No space left on device")
+        write(self, *arguments)
+
+    monkeypatch.setattr(LocalFileSystem, "_write", until_full)
+    assert fit(tmp_path).global_step == 10
+    assert capsys.readouterr().err == SAID.format(tmp_path)
+
+
+def test_hyperparameters_that_cannot_be_written_do_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hparams.yaml").symlink_to("/dev/full")
+    assert torch.is_tensor(fit(tmp_path).callback_metrics["train/loss"])
+    assert capsys.readouterr().err == SAID.format(tmp_path)
