@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from lightning_subnets.diagnostics import Diagnosis
+from lightning_subnets.loggers.metrics_file import Content
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 TRAIN, EVALUATION = "#0072B2", "#D55E00"
@@ -58,15 +58,17 @@ def draw_run(
 
 
 def read_metrics(path: Path) -> Series:
-    """Each metric by its name: the epochs at whose end it was logged, and its values there."""
+    """Each metric by its name: the epochs at whose end it was logged, and its values there.
+
+    Lines that cannot be understood are passed over, and a file that is gone has no metrics.
+    """
     series: Series = defaultdict(lambda: ([], []))
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name not in ("epoch", "step"):
-                    epochs, values = series[name]
-                    epochs.append(int(row["epoch"]) + 1)
-                    values.append(float(value))
+    for row in Content(path.read_bytes()).rows if path.exists() else []:
+        for name, value in row.cells.items():
+            if name not in ("epoch", "step") and "epoch" in row.cells:
+                epochs, values = series[name]
+                epochs.append(int(float(row.cells["epoch"])) + 1)
+                values.append(float(value))
     return dict(series)
 
 
@@ -193,6 +195,7 @@ def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     points = {
         rounds[epoch]: (100 * density[epoch], 100 * accuracy)
         for epoch, accuracy in zip(*metrics["val/accuracy"], strict=True)
+        if epoch in rounds and epoch in density
     }
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

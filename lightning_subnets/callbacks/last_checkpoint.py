@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from lightning_subnets.agreement import Agreement
 from lightning_subnets.errors import UserError
+from lightning_subnets.loggers.metrics_file import MetricsFile
 
 # SLURM sends the first before a time limit, if asked to; the second when a job is cancelled or preempted; the third is
 # Ctrl-C.
@@ -52,7 +53,8 @@ class LastCheckpoint(Checkpoint):
     and the same command resumes the run and has the whole time again. A run is finished only when its epochs or steps
     are done, or a callback ends it. Lightning's ``Timer``, also one among the callbacks, is replaced by this.
 
-    What a checkpoint covers is in the loggers before it, so that a run that goes on from it has lost nothing.
+    What a checkpoint covers is in the loggers before it, and in ``metrics.csv`` on the disk, so that a run that is
+    resumed from it has lost nothing.
 
     Args:
         folder: of the checkpoint.
@@ -152,6 +154,9 @@ class LastCheckpoint(Checkpoint):
         return max(self._signal, _TIME_LIMIT if time.monotonic() - self._began >= self._limit else 0)
 
     def _write(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.sync()
         trainer.save_checkpoint(self.path)
         to_do, self._to_do = self._to_do, 0
         self._written = time.monotonic()

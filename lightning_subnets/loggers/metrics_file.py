@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
@@ -22,14 +23,17 @@ NAME = "metrics.csv"
 class MetricsFile(Logger):
     """Writes ``metrics.csv``: a row for each time metrics are logged, a column for each metric, sorted by name.
 
-    Rows are appended, and on disk when ``save`` returns. A new column needs a new file, which takes the place of the
-    old one when it is complete. Where a write fails, as on a full disk, that is said once and the rows are kept in
-    memory until one succeeds.
+    Rows are appended, and in the file when ``save`` returns; ``sync`` puts them on the disk. A new column needs a new
+    file, which takes the place of the old one when it is complete. Where a write fails, as on a full disk, that is said
+    once and the rows are kept in memory until one succeeds.
+
+    A file with lines that cannot be understood is kept as ``metrics_damaged_N.csv``, and ``metrics.csv`` continues with
+    those that can. A file that is changed or deleted while the run writes to it is read again, or begun again.
 
     Args:
         save_dir: the run's directory.
-        step: the optimizer steps done when the run goes on, for which rows from this step on are dropped, for they
-            will come again, and so is a last line that a kill left unfinished; None begins a new file.
+        step: the optimizer steps done when the run is resumed. Rows from this step on are dropped, because they will
+            come again, and so is a last line that a kill left unfinished. None begins a new file.
     """
 
     def __init__(self, save_dir: str, step: int | None = None) -> None:
@@ -37,7 +41,7 @@ class MetricsFile(Logger):
         self._path = Path(save_dir, NAME)
         self._step = step
         self._columns: list[str] = []  # those of the file
-        self._size = 0  # of the file, in bytes, up to the end of its last row
+        self._left: tuple[int, int] | None = None  # the file as this process left it: its inode, and its size in bytes
         self._rows: list[dict[str, Any]] = []  # those that are not in the file yet
         self._last: dict[str, Any] = {}
         self._failed = False
@@ -61,87 +65,180 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {**metrics, "step": step}
+        row = {**metrics, "step": self._last.get("step", 0) if step is None else step}
         if row != self._last:  # which comes again where a checkpoint has asked for it beforehand
             self._rows.append(row)
         self._last = row
 
     @rank_zero_only
     def save(self) -> None:
+        self._unless_it_fails(self._write)
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Put all rows on the disk, so that a checkpoint can rely on them also when the machine loses its power."""
+        self._unless_it_fails(self._sync)
+
+    def _unless_it_fails(self, write: Callable[[], None]) -> None:
         try:
-            self._write()
+            write()
         except OSError as error:
             if not self._failed:
                 print(f"{self._path} cannot be written now: {error.strerror}; the rows are kept", file=sys.stderr)
             self._failed = True
 
+    def _sync(self) -> None:
+        self._write()
+        if self._left is not None:
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def _write(self) -> None:
         if self._step is not None:
-            self._go_on_from(self._step)
+            self._read_again(self._step)
             self._step = None
+        elif self._left is not None and _identity(self._path) != self._left:
+            self._read_again(sys.maxsize)
         if not self._rows:
             return
         columns = sorted({*self._columns, *(name for row in self._rows for name in row)})
         if columns == self._columns:
             self._append(_lines(self._rows, columns))
         else:
-            before = _table(self._path.read_bytes()) if self._columns else []
-            self._replace(_lines([dict(zip(columns, columns, strict=True)), *before, *self._rows], columns))
+            if self._columns:
+                self._read_again(sys.maxsize)
+            before = Content(self._path.read_bytes()).rows if self._columns else []
+            self._replace(_lines([dict(zip(columns, columns, strict=True)), *(row.cells for row in before)], columns))
             self._columns = columns
+            self._append(_lines(self._rows, columns))
         self._rows.clear()
 
-    def _go_on_from(self, step: int) -> None:
-        content = self._path.read_bytes() if self._path.exists() else b""
-        kept = _before(content, step)
-        if kept != content:
-            self._replace(kept)
-        self._columns, self._size = _fields(kept.partition(b"\n")[0]), len(kept)
+    def _read_again(self, step: int) -> None:
+        """Continue with what is in the file, as far as it was logged before a step."""
+        if not self._path.exists():
+            if self._left is not None or step > 0:
+                print(f"{self._path} is gone, with the rows that were in it; it begins again", file=sys.stderr)
+            self._columns, self._left = [], None
+            return
+        there = self._path.read_bytes()
+        content = Content(there)
+        kept = _set_aside(there, self._path) if content.damaged else None
+        before = content.header + b"".join(row.line for row in content.rows if row.step < step)
+        if before != there:
+            self._replace(before)
+        self._columns, self._left = content.columns, _identity(self._path)
+        if kept is not None:
+            what = f"{content.damaged} of its lines" if content.columns else "its header"
+            print(
+                f"{self._path} is damaged: {what} cannot be understood. The whole file is kept as {kept.name}, and "
+                f"{NAME} continues with the {len(content.rows)} rows that can",
+                file=sys.stderr,
+            )
 
     def _append(self, rows: bytes) -> None:
+        assert self._left is not None
+        inode, size = self._left
         with self._path.open("r+b", buffering=0) as file:
-            file.seek(self._size)
+            file.seek(size)
             if file.write(rows) < len(rows):
-                file.truncate(self._size)
+                file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._size += len(rows)
+        self._left = inode, size + len(rows)
 
     def _replace(self, content: bytes) -> None:
         with replacing(self._path) as file:
             file.write(content)
-        self._size = len(content)
+        self._left = _identity(self._path)
+
+
+class Row(NamedTuple):
+    """A row as it stands in the file: its bytes, its optimizer step, and the text of its numbers by column."""
+
+    line: bytes
+    step: int
+    cells: dict[str, str]
+
+
+class Content:
+    """What can be understood of the file's bytes.
+
+    Attributes:
+        header: the first line, or nothing where it is no header.
+        columns: the names in it.
+        rows: those that are complete and have a number or nothing under each name.
+        damaged: how many lines are neither. A last line that a kill left unfinished does not count, and without a
+            header nobody knows what the rows say.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.header, *lines = content.splitlines(keepends=True) or [b""]
+        self.columns = _columns(self.header)
+        self.rows: list[Row] = []
+        self.damaged = 0
+        if content and not self.columns:
+            self.header, self.damaged = b"", 1 + len(lines)
+            return
+        for number, line in enumerate(lines, start=1):
+            unfinished = number == len(lines) and not line.endswith(b"\n")
+            if not unfinished and (row := _row(line, self.columns)):
+                self.rows.append(row)
+            elif line.strip() and (not unfinished or b"\0" in line):  # what a lost power supply leaves
+                self.damaged += 1
 
 
 def rows_before(run: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
     """The rows of a run's file that were logged before a step: each one's step, and its metrics by name."""
     path = run / NAME
-    for row in _table(_before(path.read_bytes(), step)) if path.exists() else []:
-        yield int(row.pop("step")), {name: float(value) for name, value in row.items() if value}
+    for row in Content(path.read_bytes()).rows if path.exists() else []:
+        if row.step < step:
+            yield row.step, {name: float(cell) for name, cell in row.cells.items() if name != "step"}
 
 
-def _before(content: bytes, step: int) -> bytes:
-    """The header and the complete rows that were logged before a step, as they stand there."""
-    header, *rows = content.splitlines(keepends=True) or [b""]
-    columns = _fields(header)
-    return header + b"".join(row for row in rows if _is_before(row, columns, step)) if header.endswith(b"\n") else b""
-
-
-def _is_before(row: bytes, columns: list[str], step: int) -> bool:
+def _columns(line: bytes) -> list[str]:
+    """The names in a header; none where it is not one that this module writes."""
     try:
-        values = dict(zip(columns, _fields(row), strict=True))
-        return row.endswith(b"\n") and int(values["step"]) < step
-    except ValueError:  # what a machine that lost power has left of a row
-        return False
+        names = _fields(line)
+    except (ValueError, csv.Error):
+        return []
+    as_written = names == sorted({*names}) and "step" in names and "" not in names and "".join(names).isprintable()
+    return names if as_written and line.endswith(b"\n") else []
+
+
+def _row(line: bytes, columns: list[str]) -> Row | None:
+    try:
+        cells = {name: cell for name, cell in zip(columns, _fields(line), strict=True) if cell}
+        for cell in cells.values():
+            float(cell)
+        return Row(line, int(cells["step"]), cells)
+    except (ValueError, KeyError, csv.Error):
+        return None
 
 
 def _fields(line: bytes) -> list[str]:
-    return next(csv.reader([line.decode()]), [])
-
-
-def _table(content: bytes) -> list[dict[str, Any]]:
-    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    return next(csv.reader([line.decode()], strict=True), [])
 
 
 def _lines(rows: Iterable[dict[str, Any]], columns: list[str]) -> bytes:
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns).writerows(rows)
     return text.getvalue().encode()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size
+
+
+def _set_aside(content: bytes, path: Path) -> Path:
+    """Keep a damaged file under a free name, once: a full disk lets the same file be met again."""
+    for number in itertools.count():
+        kept = path.with_name(f"{path.stem}_damaged_{number}{path.suffix}")
+        if not kept.exists():
+            with replacing(kept) as file:
+                file.write(content)
+        if kept.read_bytes() == content:
+            return kept
+    raise AssertionError("numbers do not end")

@@ -19,6 +19,7 @@ from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics
 from lightning_subnets.callbacks.last_checkpoint import Stopped
 from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.loggers import MetricsFile
 from lightning_subnets.module import SubnetModule
 
 Hooks = dict[str, Callable[[Trainer], None]]
@@ -185,6 +186,30 @@ def test_an_epoch_that_is_made_shorter_ends_and_the_rate_goes_on_at_the_same_sha
     assert steps == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert content["global_step"] == 4 + 1 + 3 * 3
     assert "going on at step 4 with 1 x 288 images a step, 3 batches an epoch, instead of" in capsys.readouterr().err
+
+
+def test_rows_are_on_the_disk_before_the_checkpoint_that_relies_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk: dict[int, int] = {}
+    found: list[tuple[int | None, int]] = []
+    replace = Path.replace
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        on_disk[status.st_ino] = status.st_size
+
+    def look(path: Path, target: Path) -> Path:
+        if target.name == "last.ckpt":
+            rows = (tmp_path / "metrics.csv").stat()
+            found.append((on_disk.get(rows.st_ino), rows.st_size))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", look)
+    run(tmp_path, minutes=0.0, logger=MetricsFile(str(tmp_path)), log_every_n_steps=1)
+    assert len(found) == 10
+    assert [size for size, _ in found] == [size for _, size in found]
 
 
 def test_the_handlers_of_signals_are_put_back(tmp_path: Path) -> None:

@@ -78,12 +78,127 @@ def test_a_run_that_goes_on_ends_with_the_file_of_one_that_was_never_stopped(tmp
         assert content(tmp_path) == content(whole), kill_at
 
 
-def test_rows_before_the_checkpoint_stay_byte_for_byte(tmp_path: Path) -> None:
-    before = b"epoch,loss,step\r\n0,1.00,0\r\n\r\n0,0.50,1\r\n0,7,x\r\n1,0.\xff3,2\r\n1,2\r\n1,0.25,3\r\n1,0.2,2"
+def test_rows_before_the_checkpoint_stay_byte_for_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = b"epoch,loss,step\r\n0,1.00,0\r\n\r\n0,0.50,1\r\n1,0.30,2\r\n1,0.25,3\r\n1,0.2,2"
     (tmp_path / "metrics.csv").write_bytes(before)
     file = MetricsFile(str(tmp_path), step=3)
     log(file, range(3, 4))
-    assert content(tmp_path) == b"epoch,loss,step\r\n0,1.00,0\r\n0,0.50,1\r\n1,0.25,3\r\n"
+    assert content(tmp_path) == b"epoch,loss,step\r\n0,1.00,0\r\n0,0.50,1\r\n1,0.30,2\r\n1,0.25,3\r\n"
+    assert capsys.readouterr().err == ""
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+GOOD = b"epoch,loss,step\r\n0,1.0,0\r\n0,0.5,1\r\n1,0.25,2\r\n1,0.2,3\r\n"
+
+
+def damaged(old: bytes, new: bytes) -> bytes:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("before", "lost"),
+    [
+        (damaged(b"epoch,loss,step", b"epoch,lo\xff\xff,step"), None),
+        (damaged(b"epoch,loss,step", b"epoch,loss,stop"), None),
+        (damaged(b"epoch,loss,step\r\n", b""), None),
+        (damaged(b"epoch,loss,step\r\n", b"epoch,loss,step"), None),
+        (damaged(b"epoch,loss,step", b"epoch,step,loss"), None),
+        (damaged(b"epoch,loss,step", b"step,step,step"), None),
+        (damaged(b"epoch", b"\0\0\0\0\0"), None),
+        (b"\0" * len(GOOD), None),
+        (damaged(b"epoch,loss,step", b"epoch,step"), [0, 1, 2, 3]),
+        (damaged(b"0,0.5,1", b"0,0.\xff,1"), [1]),
+        (damaged(b"0,0.5,1", b"0,0.5,one"), [1]),
+        (damaged(b"0,0.5,1", b"0,0.5"), [1]),
+        (damaged(b"0,0.5,1", b"0,,"), [1]),
+        (damaged(b"0,0.5,1", b"0,half,1"), [1]),
+        (damaged(b"0,0.5,1", b'0,0.5,"1'), [1]),
+        (damaged(b"0,0.5,1", b"0," + b"5" * 200_000 + b",1"), [1]),
+        (damaged(b"0,0.5,1\r\n1,0.25,2", b"\0" * 16), [1, 2]),
+        (damaged(b"0.25,2\r\n1,0.2,3\r\n", b"\0" * 16), [2, 3]),
+    ],
+    ids=map(str, range(18)),
+)
+def test_a_damaged_file_is_kept_aside_and_its_good_rows_stay(
+    before: bytes, lost: list[int] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(before)
+    list(rows_before(tmp_path, 9))  # as a dashboard reads it
+    figures.read_metrics(path)
+    for _ in range(2):  # the second time the file is whole
+        log(MetricsFile(str(tmp_path), step=3), range(3, 5))
+        steps = [step for step in range(3) if lost is not None and step not in lost]
+        assert [step for step, _ in rows_before(tmp_path, 9)] == [*steps, 3, 4]
+        assert content(tmp_path).splitlines()[0] == b"epoch,loss,step"
+        assert (tmp_path / "metrics_damaged_0.csv").read_bytes() == before
+        assert sorted(os.listdir(tmp_path)) == ["metrics.csv", "metrics_damaged_0.csv"]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"{path} is damaged: ")
+    assert ("its header cannot" in said) == (lost is None)
+    assert "kept as metrics_damaged_0.csv, and metrics.csv continues with the " in said
+
+
+def test_another_damaged_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / "metrics.csv").write_bytes(b"no header %d\r\n" % number)
+        log(MetricsFile(str(tmp_path), step=1), range(1, 2))
+        assert (tmp_path / f"metrics_damaged_{number}.csv").read_bytes() == b"no header %d\r\n" % number
+
+
+def test_a_file_that_is_deleted_in_mid_run_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ({}, {"accuracy": 0.5}):
+        file = MetricsFile(str(tmp_path))
+        log(file, range(3))
+        (tmp_path / "metrics.csv").unlink()
+        log(file, range(3, 6), **more)
+        assert content(tmp_path).startswith(b"accuracy,epoch,loss,step\r\n" if more else b"epoch,loss,step\r\n")
+        assert [step for step, _ in rows_before(tmp_path, 9)] == [3, 4, 5]
+        assert (
+            capsys.readouterr().err
+            == f"{tmp_path}/metrics.csv is gone, with the rows that were in it; it begins again\n"
+        )
+
+
+def test_a_run_that_is_resumed_without_its_file_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log(MetricsFile(str(tmp_path), step=3), range(3, 5))
+    assert (
+        capsys.readouterr().err == f"{tmp_path}/metrics.csv is gone, with the rows that were in it; it begins again\n"
+    )
+    assert [step for step, _ in rows_before(tmp_path, 9)] == [3, 4]
+
+
+@pytest.mark.parametrize("cut", range(0, 40, 3))
+def test_a_file_that_is_shortened_in_mid_run_has_no_hole(cut: int, tmp_path: Path) -> None:
+    file = MetricsFile(str(tmp_path))
+    log(file, range(3))
+    whole = content(tmp_path)
+    os.truncate(tmp_path / "metrics.csv", cut)
+    log(file, range(3, 5))
+    complete = max(0, whole[:cut].count(b"\n") - 1)
+    assert [step for step, _ in rows_before(tmp_path, 9)] == [*range(complete), 3, 4]
+    assert b"\0" not in content(tmp_path)
+
+
+def test_a_file_that_another_program_has_saved_in_mid_run_is_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = MetricsFile(str(tmp_path))
+    log(file, range(3))
+    (tmp_path / "edited").write_bytes(b"loss,step\n7.0,1\n")
+    (tmp_path / "edited").replace(tmp_path / "metrics.csv")
+    log(file, range(3, 5))
+    assert content(tmp_path) == b"epoch,loss,step\r\n,7.0,1\r\n1,0.25,3\r\n2,0.2,4\r\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_logged_without_a_step_belongs_to_the_last_one(tmp_path: Path) -> None:
+    file = MetricsFile(str(tmp_path))
+    for step in (None, 4, None):
+        file.log_metrics({"loss": 1.0}, step)
+    file.save()
+    assert [step for step, _ in rows_before(tmp_path, 9)] == [0, 4]
 
 
 def test_nothing_is_written_again_where_nothing_is_dropped(tmp_path: Path) -> None:
