@@ -40,7 +40,9 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        # A new one: a link of that name would have what it points to overwritten.
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from lightning_subnets.atomic_file import replacing
 from lightning_subnets.diagnostics import Diagnosis
 from lightning_subnets.loggers.metrics_file import Content
 
@@ -120,7 +121,7 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
         left.text(value, row, f" {value:.1f}", va="center", fontsize=8)
     left.set(xlim=(0, 115), xlabel="weights kept (%)", title="Density", yticks=rows)
     left.set_xticks(range(0, 101, 20))
-    left.set_yticklabels(layers, fontsize=8)
+    left.set_yticklabels(layers, fontsize=8, parse_math=False)
     left.set_ylim(len(layers) - 0.5, -0.5)
     swapped = 100 * np.array([metrics[f"swapped/{layer}"][1] for layer in layers])
     epochs = metrics[f"swapped/{layers[0]}"][0]
@@ -152,7 +153,7 @@ def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
         left.text(100 * layer.density, row, f" {100 * layer.density:.3g}", va="center", fontsize=8)
     left.set(xlabel="weights kept (%)", title=f"Density: {diagnosis.density:.2%} in all", yticks=rows)
     left.set_xlim(0, 1.15 * max(100 * layer.density for layer in layers.values()))
-    left.set_yticklabels(layers, fontsize=8)
+    left.set_yticklabels(layers, fontsize=8, parse_math=False)
     left.set_ylim(len(layers) - 0.5, -0.5)
     for units, label, colour, height in (
         ([layer.units for layer in layers.values()], "all units", "#DDDDDD", 0.7),
@@ -215,4 +216,5 @@ def _save(figure: Figure, path: Path, title: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     # Without pyplot: no window system, no state shared with the user's own figures.
     FigureCanvasAgg(figure)
-    figure.savefig(path)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:])

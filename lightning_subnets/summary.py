@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from lightning_subnets import choosing, digest, masking
 from lightning_subnets.atomic_file import replacing
@@ -121,4 +122,5 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     table.add_row("training", f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s")
     table.add_row("run", str(run))
     table.add_row("pictures", ", ".join(picture.name for picture in pictures))
-    Console().print(Panel.fit(table, title=f"{run.parent.name}: {summary['method']}"))
+    # The run may be called anything, also by what rich would take for its markup.
+    Console(markup=False).print(Panel.fit(table, title=Text(f"{run.parent.name}: {summary['method']}")))

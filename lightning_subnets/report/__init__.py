@@ -11,7 +11,7 @@ from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.report import page, plots, published, sections, sheet, single_run, tables
 from lightning_subnets.report.finding import Found, find
-from lightning_subnets.report.tables import Table
+from lightning_subnets.report.tables import Table, markdown
 from lightning_subnets.sweep import results
 from lightning_subnets.sweep.plan import Sweep
 from lightning_subnets.sweep.results import Row
@@ -31,6 +31,8 @@ def report(runs: str, out: str | None = None) -> None:
     path = Path(runs)
     found = find(path)
     folder = path / "report" if out is None else Path(out)
+    if out is None and not folder.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{folder} is a link to {folder.resolve()}, outside {path}: name where to write with --out")
     try:
         parts = _parts(found, folder)
         title = f"Report on {path.resolve().name}"
@@ -78,13 +80,13 @@ def _markdown(sweep: Sweep, rows: Sequence[Row], table: Table) -> str:
     facts = [(name, fact) for name, fact in sections.provenance(rows) if fact]
     missing = sections.incomplete(sweep, rows)
     head = [
-        f"# {sweep.figure.title}",
-        sweep.figure.caption,
-        f"`{sweep.name}`: {sweep.scale.note}. Paper: {sweep.figure.source}.",
+        f"# {markdown(sweep.figure.title)}",
+        markdown(sweep.figure.caption),
+        f"{markdown(sweep.name)}: {markdown(sweep.scale.note)}. Paper: {markdown(sweep.figure.source)}.",
     ]
-    head += [f"**{missing}**"] if missing else []
-    head += [f"Published: {sweep.figure.published_source}."] if "published_percent" in table.data[0] else []
-    head += [tables.as_markdown(table).rstrip("\n"), "\n".join(f"- {name}: {fact}" for name, fact in facts)]
+    head += [f"**{markdown(missing)}**"] if missing else []
+    head += [f"Published: {markdown(sweep.figure.published_source)}."] if "published_percent" in table.data[0] else []
+    head += [tables.as_markdown(table).rstrip("\n"), "\n".join(f"- {name}: {markdown(fact)}" for name, fact in facts)]
     return "\n\n".join(head) + "\n"
 
 
@@ -95,6 +97,8 @@ def _pngs(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         path = folder / name
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path.parent} is a link that leaves {folder}: remove it, or name another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(content)

@@ -51,7 +51,7 @@ def draw(axes: Axes, rows: Sequence[Row], looks: Mapping[str, Style]) -> list[st
         )
         drawn.append(line)
     shown = range(0, len(layers), every)
-    axes.set_xticks(shown, [layers[place] for place in shown], rotation=90, fontsize=TYPE)
+    axes.set_xticks(shown, [layers[place] for place in shown], rotation=90, fontsize=TYPE, parse_math=False)
     return drawn
 
 

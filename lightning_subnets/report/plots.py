@@ -55,7 +55,7 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     drawn: dict[str, bool] = {}  # whether as a curve
     labels: list[PointLabel] = []
     for axes, (title, panel) in zip(sheet.axes, panels, strict=True):
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=10, parse_math=False)
         if over_layers:
             drawn |= dict.fromkeys(layers_plot.draw(axes, panel, looks), True)
             continue
@@ -190,7 +190,7 @@ def _ticks(axes: Axes, plot: Plot, names: Sequence[Value], slanted: bool) -> Non
         axes.set_xlim(min(numbers) - edge, max(numbers) + edge)
     elif names:
         axes.set_xlim(-0.5, len(names) - 0.5)
-        axes.set_xticks(range(len(names)), [str(name) for name in names], fontsize=TICK)
+        axes.set_xticks(range(len(names)), [str(name) for name in names], fontsize=TICK, parse_math=False)
         if slanted:
             axes.tick_params(axis="x", rotation=30)
             for label in axes.get_xticklabels():

@@ -34,7 +34,15 @@ def place(figure: Figure, labels: Iterable[PointLabel]) -> None:
         if axes not in ink:
             ink[axes], taken[axes] = _ink(axes), []
         note = axes.annotate(
-            text, (x, y), textcoords="offset points", xytext=(0, 0), color=colour, fontsize=8, zorder=5, in_layout=False
+            text,
+            (x, y),
+            textcoords="offset points",
+            xytext=(0, 0),
+            color=colour,
+            fontsize=8,
+            zorder=5,
+            in_layout=False,
+            parse_math=False,
         )
         costs = [
             _cost(_moved(note, offset), axes.bbox, taken[axes], ink[axes]) + math.hypot(*offset) for offset in OFFSETS

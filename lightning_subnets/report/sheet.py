@@ -49,9 +49,9 @@ class Sheet:
         """Name the axes once a column and once a row."""
         for place, axes in enumerate(self.axes):
             if place + self._columns >= len(self.axes):
-                axes.set_xlabel(x, fontsize=LABEL)
+                axes.set_xlabel(x, fontsize=LABEL, parse_math=False)
             if place % self._columns == 0:
-                axes.set_ylabel(y, fontsize=LABEL)
+                axes.set_ylabel(y, fontsize=LABEL, parse_math=False)
 
     def finish(self, title: str, notes: Sequence[tuple[str, bool]], handles: Sequence[Artist]) -> None:
         """Add what stands around the panels, and room for it.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lightning_subnets import csv_text
 from lightning_subnets.report import points, published
 from lightning_subnets.report.points import Cell
 from lightning_subnets.report.quantities import quantity, written
@@ -147,16 +147,17 @@ def _number(cell: Cell, form: str) -> str:
 
 
 def as_csv(table: Table) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(table.data[0]) if table.data else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table.data)
-    return file.getvalue()
+    return csv_text.table(table.data)
 
 
 def as_markdown(table: Table) -> str:
-    rows = [table.columns, ["---"] * len(table.columns), *table.cells]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+    head, *rows = ([markdown(cell) for cell in row] for row in (table.columns, *table.cells))
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def markdown(text: str) -> str:
+    """A text from a file in a line of Markdown, where it is neither HTML nor a link nor the end of a cell."""
+    return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", " ".join(text.splitlines()))
 
 
 def as_html(table: Table) -> str:

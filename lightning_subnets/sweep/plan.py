@@ -15,6 +15,7 @@ import yaml
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, unknown
+from lightning_subnets.names import plain_name
 from lightning_subnets.sweep.columns import COLUMNS, NUMBERS
 from lightning_subnets.sweep.figure import Figure, Line, Options, Scale, Value, content_of, figure_of
 
@@ -67,7 +68,8 @@ class Sweep:
         figure = figure_of(path, content_of(path))
         if scale not in figure.scales:
             raise unknown(f"scale of {path}", scale, figure.scales)
-        sweep = cls(f"{path.stem}-{scale}", figure, scale, path.parent)
+        name = plain_name(f"{path.stem}-{scale}", f"the name of {path} with its scale")
+        sweep = cls(name, figure, scale, path.parent)
         sweep._check(path)
         return sweep
 
@@ -76,7 +78,7 @@ class Sweep:
         """A sweep as ``write`` has written it, to report on.
 
         Raises:
-            ValueError: if the file is missing or damaged.
+            ValueError: if the file is missing or damaged, or its name is none for a directory.
         """
         content = content_of(path)
         if not isinstance(content, dict) or content.keys() != {"name", "scale", "figure"}:
@@ -84,7 +86,7 @@ class Sweep:
         figure = figure_of(path, content["figure"])
         if content["scale"] not in figure.scales:
             raise unknown(f"scale of {path}", str(content["scale"]), figure.scales)
-        return cls(content["name"], figure, content["scale"], path.parent)
+        return cls(plain_name(content["name"], f"the name in {path}"), figure, content["scale"], path.parent)
 
     def write(self, path: Path) -> None:
         """Keep the figure beside its results, so that a report needs nothing else."""

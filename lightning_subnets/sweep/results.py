@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import shlex
@@ -11,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_subnets import csv_text
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
+from lightning_subnets.names import plain_name
 from lightning_subnets.sweep.columns import COLUMNS, MEASURED, NUMBERS, VERSIONS
 from lightning_subnets.sweep.figure import Value
 from lightning_subnets.sweep.plan import PlannedRun, Sweep
@@ -62,20 +63,15 @@ def _write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
         if (there.title, there.source) != (sweep.figure.title, sweep.figure.source):
             raise UserError(f"{folder} holds another figure, {there.title!r}: name another --out")
     sweep.write(folder / "sweep.yaml")
-    rows = list(rows)
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
     with replacing(folder / "results.csv") as file:
-        file.write(text.getvalue().encode())
+        file.write(csv_text.table(list(rows)).encode())
 
 
 def read(folder: Path) -> tuple[Sweep, list[Row]]:
     """A sweep and its rows: as they are now, where a run is at hand, and else as they were written.
 
     Raises:
-        ValueError: if a file is missing or damaged.
+        ValueError: if a file is missing or damaged, or a name in it is none for a directory.
     """
     sweep = Sweep.load(folder / "sweep.yaml")
     path = folder / "results.csv"
@@ -85,12 +81,14 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
             points.setdefault(axis, {}).update({str(value): value for value in values})
     try:
         with path.open(newline="") as file:
-            written = list(csv.DictReader(file))
+            written = csv_text.rows(file)
         rows = [{name: _value(name, text, points) for name, text in row.items()} for row in written]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): the same subnets sweep writes it again") from error
     if rows and rows[0].keys() != {*COLUMNS, *points}:
         raise UserError(f"{path} has other columns than it should: the same subnets sweep writes it again")
+    for row in rows:
+        plain_name(row["directory"], f"the directory of a run in {path}")
     return sweep, [row | _now(row, folder.parent) for row in rows]
 
 

@@ -241,7 +241,7 @@ def test_a_kill_while_a_column_is_added_leaves_the_last_good_file(
         opened = Path.open
 
         def half(path: Path, mode: str = "r", **options: Any) -> Any:
-            if mode != "wb":
+            if mode != "xb":
                 return opened(path, mode, **options)
             with opened(path, mode) as file:
                 file.write(b"accuracy,epo")

@@ -1,0 +1,185 @@
+"""A directory from elsewhere is reported on, whatever stands in it, and nothing outside the report is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made_sweeps import figure3, made
+
+from lightning_subnets import figures, summary
+from lightning_subnets.diagnostics import Diagnosis, LayerDiagnosis
+from lightning_subnets.errors import UserError
+from lightning_subnets.report import plots, report, sheet, single_run, tables
+from lightning_subnets.sweep import results
+from lightning_subnets.sweep.figure import Figure, Line, Plot, Scale
+from lightning_subnets.sweep.plan import Sweep
+
+FORMULA = '=HYPERLINK("http://x")'
+MATHS = r"$\nothing{$_^ $a$"
+METRICS = "density/a,epoch,step,swapped/a,val/accuracy\n,0,9,,0.5\n0.5,0,9,0.2,\n"
+
+
+def a_sweep(folder: Path) -> Sweep:
+    """A sweep that has not been run, in ``folder/figure0-smoke``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "base.yaml").write_text("a: 1\n")
+    lines, scales = {"a": Line("base.yaml")}, {"smoke": Scale(str(folder), "digits", [0])}
+    figure = Figure("Figure 0", "a paper", "To see.", lines, [Plot("width")], scales, {"width": {"x": [1]}})
+    sweep = Sweep("figure0-smoke", figure, "smoke", folder)
+    results.write(sweep, results.collect(sweep, folder), folder / sweep.name)
+    return sweep
+
+
+def a_run(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(METRICS)
+    (folder / "config.yaml").write_text("{}")
+    (folder / "summary.json").write_text(json.dumps({"method": "EdgePopup", "epochs": 1, **changes}))
+    return folder
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["{victim}", "../../victim", "../victim", "", ".", 7])
+def test_a_sweep_whose_name_is_a_path_is_a_mistake_and_writes_nothing(name: Any, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "table.csv").write_text("mine")
+    a_sweep(tmp_path / "sent")
+    settings = tmp_path / "sent" / "figure0-smoke" / "sweep.yaml"
+    content = yaml.safe_load(settings.read_text())
+    content["name"] = name.format(victim=tmp_path / "victim") if isinstance(name, str) else name
+    settings.write_text(yaml.safe_dump(content))
+    before = everything(tmp_path)
+    with pytest.raises(UserError, match=re.escape(f"the name in {settings} is {content['name']!r}: ")):
+        report(str(settings.parent))
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("directory", ["../../secret", "/secret", ".."])
+def test_a_run_whose_directory_is_a_path_is_a_mistake(directory: str, tmp_path: Path) -> None:
+    sweep = a_sweep(tmp_path)
+    table = tmp_path / sweep.name / "results.csv"
+    (row,) = results.collect(sweep, tmp_path)
+    table.write_text(table.read_text().replace(str(row["directory"]), directory))
+    with pytest.raises(UserError, match=rf"the directory of a run in .*results.csv is '{re.escape(directory)}': "):
+        report(str(tmp_path))
+
+
+@pytest.mark.parametrize("link", ["report", "report/figure0-smoke"])
+def test_a_link_does_not_lead_a_report_elsewhere(link: str, tmp_path: Path) -> None:
+    victim, sent = tmp_path / "victim", tmp_path / "sent"
+    victim.mkdir()
+    for name in ("index.html", "table.csv", "figure.png"):
+        (victim / name).write_text("mine")
+    a_sweep(sent)
+    (sent / link).parent.mkdir(exist_ok=True)
+    (sent / link).symlink_to(victim, target_is_directory=True)
+    before = everything(victim)
+    with pytest.raises(UserError, match=r"is a link .*name.* --out"):
+        report(str(sent))
+    assert everything(victim) == before
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    run = a_run(tmp_path / "sent" / "version_0")
+    names = ["index.html", ".index.html.partial", "curves.png", ".curves.png.partial"]
+    (run / "report").mkdir()
+    for name in names:
+        (run / "report" / name).symlink_to(tmp_path / "mine")
+        (run / name).symlink_to(tmp_path / "mine")
+    report(str(run))
+    figures.draw_run(run, layers=["a"], evaluated_on="test set", diagnosis=None)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (run / "report" / "index.html").read_text().startswith("<!DOCTYPE html>")
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    a_run(tmp_path / "=1+1" / "@version", method=FORMULA, weights="-x", test_accuracy=-0.5)
+    report(str(tmp_path))
+    with (tmp_path / "report" / "runs.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert [row[name] for name in ("name", "version", "method", "weights")] == [
+        f"'{text}" for text in ("=1+1", "@version", FORMULA, "-x")
+    ]
+    assert row["test_accuracy"] == "-0.5"
+
+
+def test_a_line_or_a_value_that_begins_as_a_formula_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("a: 1\n")
+    axes: dict[str, Any] = {"@network": {"=1": {"b": 1}, "-2": {"b": 2}, "'=3": {"b": 3}}}
+    scales = {"smoke": Scale(".", "digits", [0])}
+    figure = Figure("0", "a paper", "", {FORMULA: Line("base.yaml")}, [Plot("@network")], scales, axes)
+    sweep = Sweep("figure0-smoke", figure, "smoke", tmp_path)
+    rows = results.collect(sweep, tmp_path)
+    results.write(sweep, rows, tmp_path / sweep.name)
+    assert results.read(tmp_path / sweep.name)[1] == rows
+    assert "\n=" not in (tmp_path / sweep.name / "results.csv").read_text()
+
+
+def test_no_text_of_a_table_is_markdown() -> None:
+    texts = ["a|b", "![x](http://y)", "<img src=x>", "`c`", "*d*", "two\nlines", "e\\"]
+    table = tables.Table([], ["text"], [[text] for text in texts])
+    assert tables.as_markdown(table).splitlines()[2:] == [
+        r"| a\|b |",
+        r"| !\[x\](http://y) |",
+        r"| \<img src=x\> |",
+        r"| \`c\` |",
+        r"| \*d\* |",
+        "| two lines |",
+        r"| e\\ |",
+    ]
+
+
+def test_no_text_of_a_sweep_is_markdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, rows = figure3(title="<script>\n\n# [Another](http://x)")
+    (tmp_path / "sweep.yaml").touch()
+    monkeypatch.setattr(results, "read", lambda _: (sweep, rows))
+    report(str(tmp_path))
+    text = (tmp_path / "report" / sweep.name / "table.md").read_text()
+    assert text.splitlines()[0] == r"# \<script\>  # \[Another\](http://x)"
+
+
+@pytest.mark.parametrize("form", ["png", "pdf"])
+def test_no_name_in_the_pictures_of_a_run_is_read_as_mathematics(form: str, tmp_path: Path) -> None:
+    run = tmp_path / MATHS / "version_0"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text(METRICS.replace("/a", f"/{MATHS}"))
+    layers = single_run._named(run)
+    assert layers == [MATHS]
+    diagnosis = Diagnosis({MATHS: LayerDiagnosis(6, 24, on_paths=5, units=4, width=3, alive=2, used=True)}, 2.5)
+    drawn = figures.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=diagnosis, form=form)
+    assert [path.stem for path in drawn] == ["curves", "layers", "widths"]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "panels"),
+    [("network", "kept", MATHS), ("kept", "loss " + MATHS, None), ("kept", "units_on_paths", None)],
+)
+def test_no_name_in_the_pictures_of_a_sweep_is_read_as_mathematics(x: str, y: str, panels: str | None) -> None:
+    measured = {"loss " + MATHS: 2.0, "units_on_paths": json.dumps({MATHS: 3, "b": 4})}
+    axes: dict[str, Any] = {"network": {MATHS: {}, "b": {}}, MATHS: {MATHS: {}}}
+    sweep, rows = made({MATHS: None}, axes, [Plot(x, y, panels)], lambda _: measured, title=MATHS)
+    picture = sheet.as_bytes(plots.draw(sweep, sweep.figure.plots[0], rows), "png")
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_a_run_called_by_the_markup_of_the_console_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    found: dict[str, Any] = {"test_accuracy": 0.5, "kept": 1, "total": 2, "density": 0.5, "weights_unchanged": False}
+    found |= {"epochs": 1, "steps": 1, "seconds": 1.0, "method": "[/bold]"}
+    summary.show(found, Path("[red]x[/y]", "version_0"), [])
+    said = capsys.readouterr().out
+    assert "[red]x[/y]/version_0" in said
+    assert "y]: [/bold]" in said
