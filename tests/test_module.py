@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,22 @@ def test_any_data_module_trains_and_predicts(tmp_path: Path) -> None:
     trainer = fit(module, PlainData(), tmp_path, callbacks=[Predictions(str(tmp_path / "found.csv"))])
     trainer.predict(module, datamodule=PlainData())
     assert len((tmp_path / "found.csv").read_text().splitlines()) == 17
+
+
+@pytest.mark.parametrize("where", ["on_predict_batch_end", "fsync"])
+def test_a_prediction_that_fails_leaves_no_file(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("full")
+
+    module, path = small_module(), tmp_path / "found.csv"
+    trainer = fit(module, PlainData(), tmp_path, callbacks=[Predictions(str(path))])
+    monkeypatch.setattr(module if where != "fsync" else os, where, fail)
+    with pytest.raises(OSError, match="full"):
+        trainer.predict(module, datamodule=PlainData())
+    assert not list(tmp_path.glob("*found*"))
+    monkeypatch.undo()
+    trainer.predict(module, datamodule=PlainData())
+    assert len(path.read_text().splitlines()) == 17
 
 
 def test_a_rate_for_a_batch_size_wants_data_that_have_one(tmp_path: Path) -> None:

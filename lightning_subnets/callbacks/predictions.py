@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_subnets import csv_text
+from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 
 
 class Predictions(Callback):
     """Writes what ``predict`` finds as CSV: sample, label, the class predicted and its probability.
+
+    The file is there when all predictions are in it. Names of classes that a spreadsheet would compute begin with an
+    apostrophe, see ``csv_text``.
 
     Args:
         path: the file; with several processes each writes its own, with its rank before the ending.
@@ -25,6 +32,7 @@ class Predictions(Callback):
 
     def __init__(self, path: str = "predictions.csv") -> None:
         self.path = Path(path)
+        self._writing: ExitStack | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
@@ -37,7 +45,8 @@ class Predictions(Callback):
             raise UserError(f"{self.path} exists: name another file with --predictions.path, or move it")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._file = self.path.open("x", newline="")
+        self._writing = ExitStack()
+        self._file = io.TextIOWrapper(self._writing.enter_context(replacing(self.path)), encoding="utf-8", newline="")
         self._rows = csv.writer(self._file)
         self._rows.writerow(("sample", "label", "predicted", "probability"))
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -58,9 +67,16 @@ class Predictions(Callback):
             batch[1].tolist(), predicted.tolist(), probabilities.tolist(), strict=True
         ):
             names = (label, index) if self._classes is None else (self._classes[label], self._classes[index])
-            self._rows.writerow((self._sample, *names, f"{probability:.6f}"))
+            self._rows.writerow((self._sample, *map(csv_text.written, names), f"{probability:.6f}"))
             self._sample += trainer.world_size
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._writing is not None:
+            self._writing.__exit__(type(exception), exception, exception.__traceback__)
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._file.close()
+        self._file.flush()
+        assert self._writing is not None
+        self._writing.close()
+        self._writing = None
         print(f"predictions are in {self.path}")
