@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, distributed
 
@@ -10,6 +17,36 @@ def lost_rank(error: BaseException) -> bool:
     """Whether an error says that another rank cannot be reached any more: what gloo and NCCL raise then."""
     by_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
     return by_gloo or isinstance(error, distributed.DistBackendError | distributed.DistNetworkError)
+
+
+@contextmanager
+def ending_with_launcher() -> Iterator[None]:
+    """End this process if the one that started it as a rank is gone before the two have met.
+
+    Lightning starts the other ranks of a node from rank 0. A rank that waits for a rank 0 that was killed would wait
+    for the whole timeout, twice. SLURM and torchrun end the ranks that they have started themselves. Once the ranks
+    have met, each of them notices the end of another one by their connection, see ``lost_rank``.
+    """
+    launcher = os.environ.get(_LAUNCHER)
+    if launcher and os.environ.get("LOCAL_RANK", "0") != "0":
+        threading.Thread(target=_end_with, args=(int(launcher),), daemon=True).start()
+    os.environ[_LAUNCHER] = str(os.getpid())  # for the ranks that are started from here
+    try:
+        yield
+    finally:
+        del os.environ[_LAUNCHER]
+
+
+def _end_with(launcher: int) -> None:
+    while not distributed.is_initialized():
+        if os.getppid() != launcher:
+            rank = os.environ["LOCAL_RANK"]
+            print(f"error: rank {rank} ends because rank 0, which started it, was killed or has ended", file=sys.stderr)
+            os._exit(1)
+        time.sleep(1)
+
+
+_LAUNCHER = "SUBNETS_LAUNCHER"  # in the environment of ranks: the number of the process that has started them
 
 
 class Agreement:

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_subnets import checkpoint, digest, failures, figures, loggers, masking, preflight, strategies, summary
+from lightning_subnets.agreement import ending_with_launcher
 from lightning_subnets.builders import leave_defaults_to_builder
 from lightning_subnets.callbacks import (
     GradientNorm,
@@ -48,6 +49,8 @@ def main(args: list[str] | None = None) -> None:
     # Lightning's advertisements and its account of the hardware; warnings still come through.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Rank 0 says that it kills all ranks because another one has ended.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     # Lightning 2.6 under torch 2.15, from inside its own loops.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     # Where SLURM is installed and a run is not a job's.
@@ -63,7 +66,7 @@ def main(args: list[str] | None = None) -> None:
     # True of every short run; its metrics by epoch are logged all the same.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     strategies.register()
-    with failures.told_in_one_line():
+    with failures.told_in_one_line(), ending_with_launcher():
         SubnetCLI(sys.argv[1:] if args is None else args)
 
 

@@ -1,0 +1,103 @@
+"""A rank whose other one is killed before the two have met ends at once, and says why."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rank_processes import _CONTEXT, free_port
+from torch import distributed
+
+from lightning_subnets.agreement import ending_with_launcher
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
+_SUBREAPER = 36  # of linux/prctl.h
+
+
+@pytest.fixture(autouse=True)
+def _parent_of_orphans() -> Iterator[None]:
+    """A process whose parent has ended becomes a child of this one, which sees how it ends."""
+    system = ctypes.CDLL(None)
+    assert system.prctl(_SUBREAPER, 1) == 0
+    yield
+    system.prctl(_SUBREAPER, 0)
+
+
+def exit_code(process: int, limit: float) -> int:
+    """How an orphan ends."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        try:
+            ended, status = os.waitpid(process, os.WNOHANG)
+        except ChildProcessError:  # its parent is still about to end
+            ended = 0
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    raise AssertionError(f"rank 1 has not come to an end in {limit} seconds")
+
+
+def start_rank_1_and_die(folder: Path, port: int, importing: bool) -> None:
+    rank_0 = os.getpid()
+    with ending_with_launcher():
+        rank_1 = os.fork()
+        if rank_1:
+            (folder / "process").write_text(str(rank_1))
+            time.sleep(0.0 if importing else 0.5)
+            os.kill(rank_0, signal.SIGKILL)
+        os.dup2(os.open(folder / "said", os.O_WRONLY | os.O_CREAT), 2)
+        os.environ["LOCAL_RANK"] = "1"
+        while importing and os.getppid() == rank_0:
+            time.sleep(0.01)
+        with ending_with_launcher():
+            distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=1, world_size=2)
+        os._exit(9)
+
+
+@pytest.mark.parametrize("importing", [True, False], ids=["while it imports", "while it waits"])
+def test_a_rank_that_rank_0_has_started_ends_when_rank_0_is_killed(importing: bool, tmp_path: Path) -> None:
+    rank_0 = _CONTEXT.Process(target=start_rank_1_and_die, args=(tmp_path, free_port(), importing))
+    rank_0.start()
+    rank_0.join()
+    assert rank_0.exitcode == -signal.SIGKILL
+    assert exit_code(int((tmp_path / "process").read_text()), limit=20) == 1
+    assert (tmp_path / "said").read_text() == (
+        "error: rank 1 ends because rank 0, which started it, was killed or has ended\n"
+    )
+
+
+def children(process: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [0, 2, 4, 6, 8, 10, 12, 15])
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_run_ends_in_under_a_minute_when_a_rank_is_killed_while_it_starts(
+    killed: int, seconds: float, tmp_path: Path
+) -> None:
+    with (tmp_path / "said").open("w") as said:
+        options = ["--trainer.devices=2", "--trainer.max_epochs=200"]
+        rank_0 = subprocess.Popen([*COMMAND, *options], cwd=tmp_path, stdout=said, stderr=said)
+        while not (ranks := children(rank_0.pid)):
+            time.sleep(0.05)
+        time.sleep(seconds)
+        if killed == 0:
+            rank_0.kill()
+            rank_0.wait()
+            assert exit_code(ranks[0], limit=60) == 1
+        else:
+            os.kill(ranks[0], signal.SIGKILL)
+            assert rank_0.wait(60) != 0
+    lines = (tmp_path / "said").read_text()
+    assert "Traceback" not in lines
+    assert len([line for line in lines.splitlines() if "error: " in line or "terminated with code" in line]) == 1, lines
