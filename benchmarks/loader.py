@@ -38,7 +38,7 @@ from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, imported
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
 from lightning_subnets.datamodules.folder_loader import FolderLoader
-from lightning_subnets.datamodules.images import list_files
+from lightning_subnets.datamodules.image_files import list_files
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.resizing import Resizing
 from lightning_subnets.datamodules.sampler import EpochSampler

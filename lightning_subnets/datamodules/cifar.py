@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torchvision import datasets
 
-from lightning_subnets.datamodules.images import common_classes, list_files
+from lightning_subnets.datamodules.image_files import common_classes, list_files
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lightning_subnets.datamodules.crops import random_crops, shorter_side
-from lightning_subnets.datamodules.images import read_image
+from lightning_subnets.datamodules.image_files import read_image
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.datamodules.sampler import EpochSampler, generator
 

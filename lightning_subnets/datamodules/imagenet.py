@@ -16,7 +16,8 @@ from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv.beton import RAW, Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, installed
 from lightning_subnets.datamodules.folder_loader import FolderLoader
-from lightning_subnets.datamodules.images import ImageDataModule, common_classes, list_files
+from lightning_subnets.datamodules.image_files import common_classes, list_files
+from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.resizing import Resizing
 from lightning_subnets.errors import UserError

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_subnets.datamodules.crops import random_bits
-from lightning_subnets.datamodules.images import ImageDataModule, read_image
+from lightning_subnets.datamodules.image_files import read_image
+from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.datamodules.sampler import EpochSampler
 from lightning_subnets.errors import UserError

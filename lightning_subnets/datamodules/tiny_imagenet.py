@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_subnets.datamodules.ffcv.layouts import list_labelled
-from lightning_subnets.datamodules.images import list_files
+from lightning_subnets.datamodules.image_files import list_files
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 from scipy.io import loadmat
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lightning_subnets.datamodules.images import common_classes, list_files
+from lightning_subnets.datamodules.image_files import common_classes, list_files
 from lightning_subnets.errors import UserError
 
 Files = list[tuple[str, int]]

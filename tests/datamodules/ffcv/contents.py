@@ -16,7 +16,7 @@ from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
 from lightning_subnets.datamodules.ffcv.writer import Storage
-from lightning_subnets.datamodules.images import read_image
+from lightning_subnets.datamodules.image_files import read_image
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.datamodules.sampler import EpochSampler
 

@@ -19,7 +19,7 @@ from lightning_subnets.datamodules.ffcv.beton import Beton, verify
 from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
-from lightning_subnets.datamodules.images import read_image
+from lightning_subnets.datamodules.image_files import read_image
 
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 
