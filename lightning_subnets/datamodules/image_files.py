@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
@@ -11,16 +12,46 @@ from lightning_subnets.errors import UserError
 
 
 def read_image(path: Path | str) -> Image.Image:
-    """The image in a file, RGB.
+    """The image in a file, RGB of 8 bits a channel; of several frames the first.
+
+    16 bits of grey are scaled to 8, 65535 to 255. Of 16 bits a colour Pillow itself keeps the upper 8. Transparency is
+    left out.
 
     Raises:
-        ValueError: naming the file, if it is not a whole image.
+        ValueError: naming the file, if it is not a whole image, or its format does not say which value is white.
     """
     try:
         with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                return _eight_bits(path, image).convert("RGB")
             return image.convert("RGB")
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable image ({error}): mend it or take it away") from error
+
+
+def _eight_bits(path: Path | str, image: Image.Image) -> Image.Image:
+    """An image of integers of more than 8 bits as one of 8, which Pillow's own conversion would clip to 255."""
+    white = _white(image)
+    if white is None:
+        raise UserError(
+            f"{path} has pixels of mode {image.mode}, and {image.format} does not say which value is white: save it "
+            "with 8 or 16 bits a channel, black as 0, or take it away"
+        )
+    return Image.fromarray(np.rint(np.asarray(image) * (255 / white)).astype(np.uint8))
+
+
+def _white(image: Image.Image) -> int | None:
+    """The value of white in an image of mode I or F, if its format defines one, and black as 0."""
+    if image.mode == "F":
+        return None
+    if image.format in ("PNG", "PPM", "JPEG2000"):  # Pillow scales the last two to 16 bits
+        return 2**16 - 1
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC_INTERPRETATION) == _BLACK_IS_ZERO:
+        return int(2 ** tags[_BITS_PER_SAMPLE][0] - 1)
+    return None
 
 
 def common_classes(train: Path, test: Path) -> list[str]:
@@ -52,3 +83,7 @@ def list_files(folder: Path, classes: list[str]) -> list[tuple[str, int]]:
         return make_dataset(folder, labels, extensions=IMG_EXTENSIONS)  # type: ignore[no-any-return]
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error
+
+
+# Of TIFF 6.0.
+_BITS_PER_SAMPLE, _PHOTOMETRIC_INTERPRETATION, _BLACK_IS_ZERO = 258, 262, 1

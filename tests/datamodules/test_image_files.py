@@ -1,0 +1,167 @@
+"""Every image file is read as the picture that it holds, and every other file is named or counted."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, features
+
+from lightning_subnets import UserError
+from lightning_subnets.datamodules import CIFAR10, ImageNet
+from lightning_subnets.datamodules.ffcv.loader import installed
+from lightning_subnets.datamodules.ffcv.preparation import prepare
+from lightning_subnets.datamodules.image_files import read_image
+
+# All values of 16 bits that are told apart by 8, twice: what is read is 0 to 255 in order, not a clipped white.
+RAMP: NDArray[np.uint16] = np.repeat(np.arange(256, dtype=np.uint16) * 257, 4).reshape(32, 32)
+AVIF = ["avif"] * bool(features.check("avif"))  # which not every build of Pillow has
+EIGHT_BITS = (RAMP // 257).astype(np.uint8)
+
+
+def grey(path: Path) -> NDArray[np.uint8]:
+    """The grey of an image that is read with three equal channels."""
+    pixels = np.asarray(read_image(path))
+    assert pixels.dtype == np.uint8
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0]
+
+
+def pgm(path: Path, pixels: NDArray[Any], white: int) -> None:
+    height, width = pixels.shape
+    path.write_bytes(b"P5 %d %d %d\n" % (width, height, white) + pixels.astype(">u2").tobytes())
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "jp2", "pgm"])
+def test_sixteen_bits_of_grey_are_scaled_to_eight(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(RAMP).save(path)
+    with Image.open(path) as image:
+        assert image.mode in ("I;16", "I")
+    assert np.array_equal(grey(path), EIGHT_BITS)
+
+
+def test_sixteen_bits_are_rounded_to_the_nearest_eight(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 128, 129, 385, 386, 65406, 65407, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert grey(tmp_path / "a.png").tolist() == [[0, 0, 1, 1, 2, 254, 255, 255]]
+
+
+def test_a_big_endian_tiff_is_the_same_picture(tmp_path: Path) -> None:
+    image = Image.frombytes("I;16B", (32, 32), RAMP.astype(">u2").tobytes())
+    image.save(tmp_path / "a.tif")
+    assert np.array_equal(grey(tmp_path / "a.tif"), EIGHT_BITS)
+
+
+def test_white_is_what_a_file_says_it_is(tmp_path: Path) -> None:
+    pgm(tmp_path / "a.pgm", np.arange(1024).reshape(32, 32), white=1023)
+    expected = np.rint(np.arange(1024).reshape(32, 32) * 255 / 1023)
+    assert np.abs(grey(tmp_path / "a.pgm") - expected).max() <= 1  # Pillow rounds to 16 bits first
+
+
+def test_sixteen_bits_a_colour_keep_their_colours(tmp_path: Path) -> None:
+    colours = np.dstack([RAMP, RAMP[::-1], RAMP.T])  # which Pillow reads and does not write
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
+    head = (32).to_bytes(4) * 2 + bytes([16, 2, 0, 0, 0])  # width, height, bits, red green blue
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(len(body).to_bytes(4) + name + body + zlib.crc32(name + body).to_bytes(4) for name, body in chunks)
+    )
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png")), colours // 257)
+
+
+SAMPLE_FORMAT, PHOTOMETRIC_INTERPRETATION = 339, 262  # of TIFF
+UNDEFINED: dict[str, tuple[NDArray[Any], dict[int, int]]] = {
+    "floats": ((RAMP / 65535).astype(np.float32), {}),
+    "integers of 32 bits": (RAMP.astype(np.int32), {}),
+    "integers with a sign": (RAMP, {SAMPLE_FORMAT: 2}),
+    "white as 0, which Pillow does not turn over at 16 bits": (RAMP, {PHOTOMETRIC_INTERPRETATION: 0}),
+}
+
+
+@pytest.mark.parametrize(("pixels", "tags"), UNDEFINED.values(), ids=UNDEFINED.keys())
+def test_pixels_whose_white_nothing_defines_are_an_error_that_names_the_file(
+    pixels: NDArray[Any], tags: dict[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(pixels).save(path, tiffinfo=tags)
+    with Image.open(path) as image:
+        assert {key: image.tag_v2[key] for key in tags} in ({}, {339: (2,)}, {262: 0})  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))} has pixels of mode [IF]"):
+        read_image(path)
+
+
+def in_mode(mode: str, colours: Image.Image) -> Image.Image:
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.applyTransform(colours, ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
+        assert image is not None
+        return image
+    return colours.convert("P").convert("PA") if mode == "PA" else colours.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        *((mode, "tif") for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")),
+        *((mode, "png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA")),
+        *(("RGB", ending) for ending in ("jpg", "jfif", "gif", "webp", "bmp", "jp2", "tga", *AVIF)),
+    ],
+)
+def test_a_picture_of_any_mode_is_read_as_itself(mode: str, ending: str, tmp_path: Path) -> None:
+    # Three grey bands, dark to light: no mode or compression moves them far.
+    bands = np.repeat(np.array([0, 0, 255, 255], np.uint8), 8)[:, None].repeat(32, 1)
+    in_mode(mode, Image.fromarray(bands).convert("RGB")).save(tmp_path / f"a.{ending}")
+    pixels = np.asarray(read_image(tmp_path / f"a.{ending}")).astype(int)
+    assert pixels.shape == (32, 32, 3)
+    assert np.abs(pixels - bands[..., None]).mean() < 4
+
+
+def test_the_first_frame_of_an_animation_is_its_picture(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "a.gif").getpixel((5, 5)) == (255, 0, 0)
+
+
+@pytest.fixture
+def ramps(tmp_path: Path) -> Path:
+    """An image folder of grey ramps: one class as 16 bits, the other the same as 8."""
+    for part in ("train", "val", "test"):
+        for name, pixels in (("deep", RAMP), ("flat", EIGHT_BITS)):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / part / name / "a.png")
+    return tmp_path
+
+
+def test_sixteen_bits_are_trained_and_tested_on_as_eight(ramps: Path) -> None:
+    for data in (CIFAR10(str(ramps), batch_size=2), ImageNet(str(ramps), "folder", image_size=32, num_workers=0)):
+        data.setup("fit")
+        for loader in (
+            data.batches(None, train=True, augment=False),
+            data.test_dataloader(),
+            data.predict_dataloader(),
+        ):
+            images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+            assert labels.tolist() == [0, 1]
+            assert torch.equal(images[0], images[1])
+            assert images[0].float().mean() == pytest.approx(127.5, abs=8)
+
+
+@pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
+def test_sixteen_bits_are_prepared_as_eight_and_floats_are_named(ramps: Path, tmp_path: Path) -> None:
+    prepare(tmp_path / "out", ramps, image_size=32, num_workers=1, raw_share=1.0)
+    data = ImageNet(str(tmp_path / "out"), "ffcv", batch_size=2, image_size=32, num_workers=1)
+    data.setup("fit")
+    for train in (True, False):
+        images, _ = next(iter(data.batches(None, train=train, augment=False)))
+        assert torch.equal(images[0], images[1])
+        assert images[0].float().mean() == pytest.approx(127.5, abs=8)
+    Image.fromarray((RAMP / 65535).astype(np.float32)).save(ramps / "train" / "deep" / "b.tif")
+    with pytest.raises(UserError, match="1 of 3 images cannot be read"):
+        prepare(tmp_path / "other", ramps, image_size=32, num_workers=1)
