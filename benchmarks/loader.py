@@ -38,7 +38,7 @@ from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, imported
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
 from lightning_subnets.datamodules.folder_loader import FolderLoader
-from lightning_subnets.datamodules.image_files import list_files
+from lightning_subnets.datamodules.image_files import class_names, list_files
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.resizing import Resizing
 from lightning_subnets.datamodules.sampler import EpochSampler
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    classes = sorted(path.name for path in options.photographs.iterdir() if path.is_dir())
+    classes = class_names(options.photographs)
     files = list_files(options.photographs, classes) * options.repeat
     console = Console(width=120)
     console.print(f"{machine(PACKAGES)}\n{len(files)} images, {options.workers} workers, batch {options.batch_size}")

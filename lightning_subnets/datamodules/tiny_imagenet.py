@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_subnets.datamodules.ffcv.layouts import list_labelled
-from lightning_subnets.datamodules.image_files import list_files
+from lightning_subnets.datamodules.image_files import class_names, list_files
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError
@@ -66,7 +66,7 @@ class TinyImageNet(InMemoryDataModule):
             named = set(names.read_text().split())
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{names} cannot be read as a list of classes: {error}") from error
-        if apart := sorted(named ^ {path.name for path in folder.glob("*/")}):
+        if apart := sorted(named ^ set(class_names(folder))):
             raise UserError(
                 f"{names} and the directories in {folder} do not fit: {len(apart)} classes are in one only, "
                 f"{apart[0]} for one; unzip {SOURCE} again"

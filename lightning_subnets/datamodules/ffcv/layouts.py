@@ -6,12 +6,9 @@ import re
 from pathlib import Path
 
 from scipy.io import loadmat
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lightning_subnets.datamodules.image_files import common_classes, list_files
+from lightning_subnets.datamodules.image_files import Files, common_classes, image_paths, list_files
 from lightning_subnets.errors import UserError
-
-Files = list[tuple[str, int]]
 
 # Of ImageNet's development kit, of Kaggle, of Caffe, and of Tiny ImageNet; from the source or the images' directory.
 LABEL_LISTS = (
@@ -59,7 +56,7 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     Raises:
         ValueError: if the list is missing, an image has no label, a label no image, or a class is unknown.
     """
-    paths = [path for path in sorted(directory.rglob("*")) if path.suffix.lower() in IMG_EXTENSIONS]
+    paths = sorted(map(Path, image_paths(directory))) if directory.is_dir() else []
     images = {path.stem: path for path in paths}
     if len(images) < len(paths):
         raise UserError(f"{directory} has {len(paths) - len(images)} images of a name that another has too")

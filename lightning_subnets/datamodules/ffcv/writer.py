@@ -20,9 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from torchvision.transforms import v2
 
 from lightning_subnets.datamodules.ffcv import beton
-from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import imported
-from lightning_subnets.datamodules.image_files import read_image
+from lightning_subnets.datamodules.image_files import Files, read_image
 from lightning_subnets.errors import UserError
 
 PAGE = 1 << 23  # FFCV's own choice; an image lies within a page

@@ -13,10 +13,9 @@ from PIL import Image
 
 from lightning_subnets.datamodules.ffcv import beton
 from lightning_subnets.datamodules.ffcv.beton import Beton
-from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
 from lightning_subnets.datamodules.ffcv.writer import Storage
-from lightning_subnets.datamodules.image_files import read_image
+from lightning_subnets.datamodules.image_files import Files, read_image
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.datamodules.sampler import EpochSampler
 

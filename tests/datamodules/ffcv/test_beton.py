@@ -17,10 +17,9 @@ from contents import CLASSES, MIXED, PIXELS, epoch, noise_files, photographs_in,
 from lightning_subnets import UserError
 from lightning_subnets.datamodules.ffcv import beton
 from lightning_subnets.datamodules.ffcv.beton import Beton
-from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import imported, installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
-from lightning_subnets.datamodules.image_files import read_image
+from lightning_subnets.datamodules.image_files import Files, read_image
 
 needs_ffcv = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 

@@ -15,9 +15,9 @@ from apart import run_apart
 from contents import CLASSES, MIXED, PIXELS, noise_files, photographs_in
 
 from lightning_subnets import UserError
-from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.writer import write
+from lightning_subnets.datamodules.image_files import Files
 
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 

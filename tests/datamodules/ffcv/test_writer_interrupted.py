@@ -19,10 +19,10 @@ from contents import CLASSES, MIXED, noise_files, photographs_in
 
 from lightning_subnets.datamodules.ffcv import writer
 from lightning_subnets.datamodules.ffcv.beton import description_path, verify
-from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import main
 from lightning_subnets.datamodules.ffcv.writer import write
+from lightning_subnets.datamodules.image_files import Files
 
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 

@@ -16,10 +16,9 @@ from PIL import Image
 from lightning_subnets import UserError
 from lightning_subnets.datamodules.ffcv import beton, writer
 from lightning_subnets.datamodules.ffcv.beton import Beton, verify
-from lightning_subnets.datamodules.ffcv.layouts import Files
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
-from lightning_subnets.datamodules.image_files import read_image
+from lightning_subnets.datamodules.image_files import Files, read_image
 
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 
