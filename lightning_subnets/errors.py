@@ -9,8 +9,12 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A mistake a user can mend: the message gives the value, what is allowed and what to do next.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2. A file's name that is no UTF-8 is
+    escaped in it, so that the message can be written anywhere.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.encode(errors="backslashreplace").decode())
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:

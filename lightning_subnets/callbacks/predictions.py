@@ -46,7 +46,8 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._writing = ExitStack()
-        self._file = io.TextIOWrapper(self._writing.enter_context(replacing(self.path)), encoding="utf-8", newline="")
+        file = self._writing.enter_context(replacing(self.path))
+        self._file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         self._rows = csv.writer(self._file)
         self._rows.writerow(("sample", "label", "predicted", "probability"))
         data = trainer.datamodule  # type: ignore[attr-defined]

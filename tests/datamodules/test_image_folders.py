@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from pathlib import Path
@@ -9,14 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image, features
+from torch import nn
 
+import lightning_subnets as ls
 from lightning_subnets import UserError
+from lightning_subnets.callbacks import Predictions
 from lightning_subnets.datamodules import CIFAR10, ImageNet, TinyImageNet
+from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.layouts import find_images
+from lightning_subnets.datamodules.ffcv.loader import installed
+from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.image_files import class_names, image_paths, list_files
+from lightning_subnets.module import SubnetModule
 
 COLOURS = {"cat": "red", "dog": "blue"}
+LATIN_1 = os.fsdecode(b"caf\xe9")  # no UTF-8
 
 
 @pytest.fixture
@@ -159,3 +169,67 @@ def test_tiny_imagenets_classes_are_its_visible_directories(tmp_path: Path) -> N
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "val" / "val_annotations.txt").touch()
     assert TinyImageNet(str(tmp_path)).classes == ["n1", "n2"]
+
+
+@pytest.fixture
+def odd_names(root: Path) -> Path:
+    """A class and images whose names are no UTF-8, or have a line break in them."""
+    for part in ("train", "test"):
+        (root / part / "cat").rename(root / part / LATIN_1)
+        folder = root / part / LATIN_1
+        (folder / "0.png").rename(folder / f"{LATIN_1}.png")
+        (folder / "1.png").rename(folder / "two\nlines.png")
+    return root
+
+
+def test_names_that_are_no_utf_8_train_and_predict(odd_names: Path, tmp_path: Path) -> None:
+    data = CIFAR10(str(odd_names), batch_size=2)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_epochs": 1}
+    trainer = Trainer(
+        **options,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=[Predictions(str(tmp_path / "predictions.csv"))],
+    )
+    module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=0.1))
+    trainer.fit(module, datamodule=data)
+    trainer.predict(module, datamodule=data)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [row[1] for row in rows] == [r"caf\udce9"] * 2 + ["dog"] * 2
+
+
+def test_an_image_whose_name_is_no_utf_8_is_named_when_it_is_damaged(
+    odd_names: Path, capsys: pytest.CaptureFixture[str], mistake: Any
+) -> None:
+    (odd_names / "train" / LATIN_1 / f"{LATIN_1}.png").write_bytes(b"no image")
+    error = mistake(
+        [
+            "fit",
+            "-c",
+            str(Path(__file__).parents[2] / "configs" / "quickstart.yaml"),
+            "--trainer.accelerator=cpu",
+            f"--trainer.default_root_dir={odd_names / 'runs'}",
+            "--data=CIFAR10",
+            f"--data.root={odd_names}",
+            "--model.network.in_channels=3",
+            "--model.network.image_size=32",
+            "--model.network.num_classes=2",
+        ]
+    )
+    assert r"caf\udce9/caf\udce9.png is not a readable image" in error
+
+
+@pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
+def test_names_that_are_no_utf_8_are_prepared_and_found_again(
+    odd_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (odd_names / "train" / LATIN_1 / f"bad{LATIN_1}.png").write_bytes(b"no image")
+    for _ in range(2):
+        prepare(tmp_path / "out", odd_names, val="test", image_size=32, num_workers=1, skip_bad=True)
+    error = capsys.readouterr().err
+    assert r"badcaf\udce9.png is not a readable image" in error
+    assert error.count("is there already, of the same images and settings") == 2
+    assert Beton.open(tmp_path / "out" / "train.beton").classes == [LATIN_1, "dog"]

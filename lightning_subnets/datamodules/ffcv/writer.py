@@ -66,7 +66,7 @@ def write(
     about: dict[str, Any] = {
         "classes": classes,
         "settings": {**vars(storage), "images": len(files)},
-        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "names_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
     }
     if _is_there(path, about, skip_bad, console):
         return
