@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +17,7 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
 )
+from torch import Tensor, nn
 
 from lightning_subnets.callbacks import averaging
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
@@ -37,8 +40,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     Raises:
         ValueError: if the optimizer refuses its arguments, the precision is one that rounds weights or scores, a
             callback does not work here or does not fit the method, the number of epochs or another callback, the
-            method's identity is not of plain values, the network cannot take the data's images, or it has another
-            number of outputs than the data classes.
+            method's identity is not of plain values, the network cannot take the data's images, one at a time if that
+            is how it is trained, or it has another number of outputs than the data classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
@@ -97,17 +100,58 @@ _REFUSED: dict[type[Callback], str] = {
 
 def _check_images(module: SubnetModule, data: ImageDataModule) -> None:
     name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
-    was_training = module.network.training
+    image = torch.zeros(1, *shape, device=module.device)
     try:
-        module.network.eval()
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
-            outputs = module(torch.zeros(1, *shape, device=module.device)).shape[1]
+        with _trial(module.network, training=False):
+            outputs = module(image).shape[1]
     except (RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
-    finally:
-        module.network.train(was_training)
+    if data.batch_size == 1:
+        check_single_image(module, image, "batch_size = 1")
     if outputs != classes:
         raise UserError(
             f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
             f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
         )
+
+
+def check_single_image(module: SubnetModule, image: Tensor, why: str) -> None:
+    """Check that the network trains on a batch of one image.
+
+    Batch norm does not where an image leaves it one value a channel, which has no variance.
+
+    Args:
+        image: (1, channels, height, width), on the module's device.
+        why: there is such a batch.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    try:
+        with _trial(module.network, training=True):
+            module(image)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(
+            f"{why} gives a batch of one image, on which {type(module.network).__name__} cannot be trained ({error}): "
+            "take another batch size"
+        ) from error
+
+
+@contextmanager
+def _trial(network: nn.Module, *, training: bool) -> Iterator[None]:
+    """For a forward pass that changes nothing: neither modes and buffers of the network nor any random numbers."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    devices = {parameter.device.index for parameter in network.parameters() if parameter.is_cuda}
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        try:
+            network.train(training)
+            with torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
+                yield
+        finally:
+            for module, was_training in modes:
+                module.training = was_training
+            for buffer, before in buffers:
+                buffer.copy_(before)

@@ -33,7 +33,17 @@ class EpochLoader(ABC):
         self._resumed: dict[str, int] | None = None
 
     def __len__(self) -> int:
+        if self.sampler.shuffle:
+            return self._count(len(self.sampler))
         return math.ceil(len(self.sampler) / self.batch_size)
+
+    def _count(self, samples: int) -> int:
+        """How many training batches are made of a rank's samples: the last takes in a single one that would be left.
+
+        Batch norm makes nothing of a batch of one.
+        """
+        full, rest = divmod(samples, self.batch_size)
+        return max(full + (rest > 1), min(samples, 1))
 
     def remaining(self, batches: int) -> int:
         """How many batches it will hand out next, in a training epoch that is cut off after so many.
@@ -62,21 +72,15 @@ class EpochLoader(ABC):
         """
         sampler, size = self.sampler, self.batch_size
         keys, ranks = sampler.keys(start), sampler.num_replicas
-        count = math.ceil(len(keys) / size)
         if sampler.shuffle:
-            # Where another number of ranks began the epoch, the first ranks may have a sample more than the others.
-            fewest, more = divmod(sampler.left(start), ranks)
-            count = math.ceil((fewest + bool(more)) / size)
-            if count > fewest:  # not one for each: the last are left out, as at the end of any epoch
-                keys, count = keys[:fewest], math.ceil(fewest / size)
-            elif (count - 1) * size == fewest:  # the others have a batch less: all make theirs a little smaller
-                lengths = [fewest + (rank < more) for rank in range(ranks)]
-                ends = [sum(_first_of(batch + 1, count, length) for length in lengths) for batch in range(count)]
-                return list(keys.tensor_split(count)), [start + end for end in ends]
-        return (
-            [keys[batch * size : (batch + 1) * size] for batch in range(count)],
-            [start + (batch + 1) * size * ranks for batch in range(count)],
-        )
+            # If another number of ranks began the epoch, the first ranks may have a sample more than the others.
+            left = sampler.left(start)
+            count, end = self._count(left // ranks), start + left
+        else:
+            count, end = math.ceil(len(keys) / size), len(sampler.samples)
+        cuts = [batch * size for batch in range(1, count)]
+        parts = keys.tensor_split(cuts) if count else ()
+        return list(parts), [*(start + cut * ranks for cut in cuts), end][:count]
 
     @abstractmethod
     def batches(self, keys: list[Tensor]) -> Generator[Batch]:
@@ -88,8 +92,3 @@ class EpochLoader(ABC):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._handed_out = self._resumed = state
-
-
-def _first_of(parts: int, count: int, length: int) -> int:
-    """How much is in the first parts of ``length`` things that are split into ``count`` parts as equal as can be."""
-    return parts * (length // count) + min(parts, length % count)

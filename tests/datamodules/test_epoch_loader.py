@@ -157,7 +157,7 @@ def test_the_state_of_the_end_of_an_epoch_does_not_shorten_the_next(loader_of: L
 def test_the_epoch_after_a_resumed_one_is_whole(loader_of: LoaderOf) -> None:
     resumed = loader_of()
     resumed.load_state_dict(stopped_after(loader_of(), 2))
-    assert len(list(resumed)) == 4
+    assert len(list(resumed)) == 3
     assert_same(list(resumed), list(loader_of()))
     resumed.sampler.set_epoch(1)
     assert_same(list(resumed), list(loader_of(epoch=1)))
@@ -195,10 +195,20 @@ def test_an_epoch_may_be_seen_twice(loader_of: LoaderOf) -> None:
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_length_is_the_number_of_batches_of_this_rank(shuffle: bool, loader_of: LoaderOf) -> None:
-    for ranks, lengths in ((1, [6]), (2, [3, 3]), (3, [2, 2, 2]), (4, [2, 2, 2, 2])):
+    for ranks, trained, tested in ((1, 5, [6]), (2, 3, [3, 3]), (3, 2, [2, 2, 2]), (4, 1, [2, 2, 2, 2])):
         for rank in range(ranks):
             loader = loader_of(shuffle=shuffle, rank=rank, ranks=ranks)
-            assert len(loader) == len(list(loader)) == lengths[rank]
+            assert len(loader) == len(list(loader)) == (trained if shuffle else tested[rank])
+
+
+def test_a_training_image_that_would_be_a_batch_alone_joins_the_batch_before(loader_of: LoaderOf) -> None:
+    assert [len(labels) for _, labels in loader_of()] == [4, 4, 4, 4, 5]
+    assert [len(labels) for _, labels in loader_of(shuffle=False)] == [4, 4, 4, 4, 4, 1]  # no norm minds it there
+    for rank in range(4):
+        assert [len(labels) for _, labels in loader_of(rank=rank, ranks=4)] == [5]
+    resumed = loader_of()
+    resumed.load_state_dict(stopped_after(loader_of(), 4))
+    assert [len(labels) for _, labels in resumed] == [5]
 
 
 def test_one_who_only_calls_iter_starts_nothing(loader_of: LoaderOf) -> None:
@@ -255,7 +265,7 @@ def data_of(request: pytest.FixtureRequest, photographs: Path) -> DataOf:
     if request.param == "digits":
         return lambda: Digits(batch_size=300)
     root = request.getfixturevalue("betons") if request.param == "ffcv" else photographs
-    return lambda: ImageNet(str(root), request.param, batch_size=5, image_size=64, num_workers=1)
+    return lambda: ImageNet(str(root), request.param, batch_size=4, image_size=64, num_workers=1)
 
 
 def fit(data: LightningDataModule, path: Path | None = None, **options: Any) -> tuple[Trainer, Recorder]:

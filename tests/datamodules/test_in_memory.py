@@ -344,7 +344,7 @@ def test_a_trainer_computes_on_its_device_on_what_was_put_there_once() -> None:
     # To validate takes the test set alone; and what has been copied is there for the next.
     assert copied == [[(9, 1, 6, 6)], [], [(16, 1, 6, 6)], []]
     tested = [("test", "meta", 5), ("test", "meta", 4)]
-    trained = [("train", "meta", 5)] * 3 + [("train", "meta", 1)]
+    trained = [("train", "meta", 5)] * 2 + [("train", "meta", 6)]
     assert module.seen == tested * 2 + (trained + tested) * 2
 
 

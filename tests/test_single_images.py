@@ -1,0 +1,75 @@
+"""A batch of one image, which a norm over the batch may have no variance of, never ends a run in its middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.module import SubnetModule
+
+
+def network(size: int) -> nn.Module:
+    """With norms that see ``size`` x ``size`` values a channel of each image, and dropout."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(size),
+        nn.Conv2d(4, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(8 * size * size, 10),
+    )
+
+
+def module(size: int = 1) -> SubnetModule:
+    return SubnetModule(network(size), ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=0.1))
+
+
+def trainer(path: Path, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "log_every_n_steps": 1}
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(default_root_dir=path, **(defaults | quiet | options))
+
+
+def test_an_image_that_would_be_left_alone_at_the_end_of_an_epoch_is_trained_on_all_the_same(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.fit(module(), datamodule=Digits(batch_size=359))  # 4 x 359 + 1
+    assert run.global_step == 4
+
+
+def test_batches_of_one_image_that_a_norm_cannot_take_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    with pytest.raises(ls.UserError, match=r"batch_size = 1 gives a batch of one image.*Sequential.*another batch"):
+        run.fit(module(), datamodule=Digits(batch_size=1))
+    assert run.global_step == 0
+
+
+def test_batches_of_one_image_are_trained_on_where_norms_can_take_them(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(module(size=2), datamodule=Digits(batch_size=1))
+    assert run.global_step == 2
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_looking_for_it_changes_no_statistic_no_mode_and_no_random_number(size: int, tmp_path: Path) -> None:
+    checked = module(size)
+    checked.network[1].eval()  # type: ignore[index]
+    before = {key: value.clone() for key, value in checked.state_dict().items()}
+    random = torch.get_rng_state()
+    run = trainer(tmp_path, limit_train_batches=0, limit_val_batches=0)
+    if size == 1:
+        with pytest.raises(ls.UserError):
+            run.fit(checked, datamodule=Digits(batch_size=1))
+    else:
+        run.fit(checked, datamodule=Digits(batch_size=1))
+    assert [part.training for part in checked.network.children()] == [True, False, *[True] * 6]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[key]) for key, value in checked.state_dict().items())
