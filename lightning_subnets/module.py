@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 
 from lightning_subnets import checkpoint as subnet_checkpoint
 from lightning_subnets import choosing, masked_weights, masking, preflight, resuming
-from lightning_subnets.callbacks import Averaging, Collapse, Divergence, Frozen, IterativePruning, Ranks
+from lightning_subnets.callbacks import Averaging, Collapse, Divergence, Frozen, IterativePruning, OwnLoader, Ranks
 from lightning_subnets.callbacks.divergence import check_finite, diverged_at
 from lightning_subnets.datamodules.sampler import seed_of
 from lightning_subnets.datamodules.scoring import scoring
@@ -123,7 +123,7 @@ class SubnetModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.precision == "64-true":
             self.double()  # before a callback copies the network, or a checkpoint's scores are rounded to fit
-        return [Averaging(), Frozen(), Ranks(), Divergence(), Collapse(self.allow_collapse)]
+        return [OwnLoader(), Averaging(), Frozen(), Ranks(), Divergence(), Collapse(self.allow_collapse)]
 
     def prepare_data(self) -> None:
         preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
@@ -167,9 +167,6 @@ class SubnetModule(LightningModule):
 
     def on_train_start(self) -> None:
         masked_weights.forget_(self._layers)
-        # In the middle of an epoch: Lightning 2.6 looks for a checkpoint's place when it sets the loaders up, which the
-        # question for the number of steps had it do before.
-        self.trainer.fit_loop._load_combined_loader_states()
         if self._resumed is not None:
             resuming.take_up_(self.trainer, self._resumed, self._train_metrics)
             self._resumed = None

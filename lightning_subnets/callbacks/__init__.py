@@ -8,6 +8,7 @@ from lightning_subnets.callbacks.gradient_norm import GradientNorm
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.callbacks.mask_statistics import MaskStatistics
+from lightning_subnets.callbacks.own_loader import OwnLoader
 from lightning_subnets.callbacks.predictions import Predictions
 from lightning_subnets.callbacks.progress import Progress
 from lightning_subnets.callbacks.ranks import Ranks
@@ -23,6 +24,7 @@ __all__ = [
     "IterativePruning",
     "LastCheckpoint",
     "MaskStatistics",
+    "OwnLoader",
     "Predictions",
     "Progress",
     "Ranks",

@@ -23,17 +23,20 @@ class EpochLoader(ABC):
 
     A loader goes on in the middle of an epoch, on any number of ranks, from the ``state_dict`` of one that stopped
     there; a Trainer keeps it in its checkpoints.
+
+    Args:
+        drop_last: leave out a last training batch that would be smaller than the others.
     """
 
     batch_sampler = None  # Lightning looks for one beside a sampler
 
-    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
-        self.sampler, self.batch_size = sampler, batch_size
+    def __init__(self, sampler: EpochSampler, batch_size: int, *, drop_last: bool = False) -> None:
+        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
         self._handed_out = {"epoch": 0, "samples": 0}
         self._resumed: dict[str, int] | None = None
 
     def __len__(self) -> int:
-        if self.sampler.shuffle:
+        if self.sampler.train:
             return self._count(len(self.sampler))
         return math.ceil(len(self.sampler) / self.batch_size)
 
@@ -43,6 +46,8 @@ class EpochLoader(ABC):
         Batch norm makes nothing of a batch of one.
         """
         full, rest = divmod(samples, self.batch_size)
+        if self.drop_last:
+            return full
         return max(full + (rest > 1), min(samples, 1))
 
     def remaining(self, batches: int) -> int:
@@ -72,10 +77,12 @@ class EpochLoader(ABC):
         """
         sampler, size = self.sampler, self.batch_size
         keys, ranks = sampler.keys(start), sampler.num_replicas
-        if sampler.shuffle:
+        if sampler.train:
             # If another number of ranks began the epoch, the first ranks may have a sample more than the others.
             left = sampler.left(start)
             count, end = self._count(left // ranks), start + left
+            if self.drop_last:
+                keys = keys[: count * size]
         else:
             count, end = math.ceil(len(keys) / size), len(sampler.samples)
         cuts = [batch * size for batch in range(1, count)]

@@ -30,14 +30,24 @@ class EpochSampler(DistributedSampler[int]):
 
     Args:
         samples: the indices to go through, in a data set of ``size``.
-        shuffle: for training. Then all ranks get the same number of samples, for which the last
-            ``len(samples) % num_replicas`` of the epoch's order are left out; without it nothing is.
+        shuffle: by (seed, epoch).
+        train: all ranks get the same number of samples, because the last ``len(samples) % num_replicas`` of the epoch's
+            order are left out; without it none is. None is as ``shuffle``.
     """
 
     def __init__(
-        self, samples: Tensor, *, size: int, shuffle: bool, seed: int, rank: int = 0, num_replicas: int = 1
+        self,
+        samples: Tensor,
+        *,
+        size: int,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        num_replicas: int = 1,
+        train: bool | None = None,
     ) -> None:
         self.samples, self.size, self.shuffle, self.seed = samples, size, shuffle, seed
+        self.train = shuffle if train is None else train
         self.rank, self.num_replicas = rank, num_replicas
         self.epoch = 0
 
@@ -46,6 +56,7 @@ class EpochSampler(DistributedSampler[int]):
         order = self.samples
         if self.shuffle:
             order = order[torch.randperm(len(order), generator=generator(self.seed, self.epoch))]
+        if self.train:
             order = order[: start + self.left(start)]
         return order[start:][self.rank :: self.num_replicas] + self.epoch * self.size
 
@@ -62,6 +73,6 @@ class EpochSampler(DistributedSampler[int]):
         yield from self.keys().tolist()
 
     def __len__(self) -> int:
-        if self.shuffle:
+        if self.train:
             return len(self.samples) // self.num_replicas
         return len(range(self.rank, len(self.samples), self.num_replicas))

@@ -1,0 +1,58 @@
+"""Ranks share the samples of a user's own DataLoader, and resume in the middle of an epoch, as many or fewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rank_processes import on_ranks, trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_subnets as ls
+from lightning_subnets.module import SubnetModule
+
+COUNT = 200
+
+
+class Watch(Callback):
+    """Keeps the samples, and saves and stops after so many steps if it is told to."""
+
+    def __init__(self, stop: int, folder: Path) -> None:
+        self.samples: list[int] = []
+        self.stop, self.folder = stop, folder
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.samples += batch[0][:, 0].int().tolist()
+        if trainer.global_step == self.stop:
+            trainer.save_checkpoint(self.folder / "middle.ckpt")
+            trainer.should_stop = True
+
+
+def samples_of(folder: Path, shuffle: bool, stop: int, resumes: bool) -> list[int]:
+    """The samples that this rank sees in two epochs."""
+    data = TensorDataset(torch.arange(float(COUNT))[:, None].expand(-1, 3), torch.arange(COUNT) % 10)
+    loader: DataLoader[Any] = DataLoader(data, 8, shuffle=shuffle)
+    network = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10))
+    module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=1e-6))
+    watch = Watch(stop, folder)
+    path = folder / "middle.ckpt" if resumes else None
+    trainer(callbacks=[watch], max_epochs=2, limit_val_batches=0).fit(
+        module, loader, loader, ckpt_path=path, weights_only=True
+    )
+    return watch.samples
+
+
+def test_ranks_share_the_samples_of_a_users_loader_and_resume_together_or_fewer(tmp_path: Path) -> None:
+    for shuffle in (True, False):
+        whole = on_ranks(samples_of, tmp_path, shuffle, 0, False)
+        assert sorted(whole[0][:100] + whole[1][:100]) == sorted(whole[0][100:] + whole[1][100:]) == list(range(COUNT))
+        first = on_ranks(samples_of, tmp_path, shuffle, 20, False)  # of 13 an epoch
+        rest = on_ranks(samples_of, tmp_path, shuffle, 0, True)
+        assert [one + other for one, other in zip(first, rest, strict=True)] == whole
+        (alone,) = on_ranks(samples_of, tmp_path, shuffle, 0, True, ranks=1)
+        assert sorted(first[0][100:] + first[1][100:] + alone) == list(range(COUNT))
