@@ -20,7 +20,7 @@ class Scoring(NamedTuple):
     """What masks can be chosen from before training, beside the network.
 
     Attributes:
-        batches: images, float32 (samples, channels, height, width) and normalised, and labels, int64 (samples,).
+        batches: images, float (samples, channels, height, width) and normalised, and labels, int64 (samples,).
         input_shape: of one image, (channels, height, width).
         seed: of the weights, and of what a choice draws.
     """
