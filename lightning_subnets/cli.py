@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import NoReturn
 
 from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
@@ -34,11 +33,11 @@ from lightning_subnets.callbacks import (
 from lightning_subnets.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, as_user_error, printable
 from lightning_subnets.module import SubnetModule
+from lightning_subnets.parser import Parser
 from lightning_subnets.run_directory import RunDirectory
 from lightning_subnets.saved_config import SaveConfig, with_config_of_checkpoint
-from lightning_subnets.spelling import suggestion
 from lightning_subnets.subnet_file import load_subnet
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and Python's generators take
@@ -68,18 +67,6 @@ def main(args: list[str] | None = None) -> None:
     strategies.register()
     with failures.told_in_one_line(), ending_with_launcher():
         SubnetCLI(sys.argv[1:] if args is None else args)
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong without forty lines of usage before it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"error: {message.strip()}{suggestion(message)}", file=sys.stderr)
-        print(
-            "tip: lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists every option",
-            file=sys.stderr,
-        )
-        sys.exit(2)
 
 
 class SubnetCLI(LightningCLI):
@@ -174,7 +161,7 @@ class SubnetCLI(LightningCLI):
             self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name, config.version)
             if config.version and self.run.summary.exists():
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                    print(f"{self.run.path} is finished: --ckpt_path goes on from its checkpoint in another run")
+                    print(f"{printable(str(self.run.path))} is finished: --ckpt_path begins another run from its checkpoint")
                 sys.exit(0)
             step = 0
             if last := self.run.last_checkpoint:
@@ -182,7 +169,7 @@ class SubnetCLI(LightningCLI):
                 checkpoint.check_limits(last, content, config.trainer.max_epochs, config.trainer.max_steps)
                 step = content["global_step"]
                 if config.ckpt_path:
-                    print(f"going on from {last}, not from {config.ckpt_path}", file=sys.stderr)
+                    print(printable(f"going on from {last}, not from {config.ckpt_path}"), file=sys.stderr)
             config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
             self.save_config_callback = SaveConfig
             callbacks += [MaskStatistics(), Throughput(), GradientNorm()]
@@ -203,7 +190,7 @@ class SubnetCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, ImportError) as error:
             # What a network's or an optimizer's own constructor will not take is a mistake in the config.
-            raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error
+            raise as_user_error(error) from error
 
         if self.trainer.precision == "64-true":
             self.model.double()  # as Lightning will: a checkpoint is compared with, and weights are before training

@@ -1,9 +1,15 @@
-"""Mistakes a user can mend."""
+"""Mistakes a user can mend, and how they and a stranger's text are printed."""
 
 from __future__ import annotations
 
 import difflib
+import reprlib
+import sys
 from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+_LONGEST = 2000  # characters of a message that a value from a file may be in
 
 
 class UserError(ValueError):
@@ -17,9 +23,40 @@ class UserError(ValueError):
         super().__init__(message.encode(errors="backslashreplace").decode())
 
 
+def as_user_error(error: Exception) -> UserError:
+    """The mistake behind an error of a parser, or of a class that a config names: its message in one line."""
+    if isinstance(error.__cause__, UserError):
+        return error.__cause__
+    message = " ".join(str(error).split())
+    return UserError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
+
+
 def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:
     """The error for a name that nothing has: the nearest known name first, then all of them."""
     names = sorted(known)
     nearest = difflib.get_close_matches(value, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return UserError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(names)}.")
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first thing that is wrong in a file, in a line: where it is, its value, and what it should be."""
+    found = error.errors(include_url=False)[0]
+    value = "" if found["type"] == "missing" else f" is {reprlib.repr(found['input'])}:"
+    place = ".".join(map(str, found["loc"])) or "its content"
+    return f"{place!r:.120}{value} {found['msg'].removeprefix('Value error, ')}"
+
+
+def printable(text: str) -> str:
+    r"""A text that may be a stranger's, from a file or a file's name, as one line that a terminal only shows.
+
+    Newlines, the escapes that a terminal obeys, marks that turn the direction of writing and all else that is not
+    printable are written as Python writes them, ``\n`` and ``\x1b`` for instance.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def print_error(message: str) -> None:
+    """Print an error; further lines of a parser's message are indented, so that none looks like one of our own."""
+    first, *rest = map(printable, message.strip().splitlines() or [""])
+    print("\n".join([f"error: {first}", *(f"  {line.strip()}" for line in rest)]), file=sys.stderr)

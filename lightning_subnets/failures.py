@@ -16,7 +16,7 @@ from torch.utils.data import dataloader
 
 from lightning_subnets import streams
 from lightning_subnets.agreement import lost_rank
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, print_error, printable
 
 # Of a disk, of a person's share of it, of what one file may take.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,9 +35,11 @@ def told_in_one_line() -> Iterator[None]:
     streams.make_lossy()
     try:
         yield
-    except (UserError, MisconfigurationException) as error:
+    except UserError as error:
         # An error from a worker process brings that process's traceback before its message.
-        _end(str(error).rsplit("UserError: ", 1)[-1].strip(), code=2)
+        _end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()), code=2)
+    except MisconfigurationException as error:
+        _end(str(error), code=2)
     except (RuntimeError, OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             where = error.filename or "a file"
@@ -93,6 +95,6 @@ def _broken_off(error: Exception) -> bool:
     return "in pin memory thread" in str(error) or any(frame.f_code is taking for frame, _ in frames)
 
 
-def _end(line: str, code: int) -> None:
-    print(f"error: {line}", file=sys.stderr)
+def _end(message: str, code: int) -> None:
+    print_error(message)
     sys.exit(code)

@@ -15,7 +15,7 @@ from lightning_subnets import choosing, figures, masking
 from lightning_subnets.callbacks.collapse import in_words
 from lightning_subnets.checkpoint import check_shapes
 from lightning_subnets.diagnostics import Diagnosis, Overlap, diagnose, log10_path_kernel_trace, overlap
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.method import masks
 from lightning_subnets.methods.given import masks_from
 from lightning_subnets.saved_run import SavedRun
@@ -53,7 +53,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
     _print_common(console, common, against)
     folder = Path(checkpoint).resolve().parent.parent
     figures.draw_widths(diagnosis, folder / "widths.png", title=f"{folder.parent.name}, {folder.name}")
-    console.print(f"picture: {folder / 'widths.png'}")
+    console.print(f"picture: {_shown(str(folder / 'widths.png'))}")
 
 
 def show_file(path: str, against: str | None, input_shape: Shape | None) -> None:
@@ -117,7 +117,7 @@ def _facts(header: Header, size: int) -> Table:
     table = Table(show_header=False, box=None)
     for name, fact in facts.items():
         if fact:
-            table.add_row(name, _printable(fact))
+            table.add_row(name, _shown(fact))
     return table
 
 
@@ -125,7 +125,7 @@ def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | No
     columns = [*titles, *(["in common"] if common else [])]
     table = Table(Column("layer", no_wrap=True), *(Column(title, justify="right") for title in columns))
     for name, row in rows.items():
-        table.add_row(_printable(name), *row, *([f"{common[1][name].jaccard:.1%}"] if common else []))
+        table.add_row(_shown(name), *row, *([f"{common[1][name].jaccard:.1%}"] if common else []))
     return table
 
 
@@ -136,15 +136,16 @@ def _print_paths(
     console.print(f"density {diagnosis.density:.3%}, 10^{diagnosis.log10_paths:.2f} paths from inputs to outputs")
     console.print(f"trace of the path kernel 10^{trace:.2f}")
     if collapsed := in_words(diagnosis.empty, diagnosis.cut_off):
-        console.print(f"layer collapse: {collapsed}")
+        console.print(f"layer collapse: {_shown(collapsed)}")
 
 
 def _print_common(console: Console, common: Common | None, against: str | None) -> None:
     if common:
-        console.print(f"in common with {against}: {common[0].jaccard:.2%} of the weights that either keeps")
+        console.print(
+            f"in common with {_shown(str(against))}: {common[0].jaccard:.2%} of the weights that either keeps"
+        )
 
 
-def _printable(text: str) -> str:
-    """Without what a terminal would obey, and rich read as its own: a file may say anything."""
-    shown = "".join(each if each.isprintable() else "?" for each in text)
-    return escape(shown if len(shown) <= 400 else f"{shown[:400]}...")
+def _shown(text: str) -> str:
+    """As rich prints it as it stands, and not at more length than a person reads."""
+    return escape(printable(text if len(text) <= 400 else f"{text[:400]}..."))

@@ -15,13 +15,14 @@ from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 from lightning.pytorch import seed_everything
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from lightning_subnets import failures, figures, masking, sanity
 from lightning_subnets.choosing import progress
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, print_error, printable
 from lightning_subnets.exchange import exporting
 from lightning_subnets.exchange.importing import import_subnet_
 from lightning_subnets.inspecting import show_file, show_run
@@ -58,7 +59,8 @@ class Parser(ArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"error: {message.strip()}\ntip: subnets --help lists what it can do", file=sys.stderr)
+        print_error(message)
+        print("tip: subnets --help lists what it can do", file=sys.stderr)
         sys.exit(2)
 
 
@@ -143,7 +145,10 @@ def import_(
 
 
 def _print_size(path: Path) -> None:
-    print(f"{path}: {decimal(path.stat().st_size)}" + (", see subnets inspect" if path.suffix == ".subnet" else ""))
+    print(
+        f"{printable(str(path))}: {decimal(path.stat().st_size)}"
+        + (", see subnets inspect" if path.suffix == ".subnet" else "")
+    )
 
 
 def inspect(file: str, against: str | None = None, input_shape: tuple[int, int, int] | None = None) -> None:
@@ -201,7 +206,7 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
         table.add_row(what, f"{mean(accuracies):.2%}", f"{stdev(accuracies):.2%}" if len(accuracies) > 1 else "")
     Console().print(table)
     picture = figures.draw_sanity(Path(checkpoint).resolve().parent.parent, found, chance=1 / len(data.classes))
-    Console().print(f"picture: {picture}")
+    Console().print(f"picture: {escape(printable(str(picture)))}")
 
 
 def sweep(

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_subnets import csv_text
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, printable
 
 
 class Predictions(Callback):
@@ -80,4 +80,4 @@ class Predictions(Callback):
         assert self._writing is not None
         self._writing.close()
         self._writing = None
-        print(f"predictions are in {self.path}")
+        print(f"predictions are in {printable(str(self.path))}")

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from lightning_subnets.errors import printable
+
 # Seconds between lines where there is no terminal, in the log of a batch job for instance.
 _INTERVAL = 60.0
 
@@ -53,7 +55,7 @@ class Progress(ProgressBar):
         self._total, self._first = trainer.estimated_stepping_batches, -1
         folder = trainer.log_dir  # on every rank, for the ranks agree on it
         if folder and self._enabled and trainer.is_global_zero:
-            print(f"training; everything goes into {folder}", file=sys.stderr)
+            print(f"training; everything goes into {printable(str(folder))}", file=sys.stderr)
         self._start("training", self._total)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -1,0 +1,36 @@
+"""The parser of the ``lightning`` command: its errors, and what ``--help`` says of a stranger's checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_subnets.errors import print_error
+from lightning_subnets.spelling import suggestion
+
+_CHECKPOINT = (
+    "Checkpoint of a run, or a .subnet file to evaluate. If no config is given, the config.yaml of the checkpoint's "
+    "run is used, and it can name any code to run: take a stranger's network as a .subnet file, which runs nothing, "
+    "see SECURITY.md."
+)
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong without forty lines of usage before it."""
+
+    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        added: list[str] = super().add_method_arguments(*args, **kwargs)
+        for action in self._actions:
+            if action.dest == "ckpt_path":
+                action.help = _CHECKPOINT  # Lightning's names places to look in that are not looked in here
+        return added
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print_error(f"{message.strip()}{suggestion(message)}")
+        print(
+            "tip: lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists every option",
+            file=sys.stderr,
+        )
+        sys.exit(2)

@@ -1,0 +1,38 @@
+"""A stranger's text, in a file or in its name, is printed as a terminal only shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_subnets.cli import main as lightning
+from lightning_subnets.errors import print_error, printable
+from lightning_subnets.subnets import main as subnets
+
+
+def test_a_strangers_text_is_one_line_that_a_terminal_only_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[2J\nerror: b\r\u202ec\u2028d\ud800\x9b"
+    shown = r"a\x1b[2J\nerror: b\r\u202ec\u2028d\ud800\x9b"
+    assert printable(hostile) == shown
+    assert printable("Größe 日本 [bold]") == "Größe 日本 [bold]"
+    print_error("first\n  second\x1b\nerror: third")
+    assert capsys.readouterr().err == "error: first\n  second\\x1b\n  error: third\n"
+
+
+def test_a_files_name_is_printed_as_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a\x1b[2J\nerror: b.ckpt"
+    evaluated = ["test", "-c", str(Path(__file__).parents[1] / "configs" / "quickstart.yaml"), f"--ckpt_path={path}"]
+    for main, arguments in ((subnets, ["inspect", str(path)]), (lightning, evaluated)):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        error = capsys.readouterr().err
+        assert r"a\x1b[2J\nerror: b.ckpt does not exist" in error
+        assert error[:-1].isprintable()
+
+
+def test_help_says_what_a_strangers_checkpoint_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        lightning(["test", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "can name any code to run: take a stranger's network as a .subnet file" in said
