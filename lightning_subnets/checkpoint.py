@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_subnets import digest
-from lightning_subnets.errors import UserError
+from lightning_subnets import checkpoint_schema, digest, torch_file
+from lightning_subnets.errors import UserError, first_mistake
 
 if TYPE_CHECKING:
     from lightning_subnets.module import SubnetModule
@@ -19,26 +22,32 @@ if TYPE_CHECKING:
 _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning_version"}
 
 
-def read(path: str | Path, *, mmap: bool = True) -> dict[str, Any]:
-    """What a checkpoint holds.
-
-    Args:
-        mmap: leave its tensors in the file until they are looked at.
+def read(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds, once its checksums are right and it has the form of one.
 
     Raises:
-        ValueError: if the file is missing, truncated or no checkpoint of ours, or holds more than tensors and plain
-            values.
+        ValueError: if the file is missing, truncated, damaged or no checkpoint of ours, or holds more than tensors and
+            plain values.
     """
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with Path(path).open("rb") as file:
+            content = torch_file.read(file)
+    except torch_file.ForeignError as error:
+        raise UserError(
+            f"the checkpoint {path} cannot be read: it holds more than tensors and plain values ({error})"
+        ) from error
     except Exception as error:  # torch raises half a dozen types for damaged files
         raise UserError(
             f"the checkpoint {path} cannot be read: it is truncated, damaged or not a checkpoint"
         ) from error
     if not isinstance(content, dict) or not content.keys() >= _KEYS:
         raise UserError(f"{path} is not a checkpoint of lightning-subnets; subnets import reads other files")
+    try:
+        checkpoint_schema.check(content)
+    except ValidationError as error:
+        raise UserError(f"the checkpoint {path} is damaged or of another version: {first_mistake(error)}") from error
     return content
 
 
@@ -67,21 +76,17 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: boo
     _check_identity(checkpoint["subnet"], module.identity)
     own, theirs = module.state_dict(), checkpoint["state_dict"]
     left_out = {key: own.pop(key) for key in _frozen(module) - theirs.keys()}
-    check_shapes(theirs, own)
-    for key, value in theirs.items():
-        if value.dtype != own[key].dtype:
-            raise UserError(
-                f"the checkpoint has {key} in {value.dtype} and this run has it in {own[key].dtype}: take the "
-                "--trainer.precision of the config.yaml beside the checkpoint"
-            )
-    if left_out and checkpoint["weights_digest"] != (drawn := _digest(module)):
+    for name in _states(checkpoint):
+        _check_state(checkpoint[name], own)
+    digest_there = checkpoint.get("weights_digest", "none")
+    if left_out and digest_there != (drawn := _digest(module)):
         raise UserError(
             f"the weights drawn here (sha256 {drawn[:16]}...) are not those of the checkpoint (sha256 "
-            f"{checkpoint['weights_digest'][:16]}...): its network was built in another way, or its weights were drawn "
+            f"{digest_there[:16]}...): its network was built in another way, or its weights were drawn "
             "by another version of lightning-subnets"
         )
-    if to_train and checkpoint["optimizer"] != (optimizer := type(module.build_optimizer()).__name__):
-        raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {optimizer}")
+    if to_train:
+        _make_fit_to_train_(checkpoint, module)
     for name in _states(checkpoint):
         checkpoint[name] = checkpoint[name] | left_out
 
@@ -137,6 +142,16 @@ def _states(checkpoint: Mapping[str, Any]) -> set[str]:
     return {"state_dict", "current_model_state"} & checkpoint.keys()
 
 
+def _check_state(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    check_shapes(theirs, ours)
+    for key, value in theirs.items():
+        if value.dtype != ours[key].dtype:
+            raise UserError(
+                f"the checkpoint has {key} in {value.dtype} and this run has it in {ours[key].dtype}: take the "
+                "--trainer.precision of the config.yaml beside the checkpoint"
+            )
+
+
 def _frozen(module: SubnetModule) -> set[str]:
     """The names of what is a function of the seed, as in the module's state dict."""
     if module.identity["weights"] is None or module.method.redraws:
@@ -157,11 +172,59 @@ def _digest(module: SubnetModule) -> str:
     return module.known_digest[1]
 
 
+def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: SubnetModule) -> None:
+    """Check that the module's optimizer can take up the state in a checkpoint, and give the state its options."""
+    if "optimizer_states" not in checkpoint:
+        raise UserError("the checkpoint has no optimizer to resume with: it was saved with save_weights_only")
+    optimizer, theirs = module.build_optimizer(), checkpoint["optimizer_states"][0]
+    if checkpoint["optimizer"] != (name := type(optimizer).__name__):
+        raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {name}")
+    own = _after_a_step(module)
+    for index, state in theirs["state"].items():
+        if own and state and (index not in own or not _forms(state).items() >= _forms(own[index]).items()):
+            raise UserError(
+                f"the checkpoint is damaged: its state of {name} is not of parameter {index} of this network"
+            )
+    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    options = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in theirs["param_groups"]] != [group["params"] for group in options]:
+        raise UserError(f"the checkpoint is damaged: its {name} has other parameters than this network")
+    theirs["param_groups"] = options  # those of this run's config count
+    try:
+        optimizer.load_state_dict(theirs)
+        schedule.load_state_dict(checkpoint["lr_schedulers"][0])
+    except Exception as error:  # whatever the optimizer's own code raises
+        raise UserError(f"the checkpoint is damaged: {name} cannot take up its state ({error!r:.200})") from error
+
+
+def _after_a_step(module: SubnetModule) -> dict[int, Any]:
+    """The state of the module's optimizer after a step, as tensors without numbers; empty if it needs the numbers."""
+    trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
+    without_numbers = [nn.Parameter(parameter.detach().to("meta")) for parameter in trained]
+    for parameter in without_numbers:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        optimizer = module.optimizer(iter(without_numbers))
+        optimizer.step()
+    except Exception:  # of a fused one for instance, which is written for some devices
+        return {}
+    state: dict[int, Any] = optimizer.state_dict()["state"]
+    return state
+
+
+def _forms(state: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        key: (value.shape, value.is_floating_point()) if isinstance(value, Tensor) else type(value)
+        for key, value in state.items()
+    }
+
+
 def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     for key in dict.fromkeys((*ours, *theirs)):
         if ours.get(key) != theirs.get(key):
             raise UserError(
-                f"the checkpoint has {key} = {theirs.get(key)!r} and this run has {key} = {ours.get(key)!r}: "
+                f"the checkpoint has {key} = {reprlib.repr(theirs.get(key))} and this run has {key} = "
+                f"{ours.get(key)!r}: "
                 "run it with the config.yaml that stands beside its checkpoints"
             )
 

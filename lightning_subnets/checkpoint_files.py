@@ -23,6 +23,7 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            torch.serialization.set_crc32_options(True)  # which tell of damage when it is read
             with replacing(path) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch's writer raises the second when its file raises the first
@@ -30,4 +31,4 @@ class CheckpointFiles(TorchCheckpointIO):
             rank_zero_warn(f"the checkpoint {path} could not be written ({error}): {kept}, and the run goes on")
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        return content.read(path, mmap=False)
+        return content.read(path)

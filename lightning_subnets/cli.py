@@ -161,7 +161,8 @@ class SubnetCLI(LightningCLI):
             self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name, config.version)
             if config.version and self.run.summary.exists():
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                    print(f"{printable(str(self.run.path))} is finished: --ckpt_path begins another run from its checkpoint")
+                    path = printable(str(self.run.path))
+                    print(f"{path} is finished: --ckpt_path begins another run from its checkpoint")
                 sys.exit(0)
             step = 0
             if last := self.run.last_checkpoint:

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from lightning_subnets.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.checkpoint import whole_epochs
 from lightning_subnets.datamodules.loader import EpochLoader
+from lightning_subnets.errors import UserError
 
 
 def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def place_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     own = any(isinstance(c, LastCheckpoint) and c.best_model_path == str(trainer.ckpt_path) for c in callbacks)
-    trainer.should_stop = own and checkpoint["run"].get("should_stop", False)
+    trainer.should_stop = own and checkpoint["run"]["should_stop"]
     ended = trainer.should_stop or 0 <= trainer.max_steps <= checkpoint["global_step"]
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     if progress["current"]["processed"] == progress["current"]["ready"]:
@@ -52,8 +53,10 @@ def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
     If as many ranks go on with as many images each, they do what they would have done, to the bit. If not, the epoch
     goes on with the samples that nobody has seen, the learning rate at the same share of the run, and a line says so.
     """
+    sums = saved["metrics"]
+    if sums.shape != (saved["ranks"], 2 * len(metrics)) or not sums.is_floating_point():
+        raise UserError(f"the checkpoint is damaged: its metrics have the shape {tuple(sums.shape)}")
     if trainer.fit_loop.restarted_mid_epoch:
-        sums = saved["metrics"]
         if len(sums) == trainer.world_size:
             _set_sums_(metrics, sums[trainer.global_rank])
         elif trainer.is_global_zero:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_subnets import allocation, masking, selection
 from lightning_subnets.callbacks import averaging
 from lightning_subnets.callbacks.ranks import average_norms_
+from lightning_subnets.checkpoint import check_shapes
 from lightning_subnets.choosing import Chosen, set_masks_
 from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.schedule import Rounds
@@ -144,6 +145,8 @@ class IterativePruning(Callback):
             )
         if self.rewind_to == 0 and not self._kept:
             self._keep(trainer, pl_module)
+        if self._kept:
+            check_shapes(self._kept, _trained(_network(pl_module)))
 
     # Before the callbacks that write checkpoints.
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_subnets import masking
+from lightning_subnets.checkpoint import check_shapes
 from lightning_subnets.method import masks as present_masks
 
 
@@ -32,6 +33,8 @@ class MaskStatistics(Callback):
         constant = all(layer.scores is None and layer.method.density == 1 for layer in layers.values())
         self._layers = {} if constant else layers
         self._before = self._masks()
+        if self._resumed:
+            check_shapes(self._resumed, self.state_dict())
         for name, packed in self._resumed.items():
             self._before[name] = _unpacked(packed, like=self._before[name])
         self._resumed = {}

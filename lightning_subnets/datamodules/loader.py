@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -10,6 +11,7 @@ from contextlib import closing
 from torch import Tensor
 
 from lightning_subnets.datamodules.sampler import EpochSampler
+from lightning_subnets.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -98,4 +100,8 @@ class EpochLoader(ABC):
         return self._handed_out
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        if state.keys() != self._handed_out.keys() or not all(
+            type(count) is int and count >= 0 for count in state.values()
+        ):
+            raise UserError(f"the checkpoint is damaged: its place in the data is {reprlib.repr(state)}")
         self._handed_out = self._resumed = state

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import inspect
+from argparse import ArgumentError
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from lightning_subnets import checkpoint, initialization, masking, methods, selection, subnet_file
 from lightning_subnets.choosing import Chosen
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, as_user_error
 from lightning_subnets.method import Method, Scoring
 from lightning_subnets.method import masks as present_masks
 
@@ -108,9 +109,15 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
 
 def _method(identity: Mapping[str, Any]) -> Method:
     name = identity["method"]
-    kind = getattr(methods, name, None)
-    if kind is None:
+    if name not in methods.__all__:
         raise UserError(f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}")
-    arguments = inspect.signature(kind).parameters
-    method: Method = kind(**{key: value for key, value in identity.items() if key in arguments})
+    arguments = {key: value for key, value in identity.items() if key not in ("network", "method", "weights", "seed")}
+    parser = ArgumentParser(exit_on_error=False)  # which compares the arguments with their types
+    parser.add_class_arguments(getattr(methods, name), "method", fail_untyped=False)
+    try:
+        method: Method = parser.instantiate(parser.parse_object({"method": arguments})).method
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint is of a {name} that cannot be: {as_user_error(error)}") from error
+    if missing := method.identity().keys() - arguments.keys():
+        raise UserError(f"the checkpoint is of a {name} without {min(missing)}: it is damaged or of another version")
     return method
