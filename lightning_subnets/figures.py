@@ -46,13 +46,15 @@ def draw_run(
     out = run if out is None else out
     pictures = [out / f"curves.{form}"]
     draw_curves(metrics, pictures[0], title=title, evaluated_on=evaluated_on)
-    if any(value for layer in layers for value in metrics.get(f"swapped/{layer}", ([], []))[1]):
+    swapped = any(value for layer in layers for value in metrics.get(f"swapped/{layer}", ([], []))[1])
+    logged = [metrics.get(f"{kind}/{layer}", ([], []))[0] for kind in ("density", "swapped") for layer in layers]
+    if swapped and all(epochs == logged[0] for epochs in logged):  # else lines of the file were damaged
         pictures.append(out / f"layers.{form}")
         draw_layers(metrics, layers, pictures[-1], title=title)
     if diagnosis is not None:
         pictures.append(out / f"widths.{form}")
         draw_widths(diagnosis, pictures[-1], title=title)
-    if {"pruning/round", "val/accuracy"} <= metrics.keys():
+    if {"pruning/round", "density", "val/accuracy"} <= metrics.keys():
         pictures.append(out / f"rounds.{form}")
         draw_rounds(metrics, pictures[-1], title=title, evaluated_on=evaluated_on)
     return pictures

@@ -6,15 +6,16 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lightning_subnets import datamodules
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, first_mistake, printable
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
 from lightning_subnets.subnet_file.network import build, builder
 
@@ -30,12 +31,12 @@ class SaveConfig(SaveConfigCallback):
         config.pop("version")  # or who repeats the run would go on with it
         text = self.parser.dump(config, skip_none=False)
         path = Path(str(trainer.loggers[0].save_dir), "config.yaml")
-        differences = _differences(path.read_text(), text) if path.exists() else ""
+        differences = _differences(read_config(path), yaml.safe_load(text)) if path.exists() else ""
         try:
             if differences:
                 kept = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
                 _write(path.read_bytes(), next(free for free in kept if not free.exists()))
-                print(f"going on under another config: {differences}", file=sys.stderr)
+                print(f"resuming under another config: {printable(differences)}", file=sys.stderr)
             if differences or not path.exists():
                 _write(text.encode(), path)
         except OSError as error:
@@ -52,9 +53,48 @@ def _write(content: bytes, path: Path) -> None:
         file.write(content)
 
 
-def _differences(before: str, now: str) -> str:
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Class(_Part):
+    class_path: str
+    init_args: dict[str, Any] = {}
+
+
+class _Model(_Part):
+    network: _Class
+
+
+class _Config(_Part):
+    """What is read here of the config of a run; a parser checks the rest."""
+
+    model: _Model
+    data: _Class
+    seed_everything: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config that a run keeps beside its checkpoints.
+
+    Raises:
+        ValueError: if it cannot be read, or is no such config.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+        _Config.model_validate(config)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise UserError(f"{path} is not the config of a run: {first_mistake(error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    return dict(config)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The values that two configs differ in, but for loggers, which each run is given anew."""
-    old, new = (_leaves(yaml.safe_load(text)) for text in (before, now))
+    old, new = _leaves(before), _leaves(now)
     keys = [k for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k) and not k.startswith("trainer.logger")]
     return ", ".join(f"{key} = {new.get(key)} instead of {old.get(key)}" for key in keys)
 
@@ -76,7 +116,10 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
     if options["--ckpt_path"].endswith(".subnet"):
         return [args[0], "--config", json.dumps(_to_evaluate(options["--ckpt_path"])), *args[1:]]
     config = Path(options["--ckpt_path"]).parent.parent / "config.yaml"
-    return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+    if not config.is_file():
+        return args
+    read_config(config)
+    return [args[0], "--config", str(config), *args[1:]]
 
 
 def _to_evaluate(path: str) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
@@ -17,9 +14,11 @@ from lightning_subnets.builders import leave_defaults_to_builder
 from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, as_user_error, printable
 from lightning_subnets.methods import Supermask
 from lightning_subnets.module import SubnetModule
+from lightning_subnets.saved_config import read_config
+from lightning_subnets.summary import read as read_summary
 
 _MEASURED = ("test_accuracy", "test_top5")
 
@@ -42,7 +41,7 @@ class SavedRun:
         config = self._folder / "config.yaml"
         if not config.is_file():
             raise UserError(f"{config} is missing: it says how the network of {path} is built")
-        self._config: dict[str, Any] = yaml.safe_load(config.read_text())
+        self._config = read_config(config)
 
     def module(self) -> SubnetModule:
         """The module with the weights and the masks of the checkpoint, to evaluate."""
@@ -79,7 +78,10 @@ class SavedRun:
                 preprocessing["resize"] = shorter_side(data.image_shape[-1])
             classes = data.classes
         except UserError as error:
-            print(f"classes and preprocessing are left out, for the run's data are not here: {error}", file=sys.stderr)
+            missing = printable(str(error))
+            print(
+                f"classes and preprocessing are left out, for the run's data are not here: {missing}", file=sys.stderr
+            )
         accuracy = {name: value for name, value in self._summary().items() if name in _MEASURED and value is not None}
         return {
             "network": self._config["model"]["network"],
@@ -91,8 +93,7 @@ class SavedRun:
 
     def _summary(self) -> dict[str, Any]:
         """What the run came to, if that is at this checkpoint, and by the mask that is likeliest."""
-        path = self._folder / "summary.json"
-        summary: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        summary = read_summary(self._folder) or {}
         drawn_anew = summary.get("method") == Supermask.__name__
         return {} if drawn_anew or summary.get("steps") != self._content["global_step"] else summary
 
@@ -105,5 +106,5 @@ class SavedRun:
                 leave_defaults_to_builder(parsed.model.network)
             objects: Namespace = parser.instantiate(parsed)
             return objects
-        except (ArgumentError, ValueError, TypeError, OSError) as error:
-            raise error.__cause__ if isinstance(error.__cause__, UserError) else UserError(str(error)) from error
+        except Exception as error:  # what a config names may raise anything
+            raise as_user_error(error) from error

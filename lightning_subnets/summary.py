@@ -7,22 +7,51 @@ import math
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
 from lightning_subnets import choosing, digest, masking
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, first_mistake, printable
 from lightning_subnets.module import SubnetModule
 from lightning_subnets.versions import versions
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Summary(BaseModel):
+    """What is read of a run's summary, if it is there: an older one has less."""
+
+    model_config = ConfigDict(strict=True)
+
+    method: str | None = None
+    weights: str | None = None
+    seed: Count | None = None
+    test_accuracy: float | None = None
+    test_top5: float | None = None
+    test_loss: float | None = None
+    kept: Count | None = None
+    total: Count | None = None
+    log10_paths: float | None = None
+    log10_trace: float | None = None
+    units_on_paths: dict[str, Count] | None = None
+    weights_digest: str | None = None
+    seconds: float | None = None
+    epochs: Count | None = None
+    steps: Count | None = None
+    device: str | None = None
+    data: str | None = None
+    finished: str | None = None
+    versions: dict[str, str] = {}
 
 
 def summarize(
@@ -107,6 +136,24 @@ def write(summary: dict[str, Any], path: Path) -> None:
         file.write(json.dumps(summary, indent=2).encode() + b"\n")
 
 
+def read(run: Path) -> dict[str, Any] | None:
+    """What a run wrote into its directory when it was finished; None if it is not.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = run / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text())
+        Summary.model_validate(summary)
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = first_mistake(error) if isinstance(error, ValidationError) else f"{error!s:.200}"
+        raise UserError(f"{path} is damaged ({wrong}): remove it, and the run is finished again") from error
+    return dict(summary)
+
+
 def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     """Print the summary as a person would like to read it."""
     table = Table.grid(padding=(0, 2))
@@ -120,7 +167,7 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     else:
         table.add_row("weights changed", "yes, by this method")
     table.add_row("training", f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s")
-    table.add_row("run", str(run))
+    table.add_row("run", escape(printable(str(run))))
     table.add_row("pictures", ", ".join(picture.name for picture in pictures))
-    # The run may be called anything, also by what rich would take for its markup.
-    Console(markup=False).print(Panel.fit(table, title=Text(f"{run.parent.name}: {summary['method']}")))
+    title = printable(f"{run.parent.name}: {summary['method']}")
+    Console().print(Panel.fit(table, title=escape(title)))

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.report import page, plots, published, sections, sheet, single_run, tables
 from lightning_subnets.report.finding import Found, find
 from lightning_subnets.report.tables import Table, markdown
-from lightning_subnets.sweep import results
+from lightning_subnets.summary import read as read_summary
 from lightning_subnets.sweep.plan import Sweep
 from lightning_subnets.sweep.results import Row
 
@@ -41,8 +41,8 @@ def report(runs: str, out: str | None = None) -> None:
         raise UserError(f"no report can be written to {folder}: {error.strerror}; name another --out") from error
     for sweep, rows in found.sweeps.values():
         if missing := sections.incomplete(sweep, rows):
-            Console().print(f"{sweep.name}: {missing}", markup=False, highlight=False)
-    Console().print(f"report: {folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
+            Console().print(printable(f"{sweep.name}: {missing}"), markup=False, highlight=False)
+    Console().print(printable(f"report: {folder / 'index.html'}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _parts(found: Found, folder: Path) -> list[Part]:
@@ -56,7 +56,7 @@ def _parts(found: Found, folder: Path) -> list[Part]:
         run = found.run.resolve()
         files, name = single_run.pictures(run), f"{run.parent.name}, {run.name}"
         _write(folder, files)
-        summary = results.summary_of(run)
+        summary = read_summary(run)
         row = tables.as_html(tables.of_runs({(run.parent.name, run.name): summary}))
         parts.append(("run", name, row + page.of_run(_pngs(files), name, summary)))
     return parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_subnets import summary
 from lightning_subnets.errors import UserError
 from lightning_subnets.sweep import results
 from lightning_subnets.sweep.plan import Sweep
@@ -46,7 +47,7 @@ def find(path: Path) -> Found:
             f"{path} has no runs in it, nor sweeps: name what `lightning fit` leaves (runs/<name>/<version>, or the "
             f"directories above it) or the --out of `subnets sweep`"
         )
-    named = {(folder.resolve().parent.name, folder.name): results.summary_of(folder) for folder in runs}
+    named = {(folder.resolve().parent.name, folder.name): summary.read(folder) for folder in runs}
     read = {folder: results.read(folder) for folder in sweeps}
     places = {folder: str(folder.relative_to(path)) if folder != path else read[folder][0].name for folder in sweeps}
     return Found(None, {places[folder]: found for folder, found in read.items()}, named)

@@ -7,20 +7,18 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
-
 from lightning_subnets import figures, masking
 from lightning_subnets.diagnostics import Diagnosis, diagnose
 from lightning_subnets.errors import UserError
 from lightning_subnets.run_directory import RunDirectory
+from lightning_subnets.saved_config import read_config
 from lightning_subnets.saved_run import SavedRun
 
 
 def pictures(run: Path) -> dict[str, bytes]:
     """The files by name, PNGs and PDFs: those that the run draws when it ends, from what is there of it by now."""
     layers, diagnosis = _layers(run)
-    data = yaml.safe_load((run / "config.yaml").read_text()).get("data") or {}
-    held_out = (data.get("init_args") or {}).get("validation_fraction")
+    held_out = read_config(run / "config.yaml")["data"].get("init_args", {}).get("validation_fraction")
     drawn = {}
     with tempfile.TemporaryDirectory() as folder:
         for form in ("png", "pdf"):
@@ -57,4 +55,6 @@ def _named(run: Path) -> list[str]:
     """The layers that the metrics name, ``features.2`` before ``features.10``."""
     metrics = figures.read_metrics(run / "metrics.csv")
     layers = (name.removeprefix("density/") for name in metrics if name.startswith("density/"))
-    return sorted(layers, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return sorted(
+        layers, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    )

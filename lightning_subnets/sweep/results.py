@@ -8,17 +8,33 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Json, ValidationError
 
 from lightning_subnets import csv_text
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, first_mistake
 from lightning_subnets.names import plain_name
+from lightning_subnets.summary import read as read_summary
 from lightning_subnets.sweep.columns import COLUMNS, MEASURED, NUMBERS, VERSIONS
 from lightning_subnets.sweep.figure import Value
 from lightning_subnets.sweep.plan import PlannedRun, Sweep
 
 Row = dict[str, str | float | None]
+
+
+class _Row(BaseModel):
+    """What a report needs of a row."""
+
+    model_config = ConfigDict(strict=True)
+
+    line: str
+    seed: int
+    status: Literal["finished", "failed", "missing"]
+    units_on_paths: Json[dict[str, float]] | None
+    directory: str
+    command: str
 
 
 def folder_of(sweep: Sweep, out: Path) -> Path:
@@ -83,29 +99,17 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         with path.open(newline="") as file:
             written = csv_text.rows(file)
         rows = [{name: _value(name, text, points) for name, text in row.items()} for row in written]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({error}): the same subnets sweep writes it again") from error
-    if rows and rows[0].keys() != {*COLUMNS, *points}:
-        raise UserError(f"{path} has other columns than it should: the same subnets sweep writes it again")
-    for row in rows:
-        plain_name(row["directory"], f"the directory of a run in {path}")
+        if any(row.keys() != {*COLUMNS, *points} for row in rows):
+            raise UserError(f"{path} has other columns than it should: the same subnets sweep writes it again")
+        for row in rows:
+            _Row.model_validate(row)
+            plain_name(row["directory"], f"the directory of a run in {path}")
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        wrong = first_mistake(error) if isinstance(error, ValidationError) else f"{error!s:.200}"
+        raise UserError(f"{path} cannot be read ({wrong}): the same subnets sweep writes it again") from error
     return sweep, [row | _now(row, folder.parent) for row in rows]
-
-
-def summary_of(run: Path) -> dict[str, Any] | None:
-    """What a run wrote when it was finished; None where it is not.
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
-    path = run / "summary.json"
-    if not path.is_file():
-        return None
-    try:
-        summary = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): remove it, and the run is finished again") from error
-    return summary if isinstance(summary, dict) else {}
 
 
 def _row(run: PlannedRun, axes: list[str], out: Path) -> Row:
@@ -131,7 +135,7 @@ def _measured(run: str, out: Path) -> Row:
     row: Row = dict.fromkeys(("status", "error", *MEASURED, "finished", *VERSIONS))
     failure = failure_of(run, out)
     try:
-        summary = summary_of(directory_of(run, out))
+        summary = read_summary(directory_of(run, out))
     except UserError as error:
         return row | {"status": "failed", "error": str(error)}
     if summary is None:

@@ -72,7 +72,9 @@ def put(monkeypatch: pytest.MonkeyPatch, folder: Path, *sweeps: tuple[Sweep, lis
 def a_run(folder: Path, summary: dict[str, object] | None) -> Path:
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text(METRICS)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"validation_fraction": 0.1}}}))
+    data = {"class_path": "lightning_subnets.datamodules.Digits", "init_args": {"validation_fraction": 0.1}}
+    model = {"network": {"class_path": "lightning_subnets.networks.Conv2"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "seed_everything": 0}))
     if summary is not None:
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
