@@ -167,7 +167,7 @@ class _Checkpoint(_Part):
     run: _MakeUp
     weights_digest: str = ""
     current_model_state: dict[str, Tensor] = Field(default={})  # of a network whose average is in state_dict
-    averaging_state: _Averaging = Field(default=None)
+    averaging_state: _Averaging = Field(default_factory=lambda: _Averaging(n_averaged=torch.zeros(())))
 
 
 class _Group(_Part):
