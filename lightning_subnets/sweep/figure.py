@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
-from dataclasses import dataclass, field
+import json
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, first_mistake
 
 Value = str | float
+# A value may name a class, {class_path: ..., init_args: ...}. Only the run that it is for builds it: a report reads
+# figures from elsewhere.
 Options = dict[str, Any]
+_CONFIG = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Line:
     """Runs that belong together: a line of the figure, a row of its table.
 
@@ -34,7 +38,7 @@ class Line:
     axes: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Plot:
     """A picture of the runs.
 
@@ -51,7 +55,7 @@ class Plot:
     log_x: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Scale:
     """How much of a figure is run, and on what.
 
@@ -74,7 +78,7 @@ class Scale:
     at_once: int = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Figure:
     """A figure or a table of a paper.
 
@@ -114,10 +118,15 @@ def content_of(path: Path) -> Any:
 
 
 def figure_of(path: Path, content: Any) -> Figure:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Figure, "figure")
+    """The figure in what a file holds.
+
+    Raises:
+        ValueError: if it is none.
+    """
     try:
-        figure: Figure = parser.instantiate(parser.parse_object({"figure": content})).figure
-    except (ArgumentError, TypeError) as error:
-        raise UserError(f"{path} is no figure: {' '.join(str(error).split())}") from error
-    return figure
+        json.dumps(content)  # options are written into command lines so
+        return TypeAdapter(Figure).validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{path} is no figure: {first_mistake(error)}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no figure: {error}") from error

@@ -84,9 +84,10 @@ class Sweep:
         if not isinstance(content, dict) or content.keys() != {"name", "scale", "figure"}:
             raise UserError(f"{path} is not what subnets sweep writes: the same subnets sweep makes it again")
         figure = figure_of(path, content["figure"])
-        if content["scale"] not in figure.scales:
-            raise unknown(f"scale of {path}", str(content["scale"]), figure.scales)
-        return cls(plain_name(content["name"], f"the name in {path}"), figure, content["scale"], path.parent)
+        scale = content["scale"]
+        if not isinstance(scale, str) or scale not in figure.scales:
+            raise unknown(f"scale of {path}", str(scale), figure.scales)
+        return cls(plain_name(content["name"], f"the name in {path}"), figure, scale, path.parent)
 
     def write(self, path: Path) -> None:
         """Keep the figure beside its results, so that a report needs nothing else."""
@@ -119,7 +120,7 @@ class Sweep:
             values = _values(name, known[name])
             if isinstance(chosen, list):
                 for value in chosen:
-                    if value not in values:
+                    if value not in [*values]:  # which may be anything, a list for one
                         raise unknown(f"value of {name}", str(value), map(str, values))
                 values = {value: options for value, options in values.items() if value in chosen}
             axes[name] = values
@@ -203,7 +204,7 @@ def _name(config: Path, settings: str, options: Options, seed: int) -> str:
     """What can be read of a run's arguments, and a digest of them and of what its config sets."""
     words = [f"{config.resolve().parent.name}_{config.stem}"]
     for key, value in sorted(options.items()):
-        kind = value.get("class_path", "") if isinstance(value, dict) else str(value)
+        kind = str(value.get("class_path", "") if isinstance(value, dict) else value)
         words.append(f"{key.rsplit('.', 1)[-1]}={kind if _NUMBER.fullmatch(kind) else kind.rsplit('.', 1)[-1]}")
     readable = re.sub(r"[^A-Za-z0-9.+=_-]+", "_", "-".join(words))[:120]
     digest = hashlib.sha256(json.dumps([settings, options], sort_keys=True).encode()).hexdigest()
@@ -215,6 +216,12 @@ def _values(name: str, axis: Any) -> dict[Value, Options]:
     if isinstance(axis, dict) and len(axis) == 1:
         ((option, values),) = axis.items()
         if isinstance(values, list):
+            for value in values:
+                if isinstance(value, dict | list):
+                    raise UserError(
+                        f"the axis {name!r} has the value {value}, which is none to print: give each a name, "
+                        "{Conv2: {model.network: ...}}"
+                    )
             return {value: {option: value} for value in values}
     if isinstance(axis, dict) and all(isinstance(options, dict) for options in axis.values()):
         return {value: dict(options) for value, options in axis.items()}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,29 @@ def test_whole_classes_are_written_as_json(tmp_path: Path) -> None:
     assert "method=SNIP" in run.name
 
 
+@pytest.mark.parametrize("where", ["line", "scale", "axis"])
+def test_a_class_that_a_figure_names_is_handed_on_and_not_built(where: str, tmp_path: Path) -> None:
+    trace = tmp_path / "called"
+    shell: dict[str, Any] = {"class_path": "os.system", "init_args": {"command": f"touch {trace}"}}
+    method: dict[str, Any] = {"class_path": "lightning_subnets.EdgePopup", "init_args": {"density": 0.5}}
+    for given in (shell, method):
+        options = {"model.method": given}
+        line: dict[str, Any] = FIGURE | {"lines": {"U_k": {"config": "base.yaml", "over": [], "options": options}}}
+        line["scales"] = changed(axes={})["scales"]
+        figure = {
+            "line": line | {"axes": {}, "plots": [{"x": "kept"}]},
+            "scale": changed(options=options, axes={"density": {"none": {}}}),
+            "axis": changed(axes={"density": {"one": options}}),
+        }[where]
+        path = written(figure, tmp_path)
+        run, *_ = Sweep.read(path, "smoke").runs()
+        assert f"--model.method={json.dumps(given)}" in run.arguments
+        sweep = Sweep.read(path, "smoke")
+        sweep.write(tmp_path / "sweep.yaml")
+        assert Sweep.load(tmp_path / "sweep.yaml").figure == sweep.figure
+    assert not trace.exists()
+
+
 def test_runs_have_one_name_where_their_arguments_are_the_same_and_only_there(tmp_path: Path) -> None:
     runs = list(Sweep.read(written(FIGURE, tmp_path), "paper").runs())
     assert len({run.name for run in runs}) == len(runs) == 16
@@ -152,6 +177,12 @@ def test_a_written_sweep_is_read_again_without_its_configs(tmp_path: Path) -> No
         ),
         (FIGURE | {"axes": FIGURE["axes"] | {"density": {0.5: None}}}, r"the axis 'density' is .*None.*: it is an"),
         (changed(axes={"density": {0.5: {}, "full": {}}}), r"the axis 'density' of .* has numbers and names"),
+        (
+            FIGURE | {"axes": FIGURE["axes"] | {"density": {"model.method": [{"class_path": "SNIP"}]}}},
+            r"the axis 'density' has the value \{'class_path': 'SNIP'\}, .*\{Conv2: \{model.network: ...\}\}",
+        ),
+        (changed(axes={"density": [[0.5]]}), r"unknown value of density '\[0.5\]'"),
+        (changed(options={"model.x": date(2020, 1, 1)}), r"figure3.yaml is no figure: .*date is not JSON"),
         (FIGURE | {"plots": []}, r"figure3-smoke has no runs or no plots"),
         (FIGURE | {"plots": [{"x": "network", "log_x": True}]}, r"draws 'network' on a logarithmic scale"),
         (FIGURE | {"published": {"U_l": 3.0}}, r"unknown published line of .* 'U_l'. Did you mean 'U_k'"),
@@ -178,11 +209,22 @@ def test_what_a_figure_names_and_is_not_there_is_a_mistake(
         Sweep.read(written(figure, tmp_path), "smoke")
 
 
+@pytest.mark.parametrize("scale", [["smoke"], {"smoke": 1}, None, 3])
+def test_a_written_sweep_with_a_damaged_scale_is_a_mistake(scale: Any, tmp_path: Path) -> None:
+    content = {"name": "figure3-smoke", "scale": scale, "figure": FIGURE}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"unknown scale of .*sweep.yaml"):
+        Sweep.load(tmp_path / "sweep.yaml")
+
+
 def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown scale of .* 'laptop'.*Known: paper, smoke"):
         Sweep.read(written(FIGURE, tmp_path), "laptop")
     with pytest.raises(UserError, match=r"none.yaml cannot be read: No such file"):
         Sweep.read(tmp_path / "none.yaml", "smoke")
+    (tmp_path / "broken.yaml").write_text("title: &a [*a]")
+    with pytest.raises(UserError, match=r"broken.yaml is no figure: Circular"):
+        Sweep.read(tmp_path / "broken.yaml", "smoke")
     (tmp_path / "broken.yaml").write_text("title: [")
     with pytest.raises(UserError, match=r"broken.yaml is no YAML"):
         Sweep.read(tmp_path / "broken.yaml", "smoke")
