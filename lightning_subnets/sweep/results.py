@@ -98,6 +98,8 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
     try:
         with path.open(newline="") as file:
             written = csv_text.rows(file)
+        if not written:
+            raise ValueError("it has no rows")
         rows = [{name: _value(name, text, points) for name, text in row.items()} for row in written]
         if any(row.keys() != {*COLUMNS, *points} for row in rows):
             raise UserError(f"{path} has other columns than it should: the same subnets sweep writes it again")

@@ -22,6 +22,7 @@ from lightning_subnets.sweep.plan import Sweep
 
 FORMULA = '=HYPERLINK("http://x")'
 MATHS = r"$\nothing{$_^ $a$"
+CONFIG = "{model: {network: {class_path: a.Network}}, data: {class_path: a.Data}, seed_everything: 0}"
 METRICS = "density/a,epoch,step,swapped/a,val/accuracy\n,0,9,,0.5\n0.5,0,9,0.2,\n"
 
 
@@ -39,7 +40,7 @@ def a_sweep(folder: Path) -> Sweep:
 def a_run(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text(METRICS)
-    (folder / "config.yaml").write_text("{}")
+    (folder / "config.yaml").write_text(CONFIG)
     (folder / "summary.json").write_text(json.dumps({"method": "EdgePopup", "epochs": 1, **changes}))
     return folder
 
@@ -70,6 +71,14 @@ def test_a_run_whose_directory_is_a_path_is_a_mistake(directory: str, tmp_path: 
     (row,) = results.collect(sweep, tmp_path)
     table.write_text(table.read_text().replace(str(row["directory"]), directory))
     with pytest.raises(UserError, match=rf"the directory of a run in .*results.csv is '{re.escape(directory)}': "):
+        report(str(tmp_path))
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_table_without_a_row_is_a_mistake(lines: int, tmp_path: Path) -> None:
+    table = tmp_path / a_sweep(tmp_path).name / "results.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(UserError, match=r"results.csv cannot be read \(it has no rows\): the same subnets sweep"):
         report(str(tmp_path))
 
 
