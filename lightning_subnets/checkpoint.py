@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_subnets import checkpoint_schema, digest, torch_file
-from lightning_subnets.errors import UserError, first_mistake
+from lightning_subnets.errors import UserError
+from lightning_subnets.schema import first_mistake
 
 if TYPE_CHECKING:
     from lightning_subnets.module import SubnetModule

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_subnets.schema import Count, Strict
 
 
 def check(content: Mapping[Any, Any]) -> None:
@@ -28,9 +30,8 @@ def check(content: Mapping[Any, Any]) -> None:
                 _CALLBACKS[name.partition("{")[0]].model_validate(state)
 
 
-class _Part(BaseModel):
-    # Strict: nothing is converted, because Lightning uses each value as it stands in the file.
-    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+class _Part(Strict):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
 
 def _scalar(value: Tensor) -> Tensor:
@@ -52,10 +53,9 @@ def _is_no_method(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Some = Annotated[int, Field(ge=1, lt=2**63)]
+PositiveCount = Annotated[int, Field(ge=1, lt=2**63)]
 Scalar = Annotated[Tensor, AfterValidator(_scalar)]
-Plain = dict[str, Any]
+State = dict[str, Any]
 
 
 class _Tracker(_Part):
@@ -95,7 +95,7 @@ class _OptimizersProgress(_Part):
 
 
 class _Loaders(_Part):
-    combined_loader: list[Plain] = []
+    combined_loader: list[State] = Field(default=[])
 
 
 class _Stepped(_Part):
@@ -139,10 +139,10 @@ class _Identity(_Part):
 
 
 class _MakeUp(_Part):
-    ranks: Some
-    batch_size: Some | None
-    accumulate: Some
-    batches: Some | None
+    ranks: PositiveCount
+    batch_size: PositiveCount | None
+    accumulate: PositiveCount
+    batches: PositiveCount | None
     metrics: Tensor
     should_stop: bool
 
@@ -175,7 +175,7 @@ class _Group(_Part):
 
 
 class _OptimizerState(_Part):
-    state: dict[int, Plain]
+    state: dict[int, State]
     param_groups: list[_Group]
 
 
@@ -191,17 +191,17 @@ class _Scaler(_Part):
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     growth_factor: float
     backoff_factor: float
-    growth_interval: Some
+    growth_interval: PositiveCount
     tracker: Count = Field(alias="_growth_tracker")
 
 
 class _Training(_Part):
     """What a run is resumed from beside what it is evaluated by."""
 
-    callbacks: dict[str, Plain]
+    callbacks: dict[str, State]
     optimizer_states: Annotated[list[_OptimizerState], Field(min_length=1, max_length=1)]
     lr_schedulers: Annotated[
-        list[Annotated[Plain, AfterValidator(_is_no_method), AfterValidator(_Schedule.model_validate)]],
+        list[Annotated[State, AfterValidator(_is_no_method), AfterValidator(_Schedule.model_validate)]],
         Field(min_length=1, max_length=1),
     ]
     scaler: _Scaler | None = Field(alias="MixedPrecision", default=None)  # of float16 alone
@@ -238,8 +238,8 @@ class _ModelCheckpoint(_Part):
 class _IterativePruning(_Part):
     pruned: Count
     kept: dict[str, Tensor]
-    steps_per_epoch: Some | None
-    epochs_per_round: Some
+    steps_per_epoch: PositiveCount | None
+    epochs_per_round: PositiveCount
     rewind_to: Count | None
 
 

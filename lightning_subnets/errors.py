@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
-import sys
 from collections.abc import Iterable
-
-from pydantic import ValidationError
 
 _LONGEST = 2000  # characters of a message that a value from a file may be in
 
@@ -39,14 +35,6 @@ def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(names)}.")
 
 
-def first_mistake(error: ValidationError) -> str:
-    """The first thing that is wrong in a file, in a line: where it is, its value, and what it should be."""
-    found = error.errors(include_url=False)[0]
-    value = "" if found["type"] == "missing" else f" is {reprlib.repr(found['input'])}:"
-    place = ".".join(map(str, found["loc"])) or "its content"
-    return f"{place!r:.120}{value} {found['msg'].removeprefix('Value error, ')}"
-
-
 def printable(text: str) -> str:
     r"""A text that may be a stranger's, from a file or a file's name, as one line that a terminal only shows.
 
@@ -54,9 +42,3 @@ def printable(text: str) -> str:
     printable are written as Python writes them, ``\n`` and ``\x1b`` for instance.
     """
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def print_error(message: str) -> None:
-    """Print an error; further lines of a parser's message are indented, so that none looks like one of our own."""
-    first, *rest = map(printable, message.strip().splitlines() or [""])
-    print("\n".join([f"error: {first}", *(f"  {line.strip()}" for line in rest)]), file=sys.stderr)

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -16,7 +17,7 @@ from torch.utils.data import dataloader
 
 from lightning_subnets import streams
 from lightning_subnets.agreement import lost_rank
-from lightning_subnets.errors import UserError, print_error, printable
+from lightning_subnets.errors import UserError, printable
 
 # Of a disk, of a person's share of it, of what one file may take.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,17 +38,28 @@ def told_in_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         # An error from a worker process brings that process's traceback before its message.
-        _end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()), code=2)
+        end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()))
     except MisconfigurationException as error:
-        _end(str(error), code=2)
+        end(str(error))
     except (RuntimeError, OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             where = error.filename or "a file"
-            _end(f"{where} cannot be written ({error.strerror}): make room, or name another place", code=2)
+            end(f"{where} cannot be written ({error.strerror}): make room, or name another place")
         lost = _lost_rank(error) or _lost_worker(error)
         if lost is None:
             raise
-        _end(f"{lost}. The same command with its --version resumes a fit from its last checkpoint", code=1)
+        end(f"{lost}. The same command with its --version resumes a fit from its last checkpoint", code=1)
+
+
+def end(message: str, *, tip: str = "", code: int = 2) -> NoReturn:
+    """Print an error and end the process.
+
+    Further lines of the message, a parser's for instance, are indented so that none looks like an error of its own.
+    """
+    first, *rest = map(printable, message.strip().splitlines() or [""])
+    lines = [f"error: {first}", *(f"  {line.strip()}" for line in rest), *([f"tip: {tip}"] if tip else [])]
+    print("\n".join(lines), file=sys.stderr)
+    sys.exit(code)
 
 
 def _lost_rank(error: Exception) -> str | None:
@@ -70,14 +82,14 @@ def _lost_worker(error: Exception) -> str | None:
             time.sleep(2)  # torch's handler of SIGCHLD raises the reason
         except RuntimeError as reason:
             found = _end_of_worker(reason)
-    pid, end = found or ("", "ended unexpectedly")
-    if "Killed" in end:
+    worker, ending = (f"process {found[0]}", found[1]) if found else ("a process", "ended unexpectedly")
+    if "Killed" in ending:
         cause = "usually for memory: give the job more, or take fewer workers with --data.num_workers"
-    elif "Bus error" in end:
+    elif "Bus error" in ending:
         cause = "usually because /dev/shm is full: give it more room, or take fewer workers with --data.num_workers"
     else:
         cause = "its own messages stand above; with --data.num_workers=0 this process reads and shows where it fails"
-    return f"process {pid} that reads images for this one {end} ({cause})".replace("process  ", "a process ")
+    return f"{worker} that reads images for this one {ending} ({cause})"
 
 
 def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
@@ -93,8 +105,3 @@ def _broken_off(error: Exception) -> bool:
     taking = dataloader._MultiProcessingDataLoaderIter._try_get_data.__code__
     frames = traceback.walk_tb(error.__traceback__)
     return "in pin memory thread" in str(error) or any(frame.f_code is taking for frame, _ in frames)
-
-
-def _end(message: str, code: int) -> None:
-    print_error(message)
-    sys.exit(code)

@@ -6,17 +6,18 @@ from lightning_subnets.errors import UserError
 
 
 def plain_name(value: object, what: str) -> str:
-    """A name from a file, if it names one thing in the directory that it is looked for in.
+    """Return a name that a user or a file gives, if it can be the name of one directory.
 
     Args:
-        what: has that name, and in which file.
+        value: the name.
+        what: what the name is and where it comes from, to begin the error with.
 
     Raises:
-        ValueError: if it is empty, no text, a path, hidden, or has characters that cannot be printed.
+        ValueError: if the name is empty, a path, hidden, not a string, or has characters that cannot be printed.
     """
     if isinstance(value, str) and value and value[0] != "." and not {*value} & {*"/\\"} and value.isprintable():
         return value
     raise UserError(
-        f"{what} is {value!r}: it becomes the name of a directory, so it has to be without / and \\ and control "
-        "characters, and cannot begin with a dot"
+        f"{what} is {value!r}, which cannot be the name of a directory: use a name that does not begin with a dot, "
+        "without /, \\ and control characters"
     )

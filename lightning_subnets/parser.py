@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_subnets.errors import print_error
+from lightning_subnets import failures
 from lightning_subnets.spelling import suggestion
 
 _CHECKPOINT = (
@@ -28,9 +27,5 @@ class Parser(LightningArgumentParser):
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print_error(f"{message.strip()}{suggestion(message)}")
-        print(
-            "tip: lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists every option",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        tip = "lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists every option"
+        failures.end(f"{message.strip()}{suggestion(message)}", tip=tip)

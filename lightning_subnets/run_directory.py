@@ -13,6 +13,7 @@ from pathlib import Path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.names import plain_name
 
 
 @dataclass
@@ -36,13 +37,11 @@ class RunDirectory:
         run writes there; the others are told a path that they leave alone.
 
         Raises:
-            ValueError: if the version is a path, or the directory cannot be made or written to, or another process is
-                using it.
+            ValueError: if the version cannot be the name of a directory, or the directory cannot be made or written
+                to, or another process is using it.
         """
-        if version and (version in (".", "..") or "/" in version):
-            raise UserError(
-                f"--version={version} is a path, and what is wanted is the name of a directory in {Path(root, name)}"
-            )
+        if version:
+            plain_name(version, "--version")
         parent = Path(root, name)
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return cls(parent / version if version else parent)

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from lightning_subnets import datamodules
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.errors import UserError, first_mistake, printable
+from lightning_subnets.errors import UserError, printable
+from lightning_subnets.schema import Strict, first_mistake
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
 from lightning_subnets.subnet_file.network import build, builder
 
@@ -53,20 +54,16 @@ def _write(content: bytes, path: Path) -> None:
         file.write(content)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Class(_Part):
+class _Class(Strict):
     class_path: str
-    init_args: dict[str, Any] = {}
+    init_args: dict[str, Any] = Field(default={})
 
 
-class _Model(_Part):
+class _Model(Strict):
     network: _Class
 
 
-class _Config(_Part):
+class _Config(Strict):
     """What is read here of the config of a run; a parser checks the rest."""
 
     model: _Model

@@ -22,7 +22,7 @@ from lightning_subnets import failures, figures, masking, sanity
 from lightning_subnets.choosing import progress
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.errors import UserError, print_error, printable
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.exchange import exporting
 from lightning_subnets.exchange.importing import import_subnet_
 from lightning_subnets.inspecting import show_file, show_run
@@ -59,9 +59,7 @@ class Parser(ArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print_error(message)
-        print("tip: subnets --help lists what it can do", file=sys.stderr)
-        sys.exit(2)
+        failures.end(message, tip="subnets --help lists what it can do")
 
 
 def export(

@@ -7,11 +7,11 @@ import math
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -21,17 +21,14 @@ from lightning_subnets import choosing, digest, masking
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace
-from lightning_subnets.errors import UserError, first_mistake, printable
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.module import SubnetModule
+from lightning_subnets.schema import Count, Strict, first_mistake
 from lightning_subnets.versions import versions
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
 
-
-class Summary(BaseModel):
+class Summary(Strict):
     """What is read of a run's summary, if it is there: an older one has less."""
-
-    model_config = ConfigDict(strict=True)
 
     method: str | None = None
     weights: str | None = None
@@ -51,7 +48,7 @@ class Summary(BaseModel):
     device: str | None = None
     data: str | None = None
     finished: str | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default={})
 
 
 def summarize(
@@ -149,8 +146,7 @@ def read(run: Path) -> dict[str, Any] | None:
         summary = json.loads(path.read_text())
         Summary.model_validate(summary)
     except (OSError, ValueError, RecursionError) as error:
-        wrong = first_mistake(error) if isinstance(error, ValidationError) else f"{error!s:.200}"
-        raise UserError(f"{path} is damaged ({wrong}): remove it, and the run is finished again") from error
+        raise UserError(f"{path} is damaged ({first_mistake(error)}): remove it, and resume the run") from error
     return dict(summary)
 
 

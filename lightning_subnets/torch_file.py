@@ -11,7 +11,6 @@ import struct
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -131,10 +130,12 @@ def _check_tree_(content: Any, *, most: int) -> None:
         ValueError: if they are not, or the tree is deeper or larger than a file of this size could have one without
             repeating itself.
     """
-    waiting = [(content, 0)]
-    for count, (value, depth) in enumerate(_taken_from(waiting)):
+    waiting, count = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
         if count > most or depth > DEEPEST:
             raise ValueError("it repeats or contains itself")
+        count += 1
         if isinstance(value, OrderedDict | Counter):
             vars(value).clear()
         if isinstance(value, dict):
@@ -143,11 +144,6 @@ def _check_tree_(content: Any, *, most: int) -> None:
             waiting += [(each, depth + 1) for each in value]
         elif not isinstance(value, _PLAIN):
             raise ValueError(f"it holds a value of {type(value)}")
-
-
-def _taken_from(waiting: list[tuple[Any, int]]) -> Iterator[tuple[Any, int]]:
-    while waiting:
-        yield waiting.pop()
 
 
 _PLAIN = (str, int, float, type(None), Tensor, torch.dtype)

@@ -177,7 +177,7 @@ def test_a_run_that_cannot_go_on_is_left_as_it_is(
 @pytest.mark.parametrize("version", ["..", ".", "a/b", "/tmp/elsewhere"])
 def test_a_version_is_a_name_and_no_path(version: str, tmp_path: Path, mistake: Mistake) -> None:
     error = mistake(["fit", "-c", QUICKSTART, *SHORT, f"--version={version}"])
-    assert f"--version={version} is a path" in error
+    assert f"--version is {version!r}, which cannot be the name of a directory" in error
     assert list(tmp_path.iterdir()) == []
 
 

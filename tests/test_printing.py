@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lightning_subnets import failures
 from lightning_subnets.cli import main as lightning
-from lightning_subnets.errors import print_error, printable
+from lightning_subnets.errors import printable
 from lightning_subnets.subnets import main as subnets
 
 
@@ -16,7 +17,8 @@ def test_a_strangers_text_is_one_line_that_a_terminal_only_shows(capsys: pytest.
     shown = r"a\x1b[2J\nerror: b\r\u202ec\u2028d\ud800\x9b"
     assert printable(hostile) == shown
     assert printable("Größe 日本 [bold]") == "Größe 日本 [bold]"
-    print_error("first\n  second\x1b\nerror: third")
+    with pytest.raises(SystemExit):
+        failures.end("first\n  second\x1b\nerror: third")
     assert capsys.readouterr().err == "error: first\n  second\\x1b\n  error: third\n"
 
 

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Json, ValidationError
+from pydantic import Json
 
 from lightning_subnets import csv_text
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.errors import UserError, first_mistake
+from lightning_subnets.errors import UserError
 from lightning_subnets.names import plain_name
+from lightning_subnets.schema import Strict, first_mistake
 from lightning_subnets.summary import read as read_summary
 from lightning_subnets.sweep.columns import COLUMNS, MEASURED, NUMBERS, VERSIONS
 from lightning_subnets.sweep.figure import Value
@@ -24,10 +25,8 @@ from lightning_subnets.sweep.plan import PlannedRun, Sweep
 Row = dict[str, str | float | None]
 
 
-class _Row(BaseModel):
+class _Row(Strict):
     """What a report needs of a row."""
-
-    model_config = ConfigDict(strict=True)
 
     line: str
     seed: int
@@ -109,7 +108,7 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        wrong = first_mistake(error) if isinstance(error, ValidationError) else f"{error!s:.200}"
+        wrong = first_mistake(error)
         raise UserError(f"{path} cannot be read ({wrong}): the same subnets sweep writes it again") from error
     return sweep, [row | _now(row, folder.parent) for row in rows]
 
