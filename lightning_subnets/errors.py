@@ -23,7 +23,7 @@ def as_user_error(error: Exception) -> UserError:
     """The mistake behind an error of a parser, or of a class that a config names: its message in one line."""
     if isinstance(error.__cause__, UserError):
         return error.__cause__
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     return UserError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
 
 

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from lightning_subnets.errors import UserError, first_mistake
+from lightning_subnets.errors import UserError
+from lightning_subnets.schema import first_mistake
 
 Value = str | float
 # A value may name a class, {class_path: ..., init_args: ...}. Only the run that it is for builds it: a report reads
