@@ -59,7 +59,10 @@ def test_a_sweep_whose_name_is_a_path_is_a_mistake_and_writes_nothing(name: Any,
     content["name"] = name.format(victim=tmp_path / "victim") if isinstance(name, str) else name
     settings.write_text(yaml.safe_dump(content))
     before = everything(tmp_path)
-    with pytest.raises(UserError, match=re.escape(f"the name in {settings} is {content['name']!r}: ")):
+    with pytest.raises(
+        UserError,
+        match=re.escape(f"the name in {settings} is {content['name']!r}, which cannot be the name of a directory"),
+    ):
         report(str(settings.parent))
     assert everything(tmp_path) == before
 
@@ -70,7 +73,9 @@ def test_a_run_whose_directory_is_a_path_is_a_mistake(directory: str, tmp_path: 
     table = tmp_path / sweep.name / "results.csv"
     (row,) = results.collect(sweep, tmp_path)
     table.write_text(table.read_text().replace(str(row["directory"]), directory))
-    with pytest.raises(UserError, match=rf"the directory of a run in .*results.csv is '{re.escape(directory)}': "):
+    with pytest.raises(
+        UserError, match=rf"the directory of a run in .*results.csv is '{re.escape(directory)}', which cannot be"
+    ):
         report(str(tmp_path))
 
 
