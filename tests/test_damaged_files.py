@@ -95,27 +95,27 @@ def test_a_summary_of_any_values_is_reported_or_refused(count: int, run: Path) -
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(600, marks=pytest.mark.long)])
-def test_metrics_of_any_text_are_drawn_or_refused(count: int, run: Path, tmp_path: Path) -> None:
+def test_what_can_be_understood_of_damaged_metrics_is_drawn(count: int, run: Path, tmp_path: Path) -> None:
     path, rng = run / "metrics.csv", np.random.default_rng(0)
     rows = [line.split(b",") for line in path.read_bytes().splitlines()]
     layers = [name.removeprefix(b"density/").decode() for name in rows[0] if name.startswith(b"density/")]
     cells = [b"", b"5", b"-1", b"nan", b"1e400", b"x", b"\xff\xfe\0", b"9" * 5000, b'"', b"step", "²".encode()]
 
-    def read() -> None:
-        figures.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=None, out=tmp_path)
+    def drawn() -> set[str]:
+        paths = figures.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=None, out=tmp_path)
+        return {path.name for path in paths if path.stat().st_size}
 
-    found = []
+    whole = drawn()
     for _ in range(count):
         changed = [list(row) for row in rows]
         row = changed[int(rng.integers(len(changed)))]
         place, cell = int(rng.integers(len(row))), cells[int(rng.integers(len(cells)))]
         row[place:] = [[], [cell, *row[place:]], [cell, *row[place + 1 :]]][int(rng.integers(3))]
         path.write_bytes(b"\n".join(map(b",".join, changed)))
-        found.append(refused(read, path.read_bytes()))
-    assert 0.1 < sum(found) / len(found) < 0.95
+        assert {"curves.png"} <= drawn() <= whole
     for content in (b"step,x\n1,2\n", b"\xff\xfe\0", b"epoch,x\n1,2,3\n"):
         path.write_bytes(content)
-        assert refused(read, content)
+        assert drawn() == {"curves.png"}
 
 
 @pytest.mark.parametrize("content", [b"", b"- 1\n", b"model: 5\n", b"\xff\xfe\0", b"model: [\n"])

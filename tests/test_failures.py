@@ -99,7 +99,9 @@ def test_a_disk_that_is_full_before_training_is_a_mistake_with_one_line(
     monkeypatch.setattr("os.fsync", full)
     for there in ([], ["config.yaml"]):  # the config of a run that is resumed under another one is kept first
         for name in there:
-            (run / name).write_text("seed_everything: 7\n")
+            (run / name).write_text(
+                "{model: {network: {class_path: a.Network}}, data: {class_path: a.Data}, seed_everything: 7}"
+            )
         assert mistake(arguments) == (
             f"error: {run}/config.yaml cannot be written (No space left on device): make room, or name another disk "
             "with --trainer.default_root_dir\n"
