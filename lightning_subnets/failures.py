@@ -35,19 +35,27 @@ def told_in_one_line() -> Iterator[None]:
     """
     streams.make_lossy()
     try:
-        yield
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:
+            _end_if_known(error)
+            raise
+    except RuntimeError as error:  # torch's handler of SIGCHLD raises one anywhere, also where another error is handled
+        _end_if_known(error)
+        raise
     except UserError as error:
         # An error from a worker process brings that process's traceback before its message.
         end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()))
     except MisconfigurationException as error:
         end(str(error))
-    except (RuntimeError, OSError, EOFError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            where = error.filename or "a file"
-            end(f"{where} cannot be written ({error.strerror}): make room, or name another place")
-        lost = _lost_rank(error) or _lost_worker(error)
-        if lost is None:
-            raise
+
+
+def _end_if_known(error: Exception) -> None:
+    """End the process with one line if the reason of an error is a full disk or another process that is gone."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = error.filename or "a file"
+        end(f"{where} cannot be written ({error.strerror}): make room, or name another place")
+    if lost := _lost_rank(error) or _lost_worker(error):
         end(f"{lost}. The same command with its --version resumes a fit from its last checkpoint", code=1)
 
 

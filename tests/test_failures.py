@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_subnets import failures
 from lightning_subnets.failures import told_in_one_line
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
@@ -68,6 +69,23 @@ def test_a_reading_process_that_is_killed_is_told_in_a_line(
     assert line.startswith("error: process ")
     assert why in line
     assert line.endswith("The same command with its --version resumes a fit from its last checkpoint")
+
+
+def test_the_reason_of_a_killed_process_is_told_also_if_torch_gives_it_while_another_error_is_handled(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = failures._end_if_known
+
+    def interrupted(error: Exception) -> None:
+        monkeypatch.setattr(failures, "_end_if_known", handled)
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    def broken_off() -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(failures, "_end_if_known", interrupted)
+    assert exit_code(broken_off) == 1
+    assert capsys.readouterr().err.startswith("error: process 7 that reads images for this one is killed by signal")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
