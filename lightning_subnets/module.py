@@ -280,6 +280,7 @@ class SubnetModule(LightningModule):
         checkpoint["subnet"] = self.identity
         checkpoint["optimizer"] = type(self.build_optimizer()).__name__
         checkpoint["run"] = resuming.state(self.trainer, self._train_metrics)
+        Averaging.save_(self.trainer, checkpoint)
         subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import QUICKSTART
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -328,3 +328,18 @@ def test_the_summary_of_an_averaged_run_is_of_its_checkpoint_and_of_the_file_exp
     main(command)
     again = json.loads((run / "summary.json").read_text())
     assert {key for key in summary if summary[key] != again[key]} <= {"finished", "seconds"}
+
+
+@pytest.mark.parametrize("name", ["EMA", "EMA of parameters", "mean"])
+def test_a_checkpoint_of_weights_alone_is_of_the_average_as_the_whole_one_is(name: str, tmp_path: Path) -> None:
+    alone = ModelCheckpoint(tmp_path / "alone", save_weights_only=True, monitor="val/accuracy", save_top_k=-1)
+    whole = ModelCheckpoint(tmp_path / "whole", monitor="val/accuracy", mode="max", save_top_k=-1)
+    fit(with_norms("EdgePopup"), tmp_path / "last", AVERAGES[name](), alone, whole)
+    files = list((tmp_path / "alone").iterdir())
+    assert len(files) == 2
+    for path in files:
+        expected = read(tmp_path / "whole" / path.name)
+        found = read(path)["state_dict"]
+        assert found.keys() == expected["state_dict"].keys()
+        assert all(torch.equal(value, found[key]) for key, value in expected["state_dict"].items())
+        assert not all(torch.equal(value, found[key]) for key, value in expected["current_model_state"].items())

@@ -20,7 +20,8 @@ class Averaging(Callback):
     is not always the value to the bit, 0.9 w + 0.1 w is not w; a boolean mask cannot be averaged; and weights that a
     method draws again, or prunes, have to change in the average at once.
 
-    The average replaces the network in each validation and when training ends. A checkpoint holds both.
+    The average replaces the network in each validation and when training ends. A checkpoint holds both, and one that is
+    saved with save_weights_only holds the average.
 
     Raises:
         ValueError: if a run without an average begins from the checkpoint of a run with one.
@@ -45,6 +46,17 @@ class Averaging(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for callback in _callbacks(trainer):
             callback._copy_average_to_current(pl_module)
+
+    @staticmethod
+    def save_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """Put the average into a checkpoint of weights alone, for which Lightning asks no callback.
+
+        What a validation measures is the average, so a file that is kept by what it measured has to hold the average.
+        """
+        if "optimizer_states" not in checkpoint:
+            for callback in _callbacks(trainer):
+                if callback._average_model is not None:
+                    checkpoint["state_dict"] = callback._average_model.module.state_dict()
 
 
 def check(trainer: Trainer) -> None:
