@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -51,6 +51,22 @@ def _is_no_method(state: dict[str, Any]) -> dict[str, Any]:
         if callable(getattr(LambdaLR, name, None)):  # torch makes each an attribute
             raise ValueError(f"{name!r:.60} is a method")
     return state
+
+
+def is_plain(value: object) -> bool:
+    """Whether a checkpoint and a summary hold a value as it is: numbers, texts, and lists and dicts of them."""
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))  # type: ignore[call-overload]
+    if type(value) is dict:
+        return all(is_plain(each) for each in (*value, *value.values())) and tuple not in map(type, value)
+    # Of no subclass, which a checkpoint would name and nobody would load. NaN is no value that can be compared.
+    return type(value) in (str, int, float, bool, type(None)) and value == value
+
+
+def _plain(value: object) -> object:
+    if not is_plain(value):
+        raise ValueError("it should be a number, a text, or a list or dict of them")
+    return value
 
 
 PositiveCount = Annotated[int, Field(ge=1, lt=2**63)]
@@ -131,7 +147,7 @@ class _Loops(_Part):
 class _Identity(_Part):
     model_config = ConfigDict(extra="allow")
 
-    __pydantic_extra__: dict[str, JsonValue | tuple[JsonValue, ...]]  # the method's arguments, which are compared
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_plain)]]  # the method's arguments, which are compared
     network: str
     method: str
     weights: str | None

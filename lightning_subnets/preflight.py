@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_subnets.callbacks import averaging
 from lightning_subnets.callbacks.iterative_pruning import IterativePruning
+from lightning_subnets.checkpoint_schema import is_plain
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 
@@ -57,14 +57,12 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(trainer)
-    try:
-        json.dumps(module.identity)
-    except TypeError as error:
+    if not is_plain(module.identity):
         name = type(module.method).__name__
         raise UserError(
-            f"{name} is known by {module.method.identity()!r:.200}, which a summary cannot hold ({error}): let "
-            f"{name}.identity() return numbers, texts and lists of them"
-        ) from error
+            f"{name} is known by {module.method.identity()!r:.200}, which no checkpoint can give back as it is: let "
+            f"{name}.identity() return numbers, texts, and lists and dicts of them"
+        )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in _REFUSED.items():
             if isinstance(callback, refused):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICKSTART
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_subnets import EdgePopup, UserError, mask_, masked_layers
+from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.cli import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.diagnostics import log10_path_kernel_trace
@@ -95,21 +98,47 @@ def test_a_diagnosis_does_without_the_sum_over_paths() -> None:
 
 
 class Tagged(EdgePopup):
-    """A method of somebody's own, with something among its arguments that no file of plain values holds."""
+    """A method of somebody's own."""
 
-    def __init__(self, density: float = 0.5) -> None:
-        super().__init__(density)
-        self.tags = {"mine"}
+    def __init__(self, tags: object) -> None:
+        super().__init__(0.5)
+        self.tags = tags
 
 
-def test_a_method_that_a_summary_cannot_name_is_an_error_before_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tags",
+    [{"mine"}, torch.ones(2), np.float64(0.5), signal.SIGTERM, math.nan, [{1: np.int64(3)}], {(1, 2): 3}],
+    ids=str,
+)
+def test_a_method_that_no_checkpoint_can_name_is_an_error_before_training(tags: object, tmp_path: Path) -> None:
     class Began(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             raise AssertionError("it has begun")
 
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Began()], default_root_dir=tmp_path, max_epochs=1)
     with pytest.raises(UserError, match=r"Tagged is known by .*let Tagged\.identity\(\) return"):
-        trainer.fit(SubnetModule(Negative(), Tagged()), datamodule=Digits())
+        trainer.fit(SubnetModule(Negative(), Tagged(tags)), datamodule=Digits())
+
+
+@pytest.mark.parametrize("tags", [((1, 2), (3, 4)), [(1, "a")], {1: 0.5, None: [True]}, math.inf, 2**80], ids=str)
+def test_a_method_of_plain_arguments_is_known_again_by_its_checkpoint(tags: object, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for epochs in (1, 2):
+        trainer = Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_train_batches=1,
+            limit_val_batches=0,
+            default_root_dir=tmp_path,
+            max_epochs=epochs,
+        )
+        trainer.strategy.checkpoint_io = CheckpointFiles()
+        trainer.fit(SubnetModule(Negative(), Tagged(tags)), Digits(), ckpt_path=path if path.exists() else None)
+        assert trainer.global_step == epochs
+        trainer.save_checkpoint(path)
 
 
 class OnTheTestSet(Callback):
