@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 import sys
 import time
 import traceback
@@ -87,8 +88,8 @@ def _lost_worker(error: Exception) -> str | None:
         if not _broken_off(error):
             return None
         try:
-            time.sleep(2)  # torch's handler of SIGCHLD raises the reason
-        except RuntimeError as reason:
+            found = _exit_of_worker(error)
+        except RuntimeError as reason:  # of torch's handler of SIGCHLD
             found = _end_of_worker(reason)
     worker, ending = (f"process {found[0]}", found[1]) if found else ("a process", "ended unexpectedly")
     if "Killed" in ending:
@@ -104,6 +105,26 @@ def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
     """Number and end of a DataLoader's worker, as one of these errors tells them."""
     found = next((match for error in errors if (match := _WORKER.search(str(error)))), None)
     return (found[1], found[2]) if found else None
+
+
+def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
+    """Return number and end of a worker of the DataLoader that raised this error: it may end just after it."""
+    loaders = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    workers = [
+        worker
+        for loader in loaders
+        if isinstance(loader, dataloader._MultiProcessingDataLoaderIter)
+        for worker in loader._workers
+    ]
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        for worker in workers:
+            code = worker.exitcode
+            if code not in (None, 0, -signal.SIGTERM):  # the loader ends the others by SIGTERM
+                exited = f"exited unexpectedly with exit code {code}"
+                return str(worker.pid), f"is killed by signal: {signal.strsignal(-code)}" if code < 0 else exited
+        time.sleep(0.05)
+    return None
 
 
 def _broken_off(error: Exception) -> bool:

@@ -88,6 +88,24 @@ def test_the_reason_of_a_killed_process_is_told_also_if_torch_gives_it_while_ano
     assert capsys.readouterr().err.startswith("error: process 7 that reads images for this one is killed by signal")
 
 
+def test_a_reading_process_whose_end_shows_in_a_broken_connection_is_told_as_well(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read() -> None:
+        batches = iter(DataLoader(Killed(by(signal.SIGKILL)), num_workers=1, prefetch_factor=8))
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the signal may come while nothing is raised for it
+        try:
+            batches._workers[0].join()  # type: ignore[attr-defined]
+            list(batches)
+        finally:
+            batches._shutdown_workers()  # type: ignore[attr-defined]  # as a Trainer does
+            signal.signal(signal.SIGCHLD, before)
+
+    assert exit_code(read) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is killed by signal: Killed (usually for memory: give the job more, or take fewer" in line
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_in_a_line_wherever_it_is_met(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def full() -> None:
