@@ -189,7 +189,7 @@ class SubnetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, OSError, ImportError) as error:
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
             # What a network's or an optimizer's own constructor will not take is a mistake in the config.
             raise as_user_error(error) from error
 

@@ -52,6 +52,15 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             ["--trainer.callbacks+=WeightAveraging", "--trainer.callbacks+=EMAWeightAveraging"],
             ["WeightAveraging and EMAWeightAveraging both average the network", "take one of them"],
         ),
+        (["--model.network.num_classes=-1"], ["negative dimension -1"]),
+        (
+            [
+                "--trainer.callbacks+=ModelCheckpoint",
+                "--trainer.callbacks.monitor=val/accuracy",
+                "--trainer.callbacks.mode=max",
+            ],
+            ["more than one stateful callback of type `ModelCheckpoint`"],
+        ),
         (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
         (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
         (
