@@ -3,9 +3,9 @@
     python benchmarks/methods.py --seeds 3 --epochs 30
 
 One row a method and density: test accuracy of the last epoch, mean and standard deviation over the seeds, the share of
-weights that is kept, and the seconds that a run takes. Masks over random weights: signed constant weights (Biprop
-Kaiming normal, as it is EdgePopup on weights of one size), SGD at a rate of 0.1 (Supermask 100); trained weights:
-Kaiming normal, SGD at 0.05; momentum 0.9, weight decay 1e-4, cosine.
+weights that is kept, and the seconds that a run takes. Masks over random weights: signed constant weights, SGD at a
+rate of 0.1 (Supermask 100). Biprop has Kaiming normal weights, because on signed constants it is the same as EdgePopup.
+Trained weights: Kaiming normal, SGD at 0.05. All: momentum 0.9, weight decay 1e-4, cosine.
 """
 
 from __future__ import annotations
