@@ -1,18 +1,18 @@
-"""Mistakes a user can mend, and how they and a stranger's text are printed."""
+"""Mistakes a user can mend, and how text from a file is made safe to print."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-_LONGEST = 2000  # characters of a message that a value from a file may be in
+_LONGEST = 2000  # characters of a message, which may quote a value from a file
 
 
 class UserError(ValueError):
     """A mistake a user can mend: the message gives the value, what is allowed and what to do next.
 
-    The command line prints the message without a traceback and exits with code 2. A file's name that is no UTF-8 is
-    escaped in it, so that the message can be written anywhere.
+    The command line prints the message without a traceback and exits with code 2. File names that are not UTF-8 are
+    escaped in the message, so that it can be written anywhere.
     """
 
     def __init__(self, message: str) -> None:
@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 def as_user_error(error: Exception) -> UserError:
-    """The mistake behind an error of a parser, or of a class that a config names: its message in one line."""
+    """Return the mistake behind an error of a parser, or of a class that a config names, with a message of one line."""
     if isinstance(error.__cause__, UserError):
         return error.__cause__
     message = printable(" ".join(str(error).split()))
@@ -36,9 +36,9 @@ def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:
 
 
 def printable(text: str) -> str:
-    r"""A text that may be a stranger's, from a file or a file's name, as one line that a terminal only shows.
+    r"""Return a text from a file, or a file's name, as one line that is safe to print on a terminal.
 
-    Newlines, the escapes that a terminal obeys, marks that turn the direction of writing and all else that is not
-    printable are written as Python writes them, ``\n`` and ``\x1b`` for instance.
+    Newlines, terminal escapes, marks that change the direction of writing and all other characters that are not
+    printable become Python's escapes, ``\n`` and ``\x1b`` for instance.
     """
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.diagnostics import Diagnosis
-from lightning_subnets.loggers.metrics_file import Content
+from lightning_subnets.loggers.metrics_file import ParsedMetrics
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 TRAIN, EVALUATION = "#0072B2", "#D55E00"
@@ -48,7 +48,7 @@ def draw_run(
     draw_curves(metrics, pictures[0], title=title, evaluated_on=evaluated_on)
     swapped = any(value for layer in layers for value in metrics.get(f"swapped/{layer}", ([], []))[1])
     logged = [metrics.get(f"{kind}/{layer}", ([], []))[0] for kind in ("density", "swapped") for layer in layers]
-    if swapped and all(epochs == logged[0] for epochs in logged):  # else lines of the file were damaged
+    if swapped and all(epochs == logged[0] for epochs in logged):  # not if lines of the file are damaged
         pictures.append(out / f"layers.{form}")
         draw_layers(metrics, layers, pictures[-1], title=title)
     if diagnosis is not None:
@@ -61,12 +61,12 @@ def draw_run(
 
 
 def read_metrics(path: Path) -> Series:
-    """Each metric by its name: the epochs at whose end it was logged, and its values there.
+    """Return the metrics by name, each as the epochs at whose end it was logged and its values there.
 
-    Lines that cannot be understood are passed over, and a file that is gone has no metrics.
+    Lines that cannot be read are skipped. If the file is gone, there are no metrics.
     """
     series: Series = defaultdict(lambda: ([], []))
-    for row in Content(path.read_bytes()).rows if path.exists() else []:
+    for row in ParsedMetrics(path.read_bytes()).rows if path.exists() else []:
         for name, value in row.cells.items():
             if name not in ("epoch", "step") and "epoch" in row.cells:
                 epochs, values = series[name]
@@ -120,7 +120,7 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
     density = [100 * metrics[f"density/{layer}"][1][-1] for layer in layers]
     left.barh(rows, density, color=TRAIN, height=0.7)
     for row, value in enumerate(density):
-        left.text(value, row, f" {value:.1f}", va="center", fontsize=8)
+        left.text(value, row, f" {value:.1f}", va="center", fontsize=8, clip_on=True)  # a damaged file may say 500 %
     left.set(xlim=(0, 115), xlabel="weights kept (%)", title="Density", yticks=rows)
     left.set_xticks(range(0, 101, 20))
     left.set_yticklabels(layers, fontsize=8, parse_math=False)

@@ -1,4 +1,4 @@
-"""What stands beside a checkpoint is not trusted either: damage is one error of a line, and never a traceback."""
+"""The files beside a checkpoint are not trusted either: damage is an error of one line, and never a traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def refused(read: Callable[[], object], what: object) -> bool:
-    """Whether a file is refused; by an error of ours, and in a line."""
+    """Return whether a file is refused, with a ``UserError`` of one line."""
     message = ""
     try:
         read()

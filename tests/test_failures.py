@@ -1,4 +1,4 @@
-"""A command whose failure has a known reason ends with one line and an exit code that says whose turn it is."""
+"""If the reason of a failure is known, the command ends with one line and an exit code that tells who can mend it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lightning_subnets import failures
 from lightning_subnets.failures import told_in_one_line
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+OTHER = "{model: {network: {class_path: Conv2}}, data: {class_path: Digits}, seed_everything: 7}"  # another config
 
 
 class Killed(Dataset[Tensor]):
@@ -39,7 +40,7 @@ def by(signum: int) -> Callable[[], None]:
 
 
 def exit_code(command: Callable[[], object]) -> object:
-    """How a command ends; nothing of it is left, because torch raises as long as there is a loader that has failed."""
+    """Return how a command ends, and drop its objects, because torch raises as long as a failed loader exists."""
     try:
         with told_in_one_line():
             command()
@@ -51,11 +52,11 @@ def exit_code(command: Callable[[], object]) -> object:
 @pytest.mark.parametrize(
     ("end", "why"),
     [
-        (by(signal.SIGKILL), "is killed by signal: Killed (usually for memory: give the job more, or take fewer"),
-        (by(signal.SIGABRT), "is killed by signal: Aborted (its own messages stand above;"),
+        (by(signal.SIGKILL), "is killed by signal: Killed (usually because memory ran out: give the job more"),
+        (by(signal.SIGABRT), "is killed by signal: Aborted (its own messages are above;"),
         (
             lambda: os._exit(3),
-            "exited unexpectedly with exit code 3 (its own messages stand above; with --data.num_workers=0",
+            "exited unexpectedly with exit code 3 (its own messages are above; with --data.num_workers=0",
         ),
     ],
     ids=["killed", "aborted", "exited"],
@@ -66,7 +67,7 @@ def test_a_reading_process_that_is_killed_is_told_in_a_line(
 ) -> None:
     assert exit_code(lambda: list(DataLoader(Killed(end), num_workers=workers))) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: process ")
+    assert line.startswith("error: DataLoader worker (pid ")
     assert why in line
     assert line.endswith("The same command with its --version resumes a fit from its last checkpoint")
 
@@ -135,9 +136,7 @@ def test_a_disk_that_is_full_before_training_is_a_mistake_with_one_line(
     monkeypatch.setattr("os.fsync", full)
     for there in ([], ["config.yaml"]):  # the config of a run that is resumed under another one is kept first
         for name in there:
-            (run / name).write_text(
-                "{model: {network: {class_path: a.Network}}, data: {class_path: a.Data}, seed_everything: 7}"
-            )
+            (run / name).write_text(OTHER)
         assert mistake(arguments) == (
             f"error: {run}/config.yaml cannot be written (No space left on device): make room, or name another disk "
             "with --trainer.default_root_dir\n"

@@ -23,17 +23,17 @@ NAME = "metrics.csv"
 class MetricsFile(Logger):
     """Writes ``metrics.csv``: a row for each time metrics are logged, a column for each metric, sorted by name.
 
-    Rows are appended, and in the file when ``save`` returns; ``sync`` puts them on the disk. A new column needs a new
-    file, which takes the place of the old one when it is complete. Where a write fails, as on a full disk, that is said
-    once and the rows are kept in memory until one succeeds.
+    Rows are appended, and are in the file when ``save`` returns; ``sync`` puts them on the disk. A new column needs a
+    new file, which replaces the old one when it is complete. If a write fails, on a full disk for instance, a message
+    says so once, and the rows stay in memory until a write succeeds.
 
-    A file with lines that cannot be understood is kept as ``metrics_damaged_N.csv``, and ``metrics.csv`` continues with
-    those that can. A file that is changed or deleted while the run writes to it is read again, or begun again.
+    If some lines cannot be read, the file is kept as ``metrics_damaged_N.csv``, and ``metrics.csv`` continues with the
+    other lines. If the file is changed while the run writes to it, it is read again; if it is deleted, it begins again.
 
     Args:
         save_dir: the run's directory.
-        step: the optimizer steps done when the run is resumed. Rows from this step on are dropped, because they will
-            come again, and so is a last line that a kill left unfinished. None begins a new file.
+        step: the optimizer steps done when the run is resumed. Rows from this step on are dropped, because the run
+            logs them again, and so is a last line that a kill left unfinished. None begins a new file.
     """
 
     def __init__(self, save_dir: str, step: int | None = None) -> None:
@@ -41,7 +41,7 @@ class MetricsFile(Logger):
         self._path = Path(save_dir, NAME)
         self._step = step
         self._columns: list[str] = []  # those of the file
-        self._left: tuple[int, int] | None = None  # the file as this process left it: its inode, and its size in bytes
+        self._left: tuple[int, int] | None = None  # inode and size in bytes of the file as this process left it
         self._rows: list[dict[str, Any]] = []  # those that are not in the file yet
         self._last: dict[str, Any] = {}
         self._failed = False
@@ -76,7 +76,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def sync(self) -> None:
-        """Put all rows on the disk, so that a checkpoint can rely on them also when the machine loses its power."""
+        """Put all rows on the disk, so that a checkpoint can rely on them even if the machine loses power."""
         self._unless_it_fails(self._sync)
 
     def _unless_it_fails(self, write: Callable[[], None]) -> None:
@@ -107,21 +107,21 @@ class MetricsFile(Logger):
         else:
             if self._columns:
                 self._read_again(sys.maxsize)
-            before = Content(self._path.read_bytes()).rows if self._columns else []
+            before = ParsedMetrics(self._path.read_bytes()).rows if self._columns else []
             self._replace(_lines([dict(zip(columns, columns, strict=True)), *(row.cells for row in before)], columns))
             self._columns = columns
             self._append(_lines(self._rows, columns))
         self._rows.clear()
 
     def _read_again(self, step: int) -> None:
-        """Continue with what is in the file, as far as it was logged before a step."""
+        """Read the file again, and drop the rows from a step on."""
         if not self._path.exists():
             if self._left is not None or step > 0:
-                print(f"{self._path} is gone, with the rows that were in it; it begins again", file=sys.stderr)
+                print(f"{self._path} is gone, with the rows that were in it: a new file begins", file=sys.stderr)
             self._columns, self._left = [], None
             return
         there = self._path.read_bytes()
-        content = Content(there)
+        content = ParsedMetrics(there)
         kept = _set_aside(there, self._path) if content.damaged else None
         before = content.header + b"".join(row.line for row in content.rows if row.step < step)
         if before != there:
@@ -130,8 +130,8 @@ class MetricsFile(Logger):
         if kept is not None:
             what = f"{content.damaged} of its lines" if content.columns else "its header"
             print(
-                f"{self._path} is damaged: {what} cannot be understood. The whole file is kept as {kept.name}, and "
-                f"{NAME} continues with the {len(content.rows)} rows that can",
+                f"{self._path} is damaged: {what} cannot be read. The whole file is kept as {kept.name}, and {NAME} "
+                f"continues with the {len(content.rows)} rows that can be read",
                 file=sys.stderr,
             )
 
@@ -152,22 +152,22 @@ class MetricsFile(Logger):
 
 
 class Row(NamedTuple):
-    """A row as it stands in the file: its bytes, its optimizer step, and the text of its numbers by column."""
+    """A row of the file: its bytes, its optimizer step, and the text of its numbers by column."""
 
     line: bytes
     step: int
     cells: dict[str, str]
 
 
-class Content:
-    """What can be understood of the file's bytes.
+class ParsedMetrics:
+    """The header and the rows that can be read from the bytes of a file.
 
     Attributes:
-        header: the first line, or nothing where it is no header.
-        columns: the names in it.
-        rows: those that are complete and have a number or nothing under each name.
-        damaged: how many lines are neither. A last line that a kill left unfinished does not count, and without a
-            header nobody knows what the rows say.
+        header: the first line; empty if it is not a header.
+        columns: the names in the header.
+        rows: the lines that are complete, with a number or nothing under each name.
+        damaged: the number of other lines. A last line that a kill left unfinished does not count. Without a header all
+            lines are damaged.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -182,20 +182,20 @@ class Content:
             unfinished = number == len(lines) and not line.endswith(b"\n")
             if not unfinished and (row := _row(line, self.columns)):
                 self.rows.append(row)
-            elif line.strip() and (not unfinished or b"\0" in line):  # what a lost power supply leaves
+            elif line.strip() and (not unfinished or b"\0" in line):  # a loss of power leaves zeros
                 self.damaged += 1
 
 
 def rows_before(run: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
     """The rows of a run's file that were logged before a step: each one's step, and its metrics by name."""
     path = run / NAME
-    for row in Content(path.read_bytes()).rows if path.exists() else []:
+    for row in ParsedMetrics(path.read_bytes()).rows if path.exists() else []:
         if row.step < step:
             yield row.step, {name: float(cell) for name, cell in row.cells.items() if name != "step"}
 
 
 def _columns(line: bytes) -> list[str]:
-    """The names in a header; none where it is not one that this module writes."""
+    """Return the names in a header; none if the line is not a header that this module writes."""
     try:
         names = _fields(line)
     except (ValueError, csv.Error):
@@ -209,8 +209,9 @@ def _row(line: bytes, columns: list[str]) -> Row | None:
         cells = {name: cell for name, cell in zip(columns, _fields(line), strict=True) if cell}
         for cell in cells.values():
             float(cell)
+        int(float(cells.get("epoch", 0)))
         return Row(line, int(cells["step"]), cells)
-    except (ValueError, KeyError, csv.Error):
+    except (ValueError, OverflowError, KeyError, csv.Error):  # an epoch may be nan or inf
         return None
 
 
@@ -233,12 +234,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _set_aside(content: bytes, path: Path) -> Path:
-    """Keep a damaged file under a free name, once: a full disk lets the same file be met again."""
-    for number in itertools.count():
-        kept = path.with_name(f"{path.stem}_damaged_{number}{path.suffix}")
-        if not kept.exists():
-            with replacing(kept) as file:
-                file.write(content)
-        if kept.read_bytes() == content:
-            return kept
-    raise AssertionError("numbers do not end")
+    """Keep a damaged file under a free name, only once; after a full disk the same file is read again."""
+    names = (path.with_name(f"{path.stem}_damaged_{number}{path.suffix}") for number in itertools.count())
+    kept = next(each for each in names if not each.exists() or each.read_bytes() == content)
+    if not kept.exists():
+        with replacing(kept) as file:
+            file.write(content)
+    return kept

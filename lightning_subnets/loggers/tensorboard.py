@@ -1,4 +1,4 @@
-"""A run in TensorBoard, whose file is never a reason to stop it."""
+"""A logger for TensorBoard that does not end the run if its file cannot be written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's ``TensorBoardLogger``, which a full disk does not turn into the end of the run.
+    """Lightning's ``TensorBoardLogger``, except that a full disk does not end the run.
 
-    Where its file cannot be written, that is said once and nothing more is written to it, because a record that is
-    there in part hides those after it. ``metrics.csv`` has the same metrics.
+    If its file cannot be written, a message says so once and nothing more is written to the file, because TensorBoard
+    reads nothing behind an incomplete record. ``metrics.csv`` has the same metrics.
     """
 
     _failed = False
@@ -32,7 +32,7 @@ class TensorBoard(TensorBoardLogger):
                 self._fail(error)
             if self._failed:
                 return cast("SummaryWriter", _DummyExperiment())
-            # All that is logged comes through here, in a thread whose error the next call would raise.
+            # A thread writes everything through this object, and the next call would raise the thread's error.
             records: Any = writer._get_file_writer().event_writer._async_writer._writer
             for name in ("write", "flush", "close"):
                 setattr(records, name, self._until_it_fails(getattr(records, name)))
@@ -53,9 +53,6 @@ class TensorBoard(TensorBoardLogger):
 
     def _fail(self, error: OSError) -> None:
         if not self._failed:
-            print(
-                f"TensorBoard's file in {self.save_dir} cannot be written ({error.strerror}): what it lacks is in "
-                "metrics.csv",
-                file=sys.stderr,
-            )
+            where = f"TensorBoard's file in {self.save_dir}"
+            print(f"{where} cannot be written ({error.strerror}): metrics.csv has all metrics", file=sys.stderr)
         self._failed = True

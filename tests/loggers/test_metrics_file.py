@@ -113,12 +113,14 @@ def damaged(old: bytes, new: bytes) -> bytes:
         (damaged(b"0,0.5,1", b"0,0.5"), [1]),
         (damaged(b"0,0.5,1", b"0,,"), [1]),
         (damaged(b"0,0.5,1", b"0,half,1"), [1]),
+        (damaged(b"0,0.5,1", b"nan,0.5,1"), [1]),
+        (damaged(b"0,0.5,1", b"inf,0.5,1"), [1]),
         (damaged(b"0,0.5,1", b'0,0.5,"1'), [1]),
         (damaged(b"0,0.5,1", b"0," + b"5" * 200_000 + b",1"), [1]),
         (damaged(b"0,0.5,1\r\n1,0.25,2", b"\0" * 16), [1, 2]),
         (damaged(b"0.25,2\r\n1,0.2,3\r\n", b"\0" * 16), [2, 3]),
     ],
-    ids=map(str, range(18)),
+    ids=map(str, range(20)),
 )
 def test_a_damaged_file_is_kept_aside_and_its_good_rows_stay(
     before: bytes, lost: list[int] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -157,14 +159,14 @@ def test_a_file_that_is_deleted_in_mid_run_begins_again(tmp_path: Path, capsys: 
         assert [step for step, _ in rows_before(tmp_path, 9)] == [3, 4, 5]
         assert (
             capsys.readouterr().err
-            == f"{tmp_path}/metrics.csv is gone, with the rows that were in it; it begins again\n"
+            == f"{tmp_path}/metrics.csv is gone, with the rows that were in it: a new file begins\n"
         )
 
 
 def test_a_run_that_is_resumed_without_its_file_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log(MetricsFile(str(tmp_path), step=3), range(3, 5))
     assert (
-        capsys.readouterr().err == f"{tmp_path}/metrics.csv is gone, with the rows that were in it; it begins again\n"
+        capsys.readouterr().err == f"{tmp_path}/metrics.csv is gone, with the rows that were in it: a new file begins\n"
     )
     assert [step for step, _ in rows_before(tmp_path, 9)] == [3, 4]
 

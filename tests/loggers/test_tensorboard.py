@@ -14,7 +14,7 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.loggers import TensorBoard
 from lightning_subnets.module import SubnetModule
 
-SAID = "TensorBoard's file in {} cannot be written (No space left on device): what it lacks is in metrics.csv\n"
+SAID = "TensorBoard's file in {} cannot be written (No space left on device): metrics.csv has all metrics\n"
 
 
 def fit(folder: Path) -> Trainer:

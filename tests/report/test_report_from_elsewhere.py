@@ -37,6 +37,9 @@ def a_sweep(folder: Path) -> Sweep:
     return sweep
 
 
+CONFIG = "{model: {network: {class_path: Conv2}}, data: {class_path: Digits}, seed_everything: 0}"
+
+
 def a_run(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text(METRICS)
