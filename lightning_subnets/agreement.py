@@ -21,11 +21,11 @@ def lost_rank(error: BaseException) -> bool:
 
 @contextmanager
 def ending_with_launcher() -> Iterator[None]:
-    """End this process if the one that started it as a rank is gone before the two have met.
+    """End this rank if the rank 0 that started it is gone before the process group is initialized.
 
-    Lightning starts the other ranks of a node from rank 0. A rank that waits for a rank 0 that was killed would wait
-    for the whole timeout, twice. SLURM and torchrun end the ranks that they have started themselves. Once the ranks
-    have met, each of them notices the end of another one by their connection, see ``lost_rank``.
+    Lightning starts the other ranks of a node from rank 0. If rank 0 is killed, each of them would wait for it for the
+    whole timeout, twice. SLURM and torchrun end the ranks that they have started themselves. Once the process group is
+    initialized, a rank notices the loss of another one by their connection, see ``lost_rank``.
     """
     launcher = os.environ.get(_LAUNCHER)
     if launcher and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -46,7 +46,7 @@ def _end_with(launcher: int) -> None:
         time.sleep(1)
 
 
-_LAUNCHER = "SUBNETS_LAUNCHER"  # in the environment of ranks: the number of the process that has started them
+_LAUNCHER = "SUBNETS_LAUNCHER"  # in the environment of ranks: the id of the process that has started them
 
 
 class Agreement:

@@ -40,7 +40,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        # A new one: a link of that name would have what it points to overwritten.
+        # The file has to be new: opening a link of that name would overwrite the file that the link points to.
         partial.unlink(missing_ok=True)
         with partial.open("xb") as file:
             yield file

@@ -24,7 +24,7 @@ _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds, once its checksums are right and it has the form of one.
+    """Return the content of a checkpoint, after checking its checksums and its schema.
 
     Raises:
         ValueError: if the file is missing, truncated, damaged or no checkpoint of ours, or holds more than tensors and
@@ -93,12 +93,12 @@ def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: boo
 
 
 def in_float64(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether the network of a checkpoint was trained in float64, by the precision 64-true."""
+    """Return whether the network of a checkpoint was trained in float64, with ``--trainer.precision=64-true``."""
     return any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values())
 
 
 def whole_epochs(checkpoint: Mapping[str, Any]) -> int:
-    """Return how many epochs are done; Lightning counts one that ``max_steps`` cut short among them."""
+    """Return how many epochs are complete; Lightning also counts one that ``max_steps`` cut short."""
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
     cut_short = 0 < epochs["ready"] == epochs["processed"] and not batches["is_last_batch"]
@@ -139,7 +139,7 @@ def check_limits(path: Path, checkpoint: Mapping[str, Any], max_epochs: int | No
 
 
 def _states(checkpoint: Mapping[str, Any]) -> set[str]:
-    """Which states of the network a checkpoint holds: of an average, that of the network in training too."""
+    """Return the keys of the network's states in a checkpoint; with an average, the trained network has its own."""
     return {"state_dict", "current_model_state"} & checkpoint.keys()
 
 
@@ -174,9 +174,11 @@ def _digest(module: SubnetModule) -> str:
 
 
 def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: SubnetModule) -> None:
-    """Check that the module's optimizer can take up the state in a checkpoint, and give the state its options."""
+    """Check that the module's optimizer can load the state in a checkpoint, and give that state this run's options."""
     if "optimizer_states" not in checkpoint:
-        raise UserError("the checkpoint has no optimizer to resume with: it was saved with save_weights_only")
+        raise UserError(
+            "the checkpoint has no state of an optimizer to resume with: take one saved without save_weights_only"
+        )
     optimizer, theirs = module.build_optimizer(), checkpoint["optimizer_states"][0]
     if checkpoint["optimizer"] != (name := type(optimizer).__name__):
         raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {name}")
@@ -184,30 +186,30 @@ def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: SubnetModule) -> 
     for index, state in theirs["state"].items():
         if own and state and (index not in own or not _forms(state).items() >= _forms(own[index]).items()):
             raise UserError(
-                f"the checkpoint is damaged: its state of {name} is not of parameter {index} of this network"
+                f"the checkpoint is damaged: its state of {name} does not fit parameter {index} of this network"
             )
     schedule = LambdaLR(optimizer, lambda step: 1.0)
     options = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in theirs["param_groups"]] != [group["params"] for group in options]:
-        raise UserError(f"the checkpoint is damaged: its {name} has other parameters than this network")
-    theirs["param_groups"] = options  # those of this run's config count
+        raise UserError(f"the checkpoint is damaged: its {name} has different parameters from this network")
+    theirs["param_groups"] = options  # the options of this run's config count
     try:
         optimizer.load_state_dict(theirs)
         schedule.load_state_dict(checkpoint["lr_schedulers"][0])
     except Exception as error:  # whatever the optimizer's own code raises
-        raise UserError(f"the checkpoint is damaged: {name} cannot take up its state ({error!r:.200})") from error
+        raise UserError(f"the checkpoint is damaged: {name} cannot load its state ({error!r:.200})") from error
 
 
 def _after_a_step(module: SubnetModule) -> dict[int, Any]:
-    """The state of the module's optimizer after a step, as tensors without numbers; empty if it needs the numbers."""
+    """Return the state of the module's optimizer after a step, as meta tensors; empty if the step needs values."""
     trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
-    without_numbers = [nn.Parameter(parameter.detach().to("meta")) for parameter in trained]
-    for parameter in without_numbers:
+    parameters = [nn.Parameter(parameter.detach().to("meta")) for parameter in trained]
+    for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     try:
-        optimizer = module.optimizer(iter(without_numbers))
+        optimizer = module.optimizer(iter(parameters))
         optimizer.step()
-    except Exception:  # of a fused one for instance, which is written for some devices
+    except Exception:  # a fused optimizer, for instance, has no kernels for meta tensors
         return {}
     state: dict[int, Any] = optimizer.state_dict()["state"]
     return state
@@ -225,8 +227,7 @@ def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"the checkpoint has {key} = {reprlib.repr(theirs.get(key))} and this run has {key} = "
-                f"{ours.get(key)!r}: "
-                "run it with the config.yaml that stands beside its checkpoints"
+                f"{ours.get(key)!r}: run it with the config.yaml beside its checkpoints"
             )
 
 

@@ -23,7 +23,7 @@ class CheckpointFiles(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.serialization.set_crc32_options(True)  # which tell of damage when it is read
+            torch.serialization.set_crc32_options(True)  # checksums, which show damage when the file is read
             with replacing(path) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch's writer raises the second when its file raises the first

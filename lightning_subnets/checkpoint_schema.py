@@ -1,6 +1,6 @@
-"""The form of a checkpoint: what this package, Lightning and torch read of one, to resume a run or to evaluate it.
+"""The schema of a checkpoint: everything that this package, Lightning and torch read from one.
 
-The state of callbacks that are not named here is as they wrote it.
+The states of other callbacks are not checked.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lightning_subnets.schema import Count, Strict
 
 
 def check(content: Mapping[Any, Any]) -> None:
-    """Check what a checkpoint holds.
+    """Check the content of a checkpoint.
 
     Raises:
-        ValidationError: if something is missing or of another type, or a number is out of range.
+        ValidationError: if a value is missing, has another type, or is out of range.
     """
     _Checkpoint.model_validate(content)
-    if "optimizer_states" in content:  # of a checkpoint that a run can be resumed from, and not of its weights alone
+    if "optimizer_states" in content:  # save_weights_only leaves out what a run is resumed from
         _Training.model_validate(content)
         for name, state in content["callbacks"].items():
             if name.partition("{")[0] in _CALLBACKS:
@@ -42,13 +42,13 @@ def _scalar(value: Tensor) -> Tensor:
 
 def _bits(value: Tensor) -> Tensor:
     if value.dtype != torch.uint8 or value.dim() != 1:
-        raise ValueError("it should be bytes")
+        raise ValueError("it should be a vector of bytes")
     return value
 
 
 def _is_no_method(state: dict[str, Any]) -> dict[str, Any]:
     for name in state:
-        if callable(getattr(LambdaLR, name, None)):  # torch makes each an attribute
+        if callable(getattr(LambdaLR, name, None)):  # torch sets each one as an attribute
             raise ValueError(f"{name!r:.60} is a method")
     return state
 
@@ -75,7 +75,7 @@ State = dict[str, Any]
 
 
 class _Tracker(_Part):
-    model_config = ConfigDict(extra="forbid")  # Lightning makes each an attribute
+    model_config = ConfigDict(extra="forbid")  # Lightning sets each one as an attribute
 
     ready: Count
     completed: Count
@@ -147,7 +147,8 @@ class _Loops(_Part):
 class _Identity(_Part):
     model_config = ConfigDict(extra="allow")
 
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_plain)]]  # the method's arguments, which are compared
+    # The method's arguments, which the run compares with its own.
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_plain)]]
     network: str
     method: str
     weights: str | None
@@ -170,7 +171,7 @@ class _Averaging(_Part):
 
 
 class _Checkpoint(_Part):
-    version: str = Field(  # before 2.0 Lightning looks for loops by other names
+    version: str = Field(  # if the version is below 2.0, Lightning renames the loops
         alias="pytorch-lightning_version",
         pattern=r"^[2-9]\.[0-9]{1,4}\.[0-9]{1,4}((a|b|rc|\.post|\.dev)[0-9]{1,9})?$",
     )
@@ -182,7 +183,7 @@ class _Checkpoint(_Part):
     optimizer: str
     run: _MakeUp
     weights_digest: str = ""
-    current_model_state: dict[str, Tensor] = Field(default={})  # of a network whose average is in state_dict
+    current_model_state: dict[str, Tensor] = Field(default={})  # the network in training, if state_dict is its average
     averaging_state: _Averaging = Field(default_factory=lambda: _Averaging(n_averaged=torch.zeros(())))
 
 
@@ -212,7 +213,7 @@ class _Scaler(_Part):
 
 
 class _Training(_Part):
-    """What a run is resumed from beside what it is evaluated by."""
+    """What a resumed run reads, and an evaluation does not."""
 
     callbacks: dict[str, State]
     optimizer_states: Annotated[list[_OptimizerState], Field(min_length=1, max_length=1)]
@@ -220,7 +221,7 @@ class _Training(_Part):
         list[Annotated[State, AfterValidator(_is_no_method), AfterValidator(_Schedule.model_validate)]],
         Field(min_length=1, max_length=1),
     ]
-    scaler: _Scaler | None = Field(alias="MixedPrecision", default=None)  # of float16 alone
+    scaler: _Scaler | None = Field(alias="MixedPrecision", default=None)  # only with 16-mixed
 
 
 class _MaskStatistics(_Part):
@@ -247,7 +248,7 @@ class _ModelCheckpoint(_Part):
     @model_validator(mode="after")
     def _check_paths(self) -> Self:
         if self.kth_best_model_path and self.kth_best_model_path not in self.best_k_models:
-            raise ValueError("the best checkpoints lack kth_best_model_path")
+            raise ValueError("best_k_models does not contain kth_best_model_path")
         return self
 
 

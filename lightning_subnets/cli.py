@@ -48,7 +48,7 @@ def main(args: list[str] | None = None) -> None:
     # Lightning's advertisements and its account of the hardware; warnings still come through.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # Rank 0 says that it kills all ranks because another one has ended.
+    # This message tells that rank 0 kills all ranks because another rank has ended.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     # Lightning 2.6 under torch 2.15, from inside its own loops.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
@@ -194,7 +194,8 @@ class SubnetCLI(LightningCLI):
             raise as_user_error(error) from error
 
         if self.trainer.precision == "64-true":
-            self.model.double()  # as Lightning will: a checkpoint is compared with, and weights are before training
+            # Lightning converts the network later; checkpoints and weights are compared with it before that.
+            self.model.double()
         if self.subnet:
             load_subnet(self.subnet, network=self.model.unmask_())
 

@@ -110,23 +110,23 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
 def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence[int]) -> float:
     """log10 of Tr = sum over paths p and their kept weights k of (pi_p / w_k)^2 = sum_k dR2 / d(w_k^2).
 
-    pi_p is the product of the weights along the path and of the scales of the norms on it, gamma / sqrt(var + eps) of a
-    norm with running statistics; w_k is the weight that the layer computes with, which for ``Biprop`` and a scaled
-    ``Supermask`` is not the one that was drawn. R2 is the sum of the outputs, in float64, for an image of ones: the
-    network is in evaluation mode, all weights are under their masks, every factor of pi_p is squared, and every shift
+    pi_p is the product of the weights along the path and of the scales of the norms on it; a norm with running
+    statistics scales by gamma / sqrt(var + eps). w_k is the weight that the layer computes with, which for ``Biprop``
+    and a scaled ``Supermask`` is not the weight that was drawn. R2 is the sum of the outputs, in float64, for an image
+    of ones: the network is in evaluation mode, all weights are masked, every factor of pi_p is squared, and every shift
     (biases, the means of norms) is 0.
 
-    Everything else computes as it always does. The mean over n positions divides by n, not by n^2. Max-pools take the
-    largest. Activations that do more than cut at 0, and norms without running statistics, leave a number that is no
-    sum over paths, but that compares masks of one network.
+    Everything else computes as it always does: a mean over n positions divides by n, not by n^2, and a max-pool takes
+    the largest value. If activations do more than cut at 0, or norms have no running statistics, the result is not a
+    sum over paths, but it still compares masks of one network.
 
     Args:
         network: masked, or plain with the weights that it computes with; it stays as it was.
         masks: boolean, of every layer by its name.
         input_shape: of one image, (channels, height, width).
 
-    Returns: -inf for no path, inf beyond what float64 holds, 1.8e308; a ResNet-152 is at about 1e50. NaN if the sum is
-        negative, in a network that changes signs, or not a number.
+    Returns: -inf if there is no path, and inf if the sum exceeds float64's range, 1.8e308; a ResNet-152 is at about
+        1e50. NaN if the sum is NaN or negative; a network that changes signs can make it negative.
     Raises:
         ValueError: if the network does not compute in float64.
     """
@@ -152,7 +152,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
 
 def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, in float64, by which norms multiply by the square of what they do, and nothing shifts."""
+    """Return parameters and buffers in float64 that make norms scale by the square of their scale, and shift by 0."""
     tensors: dict[str, Tensor] = {}
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
         owner, _, name = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what it was asked for: with one line for people and an exit code."""
+"""How a command that fails ends: with one line for people and an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_subnets import streams
 from lightning_subnets.agreement import lost_rank
 from lightning_subnets.errors import UserError, printable
 
-# Of a disk, of a person's share of it, of what one file may take.
+# The disk, a person's quota or the largest size of a file is reached.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORKER = re.compile(
     r"DataLoader worker \(pid (\d+)\) (is killed by signal: [^.]+|exited unexpectedly with exit code \d+)"
@@ -29,10 +29,10 @@ _WORKER = re.compile(
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """End the process with one line on standard error instead of a traceback, where the reason is known.
+    """End the process with one line on standard error instead of a traceback, if the reason is known.
 
-    Exit code 2 is for what a person can mend and 1 for the loss of another process. Messages cannot raise meanwhile,
-    see ``streams``.
+    The exit code is 2 if a person can mend the reason, and 1 if another process is lost. Printing cannot raise inside
+    the block, see ``streams``.
     """
     streams.make_lossy()
     try:
@@ -72,17 +72,17 @@ def end(message: str, *, tip: str = "", code: int = 2) -> NoReturn:
 
 
 def _lost_rank(error: Exception) -> str | None:
-    """What torch says of it in forty lines, on each rank."""
+    """Return in one line that another rank is lost, which torch says in forty; None if the error is another one."""
     if not lost_rank(error):
         return None
     rank, reason = rank_zero_only.rank, str(error).split("] ", 1)[-1].split(". ")[0]  # type: ignore[attr-defined]
     return (
-        f"rank {rank} has lost another process of this run, which was killed or whose own message says why ({reason})"
+        f"rank {rank} has lost another process of this run, which was killed or says why in its own message ({reason})"
     )
 
 
 def _lost_worker(error: Exception) -> str | None:
-    """The end of a process that reads images, if the error comes of one."""
+    """Return how a DataLoader's worker ended, if that caused the error; else None."""
     found = _end_of_worker(error, error.__cause__, error.__context__)
     if found is None:
         if not _broken_off(error):
@@ -91,18 +91,20 @@ def _lost_worker(error: Exception) -> str | None:
             found = _exit_of_worker(error)
         except RuntimeError as reason:  # of torch's handler of SIGCHLD
             found = _end_of_worker(reason)
-    worker, ending = (f"process {found[0]}", found[1]) if found else ("a process", "ended unexpectedly")
+    worker, ending = "a DataLoader worker", "ended unexpectedly"
+    if found:
+        worker, ending = f"DataLoader worker (pid {found[0]})", found[1]
     if "Killed" in ending:
-        cause = "usually for memory: give the job more, or take fewer workers with --data.num_workers"
+        cause = "usually because memory ran out: give the job more, or use fewer workers with --data.num_workers"
     elif "Bus error" in ending:
-        cause = "usually because /dev/shm is full: give it more room, or take fewer workers with --data.num_workers"
+        cause = "usually because /dev/shm is full: give it more room, or use fewer workers with --data.num_workers"
     else:
-        cause = "its own messages stand above; with --data.num_workers=0 this process reads and shows where it fails"
-    return f"{worker} that reads images for this one {ending} ({cause})"
+        cause = "its own messages are above; with --data.num_workers=0 this process reads and shows where it fails"
+    return f"{worker} {ending} ({cause})"
 
 
 def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
-    """Number and end of a DataLoader's worker, as one of these errors tells them."""
+    """Return the process id of a DataLoader's worker and how it ended, if one of the errors says so."""
     found = next((match for error in errors if (match := _WORKER.search(str(error)))), None)
     return (found[1], found[2]) if found else None
 
@@ -128,7 +130,7 @@ def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
 
 
 def _broken_off(error: Exception) -> bool:
-    """Whether a DataLoader's worker ended while the process that it reads for took an image from it."""
+    """Return whether a DataLoader's worker ended while the main process took an image from it."""
     if isinstance(error, RuntimeError):
         return "DataLoader worker (pid(s)" in str(error)
     taking = dataloader._MultiProcessingDataLoaderIter._try_get_data.__code__

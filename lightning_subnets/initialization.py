@@ -229,16 +229,16 @@ def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str,
 def draw_scores(shape: torch.Size, *, seed: int, layer: str, spread: float = 1.0) -> Tensor:
     """A layer's first scores: U(-b, b), b = sqrt(spread / fan_in), float32 on the CPU.
 
-    A spread of 1 is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020; a spread of 6 is
-    ``kaiming_uniform_(a=0)``, as in that of Chijiwa et al. 2021.
+    A spread of 1 is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020. A spread of 6 is
+    ``kaiming_uniform_(a=0)``, as in the public code of Chijiwa et al. 2021.
     """
     return _fill(_uniform, math.sqrt(spread / fans(shape)[0]), shape, f"{int(operator.index(seed))}:{layer}:scores")
 
 
 def draw_biases(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-    """A layer's first biases where they are trained: U(-b, b), b = sqrt(1 / fan_in), float32 (out,) on the CPU.
+    """Draw a layer's first biases, if they are trained: U(-b, b), b = sqrt(1 / fan_in), float32 (out,) on the CPU.
 
-    This is the distribution that torch's own layers draw their biases from.
+    Torch's own layers draw their biases from this distribution.
 
     Args:
         shape: of the layer's weight, see ``fans``.

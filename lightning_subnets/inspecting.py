@@ -147,5 +147,5 @@ def _print_common(console: Console, common: Common | None, against: str | None) 
 
 
 def _shown(text: str) -> str:
-    """As rich prints it as it stands, and not at more length than a person reads."""
+    """Return a text that rich prints literally, cut off after the first 400 characters."""
     return escape(printable(text if len(text) <= 400 else f"{text[:400]}..."))

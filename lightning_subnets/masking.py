@@ -142,9 +142,9 @@ def mask_(
 
     Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, their hooks and their names;
     a method with scores gives each a ``scores`` beside it. All numbers of the network are then a function of the seed:
-    weights are drawn, norms scale by 1, shift by 0 and have the running statistics they start with. If the method
-    trains scores, biases are 0 and everything but the scores is frozen. If it trains weights, biases are drawn too, see
-    ``initialization.draw_biases``, and everything is trainable; masks that it chooses before that are chosen now.
+    weights are drawn, and norms scale by 1, shift by 0 and have their first running statistics. If the method trains
+    scores, biases are 0 and everything but the scores is frozen. If the method trains weights, biases are drawn too
+    (``initialization.draw_biases``), and everything is trainable; if it chooses masks before training, it does so now.
 
     Masks follow every change of weights and scores but one that leaves no trace: who edits ``parameter.data`` in place,
     or lets torch.distributed write into a parameter, calls ``masked_weights.forget_(layers)``.

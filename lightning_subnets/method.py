@@ -55,7 +55,7 @@ class Method(ABC):
     trains: ClassVar[Literal["scores", "weights", "last layer"]]
     needs: ClassVar[Literal["batches", "input_shape"] | None] = None  # of ``Scoring``, to choose masks before training
     samples_per_class: int  # how many training images of each class, where it needs batches
-    by_class: ClassVar[bool] = False  # these images in order of their classes, in two batches or another even number
+    by_class: ClassVar[bool] = False  # sort these images by class, and make an even number of batches
     made_before: ClassVar[bool] = True  # w_eff is kept from one change to the next; if not, override masked_weight
     by_magnitude: ClassVar[bool] = False  # ranks weights by |w|, which must not all be the same then
     redraws: ClassVar[bool] = False  # frozen weights change all the same, and the seed alone does not give them
@@ -91,11 +91,12 @@ class Method(ABC):
         """Choose the masks of a masked network as it stands; nothing, for a method that finds them by training."""
 
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:  # noqa: B027
-        """What is done to a masked network after each optimizer step, beside the step itself.
+        """Change a masked network after each optimizer step; by default, leave it as it is.
 
         Args:
-            step: how many have been taken.
-            images: of one step, of all processes together; None where the data do not say.
+            network: masked.
+            step: the number of optimizer steps done.
+            images: the number of images in a step, over all processes; None if the data do not say.
         """
 
     def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:

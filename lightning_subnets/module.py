@@ -122,7 +122,7 @@ class SubnetModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.precision == "64-true":
-            self.double()  # before a callback copies the network, or a checkpoint's scores are rounded to fit
+            self.double()  # before a callback copies the network, and before a checkpoint is loaded into it
         return [OwnLoader(), Averaging(), Frozen(), Ranks(), Divergence(), Collapse(self.allow_collapse)]
 
     def prepare_data(self) -> None:
@@ -133,7 +133,7 @@ class SubnetModule(LightningModule):
         images = images_per_step(self.trainer)
         if images is None and (self.lr_batch_size or self.method.redraws):
             what = "lr_batch_size" if self.lr_batch_size else type(self.method).__name__
-            raise UserError(f"{what} counts images, and the data have no batch_size: give their data module one")
+            raise UserError(f"{what} counts images, and the data have no batch_size: give the data module one")
         if images and self.lr_batch_size:
             for group in optimizer.param_groups:
                 group["lr"] *= images / self.lr_batch_size
@@ -291,7 +291,7 @@ class SubnetModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         subnet_checkpoint.make_fit_(checkpoint, self, to_train=self._fitting)
         if self._fitting:
-            resuming.place_(self.trainer, checkpoint)
+            resuming.correct_progress_(self.trainer, checkpoint)
             self._resumed = checkpoint["run"]
 
 

@@ -18,6 +18,6 @@ def plain_name(value: object, what: str) -> str:
     if isinstance(value, str) and value and value[0] != "." and not {*value} & {*"/\\"} and value.isprintable():
         return value
     raise UserError(
-        f"{what} is {value!r}, which cannot be the name of a directory: use a name that does not begin with a dot, "
-        "without /, \\ and control characters"
+        f"{what} is {value!r}: it names a directory, so use a name that does not begin with a dot and has no /, no \\ "
+        "and no control characters"
     )

@@ -1,4 +1,4 @@
-"""The parser of the ``lightning`` command: its errors, and what ``--help`` says of a stranger's checkpoint."""
+"""The parser of the ``lightning`` command, with short errors and its own help for ``--ckpt_path``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_subnets.spelling import suggestion
 
 _CHECKPOINT = (
     "Checkpoint of a run, or a .subnet file to evaluate. If no config is given, the config.yaml of the checkpoint's "
-    "run is used, and it can name any code to run: take a stranger's network as a .subnet file, which runs nothing, "
+    "run is used, and it can name any code to run: take a stranger's network as a .subnet file, which runs no code, "
     "see SECURITY.md."
 )
 
@@ -23,7 +23,7 @@ class Parser(LightningArgumentParser):
         added: list[str] = super().add_method_arguments(*args, **kwargs)
         for action in self._actions:
             if action.dest == "ckpt_path":
-                action.help = _CHECKPOINT  # Lightning's names places to look in that are not looked in here
+                action.help = _CHECKPOINT  # Lightning's help describes values that are not allowed here
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -27,7 +27,7 @@ from lightning_subnets.errors import UserError
 if TYPE_CHECKING:
     from lightning_subnets.module import SubnetModule
 
-# Of these, weights and scores keep the bits that the seed gives them.
+# With these precisions, weights and scores keep the bits that the seed gives them.
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 
 
@@ -38,10 +38,10 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
         data: the data to be trained on, where there is a data module.
 
     Raises:
-        ValueError: if the optimizer refuses its arguments, the precision is one that rounds weights or scores, a
-            callback does not work here or does not fit the method, the number of epochs or another callback, the
-            method's identity is not of plain values, the network cannot take the data's images, one at a time if that
-            is how it is trained, or it has another number of outputs than the data classes.
+        ValueError: if the optimizer refuses its arguments; if the precision would round weights or scores; if a
+            callback does not work here, or does not fit the method, the number of epochs or another callback; if JSON
+            cannot hold the method's identity; if the network cannot take the data's images, or cannot be trained on
+            their batch size; or if its number of outputs differs from the number of classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
@@ -49,8 +49,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     if trainer.precision not in _PRECISIONS:
         mixed = "16-mixed" if trainer.precision == "16-true" else "bf16-mixed"
         raise UserError(
-            f"precision {trainer.precision} would round the weights and the scores, whose small steps then are lost: "
-            f"take {mixed}; possible are {', '.join(_PRECISIONS)}"
+            f"precision {trainer.precision} would round the weights and the scores, so small updates would be lost: "
+            f"take {mixed}, or one of {', '.join(_PRECISIONS)}"
         )
     if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
         raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm computes on nothing else")
@@ -60,8 +60,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     if not is_plain(module.identity):
         name = type(module.method).__name__
         raise UserError(
-            f"{name} is known by {module.method.identity()!r:.200}, which no checkpoint can give back as it is: let "
-            f"{name}.identity() return numbers, texts, and lists and dicts of them"
+            f"{name}.identity() is {module.method.identity()!r:.200}, which no checkpoint can give back as it is: return "
+            "numbers, strings, and lists and dicts of them"
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in _REFUSED.items():
@@ -73,26 +73,26 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
         _check_images(module, data)
 
 
-# Lightning's callbacks that change what is computed once when training begins: the learning rate's scaling, its
-# schedule, the number of steps, and what is trained. A resumed run, too, would not have their changes.
+# These callbacks of Lightning change values that are computed once when training begins: the scale of the learning
+# rate, its schedule, the number of steps, and the parameters that are trained. A resumed run would lack their changes.
 _REFUSED: dict[type[Callback], str] = {
     GradientAccumulationScheduler: (
-        "changes the number of images in a step, for which the learning rate and its schedule are computed once: "
-        "set --trainer.accumulate_grad_batches instead"
+        "changes the number of images in a step after the learning rate and its schedule are computed for it: set "
+        "--trainer.accumulate_grad_batches instead"
     ),
     BatchSizeFinder: (
         "changes the batch size after the learning rate and its schedule are computed for it: set --data.batch_size"
     ),
     LearningRateFinder: (
-        "cannot set the learning rate, which the optimizer and the schedule have: compare short runs with different "
-        "values of --model.optimizer.lr"
+        "cannot set the learning rate, because the optimizer and the schedule have it already: compare short runs "
+        "with different values of --model.optimizer.lr"
     ),
     StochasticWeightAveraging: (
-        "cannot be resumed, and no checkpoint holds its average as the network: take WeightAveraging, the equal "
-        "average of all steps, or EMAWeightAveraging with update_starting_at_step"
+        "cannot be resumed, and its average is in no checkpoint: take WeightAveraging, which averages all steps "
+        "equally, or EMAWeightAveraging with update_starting_at_step"
     ),
     ModelPruning: "changes frozen weights instead of masks: take --model.method=Magnitude or IterativePruning",
-    BackboneFinetuning: "changes which parameters are trained, which is the method's choice: leave it out",
+    BackboneFinetuning: "changes which parameters are trained, and the method decides that: remove this callback",
 }
 
 
@@ -114,16 +114,17 @@ def _check_images(module: SubnetModule, data: ImageDataModule) -> None:
 
 
 def check_single_image(module: SubnetModule, image: Tensor, why: str) -> None:
-    """Check that the network trains on a batch of one image.
+    """Check that the network can be trained on a batch of one image.
 
-    Batch norm does not where an image leaves it one value a channel, which has no variance.
+    It cannot if a batch norm gets only one value a channel, which has no variance.
 
     Args:
+        module: with the network.
         image: (1, channels, height, width), on the module's device.
-        why: there is such a batch.
+        why: what makes a batch of one image, to begin the error with.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if the network cannot be trained on the image.
     """
     try:
         with _trial(module.network, training=True):
@@ -139,7 +140,7 @@ def check_single_image(module: SubnetModule, image: Tensor, why: str) -> None:
 
 @contextmanager
 def _trial(network: nn.Module, *, training: bool) -> Iterator[None]:
-    """For a forward pass that changes nothing: neither modes and buffers of the network nor any random numbers."""
+    """Restore modes and buffers of the network and the random number generators after a trial forward pass."""
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     devices = {parameter.device.index for parameter in network.parameters() if parameter.is_cuda}

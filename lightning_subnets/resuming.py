@@ -21,18 +21,19 @@ from lightning_subnets.errors import UserError
 def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
     """Return what a checkpoint holds beside Lightning's own state.
 
-    That is how a step is made up, the epoch's metrics so far, and whether a callback has ended the run.
+    These are the batch size, ranks and accumulation of a step, the epoch's metrics so far, and whether a callback has
+    ended the run.
     """
     sums = _of_all_ranks(_sums(metrics), trainer.world_size)
     return {**_make_up(trainer), "metrics": sums, "should_stop": trainer.should_stop}
 
 
-def place_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Make the counters of a checkpoint say where in the run it is, before Lightning loads them.
+def correct_progress_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Correct the progress counters of a checkpoint before Lightning loads them.
 
-    Lightning 2.6 resumes every run that has a ``max_steps`` as if its checkpoint were within an epoch, and counts an
-    epoch that ``max_steps`` or a callback cut short as a whole one. Here an epoch that was cut short is resumed if the
-    run has steps left now. A run that a callback ended, early stopping for instance, stays ended in its own directory;
+    Lightning 2.6 resumes every run that has a ``max_steps`` as if its checkpoint were within an epoch, and it counts an
+    epoch that ``max_steps`` or a callback cut short as complete. Here such an epoch is resumed if the run has steps
+    left now. If a callback ended the run, early stopping for instance, the run stays ended in its own directory, and
     another run can begin from its checkpoint.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
@@ -75,9 +76,9 @@ def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
 
 
 def _count_once_(trainer: Trainer) -> None:
-    """Keep Lightning from counting a step twice, as it does if the step was the last of an epoch that was cut short.
+    """Keep Lightning from counting twice the last step of an epoch that was cut short.
 
-    It passes over the validation that came after that step, and then counts the step.
+    Lightning skips the validation that came after that step, and then counts the step again.
     """
     loop = trainer.fit_loop.epoch_loop
     assert trainer.fit_loop._data_fetcher is not None

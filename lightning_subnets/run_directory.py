@@ -67,12 +67,12 @@ class RunDirectory:
         return self.path / "summary.json"
 
     def _take(self, *, new: bool) -> bool:
-        """Make the directory if it is not there, and keep other processes out until this one ends, however it ends.
+        """Make the directory if it is missing, and keep other processes out until this one ends, however it ends.
 
         Args:
-            new: take no directory that is there already.
+            new: do not take a directory that exists already.
 
-        Returns: whether the directory is taken; it is not if another process was there first, or has just removed it.
+        Returns: whether this process has taken the directory; False if another process has made or just removed it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -104,7 +104,7 @@ class RunDirectory:
             (self.path / ".lock").unlink()
         os.close(self._lock)
         self._lock = None
-        with suppress(OSError):  # another process has a run in there
+        with suppress(OSError):  # a directory is not empty if another process has a run there
             for folder in self.made:
                 folder.rmdir()
 
@@ -113,7 +113,7 @@ def lock(folder: Path) -> int:
     """Keep other processes out of a directory until the descriptor that is returned is closed.
 
     Raises:
-        BlockingIOError: if another process does so already.
+        BlockingIOError: if another process has the lock.
         FileNotFoundError: if the directory does not exist.
     """
     path = folder / ".lock"
@@ -128,13 +128,13 @@ def lock(folder: Path) -> int:
         except OSError:
             return descriptor  # a file system without locks
         else:
-            # An owner that left may have removed this file since it was opened, and the next process makes a new one.
+            # The last owner may have removed this file after it was opened here; the next process then makes a new one.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     return descriptor
         os.close(descriptor)
         time.sleep(0.01)
-    raise BlockingIOError(f"{path} has been shared for too long")
+    raise BlockingIOError(f"{path} is still locked after {_TRIES} tries")
 
 
 def in_use(folder: Path) -> bool:
@@ -150,7 +150,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _is_owned(descriptor: int) -> bool:
-    """Return whether another process owns a lock file; those that only ask share it, and are no owners."""
+    """Return whether another process owns a lock file; a process that only asks takes a shared lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -160,4 +160,4 @@ def _is_owned(descriptor: int) -> bool:
     return False
 
 
-_TRIES = 100  # to lock a file that others share, who ask whether it is owned and leave at once
+_TRIES = 100  # to lock a file that other processes share for a moment, to ask whether it is owned

@@ -64,7 +64,7 @@ class _Model(Strict):
 
 
 class _Config(Strict):
-    """What is read here of the config of a run; a parser checks the rest."""
+    """The values that are read from a run's config without a parser, which checks the rest."""
 
     model: _Model
     data: _Class
@@ -72,10 +72,10 @@ class _Config(Strict):
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config that a run keeps beside its checkpoints.
+    """Return the config that a run keeps beside its checkpoints.
 
     Raises:
-        ValueError: if it cannot be read, or is no such config.
+        ValueError: if the file cannot be read, or is not the config of a run.
     """
     try:
         config = yaml.safe_load(path.read_text())
@@ -85,7 +85,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise UserError(f"{path} is not the config of a run: {first_mistake(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     return dict(config)
 
 

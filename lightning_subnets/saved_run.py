@@ -78,9 +78,10 @@ class SavedRun:
                 preprocessing["resize"] = shorter_side(data.image_shape[-1])
             classes = data.classes
         except UserError as error:
-            missing = printable(str(error))
+            reason = printable(str(error))
             print(
-                f"classes and preprocessing are left out, for the run's data are not here: {missing}", file=sys.stderr
+                f"classes and preprocessing are left out, because the run's data are not here: {reason}",
+                file=sys.stderr,
             )
         accuracy = {name: value for name, value in self._summary().items() if name in _MEASURED and value is not None}
         return {
@@ -106,5 +107,5 @@ class SavedRun:
                 leave_defaults_to_builder(parsed.model.network)
             objects: Namespace = parser.instantiate(parsed)
             return objects
-        except Exception as error:  # what a config names may raise anything
+        except Exception as error:  # a class that a config names may raise anything
             raise as_user_error(error) from error

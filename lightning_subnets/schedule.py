@@ -1,4 +1,4 @@
-"""The learning rate by optimizer step, and the images of a step."""
+"""The learning rate by optimizer step, and the number of images in a step."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ class Rounds(NamedTuple):
 
 
 def images_per_step(trainer: Any) -> int | None:
-    """The images of an optimizer step, all processes and accumulation included; None if the data have no batch_size."""
+    """Return the images of an optimizer step, over all processes and accumulated batches; None without batch_size."""
     images: int | None = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
     return images and images * trainer.world_size * trainer.accumulate_grad_batches

@@ -9,28 +9,28 @@ from contextlib import suppress
 
 
 class _Lossy(io.FileIO):
-    """A descriptor that drops the bytes that it cannot write, on a full disk or into a pipe that nobody reads."""
+    """A file descriptor that drops bytes it cannot write, on a full disk or into a pipe that nobody reads."""
 
     def write(self, content: object, /) -> int:
         assert isinstance(content, bytes | bytearray | memoryview)
         try:
-            return super().write(content) or len(content)  # None where a write would have to wait
+            return super().write(content) or len(content)  # None if the write would block
         except OSError:
             return len(content)
 
 
 def make_lossy() -> None:
-    """Let no message raise: neither ``print`` nor a warning nor the flush when Python ends.
+    """Keep messages from raising: ``print``, warnings, and the flush when Python ends.
 
-    What cannot be written is dropped, and a character that the encoding lacks is written as its escape. A descriptor
-    that is closed becomes that of ``/dev/null``, because the next file to be opened would get its number, and the
-    messages. Streams that somebody has already put in the place of the process's own stay as they are.
+    Bytes that cannot be written are dropped, and a character that the encoding lacks is escaped. A closed descriptor
+    is opened on ``/dev/null``, because otherwise the next file to be opened would get its number and the messages.
+    If ``sys.stdout`` or ``sys.stderr`` has been replaced already, it stays as it is.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # its descriptor was closed when Python began

@@ -28,7 +28,7 @@ from lightning_subnets.versions import versions
 
 
 class Summary(Strict):
-    """What is read of a run's summary, if it is there: an older one has less."""
+    """The values that are read from a run's summary; the summary of an older version may lack some."""
 
     method: str | None = None
     weights: str | None = None
@@ -99,10 +99,10 @@ def summarize(
 
 
 def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosis | None, float | None]:
-    """What masks leave of a network, and log10 of their path kernel's trace.
+    """Return the diagnosis of a network under its masks, and log10 of the trace of its path kernel.
 
-    Returns: None for what there is not: for masks that keep everything, images of unknown shape, and networks whose
-        units cannot be followed, or which do not compute in float64.
+    Returns: None for both if the masks keep everything, the shape of the images is unknown, or the network's units
+        cannot be followed; None for the trace if the network does not compute in float64.
     """
     network = module.network
     found = trace = None
@@ -134,7 +134,7 @@ def write(summary: dict[str, Any], path: Path) -> None:
 
 
 def read(run: Path) -> dict[str, Any] | None:
-    """What a run wrote into its directory when it was finished; None if it is not.
+    """Return the summary that a run writes when it is finished, or None if it is not finished.
 
     Raises:
         ValueError: if the file is damaged.

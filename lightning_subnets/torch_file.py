@@ -1,7 +1,7 @@
-"""Torch's files, read without trusting them: nothing in one is run, and it takes no more memory than it has bytes.
+"""Read torch's files without trusting them: no code in a file is run, and it takes memory in proportion to its size.
 
-``torch.load`` runs nothing that a file names, but it reads no checksum, and a small file can have it allocate what is
-not there: by a compressed record, by ``bytearray(10**11)``, or by one dict that is copied a thousand times.
+``torch.load(weights_only=True)`` runs no code from a file. But it does not compare checksums, and a small file can make
+it allocate much memory: by a compressed record, by ``bytearray(10**11)``, or by a dict that is copied a thousand times.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class ForeignError(UserError):
 
 
 def read(file: BinaryIO, *, unzipped: bool = False) -> Any:
-    """What a torch file holds: tensors on the CPU, and plain values, in a tree of dicts, lists, tuples and sets.
+    """Return the content of a torch file: CPU tensors and plain values in a tree of dicts, lists, tuples and sets.
 
-    Every record is compared with its CRC-32 first, so that one bit that has changed is an error.
+    Every record is compared with its CRC-32 first, so a single changed bit is an error.
 
     Args:
         file: at its beginning.
         unzipped: also take the form that torch wrote until 1.5, which has no checksums.
 
     Raises:
-        ForeignError: if it holds more than tensors and plain values.
-        Exception: of any other type, if it is truncated, damaged or no torch file.
+        ForeignError: if the file holds more than tensors and plain values.
+        Exception: of any other type, if the file is truncated, damaged or not a torch file.
     """
     zipped = file.read(4) == b"PK\x03\x04"
     file.seek(0)
@@ -64,50 +64,50 @@ def read(file: BinaryIO, *, unzipped: bool = False) -> Any:
     else:
         raise zipfile.BadZipFile("it is no archive")
     file.seek(0)
-    with warnings.catch_warnings(action="ignore"):  # of what it then reads, or refuses
+    with warnings.catch_warnings(action="ignore"):  # about what torch reads, or refuses
         content = torch.load(file, map_location="cpu", weights_only=True)
     _check_tree_(content, most=4 * size)
     return content
 
 
 def _checked_pickle(file: BinaryIO) -> bytes:
-    """The pickle of an archive, once all that torch would open in it is found to be as it was written.
+    """Return the pickle of an archive, after checking every record that torch would open.
 
-    Torch and Python may see different archives in one file: torch finds ``data.pkl`` by the name ``DATA.PKL`` too, and
-    of two records by one name it takes one.
+    Torch and Python may see different archives in one file: torch also finds ``data.pkl`` by the name ``DATA.PKL``, and
+    if two records have one name, it takes only one of them.
     """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise zipfile.BadZipFile("torch compresses nothing, and a little can become very much")
+            raise zipfile.BadZipFile("it is compressed, which torch never does, and could expand to any size")
         if len({entry.filename.lower() for entry in entries}) < len(entries):
-            raise zipfile.BadZipFile("two of its records have one name")
+            raise zipfile.BadZipFile("two of its records have the same name")
         if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"the CRC-32 of {damaged} is another one")
+            raise zipfile.BadZipFile(f"the CRC-32 of {damaged} is wrong")
         seen = [(entry.filename.partition("/")[2], entry.file_size, _offset(entry, file)) for entry in entries]
     file.seek(0)
     reader: Any = torch._C.PyTorchFileReader(file)
     opened = [(name, reader.get_record_size(name), reader.get_record_offset(name)) for name in reader.get_all_records()]
     if seen != opened:
-        raise zipfile.BadZipFile("it has two lists of its records")
+        raise zipfile.BadZipFile("torch and Python find different records in it")
     pickled: bytes = reader.get_record("data.pkl")
     return pickled
 
 
 def _offset(entry: zipfile.ZipInfo, file: BinaryIO) -> int:
-    """Where the bytes of a record begin: after a header, and a name and padding whose lengths it gives."""
+    """Return the offset of a record's bytes, which follow its header, name and padding."""
     file.seek(entry.header_offset + 26)
     name, padding = struct.unpack("<HH", file.read(4))
     return entry.header_offset + 30 + int(name) + int(padding)
 
 
 def _check_calls(file: BinaryIO | BytesIO) -> None:
-    """Check what a pickle would call; it is only looked at.
+    """Check what a pickle would call, without running it.
 
     Raises:
-        ForeignError: if something is not harmless.
-        ValueError: if something harmless would be called on a value that stands elsewhere in the pickle. So a dict
-            could be copied a thousand times by as few bytes; torch writes each argument where it is needed.
+        ForeignError: if it would call something that is not harmless.
+        ValueError: if it would call something on a value from elsewhere in the pickle. Then a few bytes could copy a
+            dict a thousand times; torch writes each argument at the call.
     """
     last, before = "", ""
     for opcode, argument, _ in pickletools.genops(file):
@@ -124,11 +124,14 @@ def _check_calls(file: BinaryIO | BytesIO) -> None:
 
 
 def _check_tree_(content: Any, *, most: int) -> None:
-    """Check that values are plain and in a tree, and take attributes off dicts, which their methods might be hidden by.
+    """Check that all values are plain and form a tree, and clear the attributes of dicts, which might hide methods.
+
+    Args:
+        content: of a file.
+        most: values that a file of this size can hold without repeating any.
 
     Raises:
-        ValueError: if they are not, or the tree is deeper or larger than a file of this size could have one without
-            repeating itself.
+        ValueError: if a value is not plain, or the tree has too many levels or values.
     """
     waiting, count = [(content, 0)], 0
     while waiting:

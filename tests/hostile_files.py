@@ -1,4 +1,4 @@
-"""Files that torch may take for its own, and values of every kind in the place of what a file should hold."""
+"""Torch files that are hostile, and ways to replace any value of a file by a value of another kind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def zip_file(pickled: bytes, storage: bytes = b"", compression: int = zipfile.ZI
 
 
 class Call:
-    """What pickles as the call of a function, and perhaps as more that is done to its result."""
+    """An object that pickles as the call of a function, and perhaps as changes of the result."""
 
     def __init__(self, function: Any, *arguments: Any, then: tuple[Any, ...] = ()) -> None:
         self.reduced = (function, arguments, *then)
@@ -44,7 +44,7 @@ class Call:
 
 
 class Pickler(pickle.Pickler):
-    """One that knows a storage, an instance of tuple, as torch's does."""
+    """A pickler that knows a storage, which is a tuple here, as torch's pickler does."""
 
     def persistent_id(self, value: Any) -> Any:
         return value if isinstance(value, tuple) and value[:1] == ("storage",) else None
@@ -57,7 +57,7 @@ def pickled(content: Any) -> bytes:
 
 
 def view(kind: type, numel: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Call:
-    """A tensor in the storage "0", which is said to have so many numbers."""
+    """A tensor in the storage "0", with the number of values that the storage claims to have."""
     storage = ("storage", kind, "0", "cpu", numel)
     return Call(torch._utils._rebuild_tensor_v2, storage, 0, shape, strides, False, OrderedDict())
 
@@ -66,7 +66,7 @@ GONE = object()  # in the place of a value: its key is gone too
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The ways to all values that are in dicts and lists in each other."""
+    """Yield the paths to all values in nested dicts and lists."""
     inner: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     yield path
     for key, each in inner:
@@ -74,7 +74,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """A copy with another value in a place."""
+    """Return a copy with another value at a path."""
     if not path:
         return new
     value = copy.deepcopy(value)

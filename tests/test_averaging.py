@@ -1,4 +1,4 @@
-"""Averages of a network in training: what is frozen stays, masks follow, and a checkpoint holds what is reported."""
+"""Averages keep frozen weights, masks follow the average, and a checkpoint holds the network that is reported."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def with_norms(method: str) -> SubnetModule:
 
 
 class Steps(Callback):
-    """Keeps what is trained after each step, and stops the run during one."""
+    """Keeps the trained parameters after each step, and can stop the run during a step."""
 
     def __init__(self, stop_in: int | None = None) -> None:
         self.stop_in, self.after = stop_in, list[dict[str, Tensor]]()

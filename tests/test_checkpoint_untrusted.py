@@ -1,5 +1,4 @@
-"""A checkpoint is not trusted: damage is one error before anything is loaded, and it takes no more memory than it has
-bytes."""
+"""A checkpoint is not trusted: damage is one error before anything is loaded, and memory is bounded by its size."""
 
 from __future__ import annotations
 
@@ -99,13 +98,13 @@ def test_a_bit_that_has_changed_is_refused_or_changes_nothing(count: int, whole:
 
 
 def opcodes(*parts: bytes) -> bytes:
-    """A pickle of a list, in which a dict of 20,000 keys is remembered as 1."""
+    """A pickle of a list that refers to a dict of 20,000 keys, stored as item 1 of the memo."""
     large = pickle.dumps(dict.fromkeys(range(20_000)), protocol=2)[2:-1].replace(b"q\x00", b"", 1)
     return b"\x80\x02](" + large + b"q\x01" + b"".join(parts) + b"e."
 
 
 def twice(levels: int) -> Any:
-    """A list of a list twice, of a list twice and so on: 2**levels in a file of some bytes for each level."""
+    """A list that holds a list twice, which holds a list twice, and so on: 2**levels lists in a few bytes a level."""
     value: Any = []
     for _ in range(levels):
         value = [value, value]

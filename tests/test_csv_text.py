@@ -19,7 +19,7 @@ def test_a_text_that_would_be_computed_begins_with_an_apostrophe(text: str) -> N
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_other_text_stays_as_it_is(text: str) -> None:
-    assert csv_text.written(text) == text
+    assert csv_text.escape(text) == text
 
 
 def test_numbers_stay_numbers() -> None:

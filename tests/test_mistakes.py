@@ -50,7 +50,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (
             ["--trainer.callbacks+=WeightAveraging", "--trainer.callbacks+=EMAWeightAveraging"],
-            ["WeightAveraging and EMAWeightAveraging both average the network", "take one of them"],
+            ["WeightAveraging and EMAWeightAveraging average the network", "keep one of them"],
         ),
         (["--model.network.num_classes=-1"], ["negative dimension -1"]),
         (
@@ -91,7 +91,10 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
             ["ModelPruning changes frozen weights", "IterativePruning"],
         ),
-        (["--trainer.callbacks+=BackboneFinetuning"], ["BackboneFinetuning changes which parameters", "leave it out"]),
+        (
+            ["--trainer.callbacks+=BackboneFinetuning"],
+            ["BackboneFinetuning changes which parameters", "remove this callback"],
+        ),
     ],
     ids=lambda value: value[-1] if value[0].startswith("--") else "",
 )
@@ -186,7 +189,7 @@ def test_a_run_that_cannot_go_on_is_left_as_it_is(
 @pytest.mark.parametrize("version", ["..", ".", "a/b", "/tmp/elsewhere"])
 def test_a_version_is_a_name_and_no_path(version: str, tmp_path: Path, mistake: Mistake) -> None:
     error = mistake(["fit", "-c", QUICKSTART, *SHORT, f"--version={version}"])
-    assert f"--version is {version!r}, which cannot be the name of a directory" in error
+    assert f"--version is {version!r}: it names a directory, so use a name " in error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,9 @@ def test_a_name_is_taken_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_what_is_no_name_is_an_error_with_the_value_and_the_file(name: object) -> None:
-    with pytest.raises(UserError, match=r"^the name in sweep.yaml is .*cannot be the name of a directory: ") as error:
+    with pytest.raises(
+        UserError, match=r"^the name in sweep.yaml is .*: it names a directory, so use a name "
+    ) as error:
         plain_name(name, "the name in sweep.yaml")
     assert repr(name) in str(error.value)
     assert str(error.value).isprintable()

@@ -98,7 +98,7 @@ def test_a_diagnosis_does_without_the_sum_over_paths() -> None:
 
 
 class Tagged(EdgePopup):
-    """A method of somebody's own."""
+    """A user's own method, with an argument of any kind."""
 
     def __init__(self, tags: object) -> None:
         super().__init__(0.5)
@@ -116,7 +116,7 @@ def test_a_method_that_no_checkpoint_can_name_is_an_error_before_training(tags: 
             raise AssertionError("it has begun")
 
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Began()], default_root_dir=tmp_path, max_epochs=1)
-    with pytest.raises(UserError, match=r"Tagged is known by .*let Tagged\.identity\(\) return"):
+    with pytest.raises(UserError, match=r"Tagged\.identity\(\) is .*no checkpoint can give back .*: return numbers"):
         trainer.fit(SubnetModule(Negative(), Tagged(tags)), datamodule=Digits())
 
 
@@ -142,7 +142,7 @@ def test_a_method_of_plain_arguments_is_known_again_by_its_checkpoint(tags: obje
 
 
 class OnTheTestSet(Callback):
-    """Changes a weight where no epoch is left to find it in."""
+    """Changes a weight after the last epoch."""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         next(pl_module.parameters()).data.view(-1)[0] += 1

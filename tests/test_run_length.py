@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends as the run that nobody touched, in whatever way its length is given."""
+"""A run that is killed and resumed equals the run that was not, in whatever way its length is given."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Options = dict[str, Any]
 
 
 class Copies(LastCheckpoint):
-    """Writes a checkpoint whenever it can, and copies what a kill would leave, at each epoch's end and within it."""
+    """Writes a checkpoint after each step, and copies the files that a kill would leave, at and within each epoch."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(run / "checkpoints", minutes=0.0)

@@ -1,4 +1,4 @@
-"""A batch of one image, which a norm over the batch may have no variance of, never ends a run in its middle."""
+"""A batch of one image, on which batch norm may fail, never ends a run in its middle."""
 
 from __future__ import annotations
 

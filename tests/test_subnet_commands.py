@@ -94,7 +94,7 @@ def test_a_run_whose_data_are_gone_is_exported_without_what_they_say(
     config["data"] = {"class_path": "lightning_subnets.datamodules.ImageNet", "init_args": {"root": "nowhere"}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     main(["export", last(run), str(tmp_path / "blind.subnet")])
-    assert "left out, for the run's data are not here: nowhere lacks train.beton" in capsys.readouterr().err
+    assert "left out, because the run's data are not here: nowhere lacks train.beton" in capsys.readouterr().err
     header = Container(tmp_path / "blind.subnet").header
     assert (header.classes, header.preprocessing) == ([], {})
     assert "--input_shape=" in fails(["export", last(run), str(tmp_path / "blind.onnx")], capsys)

@@ -1,4 +1,4 @@
-"""Averages of a network in training: of what is trained, and of nothing else."""
+"""Averages of a network in training, which average what is trained and nothing else."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_subnets.errors import UserError
 
 
 class Averaging(Callback):
-    """Makes Lightning's ``WeightAveraging``, and every subclass of it, average what is trained alone.
+    """Makes Lightning's ``WeightAveraging``, and every subclass of it, average only what is trained.
 
-    A frozen parameter becomes one tensor, which the average and the network in training share. The mean of equal values
-    is not always the value to the bit, 0.9 w + 0.1 w is not w; a boolean mask cannot be averaged; and weights that a
-    method draws again, or prunes, have to change in the average at once.
+    The average and the network in training share each frozen parameter as one tensor, for three reasons. The mean of
+    equal values is not always that value to the bit: 0.9 w + 0.1 w is not always w. A boolean mask cannot be averaged.
+    And weights that a method draws again or prunes have to change in the average at once.
 
     The average replaces the network in each validation and when training ends. A checkpoint holds both, and one that is
     saved with save_weights_only holds the average.
@@ -30,7 +30,7 @@ class Averaging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        for callback in _callbacks(trainer):  # the user's callbacks come first, so that the average is there
+        for callback in _callbacks(trainer):  # the user's callbacks come first, so the average exists by now
             if callback._average_model is not None:
                 _share_frozen_(callback._average_model, pl_module)
                 _average_trained_(callback._average_model)
@@ -38,11 +38,11 @@ class Averaging(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.training and "averaging_state" in checkpoint and not _callbacks(trainer):
             raise UserError(
-                "the checkpoint is of a run whose network is an average, and this run has no callback that averages: "
-                "add the one in the config.yaml beside the checkpoint"
+                "the checkpoint holds the average of a network, and this run has no callback that averages: add the "
+                "one in the config.yaml beside the checkpoint"
             )
 
-    # A run that resumes at its end trains nothing, and Lightning then leaves on_train_end out.
+    # If a run resumes at its end, it trains nothing and Lightning does not call on_train_end.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for callback in _callbacks(trainer):
             callback._copy_average_to_current(pl_module)
@@ -60,29 +60,29 @@ class Averaging(Callback):
 
 
 def check(trainer: Trainer) -> None:
-    """Check that there is one average at most, see ``preflight``.
+    """Check that at most one callback averages the network.
 
     Raises:
-        ValueError: if there are more.
+        ValueError: if several do.
     """
     if len(_callbacks(trainer)) > 1:
         names = " and ".join(type(callback).__name__ for callback in _callbacks(trainer))
-        raise UserError(f"{names} both average the network, which has one average: take one of them")
+        raise UserError(f"{names} average the network, which can have only one average: keep one of them")
 
 
 def averaged_networks(trainer: Trainer) -> list[nn.Module]:
-    """The averages that are kept while networks are trained."""
+    """Return the averages that callbacks keep while the network is trained."""
     made = [callback._average_model for callback in _callbacks(trainer)]
     return [average.module.get_submodule("network") for average in made if average is not None]
 
 
 def restart_(trainer: Trainer, module: LightningModule) -> None:
-    """Make every average the network as it is now, from where its next update begins."""
+    """Set every average to the network as it is now, and begin averaging again from there."""
     for callback in _callbacks(trainer):
         average = callback._average_model
         assert average is not None
         average.n_averaged.zero_()
-        average.update_parameters(module)  # the first is a copy
+        average.update_parameters(module)  # the first update copies
         average.n_averaged.zero_()
 
 
@@ -100,7 +100,7 @@ def _share_frozen_(average: AveragedModel, module: LightningModule) -> None:
 
 
 def _average_trained_(average: AveragedModel) -> None:
-    """Leave out of each update what the average shares with the network."""
+    """Make each update skip the tensors that the average shares with the network."""
     of_one, of_many = average.avg_fn or get_swa_avg_fn(), average.multi_avg_fn  # type: ignore[no-untyped-call]
 
     def each(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:

@@ -1,4 +1,4 @@
-"""Frozen weights that something changes are found in the first epoch, and not when a run is reported."""
+"""A check, in each epoch, that nothing has changed the frozen weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from lightning_subnets.errors import UserError
 
 
 class Frozen(Callback):
-    """Compares the frozen weights, by their fingerprints, with those that training began with.
+    """Compares the fingerprints of the frozen weights with those at the start of training.
 
-    It does so before each validation, at the end of each epoch, before its checkpoint is written, and at the end of
-    training. Masks, which are frozen scores, may be pruned; and a method may draw frozen weights again.
+    It does so before each validation, at the end of each epoch before the checkpoint is written, and at the end of
+    training. Scores are left out, because frozen scores are masks, which may be pruned. If the method draws frozen
+    weights again, nothing is compared.
 
     Raises:
-        ValueError: if a frozen weight has changed, naming it.
+        ValueError: if a frozen weight has changed. The error names the weight.
     """
 
     def __init__(self) -> None:
@@ -33,8 +34,8 @@ class Frozen(Callback):
         if not torch.equal(before, now):
             changed = list(self._before)[int((before != now).nonzero()[0])]
             raise UserError(
-                f"{changed} is frozen, and a callback has changed it by step {trainer.global_step}: a callback may "
-                "change parameters with requires_grad only, as WeightAveraging does in averaging them"
+                f"{changed} is frozen, and a callback has changed it by step {trainer.global_step}: let the callback "
+                "change only parameters that require a gradient"
             )
 
     on_validation_epoch_start = on_train_end = on_train_epoch_end

@@ -26,14 +26,14 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 REQUEUE = os.EX_TEMPFAIL
 
 _DUE = 1  # below every signal's number, so that the larger of the two is what has to be done
-_TIME_LIMIT = int(signal.SIGALRM)  # stands for max_time among the signals; none is sent
+_TIME_LIMIT = int(signal.SIGALRM)  # stands for max_time among the signals; no such signal is sent
 
 
 class Stopped(SystemExit):
-    """A run that a signal or its ``max_time`` has stopped, with all that is done in its checkpoint.
+    """Ends a run that a signal or ``max_time`` has stopped, after its checkpoint is written.
 
-    The exit code is 75 for SIGUSR1 and ``max_time``, and 128 + the signal's number for the others, as a shell would
-    have it; of every rank but the first it is 0, because what starts the ranks may kill the first when another fails.
+    The exit code of rank 0 is 75 for SIGUSR1 and ``max_time``, and 128 + the signal's number for the others, as in a
+    shell. The exit code of every other rank is 0, because the launcher may kill rank 0 when another rank fails.
     """
 
     def __init__(self, number: int, rank: int) -> None:
@@ -49,12 +49,12 @@ class LastCheckpoint(Checkpoint):
     after it. Lightning's own handlers are not used: they save in the middle of whatever the process is doing, each rank
     where it happens to be, and exchange tensors inside the handler. A second signal of a kind ends the process at once.
 
-    ``trainer.max_time`` stops a run as a signal does: it is a limit of each call, counted from the call's first step,
-    and the same command resumes the run and has the whole time again. A run is finished only when its epochs or steps
-    are done, or a callback ends it. Lightning's ``Timer``, also one among the callbacks, is replaced by this.
+    ``trainer.max_time`` stops a run as a signal does. It limits each call, counted from the first step of the call;
+    the same command resumes the run, again with the whole time. A run is finished only when its epochs or steps
+    are done, or when a callback ends it. This class replaces Lightning's ``Timer``, also one that a user adds.
 
-    What a checkpoint covers is in the loggers before it, and in ``metrics.csv`` on the disk, so that a run that is
-    resumed from it has lost nothing.
+    Metrics reach the loggers, and ``metrics.csv`` on the disk, before the checkpoint that covers them, so a resumed run
+    has lost none.
 
     Args:
         folder: of the checkpoint.
@@ -134,7 +134,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         due = _DUE if time.monotonic() - self._written > 60 * self.minutes and trainer.is_global_zero else 0
-        agreed = self._agreement.exchange(self._told() or due)
+        agreed = self._agreement.exchange(self._requested() or due)
         self._to_do = max(agreed, self._to_do)
         if self._to_do and _between_steps(trainer):
             if trainer._logger_connector.should_update_logs:
@@ -142,15 +142,15 @@ class LastCheckpoint(Checkpoint):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._to_do = max(self._agreement.now(self._told()), self._to_do)
+        self._to_do = max(self._agreement.now(self._requested()), self._to_do)
         # Lightning logs an epoch by the step before, once its own counter has gone on, which the checkpoint holds.
         trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
         _log(trainer)
         trainer.fit_loop.epoch_loop._batches_that_stepped += 1
         self._write(trainer)
 
-    def _told(self) -> int:
-        """What has told this rank to stop the run, if anything: a signal, or the time that has passed."""
+    def _requested(self) -> int:
+        """Return the signal that asks this rank to stop, ``_TIME_LIMIT`` if the time is over, or 0."""
         return max(self._signal, _TIME_LIMIT if time.monotonic() - self._began >= self._limit else 0)
 
     def _write(self, trainer: Trainer) -> None:
@@ -180,8 +180,8 @@ def _log(trainer: Trainer) -> None:
 def _between_steps(trainer: Trainer) -> bool:
     """Whether nothing is lost by stopping after this batch.
 
-    A resumed run leaves out what Lightning does after the batch, so the end of an epoch or of training, and a
-    validation, have to be done first; and accumulated gradients are not in a checkpoint.
+    A resumed run skips what Lightning does after the batch. So if the batch ends an epoch or training, or a validation
+    follows, that has to be done first. Accumulated gradients are not in a checkpoint.
     """
     loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     assert loop._data_fetcher is not None

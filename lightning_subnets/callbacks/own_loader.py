@@ -1,4 +1,4 @@
-"""Training data that are not an ``ImageDataModule``'s: a user's own loader, made one that a run can resume in."""
+"""A user's own DataLoader, made resumable in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_subnets import preflight
 from lightning_subnets.datamodules.loader import EpochLoader
-from lightning_subnets.datamodules.seeded_loader import random_numbers, seeded
+from lightning_subnets.datamodules.seeded_loader import isolated_rng, seeded
 
 if TYPE_CHECKING:
     from lightning_subnets.module import SubnetModule
 
 
 class OwnLoader(Callback):
-    """Has a user's DataLoader draw its order from (seed, epoch), if its sampler is one of torch's simple ones.
+    """Makes the order of a user's DataLoader a function of (seed, epoch), if ``seeded`` knows its sampler.
 
-    Then a run that resumes in the middle of an epoch sees each sample once, as with an ``ImageDataModule``. With any
-    other loader that has no ``state_dict`` a line says that it may not.
+    Then a run that resumes in the middle of an epoch sees each sample once, as with an ``ImageDataModule``. If another
+    loader has no ``state_dict``, a resumed run prints that it may repeat samples.
 
     Raises:
-        ValueError: before anything is trained, if a last batch of one image would be one the network cannot train on.
+        ValueError: before training, if there would be a batch of one image that the network cannot be trained on.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -36,20 +36,20 @@ class OwnLoader(Callback):
             loader = type(source).dataloader(source)
             return _seeded(loader, trainer, pl_module) if isinstance(loader, DataLoader) else loader
 
-        # Before Lightning has its own sampler distribute the samples, and each time that it asks for the loader.
+        # Lightning calls this each time that it needs the loader, before it adds a distributed sampler.
         source.dataloader = dataloader  # type: ignore[method-assign]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         vars(trainer.fit_loop._data_source).pop("dataloader", None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out then
+        self.teardown(trainer, pl_module, "fit")  # Lightning does not call it after an exception
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loop: Any = trainer.fit_loop
         if loop.restarting and loop._combined_loader_states_to_load:
-            # Lightning 2.6 looks for a checkpoint's place when it sets the loaders up, which the question for the
-            # number of steps had it do before. A loader may begin where it is when it is asked for an iterator.
+            # Lightning 2.6 gives the loaders their state when it sets them up. Here that was before the checkpoint was
+            # loaded, because the schedule needs the number of steps. Some loaders read their state only in iter().
             loop._load_combined_loader_states()
             iter(loop._data_fetcher)
         loaders = loop._combined_loader.flattened
@@ -64,21 +64,22 @@ class OwnLoader(Callback):
 
 
 def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) -> EpochLoader | DataLoader[Any]:
-    if getattr(trainer, "overfit_batches", 0):  # Lightning has it see the same batches again and again
+    if getattr(trainer, "overfit_batches", 0):  # Lightning repeats the same batches
         return loader
     model: SubnetModule = module  # type: ignore[assignment]
     distributed = trainer._accelerator_connector.use_distributed_sampler
     rank, ranks = (trainer.global_rank, trainer.world_size) if distributed else (0, 1)
     ours = seeded(loader, seed=model.seed, rank=rank, ranks=ranks)
     if ours is not None:
-        images, size, left = len(ours.sampler), ours.batch_size, len(ours.sampler)  # joined to another batch if any
+        # A single last image joins the batch before it, so it is alone only if it is the only image.
+        images, size, left = len(ours.sampler), ours.batch_size, len(ours.sampler)
     elif loader.batch_size is not None and not isinstance(loader.dataset, IterableDataset):
         images, size = -(-len(loader.sampler) // ranks), loader.batch_size  # type: ignore[arg-type]
         left = images % size
     else:
         return loader
     if size == 1 or (left == 1 and not loader.drop_last):
-        with random_numbers(0):
+        with isolated_rng(0):
             batch = loader.collate_fn([loader.dataset[0]])
             batch = model._on_before_batch_transfer(batch, dataloader_idx=0)
             batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)

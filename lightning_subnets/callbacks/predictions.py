@@ -20,8 +20,8 @@ from lightning_subnets.errors import UserError, printable
 class Predictions(Callback):
     """Writes what ``predict`` finds as CSV: sample, label, the class predicted and its probability.
 
-    The file is there when all predictions are in it. Names of classes that a spreadsheet would compute begin with an
-    apostrophe, see ``csv_text``.
+    The file appears once all predictions are in it. If a spreadsheet would compute the name of a class, the name is
+    written with an apostrophe in front, see ``csv_text``.
 
     Args:
         path: the file; with several processes each writes its own, with its rank before the ending.
@@ -68,7 +68,7 @@ class Predictions(Callback):
             batch[1].tolist(), predicted.tolist(), probabilities.tolist(), strict=True
         ):
             names = (label, index) if self._classes is None else (self._classes[label], self._classes[index])
-            self._rows.writerow((self._sample, *map(csv_text.written, names), f"{probability:.6f}"))
+            self._rows.writerow((self._sample, *map(csv_text.escape, names), f"{probability:.6f}"))
             self._sample += trainer.world_size
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -146,7 +146,7 @@ def average_norms_(trainer: Trainer, network: nn.Module) -> None:
     ]
     if not own:
         return
-    # An average may be kept on another device.
+    # The average of a network may be on another device.
     averages = trainer.strategy.reduce(torch.cat(own).to(trainer.strategy.root_device), reduce_op="mean")
     assert isinstance(averages, Tensor)
     for statistic, average in zip(own, torch.split(averages, [len(statistic) for statistic in own]), strict=True):

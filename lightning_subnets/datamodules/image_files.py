@@ -1,4 +1,4 @@
-"""Image files: which files of a folder are images, which class each is of, and the pixels in one."""
+"""Image files: which files of a folder are images, which class each belongs to, and how one is read."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from lightning_subnets.errors import UserError
 
 Files = list[tuple[str, int]]
 
-_NO_PIXELS = {"EPS", "MPEG"}  # Pillow knows them: one is a program that Ghostscript runs, of the other it reads a size
+# Pillow has Ghostscript run an EPS file as a program, and reads only the size of an MPEG file.
+_NO_PIXELS = {"EPS", "MPEG"}
 _LISTED = 5
 
 
 def read_image(path: Path | str) -> Image.Image:
-    """The image in a file, RGB of 8 bits a channel; of several frames the first.
+    """Return the image in a file, or the first of its frames, as RGB with 8 bits a channel.
 
-    16 bits of grey are scaled to 8, 65535 to 255. Of 16 bits a colour Pillow itself keeps the upper 8. Transparency is
-    left out.
+    Grey of 16 bits is scaled to 8 bits, 65535 to 255. For colour of 16 bits a channel, Pillow keeps the upper 8 bits.
+    Transparency is dropped.
 
     Raises:
-        ValueError: naming the file, if it is not a whole image, or its format does not say which value is white.
+        ValueError: if the file is not a whole image, or its format does not say which value is white. The error names
+            the file.
     """
     try:
         with Image.open(path) as image:
@@ -40,18 +42,18 @@ def read_image(path: Path | str) -> Image.Image:
 
 
 def _eight_bits(path: Path | str, image: Image.Image) -> Image.Image:
-    """An image of integers of more than 8 bits as one of 8, which Pillow's own conversion would clip to 255."""
+    """Scale an image of more than 8 bits a pixel to 8 bits; Pillow's own conversion would clip it at 255."""
     white = _white(image)
     if white is None:
         raise UserError(
             f"{path} has pixels of mode {image.mode}, and {image.format} does not say which value is white: save it "
-            "with 8 or 16 bits a channel, black as 0, or take it away"
+            "with 8 or 16 bits a channel and black as 0, or remove it"
         )
     return Image.fromarray(np.rint(np.asarray(image) * (255 / white)).astype(np.uint8))
 
 
 def _white(image: Image.Image) -> int | None:
-    """The value of white in an image of mode I or F, if its format defines one, and black as 0."""
+    """Return the value of white in an image of mode I or F; None if its format does not define white, or black as 0."""
     if image.mode == "F":
         return None
     if image.format in ("PNG", "PPM", "JPEG2000"):  # Pillow scales the last two to 16 bits
@@ -81,21 +83,21 @@ def common_classes(train: Path, test: Path) -> list[str]:
 
 
 def class_names(folder: Path) -> list[str]:
-    """The classes of an image folder, sorted: its subdirectories, or links to directories elsewhere.
+    """Return the classes of an image folder, sorted: its subdirectories, and its links to other directories.
 
-    Hidden directories are no classes, nor are links to the folder itself or to one that it lies in.
+    Hidden directories are not classes, nor are links to the folder itself or to a directory that contains it.
     """
     base = os.path.realpath(folder)
     return sorted(path.name for path in folder.glob("*/") if not (_hidden(path.name) or _holds(path, base)))
 
 
 def list_files(folder: Path, classes: list[str]) -> Files:
-    """The image files of a folder, and the label of each: the place of its directory among the classes.
+    """Return the image files of a folder, each with its label: the index of its directory in the classes.
 
-    A warning counts the other files, by their endings.
+    A warning counts the files that are not images, by their endings.
 
     Raises:
-        ValueError: if there is no image of a class, or a directory cannot be read.
+        ValueError: if a class has no image, or a directory cannot be read.
     """
     files: Files = []
     empty, left_out = [], Counter[str]()
@@ -107,25 +109,28 @@ def list_files(folder: Path, classes: list[str]) -> Files:
     if left_out:
         kinds = ", ".join(f"{ending or 'no ending'} ({count})" for ending, count in left_out.most_common(_LISTED))
         more = ", ..." if len(left_out) > _LISTED else ""
-        rank_zero_warn(f"{folder}: {left_out.total()} files are left out, which Pillow does not read: {kinds}{more}")
+        rank_zero_warn(
+            f"{folder}: {left_out.total()} files are left out, because Pillow does not read them: {kinds}{more}"
+        )
     if empty:
         more = ", ..." if len(empty) > _LISTED else ""
         raise UserError(
             f"{folder} has no image of {len(empty)} classes, {', '.join(empty[:_LISTED])}{more}: put images into their "
-            "directories, or take the directories away"
+            "directories, or remove the directories"
         )
     return files
 
 
 def image_paths(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
-    """The paths of the image files in a directory and below, sorted by directory and name.
+    """Return the paths of the image files in a directory and below, sorted by directory and name.
 
-    Hidden files and directories are passed over. Links to directories are followed, but never back to a directory that
-    the link lies in, and each directory is read once.
+    Hidden files and directories are skipped. Links to directories are followed, except back to a directory that
+    contains the link, and each directory is read once.
 
     Args:
-        left_out: counts the files that are no images by their endings, but for texts, which Tiny ImageNet keeps beside
-            its images.
+        folder: the directory.
+        left_out: is increased by the number of files that are not images, by ending. Files that end in .txt do not
+            count, because Tiny ImageNet keeps them beside its images.
 
     Raises:
         ValueError: if a directory cannot be read.
@@ -160,15 +165,15 @@ def image_paths(folder: Path, left_out: Counter[str] | None = None) -> list[str]
 
 @cache
 def image_endings() -> frozenset[str]:
-    """The endings of the files that Pillow reads here, in lower case."""
-    formats = Image.registered_extensions()  # has all of Pillow's formats known
+    """Return the endings of the files that Pillow can read as images, in lower case."""
+    formats = Image.registered_extensions()  # this call loads all of Pillow's plugins
     return frozenset(
         ending for ending, kind in formats.items() if kind in Image.OPEN and kind not in _NO_PIXELS and _decodes(kind)
     )
 
 
 def _decodes(kind: str) -> bool:
-    """Whether Pillow has a decoder of a format, and not only a place for one."""
+    """Return whether Pillow has a decoder for a format, and not only a stub."""
     factory = Image.OPEN[kind][0]
     return not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
 
@@ -178,10 +183,10 @@ def _hidden(name: str) -> bool:
 
 
 def _holds(path: Path | str, directory: str) -> bool:
-    """Whether a path leads to this directory or to one that it lies in; the directory without links."""
+    """Return whether a path leads to this directory, given without links, or to one that contains it."""
     real = os.path.realpath(path)
     return os.path.commonpath([real, directory]) == real
 
 
-# Of TIFF 6.0.
+# Tags and a value of TIFF 6.0.
 _BITS_PER_SAMPLE, _PHOTOMETRIC_INTERPRETATION, _BLACK_IS_ZERO = 258, 262, 1

@@ -27,6 +27,8 @@ class EpochLoader(ABC):
     there; a Trainer keeps it in its checkpoints.
 
     Args:
+        sampler: gives the order.
+        batch_size: of each rank.
         drop_last: leave out a last training batch that would be smaller than the others.
     """
 
@@ -43,9 +45,9 @@ class EpochLoader(ABC):
         return math.ceil(len(self.sampler) / self.batch_size)
 
     def _count(self, samples: int) -> int:
-        """How many training batches are made of a rank's samples: the last takes in a single one that would be left.
+        """Return how many training batches a rank's samples make.
 
-        Batch norm makes nothing of a batch of one.
+        A single last sample joins the batch before it, because batch norm cannot be trained on a batch of one.
         """
         full, rest = divmod(samples, self.batch_size)
         if self.drop_last:
@@ -103,5 +105,5 @@ class EpochLoader(ABC):
         if state.keys() != self._handed_out.keys() or not all(
             type(count) is int and count >= 0 for count in state.values()
         ):
-            raise UserError(f"the checkpoint is damaged: its place in the data is {reprlib.repr(state)}")
+            raise UserError(f"the checkpoint is damaged: its position in the data is {reprlib.repr(state)}")
         self._handed_out = self._resumed = state

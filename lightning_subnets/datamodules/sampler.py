@@ -30,9 +30,9 @@ class EpochSampler(DistributedSampler[int]):
 
     Args:
         samples: the indices to go through, in a data set of ``size``.
-        shuffle: by (seed, epoch).
-        train: all ranks get the same number of samples, because the last ``len(samples) % num_replicas`` of the epoch's
-            order are left out; without it none is. None is as ``shuffle``.
+        shuffle: shuffle the samples by (seed, epoch).
+        train: give all ranks the same number of samples: the last ``len(samples) % num_replicas`` of the epoch's
+            order are left out. By default, do so if ``shuffle`` is set.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from lightning_subnets.method import Method, Scoring
 
 
 class ScoringBatches(Sequence[Batch]):
-    """Batches with so many training images of each class: normalised, of one device and precision.
+    """Batches with a number of training images of each class, normalised, on one device and in one precision.
 
     They are the first of each class in the order of the first epoch, augmented as there: a function of the data's seed,
     the same on every rank. Of a class that has fewer, all of its images. What is kept is uint8, in the host's memory: a
@@ -24,9 +24,9 @@ class ScoringBatches(Sequence[Batch]):
     Args:
         data: set up.
         per_class: images of each class.
-        like: a tensor of the device that batches come on, and of the precision of their images.
-        by_class: in order of their classes, and in an even number of batches, so that half of them have the first half
-            of the images.
+        like: a tensor with the device of the batches and the precision of their images.
+        by_class: sort the images by class and make an even number of batches, so that the first half of the batches
+            has the first half of the images.
     """
 
     def __init__(self, data: ImageDataModule, per_class: int, like: Tensor, *, by_class: bool = False) -> None:
@@ -74,7 +74,7 @@ def scoring(method: Method, data: LightningDataModule | None, *, like: Tensor, s
     """What a method chooses its masks from, before a run.
 
     Args:
-        like: a weight of the network, whose device and precision images come in.
+        like: a weight of the network; the images have its device and precision.
 
     Raises:
         ValueError: if it needs images, or their shape, and the data are no ``ImageDataModule``.

@@ -1,4 +1,4 @@
-"""A user's own DataLoader, in an order and with an augmentation that are functions of (seed, epoch)."""
+"""A user's own DataLoader, with order and augmentation as functions of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from lightning_subnets.datamodules.sampler import EpochSampler, generator, seed_
 
 
 class SeededLoader(EpochLoader):
-    """The batches of a DataLoader, from its data set by its workers, in the order of an ``EpochSampler``.
+    """The batches of a DataLoader, read from its data set by its workers, in the order of an ``EpochSampler``.
 
-    What a data set draws from torch's, NumPy's and Python's generators is a function of (seed, epoch, first sample of
-    the batch), on however many workers, and leaves the generators of the process as they are.
+    Random numbers that the data set draws from torch, NumPy and Python are a function of (seed, epoch, first sample of
+    the batch), for any number of workers. The generators of the process stay as they were.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: EpochSampler) -> None:
@@ -47,7 +47,7 @@ class SeededLoader(EpochLoader):
             timeout=loader.timeout,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
-            generator=generator(sampler.seed),  # or each epoch would move the global one
+            generator=generator(sampler.seed),  # without it each epoch would draw from the global generator
             prefetch_factor=loader.prefetch_factor,
             persistent_workers=loader.persistent_workers,
         )
@@ -58,7 +58,7 @@ class SeededLoader(EpochLoader):
 
     @property
     def _iterator(self) -> Any:
-        """Of persistent workers, which Lightning ends by this name."""
+        """The iterator with the persistent workers; Lightning ends them through this name."""
         return self._loader._iterator
 
     @_iterator.setter
@@ -67,29 +67,29 @@ class SeededLoader(EpochLoader):
 
 
 class _Seeded(Dataset[Any]):
-    """A data set by ``EpochSampler``'s keys, a batch at a time."""
+    """A data set that is indexed by the keys of an ``EpochSampler``, a batch at a time."""
 
     def __init__(self, dataset: Any, size: int, seed: int) -> None:
         self.dataset, self.size, self.seed = dataset, size, seed
 
     def __getitems__(self, keys: list[int]) -> list[Any]:
         samples = [key % self.size for key in keys]
-        with random_numbers(seed_of(self.seed, keys[0])):
+        with isolated_rng(seed_of(self.seed, keys[0])):
             if getattr(self.dataset, "__getitems__", None):
                 items: list[Any] = self.dataset.__getitems__(samples)
                 return items
             return [self.dataset[sample] for sample in samples]
 
     def __getattr__(self, name: str) -> Any:
-        """What a ``worker_init_fn`` looks for in its data set."""
-        if name == "dataset":  # of one that is being unpickled
+        """Return an attribute of the data set, which a ``worker_init_fn`` may use."""
+        if name == "dataset":  # which is missing while this object is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
 
 @contextmanager
-def random_numbers(seed: int) -> Iterator[None]:
-    """Random numbers of the CPU that are a function of the seed, and the generators as they were after it."""
+def isolated_rng(seed: int) -> Iterator[None]:
+    """Seed the CPU generators of torch, NumPy and Python inside the block, and restore them after it."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         torch.default_generator.manual_seed(seed)
@@ -103,14 +103,15 @@ def random_numbers(seed: int) -> Iterator[None]:
 
 
 def seeded(loader: DataLoader[Any], *, seed: int, rank: int, ranks: int) -> SeededLoader | None:
-    """The loader in an order that a run can resume in, or None if its own order is not one of torch's simple ones.
+    """Return the loader with its order by (seed, epoch), or None if its sampler or the loader itself is another kind.
 
-    These are a ``SequentialSampler``, a ``RandomSampler`` without replacement, a ``SubsetRandomSampler`` and a
-    ``DistributedSampler``, in batches by a ``BatchSampler``. An order by a generator of the loader's own becomes one by
-    (seed, epoch).
+    The sampler may be a ``SequentialSampler``, a ``RandomSampler`` without replacement, a ``SubsetRandomSampler`` or a
+    ``DistributedSampler``, under a ``BatchSampler``. The loader's own ``generator`` is not used.
 
     Args:
-        rank, ranks: of this process; a ``DistributedSampler`` has its own.
+        loader: a user's DataLoader.
+        seed: of the order, and of what the data set draws.
+        rank, ranks: of this process, unless the loader has a ``DistributedSampler``, which gives its own.
     """
     batches, data = loader.batch_sampler, loader.dataset
     if (

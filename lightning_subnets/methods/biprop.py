@@ -18,9 +18,9 @@ class Biprop(EdgePopup):
     The gradient is that of the authors' public code. By a sign(w) for w it would be that of the binary weights, whose
     steps on large and on small weights are alike.
 
-    On signed constants this is edge-popup: all |w| of a layer are equal, so that a is that constant and w_eff = w * h.
-    The authors have Kaiming normal weights on CIFAR-10, and signed constants for Wide ResNet-50 on ImageNet. Their
-    public code divides by int(k n) where Algorithm 1, and this, divides by the number kept.
+    On signed constants this is edge-popup: all |w| of a layer are equal, so a is that constant and w_eff = w * h. The
+    authors use Kaiming normal weights on CIFAR-10, and signed constants for Wide ResNet-50 on ImageNet. Their public
+    code divides by int(k n); Algorithm 1 and this class divide by the number of weights kept.
 
     Args:
         density: fraction of the weights kept, in (0, 1].

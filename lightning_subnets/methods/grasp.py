@@ -31,13 +31,14 @@ class GraSP(Chosen):
     The gradient may come out a thousand times as large as the dense network's, in one without norms above all: the
     learning rate has to be smaller for it.
 
-    The public code sorts its images by class and scores on two halves: of ten classes, one batch has the first five and
-    the other the rest, which batch norm's statistics depend on. A data module gives such batches; if a half has more
-    images than its ``batch_size``, they are divided further, in the same order. ``mask_`` takes batches as they are.
+    The public code sorts its images by class and scores on two halves. With ten classes, one batch has the first five
+    classes and the other batch has the rest, and batch norm's statistics depend on that. A data module gives the same
+    batches; if a half has more images than the data module's ``batch_size``, it is divided further, in the same order.
+    ``mask_`` takes batches as they are.
 
-    The public code draws the weights of fully connected layers again for the scoring, and trains others; and it keeps
-    all of several equal scores at the threshold. Here the weights are those that are trained later, and the count is
-    exact.
+    The public code draws the weights of fully connected layers again for the scoring, and trains different ones. It
+    also keeps all weights whose scores equal the threshold. Here the weights that are scored are trained, and the
+    number kept is exact.
 
     Args:
         density: fraction of all weights kept, in (0, 1].

@@ -12,7 +12,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.method import masks
 from lightning_subnets.methods.edge_popup import EdgePopup
 
-STEP = 128  # images, of the steps that the period counts
+STEP = 128  # images in each of the steps that the period counts
 
 
 class IteRand(EdgePopup):
@@ -25,16 +25,17 @@ class IteRand(EdgePopup):
     Weights in use never change, and none is trained. What is drawn is a function of the seed, the step and the layer,
     so that ranks agree; a checkpoint keeps the weights.
 
-    Ranking and first scores are those of the authors' public code, which differ from edge-popup's: |s| from
-    U(-sqrt(1 / fan_in), sqrt(1 / fan_in)). The public code draws again before each K_per-th step, here it is after
-    it. Its option ``rerand_rate``, which leaves all but the lowest scores as they are, is 1 in all published settings,
-    so that any weight outside the mask may be drawn again, as here. The published runs on CIFAR-10 have learning rate
-    0.3 and weight decay 1e-4 for Conv6, 0.1 and 5e-4 for ResNets; on ImageNet 0.1 and 1e-4.
+    Ranking and first scores follow the authors' public code. Edge-popup differs: it ranks |s|, and s starts from
+    U(-sqrt(1 / fan_in), sqrt(1 / fan_in)). The public code draws weights again before each K_per-th step; this class
+    does so after it. The public code has an option ``rerand_rate``, which spares all weights but those of the lowest
+    scores; it is 1 in all published settings, so any weight outside the mask may be drawn again, as here. The published
+    runs on CIFAR-10 have learning rate 0.3 and weight decay 1e-4 for Conv6, and 0.1 and 5e-4 for ResNets; those on
+    ImageNet have 0.1 and 1e-4.
 
     Args:
         density: fraction of the weights kept, in (0, 1].
-        every: K_per, in steps of 128 images, the batch of the published runs: 300 on CIFAR-10 and 1000 on ImageNet.
-            With n images a step, weights are drawn again each time that another 128 * K_per images have been seen.
+        every: K_per, in steps of 128 images, the batch size of the published runs: 300 on CIFAR-10 and 1000 on
+            ImageNet. Weights are drawn again each time that another 128 * K_per images have been seen.
         share: r, in [0, 1]; the paper's 0.1.
         allocation: as ``EdgePopup``.
         absolute: rank weights by |s| instead, with ds = sign(s) * w * dL/dw_eff.

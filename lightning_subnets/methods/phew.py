@@ -35,9 +35,9 @@ class PHEW(Chosen):
 
     Shortcuts are paths too. The paper does not say how a walk chooses between a block and its shortcut: they have the
     same probability here. The public code never takes an identity shortcut. It takes a convolution shortcut with
-    probability 1/2, but its forward walk then jumps past the layer in front of the block, so that the weights marked
-    before and behind the jump are on no path together; the published masks of ResNets come from such walks, and are
-    not those found here. It cannot walk through bottlenecks, which are walked through here; see ``random_walks``.
+    probability 1/2, but its forward walk then skips the layer in front of the block, so no path has both the weights
+    before the skip and those after it. The published masks of ResNets come from such walks and differ from the masks
+    here. The public code cannot walk through bottlenecks; here walks pass through them, see ``random_walks``.
 
     Walks never find a weight of 0, and small ones late: when of ``RARE`` weights on their way less than one is new,
     they are given up. On two cores a ResNet-50 is at a density of 0.05 in seconds, at 0.5 in a minute, at 0.8 in five.

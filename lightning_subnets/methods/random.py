@@ -17,13 +17,13 @@ class Random(Chosen):
 
     Args:
         density: fraction of all weights kept, in (0, 1].
-        allocation: ``uniform``, the same in every layer, the first included; ``erk``, more of small layers, see
-            ``allocation.erk``.
+        allocation: ``uniform``, the same density in every layer, also in the first; ``erk``, higher densities in small
+            layers, see ``allocation.erk``.
 
     Raises:
         ValueError: if the density is out of range.
-    Source: Evci et al. 2020, "Rigging the Lottery", section 3, for ``erk``. Its own uniform allocation keeps the first
-        layer dense, which ``uniform`` here does not.
+    Source: Evci et al. 2020, "Rigging the Lottery", section 3, for ``erk``. The paper's own uniform allocation keeps
+        the first layer dense, and ``uniform`` here does not.
     """
 
     def __init__(self, density: float, allocation: Literal["uniform", "erk"] = "uniform") -> None:

@@ -19,14 +19,14 @@ class SNIP(Chosen):
     scores are kept, over all layers together. Then the weights are trained from where they are.
 
     The gradient is summed over batches before the absolute value is taken. Batch norm takes the statistics of each
-    batch, and dropout is off: see ``ScoringLoss``. Where ``weights=None`` leaves a network as it was built, every
-    weight before a norm that scales by 0 has the score 0 and gives way to any other: timm builds ResNets with it unless
+    batch, and dropout is off: see ``ScoringLoss``. If ``weights=None`` leaves a network as it was built, every weight
+    before a norm that scales by 0 has the score 0 and is kept last. Timm builds ResNets with such norms unless
     ``zero_init_last=False``.
 
-    The authors' first code (TensorFlow) ranks with batch norm in inference mode, on the moving statistics that it
-    starts with, and ranks biases too; later codes, and this one, rank with the statistics of the batch, and weights
-    alone. The choice matters: for ResNet-20 at density 0.1 the two masks agree in 0.15, and masks of two draws of
-    images agree in 0.51.
+    The authors' first code (TensorFlow) ranks with batch norm in inference mode, on its first moving statistics, and
+    ranks biases too. Later codes and this class rank with the statistics of the batch, and rank only weights. The
+    choice matters: for ResNet-20 at density 0.1 the masks of the two choices share 0.15 of their weights, and the masks
+    from two draws of images share 0.51.
 
     The public code divides the scores by their sum, which changes no order, draws the weights from its own
     distribution, and keeps all of several equal scores at the threshold. Here the weights are those that are trained

@@ -35,7 +35,7 @@ class _Flow(Chosen):
     with, whatever it has seen: a mean that is subtracted would bring back the signs. Dropout is off. Once no more
     weights carry a flow than are to be kept, the others that are left, all of score 0, are kept in the order of the
     layers. Every weight before a norm that scales by 0 has the score 0 too: timm builds ResNets with such norms unless
-    ``zero_init_last=False``, and ``weights=None`` leaves them so.
+    ``zero_init_last=False``, and ``weights=None`` keeps those norms.
 
     Args:
         density: fraction of all weights kept, in (0, 1].
@@ -140,8 +140,8 @@ class SynFlowL2(_Flow):
     __doc__ = f"""SynFlow on squares: all parameters by their squares, theta = w^2.
 
     R2 = sum over paths of the product of their w^2; score = w^2 * dR2/d(w^2). The sum of dR2/d(w^2) over the weights
-    that are kept is the trace of the path kernel before training, up to the eps of norms, and this makes it large. The
-    public code of PHEW multiplies by |w| once instead of w^2; such scores are not conserved.
+    that are kept is the trace of the path kernel before training, up to the eps of norms; this method makes the trace
+    large. The public code of PHEW multiplies by |w| once instead of w^2; such scores are not conserved.
 
     {_Flow.__doc__}
     Source: Gebhart et al. 2021, "A Unified Paths Perspective for Pruning at Initialization", arXiv:2101.10552.

@@ -32,7 +32,9 @@ def report(runs: str, out: str | None = None) -> None:
     found = find(path)
     folder = path / "report" if out is None else Path(out)
     if out is None and not folder.resolve().is_relative_to(path.resolve()):
-        raise UserError(f"{folder} is a link to {folder.resolve()}, outside {path}: name where to write with --out")
+        raise UserError(
+            f"{folder} is a link to {folder.resolve()}, which is outside {path}: name the place to write to with --out"
+        )
     try:
         parts = _parts(found, folder)
         title = f"Report on {path.resolve().name}"

@@ -156,7 +156,7 @@ def as_markdown(table: Table) -> str:
 
 
 def markdown(text: str) -> str:
-    """A text from a file in a line of Markdown, where it is neither HTML nor a link nor the end of a cell."""
+    """Escape a text from a file for a line of Markdown, so that it is not HTML, a link or the end of a cell."""
     return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", " ".join(text.splitlines()))
 
 

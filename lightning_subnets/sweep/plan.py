@@ -78,7 +78,7 @@ class Sweep:
         """A sweep as ``write`` has written it, to report on.
 
         Raises:
-            ValueError: if the file is missing or damaged, or its name is none for a directory.
+            ValueError: if the file is missing or damaged, or its name cannot be the name of a directory.
         """
         content = content_of(path)
         if not isinstance(content, dict) or content.keys() != {"name", "scale", "figure"}:

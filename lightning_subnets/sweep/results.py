@@ -26,7 +26,7 @@ Row = dict[str, str | float | None]
 
 
 class _Row(Strict):
-    """What a report needs of a row."""
+    """The values that a report needs from a row."""
 
     line: str
     seed: int
@@ -86,7 +86,7 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
     """A sweep and its rows: as they are now, where a run is at hand, and else as they were written.
 
     Raises:
-        ValueError: if a file is missing or damaged, or a name in it is none for a directory.
+        ValueError: if a file is missing or damaged, or a run in it has no name for a directory.
     """
     sweep = Sweep.load(folder / "sweep.yaml")
     path = folder / "results.csv"

@@ -19,7 +19,7 @@ from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.image_files import read_image
 
-# All values of 16 bits that are told apart by 8, twice: what is read is 0 to 255 in order, not a clipped white.
+# 16-bit values that differ after scaling to 8 bits, twice: they are read as 0 to 255 in order, not clipped to white.
 RAMP: NDArray[np.uint16] = np.repeat(np.arange(256, dtype=np.uint16) * 257, 4).reshape(32, 32)
 AVIF = ["avif"] * bool(features.check("avif"))  # which not every build of Pillow has
 EIGHT_BITS = (RAMP // 257).astype(np.uint8)
@@ -131,7 +131,7 @@ def test_the_first_frame_of_an_animation_is_its_picture(tmp_path: Path) -> None:
 
 @pytest.fixture
 def ramps(tmp_path: Path) -> Path:
-    """An image folder of grey ramps: one class as 16 bits, the other the same as 8."""
+    """An image folder of grey ramps: one class in 16 bits, and the other the same in 8 bits."""
     for part in ("train", "val", "test"):
         for name, pixels in (("deep", RAMP), ("flat", EIGHT_BITS)):
             (tmp_path / part / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a folder of images holds: classes and images whatever they are called, and nothing that is neither."""
+"""A folder of images is read for its classes and images, whatever their names are, and for nothing else."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> list[tuple[str, int]]:
-    """What is found, from the folder on."""
+    """The files that are found, relative to the folder."""
     return [(os.path.relpath(path, folder), label) for path, label in list_files(folder, class_names(folder))]
 
 
@@ -49,7 +49,7 @@ PLAIN = [(f"{name}/{index}.png", label) for label, name in enumerate(COLOURS) fo
 
 
 def data_modules(root: Path) -> list[Any]:
-    """All that read the folder, set up."""
+    """Every data module that reads the folder, set up."""
     modules = [CIFAR10(str(root)), ImageNet(str(root), "folder", val_dir="test", image_size=32, num_workers=0)]
     for data in modules:
         data.setup("fit")
@@ -122,7 +122,7 @@ def test_every_image_that_pillow_reads_is_one(root: Path) -> None:
 
 def test_files_that_are_no_images_are_counted_by_their_endings(root: Path) -> None:
     cat, dog = root / "train" / "cat", root / "train" / "dog"
-    # Neither a place for a decoder that Pillow has not nor a format whose files are no pictures makes an image.
+    # A format is not an image if Pillow has only a stub for its decoder, or if its files are not pictures.
     for path in (
         cat / "a.heic",
         dog / "b.HEIC",
@@ -173,7 +173,7 @@ def test_tiny_imagenets_classes_are_its_visible_directories(tmp_path: Path) -> N
 
 @pytest.fixture
 def odd_names(root: Path) -> Path:
-    """A class and images whose names are no UTF-8, or have a line break in them."""
+    """A class and images whose names are not UTF-8, or contain a line break."""
     for part in ("train", "test"):
         (root / part / "cat").rename(root / part / LATIN_1)
         folder = root / part / LATIN_1

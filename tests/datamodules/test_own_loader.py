@@ -55,7 +55,7 @@ class Stop(Exception):  # noqa: N818
 
 
 class Watch(Callback):
-    """Keeps the images of each batch, and stops the run after so many steps if it is told to."""
+    """Keeps the images of each batch, and can stop the run after a number of steps."""
 
     def __init__(self, stop: int = 0, path: Path | None = None) -> None:
         self.images: list[Tensor] = []
@@ -95,7 +95,7 @@ def run(loader: Any, watch: Watch, path: Path | None = None, **options: Any) -> 
 
 
 def resumed(loader: Callable[[], Any], stop: int, path: Path) -> tuple[Watch, Watch, Watch, bool]:
-    """What a whole run sees, and one that is stopped and one that resumes; and whether they end up the same."""
+    """Return the samples of a whole run, of a stopped and of a resumed run, and whether they end with equal weights."""
     whole, first, rest = Watch(), Watch(stop, path), Watch()
     expected = run(loader(), whole).state_dict()
     run(loader(), first)
@@ -175,7 +175,7 @@ def test_a_line_says_that_a_loader_of_unknown_order_may_repeat_samples(
 
 
 class Eager:
-    """A loader with a state, whose iterator begins where the loader is when it is asked for."""
+    """A loader with a state, which its iterator reads when it is made."""
 
     def __init__(self) -> None:
         self.place = 0

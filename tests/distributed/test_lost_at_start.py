@@ -1,4 +1,4 @@
-"""A rank whose other one is killed before the two have met ends at once, and says why."""
+"""If rank 0 is killed before the ranks have met, the other rank ends at once and says why."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _parent_of_orphans() -> Iterator[None]:
 
 
 def exit_code(process: int, limit: float) -> int:
-    """How an orphan ends."""
+    """Return how an orphan ends."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
         try:

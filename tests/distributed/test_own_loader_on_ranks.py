@@ -1,4 +1,4 @@
-"""Ranks share the samples of a user's own DataLoader, and resume in the middle of an epoch, as many or fewer."""
+"""Ranks share the samples of a user's own DataLoader, and as many or fewer resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNT = 200
 
 
 class Watch(Callback):
-    """Keeps the samples, and saves and stops after so many steps if it is told to."""
+    """Keeps the samples, and can save and stop after a number of steps."""
 
     def __init__(self, stop: int, folder: Path) -> None:
         self.samples: list[int] = []
