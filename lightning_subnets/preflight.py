@@ -60,8 +60,8 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
     if not is_plain(module.identity):
         name = type(module.method).__name__
         raise UserError(
-            f"{name}.identity() is {module.method.identity()!r:.200}, which no checkpoint can give back as it is: return "
-            "numbers, strings, and lists and dicts of them"
+            f"{name}.identity() is {module.method.identity()!r:.200}, which no checkpoint can give back as it is: "
+            "return numbers, strings, and lists and dicts of them"
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in _REFUSED.items():
