@@ -64,7 +64,7 @@ def test_a_sweep_whose_name_is_a_path_is_a_mistake_and_writes_nothing(name: Any,
     before = everything(tmp_path)
     with pytest.raises(
         UserError,
-        match=re.escape(f"the name in {settings} is {content['name']!r}, which cannot be the name of a directory"),
+        match=re.escape(f"the name in {settings} is {content['name']!r}: it names a directory"),
     ):
         report(str(settings.parent))
     assert everything(tmp_path) == before
@@ -77,7 +77,7 @@ def test_a_run_whose_directory_is_a_path_is_a_mistake(directory: str, tmp_path: 
     (row,) = results.collect(sweep, tmp_path)
     table.write_text(table.read_text().replace(str(row["directory"]), directory))
     with pytest.raises(
-        UserError, match=rf"the directory of a run in .*results.csv is '{re.escape(directory)}', which cannot be"
+        UserError, match=rf"the directory of a run in .*results.csv is '{re.escape(directory)}': it names a"
     ):
         report(str(tmp_path))
 
