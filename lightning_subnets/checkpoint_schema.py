@@ -71,6 +71,7 @@ def _plain(value: object) -> object:
 
 PositiveCount = Annotated[int, Field(ge=1, lt=2**63)]
 Scalar = Annotated[Tensor, AfterValidator(_scalar)]
+Name = Annotated[str, Field(max_length=200)]
 State = dict[str, Any]
 
 
@@ -149,8 +150,8 @@ class _Identity(_Part):
 
     # The method's arguments, which the run compares with its own.
     __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_plain)]]
-    network: str
-    method: str
+    network: Name
+    method: Name
     weights: str | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -180,7 +181,7 @@ class _Checkpoint(_Part):
     state_dict: dict[str, Tensor]
     loops: _Loops
     subnet: _Identity
-    optimizer: str
+    optimizer: Name
     run: _MakeUp
     weights_digest: str = ""
     current_model_state: dict[str, Tensor] = Field(default={})  # the network in training, if state_dict is its average

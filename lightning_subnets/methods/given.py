@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from argparse import ArgumentError
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
-from jsonargparse import ArgumentParser
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from lightning_subnets import checkpoint, initialization, masking, methods, selection, subnet_file
 from lightning_subnets.choosing import Chosen
-from lightning_subnets.errors import UserError, as_user_error
+from lightning_subnets.errors import UserError
 from lightning_subnets.method import Method, Scoring
 from lightning_subnets.method import masks as present_masks
+from lightning_subnets.schema import first_mistake
 
 
 class Given(Chosen):
@@ -112,12 +112,14 @@ def _method(identity: Mapping[str, Any]) -> Method:
     if name not in methods.__all__:
         raise UserError(f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}")
     arguments = {key: value for key, value in identity.items() if key not in ("network", "method", "weights", "seed")}
-    parser = ArgumentParser(exit_on_error=False)  # which compares the arguments with their types
-    parser.add_class_arguments(getattr(methods, name), "method", fail_untyped=False)
+    kind = getattr(methods, name)
+    types = get_type_hints(kind.__init__)
     try:
-        method: Method = parser.instantiate(parser.parse_object({"method": arguments})).method
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"the checkpoint is of a {name} that cannot be: {as_user_error(error)}") from error
+        for key in arguments.keys() & types.keys():
+            TypeAdapter(types[key]).validate_python(arguments[key], strict=True)
+        method: Method = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint is of a {name} that cannot be: {first_mistake(error)}") from error
     if missing := method.identity().keys() - arguments.keys():
         raise UserError(f"the checkpoint is of a {name} without {min(missing)}: it is damaged or of another version")
     return method
