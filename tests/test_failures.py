@@ -86,7 +86,7 @@ def test_the_reason_of_a_killed_process_is_told_also_if_torch_gives_it_while_ano
 
     monkeypatch.setattr(failures, "_end_if_known", interrupted)
     assert exit_code(broken_off) == 1
-    assert capsys.readouterr().err.startswith("error: process 7 that reads images for this one is killed by signal")
+    assert capsys.readouterr().err.startswith("error: DataLoader worker (pid 7) is killed by signal: Killed")
 
 
 def test_a_reading_process_whose_end_shows_in_a_broken_connection_is_told_as_well(
@@ -104,7 +104,7 @@ def test_a_reading_process_whose_end_shows_in_a_broken_connection_is_told_as_wel
 
     assert exit_code(read) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is killed by signal: Killed (usually for memory: give the job more, or take fewer" in line
+    assert "is killed by signal: Killed (usually because memory ran out: give the job more, or use fewer" in line
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
