@@ -39,9 +39,9 @@ def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | No
 
     Raises:
         ValueError: if the optimizer refuses its arguments; if the precision would round weights or scores; if a
-            callback does not work here, or does not fit the method, the number of epochs or another callback; if JSON
-            cannot hold the method's identity; if the network cannot take the data's images, or cannot be trained on
-            their batch size; or if its number of outputs differs from the number of classes.
+            callback does not work here, or does not fit the method, the number of epochs or another callback; if no
+            checkpoint can give back the method's identity; if the network cannot take the data's images, or cannot be
+            trained on their batch size; or if its number of outputs differs from the number of classes.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":

@@ -114,8 +114,8 @@ def _check_calls(file: BinaryIO | BytesIO) -> None:
         name = opcode.name
         if name == "GLOBAL" and argument not in _HARMLESS:
             raise ForeignError(str(argument).replace(" ", "."))
-        anew = last == "EMPTY_TUPLE" or (last.startswith("TUPLE") and not before.endswith("GET"))
-        if name in ("REDUCE", "NEWOBJ") and not anew:
+        written_here = last == "EMPTY_TUPLE" or (last.startswith("TUPLE") and not before.endswith("GET"))
+        if name in ("REDUCE", "NEWOBJ") and not written_here:
             raise ValueError("a function is called on a value from elsewhere")
         if name == "BUILD" and last not in ("EMPTY_DICT", "SETITEM", "SETITEMS"):
             raise ValueError("an object is given attributes from elsewhere")
