@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 from jsonargparse.typing import restricted_number_type
@@ -79,6 +80,7 @@ class SubnetCLI(LightningCLI):
     run: RunDirectory | None = None
     last: LastCheckpoint | None = None
     subnet: str | None = None  # a file that is evaluated
+    content: dict[str, Any] | None = None  # of the checkpoint that a fit begins from, until it has been checked
 
     def __init__(self, args: list[str]) -> None:
         try:
@@ -145,6 +147,7 @@ class SubnetCLI(LightningCLI):
         content, limits = checkpoint.read(config.ckpt_path), (config.trainer.max_epochs, config.trainer.max_steps)
         if self.config.subcommand == "fit":
             checkpoint.check_unfinished(config.ckpt_path, content, *limits)
+            self.content = content
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
@@ -166,9 +169,9 @@ class SubnetCLI(LightningCLI):
                 sys.exit(0)
             step = 0
             if last := self.run.last_checkpoint:
-                content, self.begin_from = checkpoint.read(last), last
-                checkpoint.check_limits(last, content, config.trainer.max_epochs, config.trainer.max_steps)
-                step = content["global_step"]
+                self.content, self.begin_from = checkpoint.read(last), last
+                checkpoint.check_limits(last, self.content, config.trainer.max_epochs, config.trainer.max_steps)
+                step = self.content["global_step"]
                 if config.ckpt_path:
                     print(printable(f"going on from {last}, not from {config.ckpt_path}"), file=sys.stderr)
             config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
@@ -207,13 +210,14 @@ class SubnetCLI(LightningCLI):
 
         # Here too, before there are other processes: they could only be torn down.
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            if self.subcommand == "fit" and self.begin_from:
-                checkpoint.make_fit_(checkpoint.read(self.begin_from), self.model, to_train=True)
+            if self.content:
+                checkpoint.make_fit_(self.content, self.model, to_train=True)
             if isinstance(self.datamodule, ImageDataModule):
                 self.datamodule.prepare_data()
             preflight.check(self.model, self.trainer, self.datamodule)
             if self.last:
                 self.last.check_room(self.model)
+        self.content = None
 
     def before_fit(self) -> None:
         self.config_init.fit.ckpt_path = self.begin_from
