@@ -157,12 +157,7 @@ def _frozen(module: SubnetModule) -> set[str]:
     """The names of what is a function of the seed, as in the module's state dict."""
     if module.identity["weights"] is None or module.method.redraws:
         return set()
-    # Scores that are frozen are masks, chosen before training.
-    return {
-        name
-        for name, parameter in module.named_parameters()
-        if not parameter.requires_grad and name.rpartition(".")[2] != "scores"
-    }
+    return {*digest.weights(module, frozen=True)}
 
 
 def _digest(module: SubnetModule) -> str:

@@ -23,10 +23,22 @@ def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
         frozen: only of those that are not trained.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(network.named_parameters()):
-        if name.rpartition(".")[2] != "scores" and not (frozen and parameter.requires_grad):
-            update_(digest, name, parameter)
+    for name, parameter in sorted(weights(network, frozen=frozen).items()):
+        update_(digest, name, parameter)
     return digest.hexdigest()
+
+
+def weights(network: nn.Module, *, frozen: bool = False) -> dict[str, nn.Parameter]:
+    """Return every parameter but the scores, by name.
+
+    Args:
+        frozen: only those that are not trained. Frozen scores are masks, and are left out as well.
+    """
+    return {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if name.rpartition(".")[2] != "scores" and not (frozen and parameter.requires_grad)
+    }
 
 
 def update_(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:

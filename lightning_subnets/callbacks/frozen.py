@@ -44,8 +44,4 @@ class Frozen(Callback):
 def _fingerprints(module: LightningModule) -> dict[str, Tensor]:
     if module.method.redraws:  # type: ignore[union-attr]
         return {}
-    return {
-        name: digest.fingerprint(parameter)
-        for name, parameter in module.named_parameters()
-        if not parameter.requires_grad and name.rpartition(".")[2] != "scores"
-    }
+    return {name: digest.fingerprint(weight) for name, weight in digest.weights(module, frozen=True).items()}
