@@ -27,11 +27,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lightning_subnets import EdgePopup
-from lightning_subnets.callbacks import Throughput
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.datamodules.loader import Batch
-from lightning_subnets.module import SubnetModule
 from lightning_subnets.networks import Conv4
+from lightning_subnets.training.callbacks import Throughput
+from lightning_subnets.training.module import SubnetModule
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from step import DEVICE, NETWORKS, ON_GPU, batch, build, layers_of
 from torch import Tensor
 
-from lightning_subnets import masked_weights
+from lightning_subnets.masking import cached_weight
 
 
 class Evaluation:
@@ -33,7 +33,7 @@ class Evaluation:
         start = time.perf_counter()
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=ON_GPU):
             for _ in range(self.steps):
-                masked_weights.refresh_(self.layers)
+                cached_weight.refresh_(self.layers)
                 self.network(self.images)
         self._wait()
         seconds = (time.perf_counter() - start) / self.steps

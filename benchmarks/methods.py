@@ -24,10 +24,10 @@ from rich.progress import track
 from rich.table import Table
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import IterativePruning
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
 from lightning_subnets.networks import Conv2
+from lightning_subnets.training.callbacks import IterativePruning
+from lightning_subnets.training.module import SubnetModule
 
 LEARNED: dict[str, Callable[[float], ls.Method]] = {
     "EdgePopup": lambda d: ls.EdgePopup(d),

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lightning_subnets import selection
+from lightning_subnets.masking import selection
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Way = Callable[[list[Tensor], list[int]], object]

@@ -27,8 +27,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets.exchange import onnx_file
-from lightning_subnets.exchange.compressed_rows import CompressedRows, compressed_weights
+from lightning_subnets.interop import onnx_file
+from lightning_subnets.interop.compressed_rows import CompressedRows, compressed_weights
 
 VARIANTS = ["dense", "exported", "masked", "torch CSR", "SciPy CSR", "onnxruntime"]
 LARGE = (25088, 4096)  # the first fully connected layer of VGG-16

@@ -26,9 +26,9 @@ from interleaved import Values, interleaved, machine, save, table
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_subnets import Dense, EdgePopup, mask_, masked_layers, masked_weights
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.method import Method
+from lightning_subnets import Dense, EdgePopup, mask_, masked_layers
+from lightning_subnets.masking import MaskedLayer, cached_weight
+from lightning_subnets.masking.method import Method
 from lightning_subnets.networks import Conv4
 
 ON_GPU = torch.cuda.is_available()
@@ -121,7 +121,7 @@ def build(name: str, variant: str) -> nn.Module:
     if ON_GPU:
         network.to(memory_format=torch.channels_last)
     if compiled:
-        masked_weights.compile_(network, layers_of(network, variant))
+        cached_weight.compile_(network, layers_of(network, variant))
     return network
 
 
@@ -165,7 +165,7 @@ class Training:
 
     def step(self) -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=ON_GPU):
-            masked_weights.refresh_(self.layers)
+            cached_weight.refresh_(self.layers)
             loss = nn.functional.cross_entropy(self.network(self.images), self.labels)
         CLOCK.mark("forward")
         torch.autograd.backward(loss)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_subnets.figures import EVALUATION, TRAIN, read_metrics
+from lightning_subnets.run_files.drawing import EVALUATION, TRAIN, read_metrics
 
 run = Path(sys.argv[1])
 random = np.random.default_rng(3)

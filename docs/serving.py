@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from lightning_subnets.figures import EVALUATION, TRAIN
+from lightning_subnets.run_files.drawing import EVALUATION, TRAIN
 
 SHOWN = (("resnet50:1", "ResNet-50, one image"), ("linear:1", "fully connected, 25,088 to 4,096, one image"))
 LINES = (("torch CSR", TRAIN, "torch, CSR"), ("SciPy CSR", "#009E73", "SciPy, CSR"))

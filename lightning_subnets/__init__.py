@@ -8,7 +8,7 @@ ls.mask_(net, ls.EdgePopup(density=0.3), weights="signed_constant", seed=0)
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import MaskedConv2d, MaskedLinear, density, mask_, masked_layers, unmask_
-from lightning_subnets.method import Method
+from lightning_subnets.masking.method import Method
 from lightning_subnets.methods import (
     DNW,
     PHEW,

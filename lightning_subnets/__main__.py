@@ -1,3 +1,3 @@
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
 
 main()

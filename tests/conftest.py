@@ -19,7 +19,7 @@ from hypothesis import settings
 from PIL import Image
 from wandb_server import KEY, WandbServer, serving
 
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import prepare
 

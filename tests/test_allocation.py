@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from lightning_subnets import EdgePopup, UserError
-from lightning_subnets.allocation import check_density, num_kept, uniform
+from lightning_subnets.masking.allocation import check_density, num_kept, uniform
 
 # Blocks in each stage, width of a bottleneck, weights, and weights kept at density 0.3.
 RESNETS = {

@@ -20,19 +20,19 @@ from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lightning_subnets import SNIP, Dense, EdgePopup, IteRand, Magnitude, Method, UserError, masked_layers, unmask_
-from lightning_subnets.callbacks import IterativePruning, LastCheckpoint
-from lightning_subnets.callbacks.last_checkpoint import Stopped
-from lightning_subnets.checkpoint import make_fit_, read
-from lightning_subnets.checkpoint_files import CheckpointFiles
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
+from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.digest import weights_digest
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.masking.digest import weights_digest
 from lightning_subnets.networks import Conv2
-from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.subnets import main as subnets
+from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint
+from lightning_subnets.training.callbacks.last_checkpoint import Stopped
+from lightning_subnets.training.checkpoint import make_fit_, read
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.module import SubnetModule
 
 
 class Watch(Callback):

@@ -11,11 +11,11 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.checkpoint import read
-from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.digest import weights_digest
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.training.checkpoint import read
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.module import SubnetModule
 
 
 def small_module(weights: str | None = "signed_constant", method: ls.Method | None = None) -> SubnetModule:

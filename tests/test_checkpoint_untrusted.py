@@ -19,15 +19,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets import checkpoint
-from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics
-from lightning_subnets.checkpoint_files import CheckpointFiles
-from lightning_subnets.cli import main as lightning
+from lightning_subnets.commands.cli import main as lightning
+from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.exchange.importing import import_subnet_
+from lightning_subnets.interop.importing import import_subnet_
 from lightning_subnets.methods.given import masks_of
-from lightning_subnets.module import SubnetModule
-from lightning_subnets.subnets import main as subnets
+from lightning_subnets.training import checkpoint
+from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.module import SubnetModule
 
 
 def network() -> nn.Module:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lightning_subnets import PHEW, SNIP, EdgePopup, Given, Method, SynFlow, SynFlowL2, mask_, masked_layers
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace
-from lightning_subnets.method import masks
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.graph.diagnostics import diagnose, log10_path_kernel_trace
+from lightning_subnets.masking.method import masks
 from lightning_subnets.networks import VGG16, Conv2, ResNet20
+from lightning_subnets.training.module import SubnetModule
 
 SHAPE = (3, 32, 32)
 

@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 
 from lightning_subnets import masking
-from lightning_subnets.cli import main
-from lightning_subnets.diagnostics import diagnose, log10_path_kernel_trace
-from lightning_subnets.module import SubnetModule
-from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.commands.cli import main
+from lightning_subnets.graph.diagnostics import diagnose, log10_path_kernel_trace
+from lightning_subnets.run_files.saved_run import SavedRun
+from lightning_subnets.training.module import SubnetModule
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import library, nn
 
-from lightning_subnets import EdgePopup, UserError, mask_, masked_layers, selection
-from lightning_subnets.masked_weights import compile_, refresh_
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.module import SubnetModule
+from lightning_subnets import EdgePopup, UserError, mask_, masked_layers
+from lightning_subnets.masking import MaskedLayer, selection
+from lightning_subnets.masking.cached_weight import compile_, refresh_
+from lightning_subnets.training.module import SubnetModule
 
 IMAGES = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "figures")  # test_figure_configs.py

@@ -14,12 +14,12 @@ import yaml
 from hostile_files import GONE, places, replaced
 
 import lightning_subnets as ls
-from lightning_subnets import figures, summary
-from lightning_subnets.cli import main as lightning
-from lightning_subnets.report import page, tables
-from lightning_subnets.saved_config import read_config
-from lightning_subnets.saved_run import SavedRun
-from lightning_subnets.subnets import main as subnets
+from lightning_subnets.commands.cli import main as lightning
+from lightning_subnets.commands.subnets import main as subnets
+from lightning_subnets.experiments.report import page, tables
+from lightning_subnets.run_files import drawing, summary
+from lightning_subnets.run_files.saved_config import read_config
+from lightning_subnets.run_files.saved_run import SavedRun
 
 VALUES: list[Any] = [
     *(5, None, [], {}, "__all__", -1, float("nan"), [1] * 5000, GONE, True, 10**400, "\x1b[2J\n", 1e308, "²"),
@@ -103,7 +103,7 @@ def test_what_can_be_understood_of_damaged_metrics_is_drawn(count: int, run: Pat
     cells = [b"", b"5", b"-1", b"nan", b"1e400", b"x", b"\xff\xfe\0", b"9" * 5000, b'"', b"step", "²".encode()]
 
     def drawn() -> set[str]:
-        paths = figures.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=None, out=tmp_path)
+        paths = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=None, out=tmp_path)
         return {path.name for path in paths if path.stat().st_size}
 
     whole = drawn()

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import EdgePopup, initialization, mask_, masked_layers
-from lightning_subnets.diagnostics import Overlap, diagnose, log10_path_kernel_trace, overlap
-from lightning_subnets.maskable import maskable_layers
+from lightning_subnets import EdgePopup, mask_, masked_layers
+from lightning_subnets.graph.diagnostics import Overlap, diagnose, log10_path_kernel_trace, overlap
+from lightning_subnets.masking import initialization
+from lightning_subnets.masking.maskable import maskable_layers
 
 
 def mask_of(*rows: list[int]) -> Tensor:

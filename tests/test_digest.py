@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_subnets import Dense, EdgePopup, mask_
-from lightning_subnets.digest import fingerprint, fingerprints, weights_digest
+from lightning_subnets.masking.digest import fingerprint, fingerprints, weights_digest
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from lightning_subnets.allocation import num_kept
-from lightning_subnets.cli import main
-from lightning_subnets.initialization import DISTRIBUTIONS
+from lightning_subnets.commands.cli import main
+from lightning_subnets.experiments.sweep.figure import Figure, Options
+from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
+from lightning_subnets.masking.allocation import num_kept
+from lightning_subnets.masking.initialization import DISTRIBUTIONS
 from lightning_subnets.networks import Conv4
-from lightning_subnets.sweep.figure import Figure, Options
-from lightning_subnets.sweep.plan import PlannedRun, Sweep
 
 FIGURES = Path(__file__).parents[1] / "configs" / "figures"
 

@@ -14,8 +14,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lightning_subnets import UserError, initialization
-from lightning_subnets.initialization import DISTRIBUTIONS, draw_biases, draw_scores, draw_weights, fans
+from lightning_subnets import UserError
+from lightning_subnets.masking import initialization
+from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_biases, draw_scores, draw_weights, fans
 
 SMALL = torch.Size((64, 32, 3, 3))
 
@@ -272,7 +273,7 @@ def test_a_layer_does_not_depend_on_the_default_device(what: str) -> None:
 def test_another_process_draws_the_same() -> None:
     code = """
 import hashlib, torch
-from lightning_subnets.initialization import draw_scores, draw_weights
+from lightning_subnets.masking.initialization import draw_scores, draw_weights
 shape = torch.Size((64, 32, 3, 3))
 for drawn in draw_weights("kaiming_normal", shape, seed=5, layer="a"), draw_scores(shape, seed=5, layer="a"):
     print(hashlib.sha256(drawn.numpy().tobytes()).hexdigest())

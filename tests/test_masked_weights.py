@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lightning_subnets import EdgePopup, Method, UserError, mask_, masked_layers, masked_weights, unmask_
-from lightning_subnets.masking import MaskedLayer
+from lightning_subnets import EdgePopup, Method, UserError, mask_, masked_layers, unmask_
+from lightning_subnets.masking import MaskedLayer, cached_weight
 
 
 class Counting(EdgePopup):
@@ -431,6 +431,6 @@ def test_a_network_unmasked_has_nothing_left_and_can_be_masked_again() -> None:
 def test_layers_that_are_gone_are_forgotten() -> None:
     network = masked_network()
     network(IMAGES)
-    before = len(masked_weights._layers)
+    before = len(cached_weight._layers)
     del network
-    assert len(masked_weights._layers) == before - 3
+    assert len(cached_weight._layers) == before - 3

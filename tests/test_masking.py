@@ -26,7 +26,7 @@ from lightning_subnets import (
     masked_layers,
     unmask_,
 )
-from lightning_subnets.initialization import draw_biases, draw_scores, draw_weights
+from lightning_subnets.masking.initialization import draw_biases, draw_scores, draw_weights
 
 CONVS: list[dict[str, Any]] = [
     {},

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_subnets.run_directory import RunDirectory
+from lightning_subnets.run_files.run_directory import RunDirectory
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]

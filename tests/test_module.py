@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import Predictions
 from lightning_subnets.datamodules import CIFAR10, Digits
-from lightning_subnets.digest import weights_digest
-from lightning_subnets.module import SubnetModule
-from lightning_subnets.schedule import learning_rate_factor
+from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.training.callbacks import Predictions
+from lightning_subnets.training.module import SubnetModule
+from lightning_subnets.training.schedule import learning_rate_factor
 
 
 def small_network(channels: int = 1, outputs: int = 10) -> nn.Module:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.names import plain_name
+from lightning_subnets.run_files.names import plain_name
 
 PATHS = ["/etc", "../../..", "..", ".", "a/b", "a\\b", "", ".hidden", "a\nb", "a\x00b", "a\x1b[2J", "\udcff", None, 7]
 

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from lightning_subnets import initialization
+from lightning_subnets.masking import initialization
 
 # Probabilities that reach every branch of the inverse; a draw comes to the last one once in 10^11.
 NORMAL_QUANTILES = {

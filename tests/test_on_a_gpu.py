@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from lightning_subnets import EdgePopup, mask_, masked_layers
-from lightning_subnets.masked_weights import compile_, refresh_
-from lightning_subnets.selection import top_k
+from lightning_subnets.masking.cached_weight import compile_, refresh_
+from lightning_subnets.masking.selection import top_k
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
-from lightning_subnets.diagnostics import log10_path_kernel_trace
-from lightning_subnets.maskable import maskable_layers
+from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
+from lightning_subnets.masking.maskable import maskable_layers
 
 
 class Path(NamedTuple):

@@ -15,15 +15,15 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from torch import Tensor
 
 from lightning_subnets import SNIP, Dense, EdgePopup, Given, Method, UserError, mask_, masked_layers
-from lightning_subnets.checkpoint import read
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
+from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
 from lightning_subnets.networks import Conv2
-from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.subnets import main as subnets
+from lightning_subnets.training.checkpoint import read
+from lightning_subnets.training.module import SubnetModule
 
 SMALL: dict[str, Any] = {"in_channels": 1, "image_size": 8, "width_multiplier": 0.25}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_subnets import failures
-from lightning_subnets.cli import main as lightning
+from lightning_subnets.commands import failures
+from lightning_subnets.commands.cli import main as lightning
+from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.errors import printable
-from lightning_subnets.subnets import main as subnets
 
 
 def test_a_strangers_text_is_one_line_that_a_terminal_only_shows(capsys: pytest.CaptureFixture[str]) -> None:

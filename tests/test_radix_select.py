@@ -13,8 +13,8 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from lightning_subnets import radix_select
-from lightning_subnets.radix_select import top_k_each
+from lightning_subnets.masking import radix_select
+from lightning_subnets.masking.radix_select import top_k_each
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

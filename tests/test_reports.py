@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_subnets import EdgePopup, UserError, mask_, masked_layers
-from lightning_subnets.checkpoint_files import CheckpointFiles
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.diagnostics import log10_path_kernel_trace
-from lightning_subnets.module import SubnetModule
-from lightning_subnets.summary import diagnosis
+from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
+from lightning_subnets.run_files.summary import diagnosis
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.module import SubnetModule
 
 SHAPE = (1, 8, 8)
 

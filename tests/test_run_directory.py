@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.run_directory import RunDirectory, in_use
+from lightning_subnets.run_files.run_directory import RunDirectory, in_use
 
 
 def test_runs_started_at_once_get_a_directory_each(tmp_path: Path) -> None:

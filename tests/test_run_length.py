@@ -16,12 +16,12 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics
-from lightning_subnets.callbacks.last_checkpoint import Stopped, _between_steps
-from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.loggers.metrics_file import MetricsFile
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
+from lightning_subnets.training.callbacks.last_checkpoint import Stopped, _between_steps
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.loggers.metrics_file import MetricsFile
+from lightning_subnets.training.module import SubnetModule
 
 Options = dict[str, Any]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_subnets import UserError
-from lightning_subnets.selection import _by_sort, top_k, top_k_each
+from lightning_subnets.masking.selection import _by_sort, top_k, top_k_each
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)

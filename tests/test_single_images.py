@@ -12,7 +12,7 @@ from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 
 def network(size: int) -> nn.Module:

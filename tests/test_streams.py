@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lightning_subnets import streams
+from lightning_subnets.commands import streams
 
 # Without the package, whose import takes seconds.
 PRINTING = """

@@ -14,12 +14,12 @@ import yaml
 from torch import Tensor, nn
 
 from lightning_subnets import EdgePopup, load_subnet, mask_, masked_layers, save_subnet
-from lightning_subnets.cli import main as lightning
+from lightning_subnets.commands.cli import main as lightning
+from lightning_subnets.commands.subnets import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.networks import Conv2
-from lightning_subnets.saved_run import SavedRun
+from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.subnets import main
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 from lightning_subnets import density
+from lightning_subnets.commands.subnets import main
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.saved_run import SavedRun
-from lightning_subnets.subnets import main
+from lightning_subnets.run_files.saved_run import SavedRun
 
 
 @pytest.fixture

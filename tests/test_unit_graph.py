@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torchvision.models.googlenet import Inception
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import maskable_layers
+from lightning_subnets.graph.unit_graph import NOTHING, Edges, Float64, Merge, UnitGraph
+from lightning_subnets.graph.unit_tracing import trace
+from lightning_subnets.masking.maskable import maskable_layers
 from lightning_subnets.networks import Conv2
-from lightning_subnets.unit_graph import NOTHING, Edges, Float64, Merge, UnitGraph
-from lightning_subnets.unit_tracing import trace
 
 
 class Net(nn.Module):

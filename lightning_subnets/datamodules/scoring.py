@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError
-from lightning_subnets.method import Method, Scoring
+from lightning_subnets.masking.method import Method, Scoring
 
 
 class ScoringBatches(Sequence[Batch]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.method import Method
+from lightning_subnets.masking.method import Method
 
 
 class Dense(Method):

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_subnets import selection
-from lightning_subnets.allocation import check_density
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.method import Method
+from lightning_subnets.masking import MaskedLayer, selection
+from lightning_subnets.masking.allocation import check_density
+from lightning_subnets.masking.method import Method
 
 
 class DNW(Method):

@@ -9,10 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_subnets import allocation, initialization, selection
-from lightning_subnets.allocation import check_allocation, check_density
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.method import Method
+from lightning_subnets.masking import MaskedLayer, allocation, initialization, selection
+from lightning_subnets.masking.allocation import check_allocation, check_density
+from lightning_subnets.masking.method import Method
 
 
 class EdgePopup(Method):

@@ -10,12 +10,14 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from lightning_subnets import checkpoint, initialization, masking, methods, selection, subnet_file
-from lightning_subnets.choosing import Chosen
+from lightning_subnets import masking, methods, subnet_file
 from lightning_subnets.errors import UserError
-from lightning_subnets.method import Method, Scoring
-from lightning_subnets.method import masks as present_masks
-from lightning_subnets.schema import first_mistake
+from lightning_subnets.masking import initialization, selection
+from lightning_subnets.masking.method import Method, Scoring
+from lightning_subnets.masking.method import masks as present_masks
+from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.training import checkpoint
+from lightning_subnets.training.schema import first_mistake
 
 
 class Given(Chosen):

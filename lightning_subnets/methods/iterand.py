@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lightning_subnets import initialization, masking
+from lightning_subnets import masking
 from lightning_subnets.errors import UserError
-from lightning_subnets.method import masks
+from lightning_subnets.masking import initialization
+from lightning_subnets.masking.method import masks
 from lightning_subnets.methods.edge_popup import EdgePopup
 
 STEP = 128  # images in each of the steps that the period counts

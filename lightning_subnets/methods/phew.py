@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_subnets import allocation, maskable
-from lightning_subnets.allocation import check_density
-from lightning_subnets.choosing import Chosen, progress
 from lightning_subnets.errors import UserError
-from lightning_subnets.method import Scoring
-from lightning_subnets.random_walks import RandomWalks, Visited
-from lightning_subnets.unit_graph import Mask
-from lightning_subnets.unit_tracing import trace
+from lightning_subnets.graph.random_walks import RandomWalks, Visited
+from lightning_subnets.graph.unit_graph import Mask
+from lightning_subnets.graph.unit_tracing import trace
+from lightning_subnets.masking import allocation, maskable
+from lightning_subnets.masking.allocation import check_density
+from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.prune_at_init import Chosen, progress
 
 FEWEST, MOST = 1 << 12, 1 << 17  # walks that go together: more and more, as they find less and less
 RARE = 100  # of so many weights that walks went along one must be new, or they are given up

@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_subnets import allocation, initialization, maskable, selection
-from lightning_subnets.allocation import check_allocation, check_density
-from lightning_subnets.choosing import Chosen
-from lightning_subnets.method import Scoring
+from lightning_subnets.masking import allocation, initialization, maskable, selection
+from lightning_subnets.masking.allocation import check_allocation, check_density
+from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.prune_at_init import Chosen
 
 
 class Random(Chosen):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_subnets import allocation
-from lightning_subnets.choosing import Chosen
-from lightning_subnets.method import Scoring
-from lightning_subnets.scoring_loss import ScoringLoss, check_samples_per_class
+from lightning_subnets.masking import allocation
+from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.methods.scoring_loss import ScoringLoss, check_samples_per_class
 
 
 class SNIP(Chosen):

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_subnets import selection
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.method import Method
+from lightning_subnets.masking import MaskedLayer, selection
+from lightning_subnets.masking.method import Method
 
 
 class Supermask(Method):

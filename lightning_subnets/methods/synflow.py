@@ -8,11 +8,11 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import allocation, choosing
-from lightning_subnets.choosing import Chosen
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import maskable_layers
-from lightning_subnets.method import Scoring
+from lightning_subnets.masking import allocation, prune_at_init
+from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.prune_at_init import Chosen
 
 
 class _Flow(Chosen):
@@ -66,7 +66,7 @@ class _Flow(Chosen):
         layers = maskable_layers(flow)
         total = sum(layer.weight.numel() for layer in layers.values())
         masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}
-        for step in choosing.progress(range(1, self.rounds + 1), type(self).__name__):
+        for step in prune_at_init.progress(range(1, self.rounds + 1), type(self).__name__):
             # Only among what is left, or a pruned weight might return in place of one that is left without a flow.
             left = {name: scores[masks[name]] for name, scores in self.scores(flow, scoring.input_shape).items()}
             kept = allocation.global_(left, allocation.num_kept(total, self.density ** (step / self.rounds)))

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.initialization import DISTRIBUTIONS, draw_weights
+from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_weights
 
 Json = dict[str, Any]
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import digest, maskable, masking, methods
+from lightning_subnets import masking, methods
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.method import Method
-from lightning_subnets.method import masks as present_masks
+from lightning_subnets.masking import MaskedLayer, digest, maskable
+from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.method import masks as present_masks
 from lightning_subnets.subnet_file import mask_code, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container

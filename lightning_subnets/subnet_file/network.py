@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_subnets import networks
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import MASKABLE
 from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.masking.maskable import MASKABLE
 from lightning_subnets.subnet_file.header import Json
 
 Builder = Callable[..., nn.Module]

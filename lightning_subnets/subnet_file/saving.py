@@ -12,17 +12,16 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
-from lightning_subnets import digest
+from lightning_subnets._version import versions
 from lightning_subnets.atomic_file import check_place
-from lightning_subnets.builders import leave_defaults_to_builder
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import NORMS
-from lightning_subnets.masking import MaskedLayer, masked_layers
-from lightning_subnets.method import masks as present_masks
+from lightning_subnets.masking import MaskedLayer, digest, masked_layers
+from lightning_subnets.masking.maskable import NORMS
+from lightning_subnets.masking.method import masks as present_masks
+from lightning_subnets.networks.builders import leave_defaults_to_builder
 from lightning_subnets.subnet_file import container, mask_code, weight_code
 from lightning_subnets.subnet_file import header as headers
 from lightning_subnets.subnet_file import network as building
-from lightning_subnets.versions import versions
 
 
 def save_subnet(

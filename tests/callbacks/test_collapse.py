@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from lightning_subnets import EdgePopup, Given, Method, Supermask, UserError, density
-from lightning_subnets.callbacks import collapse
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.diagnostics import Diagnosis, diagnose
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
+from lightning_subnets.training.callbacks import collapse
+from lightning_subnets.training.module import SubnetModule
 
 
 def chain() -> nn.Module:

@@ -10,11 +10,11 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import GradientNorm
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.loggers import MetricsFile
-from lightning_subnets.loggers.metrics_file import rows_before
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import GradientNorm
+from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.loggers.metrics_file import rows_before
+from lightning_subnets.training.module import SubnetModule
 
 
 class _Expected(Callback):

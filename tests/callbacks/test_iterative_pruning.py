@@ -18,16 +18,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets import figures
-from lightning_subnets.callbacks import IterativePruning, LastCheckpoint, MaskStatistics
-from lightning_subnets.callbacks.last_checkpoint import Stopped
-from lightning_subnets.checkpoint_files import CheckpointFiles
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.loggers import MetricsFile
 from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.module import SubnetModule
-from lightning_subnets.schedule import Schedule, learning_rate_factor
+from lightning_subnets.run_files import drawing
+from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint, MaskStatistics
+from lightning_subnets.training.callbacks.last_checkpoint import Stopped
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.module import SubnetModule
+from lightning_subnets.training.schedule import Schedule, learning_rate_factor
 
 STEPS = 5  # of an epoch
 SILENT: dict[str, Any] = {
@@ -454,5 +454,5 @@ def test_the_command_prunes_and_draws_accuracy_over_density(tmp_path: Path, monk
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["density"] == pytest.approx(0.64, abs=1e-3)
     assert {path.name for path in folder.glob("*.png")} == {"curves.png", "layers.png", "rounds.png", "widths.png"}
-    metrics = figures.read_metrics(folder / "metrics.csv")
+    metrics = drawing.read_metrics(folder / "metrics.csv")
     assert metrics["pruning/round"] == ([1, 2, 3], [0.0, 1.0, 2.0])

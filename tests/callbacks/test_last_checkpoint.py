@@ -15,12 +15,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import LastCheckpoint, MaskStatistics
-from lightning_subnets.callbacks.last_checkpoint import Stopped
-from lightning_subnets.checkpoint_files import CheckpointFiles
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.loggers import MetricsFile
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
+from lightning_subnets.training.callbacks.last_checkpoint import Stopped
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.module import SubnetModule
 
 Hooks = dict[str, Callable[[Trainer], None]]
 

@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import MaskStatistics
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import MaskStatistics
+from lightning_subnets.training.module import SubnetModule
 
 
 class _Swap(Callback):

@@ -11,9 +11,9 @@ from rich.console import Console
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import Progress, progress
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import Progress, progress
+from lightning_subnets.training.module import SubnetModule
 
 
 def _run(callback: Progress, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import ScoreHistograms
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
-from lightning_subnets.loggers import MetricsFile
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import ScoreHistograms
+from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.module import SubnetModule
 
 
 def fit(loggers: list[Logger], *, every_n_epochs: int = 2, method: ls.Method | None = None) -> SubnetModule:

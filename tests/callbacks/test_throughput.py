@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import Throughput
-from lightning_subnets.loggers import MetricsFile
-from lightning_subnets.loggers.metrics_file import rows_before
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import Throughput
+from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.loggers.metrics_file import rows_before
+from lightning_subnets.training.module import SubnetModule
 
 BATCHES, IMAGES = 8, 5
 

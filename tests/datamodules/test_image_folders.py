@@ -16,14 +16,14 @@ from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets import UserError
-from lightning_subnets.callbacks import Predictions
 from lightning_subnets.datamodules import CIFAR10, ImageNet, TinyImageNet
 from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.layouts import find_images
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.image_files import class_names, image_paths, list_files
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import Predictions
+from lightning_subnets.training.module import SubnetModule
 
 COLOURS = {"cat": "red", "dog": "blue"}
 LATIN_1 = os.fsdecode(b"caf\xe9")  # no UTF-8

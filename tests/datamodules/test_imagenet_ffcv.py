@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_subnets import UserError
-from lightning_subnets.cli import main
+from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import ImageNet, imagenet
 from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton, description_path
 from lightning_subnets.datamodules.ffcv.preparation import prepare

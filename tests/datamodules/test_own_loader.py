@@ -25,7 +25,7 @@ from torch.utils.data import (
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules.seeded_loader import seeded
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 COUNT, SIZE = 200, 8
 

@@ -19,10 +19,10 @@ from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.pytorch import Trainer
 from torch import distributed
 
-from lightning_subnets import strategies
+from lightning_subnets.training import strategies
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "lightning_subnets.cli"])
+_CONTEXT.set_forkserver_preload(["pytest", "lightning_subnets.commands.cli"])
 
 
 def on_ranks(function: Callable[..., Any], *arguments: Any, ranks: int = 2, limit: float = 60.0) -> list[Any]:

@@ -14,9 +14,9 @@ from rank_processes import bytes_sent, on_ranks, trainer
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets import strategies
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training import strategies
+from lightning_subnets.training.module import SubnetModule
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes of a connection")
 

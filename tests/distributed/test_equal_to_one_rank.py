@@ -13,7 +13,7 @@ from torch import nn
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.datamodules.loader import Batch
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 STEPS = 12
 SAMPLES = 359  # divisible by neither 2 nor 3

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 
 class LearnedWeights(ls.Method):

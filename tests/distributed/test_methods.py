@@ -11,11 +11,11 @@ from rank_processes import on_ranks, trainer
 from torch import Tensor, distributed, nn
 
 from lightning_subnets import masked_layers
-from lightning_subnets.choosing import Chosen
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.digest import fingerprints
-from lightning_subnets.method import Scoring
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.masking.digest import fingerprints
+from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.training.module import SubnetModule
 
 sys.path.append(str(Path(__file__).parents[1] / "methods"))  # of the ranks' processes too
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_subnets as ls
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 COUNT = 200
 

@@ -10,9 +10,9 @@ from rank_processes import on_ranks, trainer
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import IterativePruning
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import IterativePruning
+from lightning_subnets.training.module import SubnetModule
 
 State = dict[str, Tensor]
 

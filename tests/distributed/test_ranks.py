@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import lightning_subnets as ls
-from lightning_subnets import digest
-from lightning_subnets.callbacks import ranks
-from lightning_subnets.callbacks.ranks import Rank, roll_call
-from lightning_subnets.checkpoint import read
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.masking import digest
+from lightning_subnets.training.callbacks import ranks
+from lightning_subnets.training.callbacks.ranks import Rank, roll_call
+from lightning_subnets.training.checkpoint import read
+from lightning_subnets.training.module import SubnetModule
 
 
 def module(method: ls.Method | None = None) -> SubnetModule:

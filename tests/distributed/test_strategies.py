@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import lightning_subnets as ls
-from lightning_subnets import cli
+from lightning_subnets.commands import cli
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import lightning_subnets as ls
 from lightning_subnets.errors import UserError
-from lightning_subnets.exchange import onnx_file
-from lightning_subnets.exchange.exporting import export
+from lightning_subnets.interop import onnx_file
+from lightning_subnets.interop.exporting import export
 from lightning_subnets.networks.conv import Conv2
 
 onnx = pytest.importorskip("onnx", reason="pip install lightning-subnets[onnx]")

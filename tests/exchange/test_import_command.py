@@ -10,8 +10,8 @@ import torchvision
 from public_code import publicly_, save_checkpoint
 
 from lightning_subnets import load_subnet
+from lightning_subnets.commands.subnets import main
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.subnets import main
 
 NETWORK = ["--network=torchvision.models.resnet18", "--arguments={num_classes: 10}"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import lightning_subnets as ls
-from lightning_subnets.exchange.importing import import_subnet_
-from lightning_subnets.initialization import draw_weights
+from lightning_subnets.interop.importing import import_subnet_
+from lightning_subnets.masking.initialization import draw_weights
 
 
 def saved(tensors: dict[str, Tensor], folder: Path, name: str = "masks.pt") -> Path:

@@ -12,7 +12,7 @@ from small_network import Small, masks, scores, state
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.exchange.importing import import_subnet_
+from lightning_subnets.interop.importing import import_subnet_
 
 NAN = torch.full((4, 3, 3, 3), torch.nan)
 

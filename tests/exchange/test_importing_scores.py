@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 import lightning_subnets as ls
-from lightning_subnets.exchange.importing import import_subnet_
+from lightning_subnets.interop.importing import import_subnet_
 from lightning_subnets.networks import Conv2, Conv8
 from lightning_subnets.networks.small_stem import small_stem_
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from small_network import Small, masks, scores, state
 
 import lightning_subnets as ls
-from lightning_subnets.exchange.importing import import_subnet_
+from lightning_subnets.interop.importing import import_subnet_
 
 WIDE = (10**6, 10**6)
 SHAPE, STRIDES = (4, 3, 3, 3), (27, 9, 3, 1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jsonargparse import Namespace
 
-from lightning_subnets import loggers
+from lightning_subnets.training import loggers
 
 RUN = Path("runs/experiment/version_3")
 
@@ -18,7 +18,7 @@ def logger(kind: str, **options: Any) -> Namespace:
 @pytest.mark.parametrize("chosen", [None, True, False, logger("CSVLogger", save_dir="x", name="y")])
 def test_a_run_always_has_its_csv_file(chosen: Any) -> None:
     (csv,) = loggers.configure(chosen, RUN, step=None)
-    assert csv.class_path == "lightning_subnets.loggers.MetricsFile"
+    assert csv.class_path == "lightning_subnets.training.loggers.MetricsFile"
     assert vars(csv.init_args) == {"save_dir": str(RUN), "step": None}
 
 
@@ -29,7 +29,7 @@ def test_the_options_of_a_logger_are_kept_and_its_directory_is_the_runs() -> Non
     ]
     csv, tensorboard, wandb = loggers.configure(chosen, RUN, step=7)
     assert tensorboard.init_args.log_graph is True
-    assert wandb.class_path == "lightning_subnets.loggers.Dashboard"
+    assert wandb.class_path == "lightning_subnets.training.loggers.Dashboard"
     assert (wandb.init_args.project, wandb.init_args.name) == ("mine", "n")
     assert tensorboard.init_args.save_dir == wandb.init_args.save_dir == csv.init_args.save_dir == str(RUN)
     assert wandb.init_args.step == csv.init_args.step == 7

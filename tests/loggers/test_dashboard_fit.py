@@ -13,10 +13,10 @@ from test_dashboard_offline import in_csv, logged, on_disk, steps_of
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import GradientNorm, MaskStatistics, ScoreHistograms, Throughput
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.loggers import Dashboard, MetricsFile, finish
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import GradientNorm, MaskStatistics, ScoreHistograms, Throughput
+from lightning_subnets.training.loggers import Dashboard, MetricsFile, finish
+from lightning_subnets.training.module import SubnetModule
 
 # What is measured by the clock differs between two runs.
 TIMED = ("train/images_per_second", "train/data_wait")

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from lightning_subnets.loggers import Dashboard, MetricsFile, finish
-from lightning_subnets.loggers.metrics_file import rows_before
-from lightning_subnets.loggers.wandb_file import history, records
-from lightning_subnets.versions import versions
+from lightning_subnets._version import versions
+from lightning_subnets.training.loggers import Dashboard, MetricsFile, finish
+from lightning_subnets.training.loggers.metrics_file import rows_before
+from lightning_subnets.training.loggers.wandb_file import history, records
 
 ROOT = Path(__file__).parents[2]
 END = 10**9

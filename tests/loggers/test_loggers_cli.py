@@ -8,8 +8,8 @@ import pytest
 import yaml
 from wandb_server import WandbServer
 
-from lightning_subnets.cli import main
-from lightning_subnets.loggers.wandb_file import records
+from lightning_subnets.commands.cli import main
+from lightning_subnets.training.loggers.wandb_file import records
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=3"]
@@ -42,7 +42,7 @@ def test_a_saved_config_begins_a_run_of_its_own(server: WandbServer) -> None:
     main(["fit", "-c", QUICKSTART, *SHORT, "--trainer.logger=WandbLogger"])
     saved = "runs/quickstart/version_0/config.yaml"
     logger = yaml.safe_load(Path(saved).read_text())["trainer"]["logger"][1]
-    assert logger["class_path"] == "lightning_subnets.loggers.Dashboard"
+    assert logger["class_path"] == "lightning_subnets.training.loggers.Dashboard"
     main(["fit", "-c", saved, "--name=again"])
     assert [run["displayName"] for run in server.runs.values()] == ["quickstart/version_0", "again/version_0"]
     assert os.path.isfile("runs/again/version_0/metrics.csv")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from lightning_subnets import figures
-from lightning_subnets.loggers import MetricsFile
-from lightning_subnets.loggers.metrics_file import rows_before
+from lightning_subnets.run_files import drawing
+from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.loggers.metrics_file import rows_before
 
 
 def log(file: MetricsFile, steps: range, **more: float) -> None:
@@ -46,7 +46,7 @@ def test_without_a_row_nothing_is_written_or_said(tmp_path: Path, capsys: pytest
 
 def test_the_pictures_are_drawn_from_what_it_writes(tmp_path: Path) -> None:
     log(MetricsFile(str(tmp_path)), range(4))
-    assert figures.read_metrics(tmp_path / "metrics.csv") == {"loss": ([1, 1, 2, 2], [1.0, 1 / 2, 1 / 3, 1 / 4])}
+    assert drawing.read_metrics(tmp_path / "metrics.csv") == {"loss": ([1, 1, 2, 2], [1.0, 1 / 2, 1 / 3, 1 / 4])}
 
 
 def test_the_trainer_knows_the_runs_directory_by_it(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_damaged_file_is_kept_aside_and_its_good_rows_stay(
     path = tmp_path / "metrics.csv"
     path.write_bytes(before)
     list(rows_before(tmp_path, 9))  # as a dashboard reads it
-    figures.read_metrics(path)
+    drawing.read_metrics(path)
     for _ in range(2):  # the second time the file is whole
         log(MetricsFile(str(tmp_path), step=3), range(3, 5))
         steps = [step for step in range(3) if lost is not None and step not in lost]
@@ -291,7 +291,7 @@ def test_on_a_full_disk_training_goes_on_and_the_rows_come_later(
         assert os.listdir(tmp_path) == ["metrics.csv"]
     log(file, range(5020, 5030), **more)
     assert [step for step, _ in rows_before(tmp_path, 10_000)] == list(range(5030))
-    assert len(figures.read_metrics(tmp_path / "metrics.csv").get("accuracy", ([],))[0]) == 30 * len(more)
+    assert len(drawing.read_metrics(tmp_path / "metrics.csv").get("accuracy", ([],))[0]) == 30 * len(more)
     assert os.listdir(tmp_path) == ["metrics.csv"]
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"{tmp_path}/metrics.csv cannot be written now: ")

@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets.callbacks import ScoreHistograms
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.loggers import TensorBoard
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.callbacks import ScoreHistograms
+from lightning_subnets.training.loggers import TensorBoard
+from lightning_subnets.training.module import SubnetModule
 
 SAID = "TensorBoard's file in {} cannot be written (No space left on device): metrics.csv has all metrics\n"
 

@@ -7,10 +7,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from lightning_subnets import Given, UserError, initialization, mask_, masked_layers
+from lightning_subnets import Given, UserError, mask_, masked_layers
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.masking import initialization
 from lightning_subnets.networks import Conv2, Conv4
+from lightning_subnets.training.module import SubnetModule
 
 
 def test_masks_can_be_given_in_python() -> None:

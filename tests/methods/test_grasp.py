@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import maskable_layers
-from lightning_subnets.method import Scoring
+from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.method import Scoring
 from lightning_subnets.methods.grasp import GraSP
-from lightning_subnets.scoring_loss import ScoringLoss
+from lightning_subnets.methods.scoring_loss import ScoringLoss
 
 
 def chain(*norms: nn.Module) -> nn.Module:

@@ -8,10 +8,11 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_subnets import IteRand, UserError, initialization, mask_, masked_layers
+from lightning_subnets import IteRand, UserError, mask_, masked_layers
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.masking import initialization
 from lightning_subnets.networks import Conv2
+from lightning_subnets.training.module import SubnetModule
 
 
 def test_the_highest_signed_scores_are_kept_and_a_score_gets_the_gradient_of_its_weight() -> None:

@@ -14,17 +14,17 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lightning_subnets import initialization
-from lightning_subnets.allocation import num_kept
-from lightning_subnets.diagnostics import log10_path_kernel_trace
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import maskable_layers
-from lightning_subnets.method import Scoring
+from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
+from lightning_subnets.graph.random_walks import RandomWalks
+from lightning_subnets.graph.unit_graph import Edges, Float64, UnitGraph
+from lightning_subnets.graph.unit_tracing import trace
+from lightning_subnets.masking import initialization
+from lightning_subnets.masking.allocation import num_kept
+from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.method import Scoring
 from lightning_subnets.methods import phew
 from lightning_subnets.methods.phew import PHEW
-from lightning_subnets.random_walks import RandomWalks
-from lightning_subnets.unit_graph import Edges, Float64, UnitGraph
-from lightning_subnets.unit_tracing import trace
 
 models = torchvision.models
 

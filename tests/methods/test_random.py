@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_subnets import EdgePopup, Magnitude, Random, UserError, allocation, density, mask_, masked_layers
+from lightning_subnets import EdgePopup, Magnitude, Random, UserError, density, mask_, masked_layers
+from lightning_subnets.masking import allocation
 from lightning_subnets.networks import Conv4
 
 

@@ -11,10 +11,10 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_subnets import allocation
-from lightning_subnets.choosing import Chosen
-from lightning_subnets.maskable import maskable_layers
-from lightning_subnets.method import Scoring
+from lightning_subnets.masking import allocation
+from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.prune_at_init import Chosen
 from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.snip import SNIP
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2

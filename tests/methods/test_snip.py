@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import maskable_layers
-from lightning_subnets.method import Scoring
+from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.method import Scoring
 from lightning_subnets.methods.snip import SNIP
 
 

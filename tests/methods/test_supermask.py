@@ -10,7 +10,7 @@ from torch import nn
 import lightning_subnets as ls
 from lightning_subnets import Supermask, UserError, mask_, masked_layers, unmask_
 from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 
 def wide(method: Supermask) -> tuple[nn.Module, MaskedLayer]:

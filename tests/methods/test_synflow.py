@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import allocation
 from lightning_subnets.errors import UserError
-from lightning_subnets.maskable import maskable_layers
-from lightning_subnets.method import Scoring
+from lightning_subnets.masking import allocation
+from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.method import Scoring
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
 Flow = type[SynFlow] | type[SynFlowL2]

@@ -13,13 +13,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from table import EVERY, EXACT, OF_A_DENSITY, Row, batches, masked, masked_conv, masked_norms, shuffle_net, step_
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, Given, Supermask, UserError, allocation, density, mask_, masked_layers, unmask_
+from lightning_subnets import PHEW, Given, Supermask, UserError, density, mask_, masked_layers, unmask_
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.diagnostics import log10_path_kernel_trace
-from lightning_subnets.digest import weights_digest
-from lightning_subnets.method import masks
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
+from lightning_subnets.masking import allocation
+from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.masking.method import masks
 from lightning_subnets.networks import Conv2
+from lightning_subnets.training.module import SubnetModule
 
 every_method = pytest.mark.parametrize("row", EVERY, ids=str)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_subnets.sweep.figure import Figure, Line, Plot, Scale
-from lightning_subnets.sweep.plan import Sweep
-from lightning_subnets.sweep.results import Row
+from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.results import Row
 
 MEASURED = ["error", "test_accuracy", "test_top5", "test_loss", "kept", "total", "log10_paths", "log10_trace"]
 MEASURED += [

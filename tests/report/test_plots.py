@@ -16,9 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.report import plots, sheet
-from lightning_subnets.sweep.figure import Plot
-from lightning_subnets.sweep.results import Row
+from lightning_subnets.experiments.report import plots, sheet
+from lightning_subnets.experiments.sweep.figure import Plot
+from lightning_subnets.experiments.sweep.results import Row
 
 
 def curves(axes: Axes) -> list[tuple[list[list[float]], list[list[float]]]]:

@@ -12,14 +12,14 @@ import yaml
 from made_sweeps import figure3, made
 from PIL import Image
 
-from lightning_subnets import figures
 from lightning_subnets.errors import UserError
-from lightning_subnets.report import report, single_run, tables
-from lightning_subnets.report.finding import find
-from lightning_subnets.sweep import results
-from lightning_subnets.sweep.figure import Plot
-from lightning_subnets.sweep.plan import Sweep
-from lightning_subnets.sweep.results import Row
+from lightning_subnets.experiments.report import report, single_run, tables
+from lightning_subnets.experiments.report.finding import find
+from lightning_subnets.experiments.sweep import results
+from lightning_subnets.experiments.sweep.figure import Plot
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.results import Row
+from lightning_subnets.run_files import drawing
 
 METRICS = """density/a.10,density/a.2,epoch,step,swapped/a.10,swapped/a.2,val/accuracy,val/loss
 ,,0,9,,,0.5,1.0
@@ -227,7 +227,7 @@ def test_a_checkpoint_gives_the_networks_order_and_what_its_masks_leave(
         asked.append(options)
         return []
 
-    monkeypatch.setattr(figures, "draw_run", draw_run)
+    monkeypatch.setattr(drawing, "draw_run", draw_run)
     single_run.pictures(finished_run)
     for options in asked:
         assert options["layers"] == ["features.0", "features.2", "classifier.1", "classifier.3", "classifier.5"]

@@ -12,13 +12,13 @@ import pytest
 import yaml
 from made_sweeps import figure3, made
 
-from lightning_subnets import figures, summary
-from lightning_subnets.diagnostics import Diagnosis, LayerDiagnosis
 from lightning_subnets.errors import UserError
-from lightning_subnets.report import plots, report, sheet, single_run, tables
-from lightning_subnets.sweep import results
-from lightning_subnets.sweep.figure import Figure, Line, Plot, Scale
-from lightning_subnets.sweep.plan import Sweep
+from lightning_subnets.experiments.report import plots, report, sheet, single_run, tables
+from lightning_subnets.experiments.sweep import results
+from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.graph.diagnostics import Diagnosis, LayerDiagnosis
+from lightning_subnets.run_files import drawing, summary
 
 FORMULA = '=HYPERLINK("http://x")'
 MATHS = r"$\nothing{$_^ $a$"
@@ -114,7 +114,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_points_to_stays(t
         (run / "report" / name).symlink_to(tmp_path / "mine")
         (run / name).symlink_to(tmp_path / "mine")
     report(str(run))
-    figures.draw_run(run, layers=["a"], evaluated_on="test set", diagnosis=None)
+    drawing.draw_run(run, layers=["a"], evaluated_on="test set", diagnosis=None)
     assert (tmp_path / "mine").read_text() == "mine"
     assert (run / "report" / "index.html").read_text().startswith("<!DOCTYPE html>")
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -174,7 +174,7 @@ def test_no_name_in_the_pictures_of_a_run_is_read_as_mathematics(form: str, tmp_
     layers = single_run._named(run)
     assert layers == [MATHS]
     diagnosis = Diagnosis({MATHS: LayerDiagnosis(6, 24, on_paths=5, units=4, width=3, alive=2, used=True)}, 2.5)
-    drawn = figures.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=diagnosis, form=form)
+    drawn = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=diagnosis, form=form)
     assert [path.stem for path in drawn] == ["curves", "layers", "widths"]
 
 

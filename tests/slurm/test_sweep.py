@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_subnets.subnets import main
-from lightning_subnets.sweep import results
+from lightning_subnets.commands.subnets import main
+from lightning_subnets.experiments.sweep import results
 
 from .cluster import Job
 from .site import Site

@@ -17,7 +17,7 @@ from small_subnets import NAMED, WITH_NORMS, batches, small, train_, with_norms
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets.method import Method
+from lightning_subnets.masking.method import Method
 from lightning_subnets.subnet_file import save_subnet
 
 FOLDER = Path(__file__).parent / "golden"

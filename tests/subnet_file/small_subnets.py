@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import lightning_subnets as ls
 from lightning_subnets.masking import masked_layers
-from lightning_subnets.method import Method
+from lightning_subnets.masking.method import Method
 from lightning_subnets.networks import Conv2, ResNet20
 from lightning_subnets.subnet_file import container, load_subnet, save_subnet
 from lightning_subnets.subnet_file.container import Container

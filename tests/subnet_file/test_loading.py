@@ -27,8 +27,8 @@ from small_subnets import (
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets.digest import weights_digest
 from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.masking.digest import weights_digest
 from lightning_subnets.subnet_file import load_subnet, save_subnet
 
 sys.path.append(str(Path(__file__).parents[1] / "methods"))

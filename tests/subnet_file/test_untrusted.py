@@ -96,7 +96,7 @@ VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 2**31, 2**63, -(2**63), 10**4000, 0.0, -0.0, 0.5, 1e-300, 1e300, -1e300, 1e-45,
     "", "x", "x" * 5000, "\n\x1b[2J\0", "\ud800", "é", [], [0], [1] * 5000, [2**31 - 1] * 5000, {}, {"x": 1}, {"": []},
     *CODES, "drawn", "signs", "values", "sign", "weight", "float16", "float64", "bfloat16",
-    *ls.initialization.DISTRIBUTIONS, *ls.methods.__all__,
+    *ls.masking.initialization.DISTRIBUTIONS, *ls.methods.__all__,
     "torchvision.models.resnet18", "torchvision.models.googlenet", "timm.models.vit_tiny_patch16_224", "os.system",
     "torchvision.models.squeezenet1_1", "lightning_subnets.networks.Conv4", "lightning_subnets.networks.ResNet20",
     "torchvision.models.detection.fasterrcnn_resnet50_fpn", "builtins.eval",

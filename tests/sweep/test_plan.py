@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.plan import Sweep
 
 FIGURE: dict[str, Any] = {
     "title": "Figure 3",

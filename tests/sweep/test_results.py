@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.sweep import results
-from lightning_subnets.sweep.figure import Figure, Line, Plot, Scale
-from lightning_subnets.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep import results
+from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
+from lightning_subnets.experiments.sweep.plan import Sweep
 
 SUMMARY: dict[str, Any] = {
     "test_accuracy": 0.75,

@@ -15,15 +15,15 @@ import pytest
 import torch
 import yaml
 
-from lightning_subnets import cli
+from lightning_subnets.commands import cli
+from lightning_subnets.commands.subnets import main
 from lightning_subnets.errors import UserError
-from lightning_subnets.run_directory import lock
-from lightning_subnets.subnets import main
-from lightning_subnets.sweep import results
-from lightning_subnets.sweep.board import Board
-from lightning_subnets.sweep.plan import Sweep
-from lightning_subnets.sweep.results import directory_of
-from lightning_subnets.sweep.running import Slot, run_all, slots
+from lightning_subnets.experiments.sweep import results
+from lightning_subnets.experiments.sweep.board import Board
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.results import directory_of
+from lightning_subnets.experiments.sweep.running import Slot, run_all, slots
+from lightning_subnets.run_files.run_directory import lock
 
 # Handwritten digits, a network of 300 weights, three steps: what takes the time is the start.
 CONFIG = """\
@@ -188,7 +188,14 @@ def test_the_time_left_counts_from_the_start_of_the_sweep() -> None:
 def started(path: str, *options: str) -> subprocess.Popen[str]:
     """A sweep in a process of its own, once a run of it has written a checkpoint."""
     began = time.time()
-    command = [sys.executable, "-c", "from lightning_subnets.subnets import main; main()", "sweep", path, "--out=out"]
+    command = [
+        sys.executable,
+        "-c",
+        "from lightning_subnets.commands.subnets import main; main()",
+        "sweep",
+        path,
+        "--out=out",
+    ]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not any(path.stat().st_mtime > began for path in Path("out").glob("runs/*/checkpoints/last.ckpt")):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from lightning_subnets import failures
+from lightning_subnets.commands import failures
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv import beton
 from lightning_subnets.datamodules.ffcv.layouts import find_images

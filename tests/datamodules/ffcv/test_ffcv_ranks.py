@@ -22,7 +22,7 @@ from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.loader import Batch
-from lightning_subnets.module import SubnetModule
+from lightning_subnets.training.module import SubnetModule
 
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 

@@ -1,0 +1,273 @@
+"""The ``lightning`` command: LightningCLI with a directory for each run and errors for people."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from jsonargparse.typing import restricted_number_type
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lightning_subnets import masking
+from lightning_subnets.commands import failures
+from lightning_subnets.commands.parser import Parser
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.errors import UserError, as_user_error, printable
+from lightning_subnets.masking import digest
+from lightning_subnets.networks.builders import leave_defaults_to_builder
+from lightning_subnets.run_files import drawing, summary
+from lightning_subnets.run_files.run_directory import RunDirectory
+from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
+from lightning_subnets.subnet_file import load_subnet
+from lightning_subnets.training import checkpoint, loggers, preflight, strategies
+from lightning_subnets.training.agreement import ending_with_launcher
+from lightning_subnets.training.callbacks import (
+    GradientNorm,
+    LastCheckpoint,
+    MaskStatistics,
+    Predictions,
+    Progress,
+    Throughput,
+)
+from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
+from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.module import SubnetModule
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and Python's generators take
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
+    # Lightning's advertisements and its account of the hardware; warnings still come through.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # This message tells that rank 0 kills all ranks because another rank has ended.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    # Lightning 2.6 under torch 2.15, from inside its own loops.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # Where SLURM is installed and a run is not a job's.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    # A run goes on in its directory; one that begins from another's checkpoint keeps its own best and last.
+    warnings.filterwarnings("ignore", message="The dirpath has changed")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # To evaluate a checkpoint nothing is needed of what wrote it.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading a checkpoint")
+    # A run that ends before its first validation has no best checkpoint, and its last one all the same.
+    warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*could not find the monitored key")
+    # True of every short run; its metrics by epoch are logged all the same.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    strategies.register()
+    with failures.told_in_one_line(), ending_with_launcher():
+        SubnetCLI(sys.argv[1:] if args is None else args)
+
+
+class SubnetCLI(LightningCLI):
+    """LightningCLI for a ``SubnetModule`` and any data module.
+
+    A fit gets a directory of its own, ``<trainer.default_root_dir>/<name>/version_N``, for its checkpoints, metrics,
+    config, summary and pictures. Under a ``--version`` that is there already it goes on with that run.
+    """
+
+    run: RunDirectory | None = None
+    last: LastCheckpoint | None = None
+    subnet: str | None = None  # a file that is evaluated
+    content: dict[str, Any] | None = None  # of the checkpoint that a fit begins from, until it has been checked
+
+    def __init__(self, args: list[str]) -> None:
+        try:
+            super().__init__(
+                SubnetModule,
+                LightningDataModule,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                trainer_defaults={"default_root_dir": "runs", "enable_model_summary": False},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                save_config_kwargs={"save_to_log_dir": False},
+                args=args,
+            )
+        except Stopped as stopped:
+            self._end(stopped.exit_code)
+            raise
+        finally:
+            if self.run is not None:
+                self.run.give_back()
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=Seed,
+            default=0,
+            help="Seed of the weights, the scores, the data's order and the rest.",
+        )
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run; the config file's where none is given."
+        )
+        parser.add_argument(
+            "--version",
+            type=str | None,
+            default=None,
+            help="Directory of the run in <trainer.default_root_dir>/<name>, the next free version_N if none is given; "
+            "a run that is there already is gone on with.",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Predictions, "predictions")
+        limit = "Stop this call after DD:HH:MM:SS of training, with a checkpoint; the same command resumes the run."
+        parser._option_string_actions["--trainer.max_time"].help = limit
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        self.config: Namespace = parser.parse_args(with_config_of_checkpoint(args))
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyperparameters replace the config; here a difference is an error."""
+        config = self.config[self.config.subcommand]
+        if config.ckpt_path is None:
+            return
+        if config.ckpt_path.endswith(".subnet"):
+            if self.config.subcommand == "fit":
+                raise UserError(
+                    f"{config.ckpt_path} has no optimizer to go on with: --model.method=Given --model.method.masks="
+                    f"{config.ckpt_path} trains weights under its mask, load_subnet(..., masked=True) goes on in Python"
+                )
+            self.subnet, config.ckpt_path = config.ckpt_path, None
+            return
+        content, limits = checkpoint.read(config.ckpt_path), (config.trainer.max_epochs, config.trainer.max_steps)
+        if self.config.subcommand == "fit":
+            checkpoint.check_unfinished(config.ckpt_path, content, *limits)
+            self.content = content
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.config.subcommand]
+        leave_defaults_to_builder(config.model.network)
+        callbacks: list[Callback] = []
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(Progress())
+        chosen_loggers, config.trainer.logger = config.trainer.logger, False
+        if config.name is None:
+            config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
+        self.save_config_callback = None
+        self.begin_from: Path | str | None = config.get("ckpt_path")
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name, config.version)
+            if config.version and self.run.summary.exists():
+                if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                    path = printable(str(self.run.path))
+                    print(f"{path} is finished: --ckpt_path begins another run from its checkpoint")
+                sys.exit(0)
+            step = 0
+            if last := self.run.last_checkpoint:
+                self.content, self.begin_from = checkpoint.read(last), last
+                checkpoint.check_limits(last, self.content, config.trainer.max_epochs, config.trainer.max_steps)
+                step = self.content["global_step"]
+                if config.ckpt_path:
+                    print(printable(f"going on from {last}, not from {config.ckpt_path}"), file=sys.stderr)
+            config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
+            self.save_config_callback = SaveConfig
+            callbacks += [MaskStatistics(), Throughput(), GradientNorm()]
+            if config.trainer.enable_checkpointing is not False:
+                folder = self.run.path / "checkpoints"
+                if config.trainer.limit_val_batches != 0:
+                    callbacks.append(
+                        ModelCheckpoint(
+                            folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
+                        )
+                    )
+                self.last = LastCheckpoint(folder)  # after the best one, whose place it saves
+                callbacks.append(self.last)
+        self.trainer_defaults["callbacks"] = callbacks
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            # What a network's or an optimizer's own constructor will not take is a mistake in the config.
+            raise as_user_error(error) from error
+
+        if self.trainer.precision == "64-true":
+            # Lightning converts the network later; checkpoints and weights are compared with it before that.
+            self.model.double()
+        if self.subnet:
+            load_subnet(self.subnet, network=self.model.unmask_())
+
+        environment = self.trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            environment.auto_requeue = False  # by a checkpoint where those of all runs would be
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = CheckpointFiles()
+
+        # Here too, before there are other processes: they could only be torn down.
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            if self.content:
+                checkpoint.make_fit_(self.content, self.model, to_train=True)
+            if isinstance(self.datamodule, ImageDataModule):
+                self.datamodule.prepare_data()
+            preflight.check(self.model, self.trainer, self.datamodule)
+            if self.last:
+                self.last.check_room(self.model)
+        self.content = None
+
+    def before_fit(self) -> None:
+        self.config_init.fit.ckpt_path = self.begin_from
+        self.weights_digest = digest.weights_digest(self.model.network)
+        self.start = time.perf_counter()
+
+    def after_fit(self) -> None:
+        if self.run is None:
+            return
+        seconds = self.last.seconds if self.last else time.perf_counter() - self.start
+        # A time limit now: what is left to do is done when the job is started again.
+        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
+        if is_overridden("test_dataloader", self.datamodule):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if self.trainer.is_global_zero:
+            self._report(seconds)
+        self._end(exit_code=0)
+
+    def _end(self, exit_code: int) -> None:
+        """End together: what starts the ranks gives them little time once one of them has ended."""
+        loggers.finish(self.trainer.loggers, exit_code)
+        self.trainer.strategy.barrier("end of the run")
+
+    def _report(self, seconds: float) -> None:
+        """Pictures, summary, and what a person would like to read."""
+        assert self.run is not None
+        diagnosis, trace = summary.diagnosis(self.model, self.datamodule)
+        result = summary.summarize(
+            self.model,
+            digest_before=self.weights_digest,
+            seconds=seconds,
+            data=type(self.datamodule).__name__,
+            diagnosis=diagnosis,
+            log10_trace=trace,
+        )
+        evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
+        layers = [name for name, _ in masking.masked_layers(self.model.network)]
+        try:
+            pictures = drawing.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)
+            summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
+        except OSError as error:
+            raise UserError(
+                f"the run is done, and its report cannot be written to {self.run.path} ({error.strerror}): make room "
+                f"and give the same command with --version {self.run.path.name}"
+            ) from error
+        summary.show(result, self.run.path, pictures)
+        method = self.model.method
+        if method.trains == "scores" and not method.redraws and not result["weights_unchanged"]:
+            raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")

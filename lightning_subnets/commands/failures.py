@@ -1,0 +1,138 @@
+"""How a command that fails ends: with one line for people and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch.utils.data import dataloader
+
+from lightning_subnets.commands import streams
+from lightning_subnets.errors import UserError, printable
+from lightning_subnets.training.agreement import lost_rank
+
+# The disk, a person's quota or the largest size of a file is reached.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WORKER = re.compile(
+    r"DataLoader worker \(pid (\d+)\) (is killed by signal: [^.]+|exited unexpectedly with exit code \d+)"
+)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End the process with one line on standard error instead of a traceback, if the reason is known.
+
+    The exit code is 2 if a person can mend the reason, and 1 if another process is lost. Printing cannot raise inside
+    the block, see ``streams``.
+    """
+    streams.make_lossy()
+    try:
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:
+            _end_if_known(error)
+            raise
+    except RuntimeError as error:  # torch's handler of SIGCHLD raises one anywhere, also where another error is handled
+        _end_if_known(error)
+        raise
+    except UserError as error:
+        # An error from a worker process brings that process's traceback before its message.
+        end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()))
+    except MisconfigurationException as error:
+        end(str(error))
+
+
+def _end_if_known(error: Exception) -> None:
+    """End the process with one line if the reason of an error is a full disk or another process that is gone."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = error.filename or "a file"
+        end(f"{where} cannot be written ({error.strerror}): make room, or name another place")
+    if lost := _lost_rank(error) or _lost_worker(error):
+        end(f"{lost}. The same command with its --version resumes a fit from its last checkpoint", code=1)
+
+
+def end(message: str, *, tip: str = "", code: int = 2) -> NoReturn:
+    """Print an error and end the process.
+
+    Further lines of the message, a parser's for instance, are indented so that none looks like an error of its own.
+    """
+    first, *rest = map(printable, message.strip().splitlines() or [""])
+    lines = [f"error: {first}", *(f"  {line.strip()}" for line in rest), *([f"tip: {tip}"] if tip else [])]
+    print("\n".join(lines), file=sys.stderr)
+    sys.exit(code)
+
+
+def _lost_rank(error: Exception) -> str | None:
+    """Return in one line that another rank is lost, which torch says in forty; None if the error is another one."""
+    if not lost_rank(error):
+        return None
+    rank, reason = rank_zero_only.rank, str(error).split("] ", 1)[-1].split(". ")[0]  # type: ignore[attr-defined]
+    return (
+        f"rank {rank} has lost another process of this run, which was killed or says why in its own message ({reason})"
+    )
+
+
+def _lost_worker(error: Exception) -> str | None:
+    """Return how a DataLoader's worker ended, if that caused the error; else None."""
+    found = _end_of_worker(error, error.__cause__, error.__context__)
+    if found is None:
+        if not _broken_off(error):
+            return None
+        try:
+            found = _exit_of_worker(error)
+        except RuntimeError as reason:  # of torch's handler of SIGCHLD
+            found = _end_of_worker(reason)
+    worker, ending = "a DataLoader worker", "ended unexpectedly"
+    if found:
+        worker, ending = f"DataLoader worker (pid {found[0]})", found[1]
+    if "Killed" in ending:
+        cause = "usually because memory ran out: give the job more, or use fewer workers with --data.num_workers"
+    elif "Bus error" in ending:
+        cause = "usually because /dev/shm is full: give it more room, or use fewer workers with --data.num_workers"
+    else:
+        cause = "its own messages are above; with --data.num_workers=0 this process reads and shows where it fails"
+    return f"{worker} {ending} ({cause})"
+
+
+def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
+    """Return the process id of a DataLoader's worker and how it ended, if one of the errors says so."""
+    found = next((match for error in errors if (match := _WORKER.search(str(error)))), None)
+    return (found[1], found[2]) if found else None
+
+
+def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
+    """Return number and end of a worker of the DataLoader that raised this error: it may end just after it."""
+    loaders = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    workers = [
+        worker
+        for loader in loaders
+        if isinstance(loader, dataloader._MultiProcessingDataLoaderIter)
+        for worker in loader._workers
+    ]
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        for worker in workers:
+            code = worker.exitcode
+            if code not in (None, 0, -signal.SIGTERM):  # the loader ends the others by SIGTERM
+                exited = f"exited unexpectedly with exit code {code}"
+                return str(worker.pid), f"is killed by signal: {signal.strsignal(-code)}" if code < 0 else exited
+        time.sleep(0.05)
+    return None
+
+
+def _broken_off(error: Exception) -> bool:
+    """Return whether a DataLoader's worker ended while the main process took an image from it."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid(s)" in str(error)
+    taking = dataloader._MultiProcessingDataLoaderIter._try_get_data.__code__
+    frames = traceback.walk_tb(error.__traceback__)
+    return "in pin memory thread" in str(error) or any(frame.f_code is taking for frame, _ in frames)

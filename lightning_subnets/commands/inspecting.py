@@ -1,0 +1,153 @@
+"""What is in a run's mask, or in a ``.subnet`` file: for ``subnets inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Column, Table
+from torch import Tensor, nn
+
+from lightning_subnets import masking
+from lightning_subnets.errors import UserError, printable
+from lightning_subnets.graph.diagnostics import Diagnosis, Overlap, diagnose, log10_path_kernel_trace, overlap
+from lightning_subnets.masking import prune_at_init
+from lightning_subnets.masking.method import masks
+from lightning_subnets.methods.given import masks_from
+from lightning_subnets.run_files import drawing
+from lightning_subnets.run_files.saved_run import SavedRun
+from lightning_subnets.subnet_file import load_subnet, masks_in
+from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.subnet_file.header import Header
+from lightning_subnets.subnet_file.network import builder
+from lightning_subnets.training.callbacks.collapse import in_words
+from lightning_subnets.training.checkpoint import check_shapes
+
+Shape = tuple[int, ...]
+Common = tuple[Overlap, dict[str, Overlap]]
+
+
+def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) -> None:
+    """The layers of a run's network, and the units and the paths that its masks leave; drawn beside it too."""
+    run, console = SavedRun(checkpoint), Console()
+    network = run.module().network
+    shape = input_shape or run.data().image_shape
+    layers = dict(masking.masked_layers(network))
+    kept = dict(zip(layers, masks(list(layers.values())), strict=True))
+    with prune_at_init.plain(network):
+        diagnosis = diagnose(network, shape, kept)
+        common = _overlap(kept, against, network) if against else None
+        titles = ["kept", "density", "on paths", "units on paths"]
+        rows = {
+            name: [
+                f"{layer.kept:,}",
+                f"{layer.density:.2%}",
+                f"{layer.on_paths:,}",
+                f"{layer.alive:,} of {layer.units:,}",
+            ]
+            for name, layer in diagnosis.layers.items()
+        }
+        console.print(_table(titles, rows, common))
+    _print_paths(console, network, kept, shape, diagnosis)
+    _print_common(console, common, against)
+    folder = Path(checkpoint).resolve().parent.parent
+    drawing.draw_widths(diagnosis, folder / "widths.png", title=f"{folder.parent.name}, {folder.name}")
+    console.print(f"picture: {_shown(str(folder / 'widths.png'))}")
+
+
+def show_file(path: str, against: str | None, input_shape: Shape | None) -> None:
+    """What a ``.subnet`` file says, its layers, and the paths that its masks leave where the network can be built."""
+    console, file = Console(), Container(Path(path))
+    header, kept = file.header, masks_in(path)
+    titles = ["shape", "kept", "density", "mask", "weights"]
+    rows = {
+        name: [
+            "x".join(map(str, layer.shape)),
+            f"{layer.kept:,}",
+            f"{layer.kept / layer.size:.2%}",
+            layer.code,
+            layer.weights,
+        ]
+        for name, layer in header.layers.items()
+    }
+    network = load_subnet(path) if builder(header.network.builder) else None
+    common = _overlap(kept, against, network) if against else None
+    console.print(_facts(header, file.size))
+    console.print(_table(titles, rows, common))
+    shape = input_shape or header.image_shape
+    if network and shape:
+        _print_paths(console, network, kept, shape, diagnose(network, shape, kept))
+    _print_common(console, common, against)
+
+
+def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None) -> Common:
+    """What two masks have in common, which are of the same network."""
+    if against.endswith(".subnet"):
+        others = masks_in(against)
+    elif network is None:
+        raise UserError(
+            f"{against} cannot be compared with it: its network is not built here; --against a .subnet file"
+        )
+    else:
+        others = masks_from(against, network)
+    check_shapes(others, kept)
+    return overlap(kept, others)
+
+
+def _facts(header: Header, size: int) -> Table:
+    arguments = ", ".join(f"{key}={value!r}" for key, value in header.method.arguments.items())
+    network = ", ".join(f"{key}={value!r}" for key, value in header.network.arguments.items())
+    drawn = header.weights
+    kept = sum(layer.kept for layer in header.layers.values())
+    classes = f"{len(header.classes)}: {', '.join(header.classes[:5])}{', ...' if len(header.classes) > 5 else ''}"
+    facts = {
+        "file": f"{decimal(size)}, {8 * size / header.total:.2f} bits a weight",
+        "network": f"{header.network.builder}({network}), {header.network.dtype}",
+        "method": f"{header.method.name}({arguments})",
+        "weights": f"{drawn.distribution}, seed {drawn.seed}" if drawn.distribution else "in the file",
+        "density": f"{header.density:.3%}: {kept:,} of {header.total:,}",
+        "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in header.accuracy.items()),
+        "classes": classes if header.classes else "",
+        "images": ", ".join(f"{name} {value}" for name, value in header.preprocessing.items()),
+        "config": f"of the run: {', '.join(header.config)}" if header.config else "",
+        "digests": f"weights {header.digests.weights[:16]}..., masks {header.digests.masks[:16]}...",
+        "made by": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
+    }
+    table = Table(show_header=False, box=None)
+    for name, fact in facts.items():
+        if fact:
+            table.add_row(name, _shown(fact))
+    return table
+
+
+def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | None) -> Table:
+    columns = [*titles, *(["in common"] if common else [])]
+    table = Table(Column("layer", no_wrap=True), *(Column(title, justify="right") for title in columns))
+    for name, row in rows.items():
+        table.add_row(_shown(name), *row, *([f"{common[1][name].jaccard:.1%}"] if common else []))
+    return table
+
+
+def _print_paths(
+    console: Console, network: nn.Module, kept: Mapping[str, Tensor], shape: Shape, diagnosis: Diagnosis
+) -> None:
+    trace = log10_path_kernel_trace(network, kept, shape)
+    console.print(f"density {diagnosis.density:.3%}, 10^{diagnosis.log10_paths:.2f} paths from inputs to outputs")
+    console.print(f"trace of the path kernel 10^{trace:.2f}")
+    if collapsed := in_words(diagnosis.empty, diagnosis.cut_off):
+        console.print(f"layer collapse: {_shown(collapsed)}")
+
+
+def _print_common(console: Console, common: Common | None, against: str | None) -> None:
+    if common:
+        console.print(
+            f"in common with {_shown(str(against))}: {common[0].jaccard:.2%} of the weights that either keeps"
+        )
+
+
+def _shown(text: str) -> str:
+    """Return a text that rich prints literally, cut off after the first 400 characters."""
+    return escape(printable(text if len(text) <= 400 else f"{text[:400]}..."))

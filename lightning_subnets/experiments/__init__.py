@@ -1,0 +1,1 @@
+"""Many runs: the figures of the papers, as sweeps and as reports."""

@@ -1,0 +1,59 @@
+"""What is drawn and tabulated: its name for people, its unit, and how its values are written."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lightning_subnets.experiments.sweep.figure import Value
+
+
+class Quantity(NamedTuple):
+    """An axis of a sweep or a number that was measured.
+
+    Attributes:
+        label: with its unit.
+        scale: the factor from the results' unit to that of the label.
+    """
+
+    label: str
+    scale: float = 1
+
+
+_KNOWN = {
+    "classes": Quantity("number of classes"),
+    "data": Quantity("data set"),
+    "density": Quantity("weights kept (%)", 100),
+    "distribution": Quantity("weight distribution"),
+    "kept": Quantity("weights kept (millions)", 1e-6),
+    "log10_paths": Quantity("paths from inputs to outputs (log10)"),
+    "log10_trace": Quantity("path-kernel trace (log10)"),
+    "seconds": Quantity("training time (s)"),
+    "test_accuracy": Quantity("test accuracy (%)", 100),
+    "test_loss": Quantity("test cross-entropy (nats)"),
+    "test_top5": Quantity("test top-5 accuracy (%)", 100),
+    "total": Quantity("weights in all (millions)", 1e-6),
+    "units_on_paths": Quantity("units on paths"),
+    "width": Quantity("width multiplier"),
+}
+
+
+def quantity(name: str) -> Quantity:
+    """Of a column of ``results.csv``; an axis that is not known here goes by its own name."""
+    return _KNOWN.get(name, Quantity(name.replace("_", " ")))
+
+
+def written(axis: str, value: Value) -> str:
+    """A value of an axis where the axis is named beside it: ``Conv4``, ``10 %``, ``0.5``."""
+    if isinstance(value, str):
+        return value
+    if axis == "density":
+        return f"{100 * value:g} %"
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def spoken(axis: str, value: Value) -> str:
+    """A value of an axis where nothing else names the axis: ``Conv4``, ``10 % kept``, ``width 0.5``."""
+    text = written(axis, value)
+    if isinstance(value, str):
+        return text
+    return f"{text} kept" if axis == "density" else f"{axis.replace('_', ' ')} {text}"

@@ -1,0 +1,163 @@
+"""What came out of a sweep: a table with a row for each run, made or not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Json
+
+from lightning_subnets.atomic_file import replacing
+from lightning_subnets.errors import UserError
+from lightning_subnets.experiments.sweep.columns import COLUMNS, MEASURED, NUMBERS, VERSIONS
+from lightning_subnets.experiments.sweep.figure import Value
+from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
+from lightning_subnets.run_files.names import plain_name
+from lightning_subnets.run_files.summary import read as read_summary
+from lightning_subnets.training import csv_text
+from lightning_subnets.training.schema import Strict, first_mistake
+
+Row = dict[str, str | float | None]
+
+
+class _Row(Strict):
+    """The values that a report needs from a row."""
+
+    line: str
+    seed: int
+    status: Literal["finished", "failed", "missing"]
+    units_on_paths: Json[dict[str, float]] | None
+    directory: str
+    command: str
+
+
+def folder_of(sweep: Sweep, out: Path) -> Path:
+    """Where the results of a sweep are; its runs are in ``runs`` beside it, which all figures share."""
+    return out / sweep.name
+
+
+def directory_of(run: str, out: Path) -> Path:
+    """The directory of a run, by its name."""
+    return out / "runs" / run
+
+
+def failure_of(run: str, out: Path) -> Path:
+    """The file that says why a run has failed."""
+    return out / "runs" / f"{run}.failed"
+
+
+def collect(sweep: Sweep, out: Path) -> list[Row]:
+    """A row for each run that is planned, with what there is of it."""
+    axes = list(dict.fromkeys(axis for line in sweep.lines().values() for axis in sweep.axes(line)))
+    return [_row(run, axes, out) for run in sweep.runs()]
+
+
+def write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
+    """Write ``sweep.yaml`` and ``results.csv``, which a report is made of.
+
+    Raises:
+        ValueError: if they cannot be written, or another figure of the same file name has its results there.
+    """
+    try:
+        _write(sweep, rows, folder)
+    except OSError as error:
+        raise UserError(
+            f"no results can be kept in {folder}: {error.strerror}; make room or name another --out"
+        ) from error
+
+
+def _write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "sweep.yaml").exists():
+        there = Sweep.load(folder / "sweep.yaml").figure
+        if (there.title, there.source) != (sweep.figure.title, sweep.figure.source):
+            raise UserError(f"{folder} holds another figure, {there.title!r}: name another --out")
+    sweep.write(folder / "sweep.yaml")
+    with replacing(folder / "results.csv") as file:
+        file.write(csv_text.table(list(rows)).encode())
+
+
+def read(folder: Path) -> tuple[Sweep, list[Row]]:
+    """A sweep and its rows: as they are now, where a run is at hand, and else as they were written.
+
+    Raises:
+        ValueError: if a file is missing or damaged, or a run in it has no name for a directory.
+    """
+    sweep = Sweep.load(folder / "sweep.yaml")
+    path = folder / "results.csv"
+    points: dict[str, dict[str, Value]] = {}  # the values of each axis, by how they are written
+    for line in sweep.lines().values():
+        for axis, values in sweep.axes(line).items():
+            points.setdefault(axis, {}).update({str(value): value for value in values})
+    try:
+        with path.open(newline="") as file:
+            written = csv_text.rows(file)
+        if not written:
+            raise ValueError("it has no rows")
+        rows = [{name: _value(name, text, points) for name, text in row.items()} for row in written]
+        if any(row.keys() != {*COLUMNS, *points} for row in rows):
+            raise UserError(f"{path} has other columns than it should: the same subnets sweep writes it again")
+        for row in rows:
+            _Row.model_validate(row)
+            plain_name(row["directory"], f"the directory of a run in {path}")
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        wrong = first_mistake(error)
+        raise UserError(f"{path} cannot be read ({wrong}): the same subnets sweep writes it again") from error
+    return sweep, [row | _now(row, folder.parent) for row in rows]
+
+
+def _row(run: PlannedRun, axes: list[str], out: Path) -> Row:
+    return {
+        "line": run.line,
+        **{axis: run.values.get(axis) for axis in axes},
+        "seed": run.seed,
+        **_measured(run.name, out),
+        "directory": run.name,
+        "command": shlex.join(["lightning", "fit", *run.arguments]),
+    }
+
+
+def _now(row: Row, out: Path) -> Row:
+    """What has changed of a run since its row was written; nothing where it is elsewhere."""
+    run = str(row["directory"])
+    at_hand = directory_of(run, out).is_dir() or failure_of(run, out).is_file()
+    return _measured(run, out) if at_hand or row["status"] != "finished" else {}
+
+
+def _measured(run: str, out: Path) -> Row:
+    """What there is of a run: whether it is finished, and what it came to."""
+    row: Row = dict.fromkeys(("status", "error", *MEASURED, "finished", *VERSIONS))
+    failure = failure_of(run, out)
+    try:
+        summary = read_summary(directory_of(run, out))
+    except UserError as error:
+        return row | {"status": "failed", "error": str(error)}
+    if summary is None:
+        if failure.is_file():
+            return row | {"status": "failed", "error": failure.read_text().strip()}
+        return row | {"status": "missing"}
+    row["status"] = "finished"
+    for name in (*MEASURED, "finished"):
+        value = summary.get(name)
+        row[name] = json.dumps(value) if isinstance(value, dict) else value
+    units = summary.get("units_on_paths")
+    if units and not any(units.values()):  # no path, and no logarithm of that, which JSON could not say
+        row |= {name: -math.inf for name in ("log10_paths", "log10_trace") if row[name] is None}
+    return row | {name: summary.get("versions", {}).get(name) for name in VERSIONS}
+
+
+def _value(name: str, text: str, points: Mapping[str, Mapping[str, Value]]) -> str | float | None:
+    if not text:
+        return None
+    if name in points:
+        return points[name][text]
+    if name in ("seed", "epochs", "steps"):
+        return int(text)
+    return float(text) if name in NUMBERS else text

@@ -1,0 +1,1 @@
+"""A network as units and weights: walks, paths, the path kernel, widths and collapse."""

@@ -1,0 +1,230 @@
+"""Random walks over a network's units, along its weights, many at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_subnets.graph.unit_graph import NOTHING, Edges, Float64, Mask, Merge, UnitGraph, Units
+
+END = -1  # in the place of a step where a walk ends
+Float32 = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+class Visited(NamedTuple):
+    """The weights that walks went along, in no order, one as often as it was met.
+
+    Args:
+        weights: indices into all layers' weights, one layer after the other.
+        times: when; an earlier walk, and an earlier step of one walk, has a smaller number.
+    """
+
+    weights: Integers
+    times: Integers
+
+
+class RandomWalks:
+    """Walks from the inputs of a network to its outputs, and back, in turn.
+
+    Walk 0 goes forward from the first input, walk 1 backward from the first output, walk 2 forward from the second
+    input, and so on, round-robin in both directions. In a layer a walk draws one of the weights that leave its unit,
+    or backward that enter it, with probability |w| / sum |w|: the same as first a unit by the sum over its kernel,
+    then a position in the kernel. Where several steps begin at a unit, as a block and its shortcut do, each has the
+    same probability, however large its weights are; so have the units that were added or multiplied, backward.
+    Steps from which no walk comes to an end are not taken.
+
+    A walk's random numbers are a function of the seed, its number and the step, so that it is the same one however
+    many go together; sums are taken in one fixed order, so that it is the same on every machine.
+
+    Args:
+        graph: of the network.
+        strengths: |w|, or another number >= 0 to go by, (out, in / groups, positions of the kernel), by layer; in the
+            order of the layers that ``Visited`` numbers weights by.
+        seed: any integer.
+        whole_kernels: a walk visits the whole kernel that its weight is in.
+    """
+
+    def __init__(
+        self, graph: UnitGraph, strengths: Mapping[str, Float32], seed: int, *, whole_kernels: bool = False
+    ) -> None:
+        kernels = {}
+        first = 0
+        for name, strength in strengths.items():
+            kernels[name] = _Kernels(strength, first, whole_kernels)
+            first += strength.size
+        totals = {name: kernel.totals for name, kernel in kernels.items()}
+        reached = np.append(graph.log_paths(totals) > -np.inf, False)  # NOTHING is not
+        leading = np.append(graph.log_paths(totals, backward=True) > -np.inf, False)
+        self.num_reachable = _num_reachable(graph, kernels, reached, leading)
+        self.directions = (
+            _Direction(graph, kernels, leading, seed, backward=False),
+            _Direction(graph, kernels, reached, seed, backward=True),
+        )
+
+    def visited(self, first: int, count: int) -> Visited:
+        """What the walks from ``first`` on, ``count`` of them, go along; both numbers are even."""
+        with ThreadPoolExecutor(len(self.directions)) as pool:
+            both = pool.map(lambda direction: direction.visited(first // 2, count // 2), self.directions)
+            return Visited(*(np.concatenate(each) for each in zip(*both, strict=True)))
+
+
+class _Kernels:
+    """A layer's weights, by connection (output, input) and position in the kernel."""
+
+    def __init__(self, strengths: Float32, first: int, whole: bool) -> None:
+        self.positions = strengths.shape[2]
+        self.strengths = strengths.reshape(-1, self.positions)
+        self.first, self.whole = first, whole
+        # One position after the other: a sum in an order of its own would be rounded in its own way.
+        self.totals: Float64 = np.zeros(strengths.shape[:2])
+        for position in range(self.positions):
+            self.totals += strengths[:, :, position]
+
+    def weights(self, connections: Integers, uniform: Float64) -> Integers:
+        """A weight of each connection, (n, 1), or all of them, (n, positions)."""
+        start: Integers = (self.first + connections * self.positions)[:, None]
+        if self.whole or self.positions == 1:
+            return start + np.arange(self.positions)
+        sums = self.strengths[connections].cumsum(axis=1, dtype=np.float64)
+        passed = sums <= _below(uniform * sums[:, -1], sums[:, -1])[:, None]
+        return start + np.count_nonzero(passed, axis=1, keepdims=True)
+
+
+class _Direction:
+    """All walks one way; ``open_`` says from which units a walk that way comes to an end."""
+
+    def __init__(
+        self, graph: UnitGraph, kernels: Mapping[str, _Kernels], open_: Mask, seed: int, *, backward: bool
+    ) -> None:
+        starts, ends = (graph.outputs, graph.inputs) if backward else (graph.inputs, graph.outputs)
+        self.starts = starts[open_[starts]]
+        self.backward, self.seed = backward, seed
+        self.steps: list[_Layer | _Identity] = [
+            _Layer(step, kernels[step.name], open_, backward)
+            if isinstance(step, Edges)
+            else _Identity(step, open_, backward)
+            for step in (reversed(graph.steps) if backward else graph.steps)
+        ]
+        # The steps that begin at each unit, unit by unit.
+        units = np.concatenate([ends, *(step.units for step in self.steps)])
+        steps = np.repeat([END, *range(len(self.steps))], [len(ends), *(len(step.units) for step in self.steps)])
+        self.ways = steps[np.argsort(units, kind="stable")]
+        self.num_ways = np.bincount(units, minlength=graph.num_units)
+        self.first_way = np.cumsum(self.num_ways) - self.num_ways
+
+    def visited(self, first: int, count: int) -> Visited:
+        weights, times = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        waiting: dict[int, list[tuple[Integers, Units]]] = defaultdict(list)
+
+        def send(walks: Integers, units: Units, uniform: Float64) -> None:
+            """To the next step of each walk."""
+            way = (uniform * self.num_ways[units]).astype(np.int64)
+            steps = self.ways[self.first_way[units] + way]
+            for step in np.unique(steps).tolist():
+                here = steps == step
+                waiting[step].append((walks[here], units[here]))
+
+        walks = np.arange(count)
+        send(walks, self.starts[(first + walks) % len(self.starts)], self._uniform(END, first, count)[:, 0])
+        for number, step in enumerate(self.steps):
+            if not waiting[number]:
+                continue
+            walks, units = (np.concatenate(each) for each in zip(*waiting.pop(number), strict=True))
+            uniform = self._uniform(number, first, count)[walks]
+            units, visited = step.take(units, uniform)
+            weights.append(visited.reshape(-1))
+            when = (2 * (first + walks) + self.backward) * len(self.steps) + number
+            times.append(np.repeat(when, visited.shape[1]))
+            send(walks, units, uniform[:, 2])
+        return Visited(np.concatenate(weights), np.concatenate(times))
+
+    def _uniform(self, step: int, first: int, count: int) -> Float64:
+        """For each walk the step's four numbers, uniform on (0, 1), (count, 4)."""
+        key = hashlib.sha256(f"{self.seed}:walks:{self.backward}:{step}".encode()).digest()[:16]
+        # Philox makes four numbers of each value of its counter, which is the number of the walk.
+        raw = np.random.Philox(key=int.from_bytes(key, "little"), counter=first).random_raw(4 * count)
+        return (((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52).reshape(count, 4)
+
+
+class _Layer:
+    """A step along a weight of a layer.
+
+    Rows are the layer's inputs, backward its outputs, and columns what they lead to; rows of one unit lie together.
+    """
+
+    def __init__(self, edges: Edges, kernels: _Kernels, open_: Mask, backward: bool) -> None:
+        self.kernels, self.backward = kernels, backward
+        self.inputs = kernels.totals.shape[1]  # of a group, as its outputs
+        self.outputs = kernels.totals.shape[0] // edges.groups
+        totals = kernels.totals.reshape(edges.groups, self.outputs, self.inputs)
+        rows, columns = (edges.targets, edges.sources) if backward else (edges.sources, edges.targets)
+        self.ends = columns.reshape(edges.groups, -1)
+        towards = totals if backward else totals.transpose(0, 2, 1)
+        table = (towards * open_[self.ends][:, None, :]).reshape(len(rows), -1)
+        self.order = np.argsort(rows, kind="stable")[np.count_nonzero(rows == NOTHING) :]
+        self.sums = table[self.order].reshape(-1).cumsum()
+        up_to = self.sums[table.shape[1] - 1 :: table.shape[1]]
+        self.units, begin, count = np.unique(rows[self.order], return_index=True, return_counts=True)
+        self.low = np.append(0.0, up_to)[begin]
+        self.high = up_to[begin + count - 1]
+        way = self.high > self.low
+        self.units, self.low, self.high = self.units[way], self.low[way], self.high[way]
+
+    def take(self, units: Units, uniform: Float64) -> tuple[Units, Integers]:
+        """The units after the step, and the weights on the way, (n, 1) or, of whole kernels, (n, positions)."""
+        which = self.units.searchsorted(units)
+        low, high = self.low[which], self.high[which]
+        place = self.sums.searchsorted(_below(low + uniform[:, 0] * (high - low), high), side="right")
+        row, column = np.divmod(place, self.ends.shape[1])
+        row = self.order[row]
+        if self.backward:
+            group, connection = row // self.outputs, row * self.inputs + column
+        else:
+            group, input_ = np.divmod(row, self.inputs)
+            connection = (group * self.outputs + column) * self.inputs + input_
+        return self.ends[group, column], self.kernels.weights(connection, uniform[:, 1])
+
+
+class _Identity:
+    """A step along an identity connection."""
+
+    def __init__(self, merge: Merge, open_: Mask, backward: bool) -> None:
+        rows, ends = (merge.targets, merge.sources) if backward else (merge.sources, merge.targets)
+        rows, ends = rows[open_[ends]], ends[open_[ends]]
+        self.ends = ends[np.argsort(rows, kind="stable")]
+        self.units, self.begin, self.count = np.unique(np.sort(rows), return_index=True, return_counts=True)
+
+    def take(self, units: Units, uniform: Float64) -> tuple[Units, Integers]:
+        which = self.units.searchsorted(units)
+        place = self.begin[which] + (uniform[:, 0] * self.count[which]).astype(np.int64)
+        return self.ends[place], np.zeros((len(units), 0), np.int64)
+
+
+def _below(value: Float64, bound: Float64) -> Float64:
+    """The value, or where rounding took it to the bound, the number before that."""
+    return np.minimum(value, np.nextafter(bound, 0.0))
+
+
+def _num_reachable(graph: UnitGraph, kernels: Mapping[str, _Kernels], reached: Mask, leading: Mask) -> int:
+    """The number of weights that some walk could visit."""
+    on_a_path: dict[str, Mask] = {}
+    for step in graph.steps:
+        if isinstance(step, Edges):
+            sources = reached[step.sources].reshape(step.groups, 1, -1)
+            targets = leading[step.targets].reshape(step.groups, -1, 1)
+            layer = kernels[step.name]
+            here = (sources & targets).reshape(layer.totals.shape) & (layer.totals > 0)
+            on_a_path[step.name] = on_a_path.get(step.name, here) | here
+    return sum(
+        int(here.sum()) * kernels[name].positions
+        if kernels[name].whole
+        else int(np.count_nonzero(kernels[name].strengths[here.reshape(-1)]))
+        for name, here in on_a_path.items()
+    )

@@ -1,0 +1,94 @@
+"""What a found mask depends on: its places, its weights, or only the structure that it leaves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from lightning_subnets import masking
+from lightning_subnets.datamodules.loader import Batch
+from lightning_subnets.masking import MaskedLayer, Origin, initialization
+from lightning_subnets.masking.initialization import fans
+from lightning_subnets.masking.method import masks
+from lightning_subnets.methods.given import shuffled
+
+# Of a shared weight, in units of a layer's sqrt(2 / fan_in): the range of Gaier and Ha 2019.
+VALUES = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
+
+
+class Check(NamedTuple):
+    """The accuracy of one network, a fraction."""
+
+    what: str
+    accuracy: float
+
+
+def checks(
+    network: nn.Module,
+    training: Callable[[], Iterator[Batch]],
+    evaluation: Callable[[], Iterator[Batch]],
+    seeds: Sequence[int],
+) -> Iterator[Check]:
+    """The network as it was found, and then with one thing about it changed; nothing is trained.
+
+    - ``mask shuffled``: each layer keeps as many weights, at other places.
+    - ``weights drawn again``: of the same distribution under the same mask, by another seed.
+    - ``one weight``: all weights under the mask are v sqrt(2 / fan_in), v from ``VALUES``: the weight-agnostic check.
+
+    For each the running statistics of norms are taken anew from training batches, as they are of other weights.
+
+    Args:
+        network: masked; it stays as it is.
+        training: batches for the statistics, normalised.
+        evaluation: batches that the accuracy is of.
+        seeds: of what is drawn.
+    Source: Frankle et al. 2021, section 5, and Gaier and Ha 2019, "Weight Agnostic Neural Networks", section 3.
+    """
+    layers = dict(masking.masked_layers(network))
+    found = dict(zip(layers, masks(list(layers.values())), strict=True))
+    plain = masking.unmask_(copy.deepcopy(network))
+
+    def check(what: str, weight: Callable[[str, MaskedLayer], Tensor], kept: dict[str, Tensor] = found) -> Check:
+        with torch.no_grad():
+            for name, layer in layers.items():
+                plain.get_submodule(name).weight.copy_(  # type: ignore[operator]
+                    layer.method.product(weight(name, layer).to(layer.weight), kept[name])
+                )
+        update_bn(training(), plain, device=next(plain.parameters()).device)
+        return Check(what, accuracy(plain, evaluation()))
+
+    yield check("as found", lambda _, layer: layer.weight)
+    for seed in seeds:
+        yield check("mask shuffled", lambda _, layer: layer.weight, shuffled(found, seed))
+    for seed in seeds:
+        yield check("weights drawn again", lambda name, layer, seed=seed: _drawn(layer, name, seed))  # type: ignore[misc]
+    for value in VALUES:
+        yield check(
+            f"one weight, {value:+.1f}",
+            lambda _, layer, value=value: torch.full_like(
+                layer.weight, value * (2.0 / fans(layer.weight.shape)[0]) ** 0.5
+            ),  # type: ignore[misc]
+        )
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, batches: Iterator[Batch]) -> float:
+    """The share of images whose class has the largest logit."""
+    network.eval()
+    hits = images = 0
+    for batch, labels in batches:
+        hits += int((network(batch).argmax(dim=-1) == labels).sum())
+        images += len(labels)
+    return hits / images
+
+
+def _drawn(layer: MaskedLayer, name: str, seed: int) -> Tensor:
+    origin = layer.origin or Origin("kaiming_normal", 0, name)
+    return initialization.draw_weights(
+        origin.distribution, layer.weight.shape, seed=origin.seed + 1 + seed, layer=name, density=layer.method.density
+    )

@@ -1,0 +1,102 @@
+"""How a density becomes a number of weights kept in each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_subnets.errors import UserError, unknown
+from lightning_subnets.masking import selection
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def check_density(density: float) -> float:
+    """The density itself.
+
+    Raises:
+        ValueError: if it is outside (0, 1].
+    """
+    if not 0.0 < density <= 1.0:
+        raise UserError(
+            f"density = {density} is outside (0, 1]: it is the fraction of weights kept, 0.3 for the paper's 30 %"
+        )
+    return density
+
+
+def check_allocation(allocation: str, known: tuple[str, ...]) -> str:
+    """The allocation itself.
+
+    Raises:
+        ValueError: if it is not one of those known.
+    """
+    if allocation not in known:
+        raise unknown("allocation", allocation, known)
+    return allocation
+
+
+def num_kept(total: int, density: float) -> int:
+    """Weights kept of ``total``: n - int((1 - density) * n).
+
+    Source: Ramanujan et al. 2020, Algorithm 1.
+    """
+    return total - int((1 - density) * total)
+
+
+def uniform(totals: Mapping[str, int], density: float) -> dict[str, int]:
+    """Every layer at the same density, the first and the last included.
+
+    Args:
+        totals: the number of weights of each layer, by its name.
+    """
+    return {name: num_kept(total, density) for name, total in totals.items()}
+
+
+def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
+    """Erdos-Renyi-Kernel: more of small layers than of large ones, ``num_kept`` of all weights together.
+
+    The density of a layer is d_l = min(1, e (n_in + n_out + kh + kw) / (n_in n_out kh kw)), e such that
+    sum_l d_l n_l = density sum_l n_l. What is lost by rounding down goes to the layers that lose most by it.
+
+    Args:
+        shapes: of each layer's weight, (out, in) or (out, in / groups, height, width).
+    Source: Evci et al. 2020, "Rigging the Lottery", section 3.
+    """
+    totals = {name: shape.numel() for name, shape in shapes.items()}
+    wanted = num_kept(sum(totals.values()), density)
+    full: set[str] = set()
+    while True:
+        # sum of the shape over its product, times the number of weights
+        shares = {name: float(sum(shape)) for name, shape in shapes.items() if name not in full}
+        left = wanted - sum(totals[name] for name in full)
+        exact = {name: left * share / sum(shares.values()) for name, share in shares.items()}
+        over = {name for name, count in exact.items() if count > totals[name]}
+        if not over:
+            break
+        full |= over
+    counts = {name: totals[name] if name in full else math.floor(exact[name]) for name in totals}
+    by_loss = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in by_loss[: wanted - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def global_(scores: Mapping[Key, Tensor], k: int, *, absolute: bool = False) -> dict[Key, Tensor]:
+    """Boolean masks of the k largest scores of all layers together.
+
+    Of equal scores the one of the first layer is in, and in a layer the one with the lowest flat index.
+
+    Args:
+        scores: of each layer; all of one floating type, on one device.
+        absolute: order by the scores' absolute values.
+
+    Raises:
+        ValueError: if a score on a CPU is NaN.
+    """
+    chosen = selection.top_k(torch.cat([each.reshape(-1) for each in scores.values()]), k, absolute=absolute)
+    parts = torch.split(chosen, [each.numel() for each in scores.values()])
+    return {key: part.view(each.shape) for part, (key, each) in zip(parts, scores.items(), strict=True)}

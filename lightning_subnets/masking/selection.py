@@ -1,0 +1,143 @@
+"""The exact k largest of a tensor, and of all layers of a network at once."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, library
+
+from lightning_subnets.errors import UserError
+
+PARALLEL = 1 << 18  # scores below which starting threads takes longer than they save
+
+
+def top_k(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor:
+    """Boolean mask of the k largest scores; of equal scores the one with the lowest flat index is in.
+
+    Exactly k entries are True, the same ones on every device and in every memory format. Infinities are ordered
+    as numbers, -0.0 equals 0.0.
+
+    Args:
+        scores: any shape, any floating dtype.
+        k: number selected, 0 <= k <= scores.numel().
+        absolute: order by the scores' absolute values.
+
+    Raises:
+        ValueError: if k is out of range, or a score on a CPU is NaN. A GPU is not waited for: there NaN
+            sorts as the largest number, and the training module looks for it at its logging interval.
+    """
+    return top_k_each([scores], [k], absolute=absolute)[0]
+
+
+def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: bool = False) -> list[Tensor]:
+    """``top_k`` of each of these tensors, all on one device: on a GPU a few launches for all of them together.
+
+    Raises:
+        ValueError: as ``top_k``.
+    """
+    for each, k in zip(scores, counts, strict=True):
+        if not 0 <= k <= each.numel():
+            raise ValueError(f"k = {k} is outside 0 to {each.numel()}, the number of scores")
+    if torch.compiler.is_compiling():
+        masks: list[Tensor] = _in_a_graph(list(scores), list(counts), absolute)
+        return masks
+    return _select(list(scores), list(counts), absolute)
+
+
+def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    scores = [each.detach() for each in scores]
+    if scores[0].device.type == "cpu":
+        return _each_on_cpu(scores, counts, absolute)
+    if scores[0].is_cuda and _has_triton and all(each.dtype == torch.float32 for each in scores):
+        from lightning_subnets.masking import radix_select
+
+        return radix_select.top_k_each(scores, counts, absolute=absolute)
+    return [_by_sort(each.abs() if absolute else each, k) for each, k in zip(scores, counts, strict=True)]
+
+
+_has_triton = importlib.util.find_spec("triton") is not None
+
+
+# Opaque to a compiler, which would otherwise follow NumPy, or sort.
+@library.custom_op("lightning_subnets::top_k_each", mutates_args=())
+def _in_a_graph(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    """Each mask in memory of its own, and laid out as its scores are, as a graph wants to know beforehand."""
+    masks = _select(scores, counts, absolute)
+    return [torch.empty_like(each, dtype=torch.bool).copy_(mask) for each, mask in zip(scores, masks, strict=True)]
+
+
+@_in_a_graph.register_fake
+def _(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    return [torch.empty_like(each, dtype=torch.bool) for each in scores]
+
+
+def _each_on_cpu(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+    """Shared out among threads, whose own each call needs: a pool that stays would have none in a forked process."""
+    sizes = [each.numel() for each in scores]
+    threads = min(torch.get_num_threads(), len(scores)) if sum(sizes) >= PARALLEL else 1
+    largest_first = sorted(range(len(scores)), key=sizes.__getitem__, reverse=True)
+    masks: dict[int, Tensor] = {}
+
+    def select(share: list[int]) -> None:
+        # One for all, as most of the time would go into clearing fresh memory.
+        scratch = np.empty(8 * sizes[share[0]], np.uint8)
+        for index in share:
+            masks[index] = _on_cpu(scores[index], counts[index], absolute, scratch)
+
+    if threads == 1:
+        select(largest_first)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(select, (largest_first[first::threads] for first in range(threads))))
+    return [masks[index] for index in range(len(scores))]
+
+
+def _on_cpu(scores: Tensor, k: int, absolute: bool, scratch: NDArray[np.uint8]) -> Tensor:
+    """By NumPy's introselect: linear in the number of scores."""
+    order = sorted(range(scores.dim()), key=scores.stride, reverse=True)
+    stored = scores.permute(order)  # as it lies in memory, channels last or not
+    # NumPy has no bfloat16; float32 holds every half-precision number, in the same order.
+    array = (stored.float() if stored.dtype in (torch.bfloat16, torch.float16) else stored).reshape(-1).numpy()
+    if array.size and np.isnan(array.max()):
+        raise UserError("a score is NaN")
+    if not 0 < k < array.size:
+        return torch.full_like(scores, k > 0, dtype=torch.bool)
+    keys = scratch[: array.nbytes].view(f"i{array.itemsize}")
+    _keys(array, absolute, out=keys)
+    keys.partition(array.size - k)
+    threshold = keys[array.size - k]
+    _keys(array, absolute, out=keys)
+    selected = keys >= threshold
+    surplus = int(np.count_nonzero(selected)) - k
+    if surplus:
+        ties = np.flatnonzero(keys == threshold)
+        if order != sorted(order):
+            places = np.array(np.unravel_index(ties, stored.shape))[np.argsort(order)]
+            ties = ties[np.argsort(np.ravel_multi_index(tuple(places), scores.shape))]
+        selected[ties[-surplus:]] = False
+    return torch.from_numpy(selected).view(stored.shape).permute(np.argsort(order).tolist())
+
+
+def _keys(array: NDArray[np.floating], absolute: bool, out: NDArray[np.signedinteger]) -> None:
+    """Integers in the order of the numbers, which introselect takes half the time for.
+
+    Of the bits of a positive float this is true as they are, of a negative one with all but the sign turned round.
+    """
+    all_but_sign = np.iinfo(out.dtype).max
+    if absolute:
+        np.bitwise_and(array.view(out.dtype), all_but_sign, out=out)
+    else:
+        np.add(array, 0.0, out=out.view(array.dtype))  # -0.0 + 0.0 is 0.0
+        out ^= (out >> (8 * array.itemsize - 1)) & all_but_sign
+
+
+def _by_sort(flat: Tensor, k: int) -> Tensor:
+    """By a stable sort, whose result never has to be waited for."""
+    order = torch.sort(flat.reshape(-1), descending=True, stable=True).indices
+    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device).scatter_(0, order[:k], True)
+    return mask.view(flat.shape)

@@ -1,0 +1,1 @@
+"""Training with Lightning: the module, its callbacks and loggers, checkpoints, resuming, ranks."""

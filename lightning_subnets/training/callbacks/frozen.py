@@ -1,0 +1,47 @@
+"""A check, in each epoch, that nothing has changed the frozen weights."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking import digest
+
+
+class Frozen(Callback):
+    """Compares the fingerprints of the frozen weights with those at the start of training.
+
+    It does so before each validation, at the end of each epoch before the checkpoint is written, and at the end of
+    training. Scores are left out, because frozen scores are masks, which may be pruned. If the method draws frozen
+    weights again, nothing is compared.
+
+    Raises:
+        ValueError: if a frozen weight has changed. The error names the weight.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before = _fingerprints(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._before:
+            return
+        before, now = (torch.stack(list(found.values())) for found in (self._before, _fingerprints(pl_module)))
+        if not torch.equal(before, now):
+            changed = list(self._before)[int((before != now).nonzero()[0])]
+            raise UserError(
+                f"{changed} is frozen, and a callback has changed it by step {trainer.global_step}: let the callback "
+                "change only parameters that require a gradient"
+            )
+
+    on_validation_epoch_start = on_train_end = on_train_epoch_end
+
+
+def _fingerprints(module: LightningModule) -> dict[str, Tensor]:
+    if module.method.redraws:  # type: ignore[union-attr]
+        return {}
+    return {name: digest.fingerprint(weight) for name, weight in digest.weights(module, frozen=True).items()}

@@ -1,0 +1,308 @@
+"""The LightningModule: a masked network, its step, its metrics, and an optimizer over what the method trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from lightning_subnets import masking
+from lightning_subnets.datamodules.sampler import seed_of
+from lightning_subnets.datamodules.scoring import scoring
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking import cached_weight, prune_at_init
+from lightning_subnets.masking.method import Method
+from lightning_subnets.training import checkpoint as subnet_checkpoint
+from lightning_subnets.training import preflight, resuming
+from lightning_subnets.training.callbacks import (
+    Averaging,
+    Collapse,
+    Divergence,
+    Frozen,
+    IterativePruning,
+    OwnLoader,
+    Ranks,
+)
+from lightning_subnets.training.callbacks.divergence import check_finite, diverged_at
+from lightning_subnets.training.schedule import Schedule, images_per_step, learning_rate_factor
+
+
+class SubnetModule(LightningModule):
+    """A masked network that learns to classify images.
+
+    Logs ``train/loss`` and ``train/accuracy`` by epoch, the same with ``_step`` and ``learning_rate`` by step, and
+    ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are fractions; top5 counts a hit among the
+    five largest logits.
+
+    Args:
+        network: any torchvision or timm network, or one of ``lightning_subnets.networks``; plain, for it is masked
+            here, in place.
+        method: how the subnetwork is found.
+        weights: the distribution the weights are drawn from, see ``mask_``; null leaves them as they are.
+        seed: of the weights and the scores.
+        optimizer: over the parameters that the method trains, and no others.
+        lr_batch_size: the optimizer's learning rate is for this many images a step and is scaled linearly to
+            the global batch, all processes and accumulation included (Goyal et al. 2017, section 2.1); null
+            takes the rate as it is.
+        schedule: of the learning rate by optimizer step: ``cosine`` falls to 0 at the last, ``constant`` stays.
+        warmup_epochs: epochs over which the rate rises linearly before that.
+        label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
+        channels_last: memory format of images and network, faster for convolutions on a GPU.
+        compile: compile the network by ``torch.compile``, which takes time when a run begins.
+        allow_collapse: train a network too in which no path is left from inputs to outputs.
+
+    Raises:
+        ValueError: if an argument is out of range, or the network cannot be masked.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        method: Method,
+        weights: str | None = "signed_constant",
+        seed: int = 0,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_batch_size: int | None = None,
+        schedule: Schedule = "cosine",
+        warmup_epochs: float = 0.0,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+        compile: bool = False,
+        allow_collapse: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise UserError(f"label_smoothing = {label_smoothing} is outside [0, 1]")
+        if warmup_epochs < 0.0:
+            raise UserError(f"warmup_epochs = {warmup_epochs} is below 0")
+        if lr_batch_size is not None and lr_batch_size < 1:
+            raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
+        seed = int(seed)  # the parser's is of a type of its own, which a checkpoint would name
+        masking.begin_(network, method, weights=weights, seed=seed)
+        self.network, self.method, self.seed = network, method, seed
+        self.identity = {
+            "network": type(network).__name__,
+            "method": type(method).__name__,
+            **method.identity(),
+            "weights": weights,
+            "seed": seed,
+        }
+        self.optimizer, self.lr_batch_size = optimizer, lr_batch_size
+        self.schedule, self.warmup_epochs = schedule, warmup_epochs
+        self.allow_collapse = allow_collapse
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        self._layers = [layer for _, layer in masking.masked_layers(network)]
+        if compile:
+            cached_weight.compile_(network, self._layers)
+        names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
+        # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
+        self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
+        self._chosen = False  # the masks that are chosen before training
+        self._resumed: dict[str, Any] | None = None
+        self.known_digest: tuple[object, str] | None = None  # of the frozen weights, kept by checkpoint.py
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
+        if self.network._compiled_call_impl:  # else each layer looks for itself
+            cached_weight.refresh_(self._layers)
+        output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
+        # GoogLeNet and Inception hand out their auxiliary classifiers too, while they train.
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits
+
+    def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+        """Call what torch.compile made, or is to make; where it cannot, that is a user's mistake."""
+        try:
+            return function(tensor)
+        except BackendCompilerFailed as error:
+            what = f"torch.compile does not work here ({str(error).splitlines()[0]})"
+            raise UserError(f"{what}: set --model.compile=false") from error
+
+    def configure_callbacks(self) -> list[Callback]:
+        if self.trainer.precision == "64-true":
+            self.double()  # before a callback copies the network, and before a checkpoint is loaded into it
+        return [OwnLoader(), Averaging(), Frozen(), Ranks(), Divergence(), Collapse(self.allow_collapse)]
+
+    def prepare_data(self) -> None:
+        preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.build_optimizer()
+        images = images_per_step(self.trainer)
+        if images is None and (self.lr_batch_size or self.method.redraws):
+            what = "lr_batch_size" if self.lr_batch_size else type(self.method).__name__
+            raise UserError(f"{what} counts images, and the data have no batch_size: give the data module one")
+        if images and self.lr_batch_size:
+            for group in optimizer.param_groups:
+                group["lr"] *= images / self.lr_batch_size
+        steps = self.trainer.estimated_stepping_batches
+        warmup = 0.0
+        if self.warmup_epochs:
+            self.trainer.fit_loop.setup_data()  # or the batches of an epoch are not counted where steps end the run
+            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            warmup = self.warmup_epochs * math.ceil(batches)
+        place: Callable[[int], float] = float
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, IterativePruning):
+                rounds = callback.schedule(self.trainer)
+                steps, place = rounds.steps, rounds.place
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(place(step), steps, warmup, self.schedule))
+        self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Choose the masks that are chosen before training, unless they have been loaded."""
+        if not self._chosen:
+            self._chosen = True
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            with torch.inference_mode(False), torch.enable_grad():
+                images = scoring(self.method, data, like=next(self.network.parameters()), seed=self.seed)
+                self.method.choose_(self.network, images)
+            if self.trainer.world_size > 1:
+                prune_at_init.share_masks_(self.network)
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+    def on_train_start(self) -> None:
+        cached_weight.forget_(self._layers)
+        if self._resumed is not None:
+            resuming.take_up_(self.trainer, self._resumed, self._train_metrics)
+            self._resumed = None
+        # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        scheduler.base_lrs = [options["initial_lr"] for options in self._options]
+        for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
+            group.update(options, lr=options["initial_lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch))
+
+    def unmask_(self) -> nn.Module:
+        """The network as a plain one, to evaluate it with other weights: nothing is masked or chosen any more."""
+        self._layers, self._chosen = [], True
+        return masking.unmask_(self.network)
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """A new optimizer over what the method trains."""
+        try:
+            return self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        except ValueError as error:
+            raise UserError(f"the optimizer cannot be built: {error}") from error
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        # What a step draws, dropout for instance, is a function of its place in the run too.
+        torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        try:
+            logits = self(images)
+        except UserError as error:
+            if isinstance(error.__cause__, BackendCompilerFailed):
+                raise
+            raise diverged_at(self.trainer, self.global_step, str(error)) from error
+        loss: Tensor = self.loss(logits, labels)
+        self._update("train/loss", loss.detach().expand(len(labels)))
+        hits = (logits.detach().argmax(dim=-1) == labels).float()
+        self._update("train/accuracy", hits)
+        self.log("train/loss_step", loss.detach())
+        self.log("train/accuracy_step", hits.mean())
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step_(self.network, self.trainer.global_step + 1, images_per_step(self.trainer))
+
+    def on_train_epoch_end(self) -> None:
+        self._log_metrics("train")
+
+    def on_validation_epoch_start(self) -> None:
+        # Where Lightning exchanges parameters for averaged or other processes' ones, it leaves no trace.
+        cached_weight.forget_(self._layers)
+
+    on_test_epoch_start = on_predict_epoch_start = on_train_end = on_fit_end = on_validation_epoch_start
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        loss = self.metrics["val/loss"]
+        assert isinstance(loss, MeanMetric)
+        if self._fitting and not self.trainer.sanity_checking:
+            check_finite(self.trainer, loss.compute())
+        self._log_metrics("val")
+        cached_weight.forget_(self._layers)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Class probabilities (batch, classes)."""
+        return torch.stack([logits.softmax(dim=-1) for logits in self._logits(batch[0], batch_idx)]).mean(dim=0)
+
+    def _logits(self, images: Tensor, batch_idx: int) -> Iterator[Tensor]:
+        """Of each pass that an evaluation is the mean of; what it draws is a function of its place too."""
+        torch.manual_seed(seed_of(self.seed, batch_idx, self.global_rank))
+        for _ in range(self.method.samples):
+            yield self(images)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        for logits in self._logits(images, batch_idx):
+            best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
+            self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
+            self._update(f"{stage}/accuracy", best[:, 0].float())
+            self._update(f"{stage}/top5", best.any(dim=1).float())
+
+    def _update(self, name: str, values: Tensor) -> None:
+        """Take in one value a sample: torchmetrics 1.9 leaves weights out under ``nan_strategy="disable"``."""
+        metric = self.metrics[name]
+        assert isinstance(metric, MeanMetric)
+        metric.update(values)
+
+    def _log_metrics(self, stage: str) -> None:
+        """Log a stage's metrics, exact over all ranks and samples."""
+        for name, metric in self.metrics.items():
+            if name.startswith(stage):
+                assert isinstance(metric, MeanMetric)
+                self.log(name, metric)
+
+    @property
+    def _fitting(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def _train_metrics(self) -> list[MeanMetric]:
+        return [metric for name, metric in self.metrics.items() if name.startswith("train")]  # type: ignore[misc]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["subnet"] = self.identity
+        checkpoint["optimizer"] = type(self.build_optimizer()).__name__
+        checkpoint["run"] = resuming.state(self.trainer, self._train_metrics)
+        Averaging.save_(self.trainer, checkpoint)
+        subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module's; masks that it brings are not chosen again."""
+        self._chosen = True
+        return super().load_state_dict(*args, **kwargs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        subnet_checkpoint.make_fit_(checkpoint, self, to_train=self._fitting)
+        if self._fitting:
+            resuming.correct_progress_(self.trainer, checkpoint)
+            self._resumed = checkpoint["run"]
+
+
+_EVALUATED = ("loss", "accuracy", "top5")

@@ -1,0 +1,156 @@
+"""What can be known to be wrong before anything is written or a GPU touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
+from torch import Tensor, nn
+
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.errors import UserError
+from lightning_subnets.training.callbacks import averaging
+from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
+from lightning_subnets.training.checkpoint_schema import is_plain
+
+if TYPE_CHECKING:
+    from lightning_subnets.training.module import SubnetModule
+
+# With these precisions, weights and scores keep the bits that the seed gives them.
+_PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
+
+
+def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | None) -> None:
+    """Check that network, data, optimizer and trainer fit each other.
+
+    Args:
+        data: the data to be trained on, where there is a data module.
+
+    Raises:
+        ValueError: if the optimizer refuses its arguments; if the precision would round weights or scores; if a
+            callback does not work here, or does not fit the method, the number of epochs or another callback; if no
+            checkpoint can give back the method's identity; if the network cannot take the data's images, or cannot be
+            trained on their batch size; or if its number of outputs differs from the number of classes.
+    """
+    module.build_optimizer()
+    if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
+        module.compiled(torch.compile(torch.neg), torch.zeros(1))
+    if trainer.precision not in _PRECISIONS:
+        mixed = "16-mixed" if trainer.precision == "16-true" else "bf16-mixed"
+        raise UserError(
+            f"precision {trainer.precision} would round the weights and the scores, so small updates would be lost: "
+            f"take {mixed}, or one of {', '.join(_PRECISIONS)}"
+        )
+    if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
+        raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm computes on nothing else")
+    if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
+        raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+    averaging.check(trainer)
+    if not is_plain(module.identity):
+        name = type(module.method).__name__
+        raise UserError(
+            f"{name}.identity() is {module.method.identity()!r:.200}, which no checkpoint can give back as it is: "
+            "return numbers, strings, and lists and dicts of them"
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for refused, reason in _REFUSED.items():
+            if isinstance(callback, refused):
+                raise UserError(f"{refused.__name__} {reason}")
+        if isinstance(callback, IterativePruning):
+            callback.check(module, trainer)
+    if isinstance(data, ImageDataModule):
+        _check_images(module, data)
+
+
+# These callbacks of Lightning change values that are computed once when training begins: the scale of the learning
+# rate, its schedule, the number of steps, and the parameters that are trained. A resumed run would lack their changes.
+_REFUSED: dict[type[Callback], str] = {
+    GradientAccumulationScheduler: (
+        "changes the number of images in a step after the learning rate and its schedule are computed for it: set "
+        "--trainer.accumulate_grad_batches instead"
+    ),
+    BatchSizeFinder: (
+        "changes the batch size after the learning rate and its schedule are computed for it: set --data.batch_size"
+    ),
+    LearningRateFinder: (
+        "cannot set the learning rate, because the optimizer and the schedule have it already: compare short runs "
+        "with different values of --model.optimizer.lr"
+    ),
+    StochasticWeightAveraging: (
+        "cannot be resumed, and its average is in no checkpoint: take WeightAveraging, which averages all steps "
+        "equally, or EMAWeightAveraging with update_starting_at_step"
+    ),
+    ModelPruning: "changes frozen weights instead of masks: take --model.method=Magnitude or IterativePruning",
+    BackboneFinetuning: "changes which parameters are trained, and the method decides that: remove this callback",
+}
+
+
+def _check_images(module: SubnetModule, data: ImageDataModule) -> None:
+    name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
+    image = torch.zeros(1, *shape, device=module.device)
+    try:
+        with _trial(module.network, training=False):
+            outputs = module(image).shape[1]
+    except (RuntimeError, AttributeError, IndexError) as error:
+        raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
+    if data.batch_size == 1:
+        check_single_image(module, image, "batch_size = 1")
+    if outputs != classes:
+        raise UserError(
+            f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
+            f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
+        )
+
+
+def check_single_image(module: SubnetModule, image: Tensor, why: str) -> None:
+    """Check that the network can be trained on a batch of one image.
+
+    It cannot if a batch norm gets only one value a channel, which has no variance.
+
+    Args:
+        module: with the network.
+        image: (1, channels, height, width), on the module's device.
+        why: what makes a batch of one image, to begin the error with.
+
+    Raises:
+        ValueError: if the network cannot be trained on the image.
+    """
+    try:
+        with _trial(module.network, training=True):
+            module(image)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(
+            f"{why} gives a batch of one image, on which {type(module.network).__name__} cannot be trained ({error}): "
+            "take another batch size"
+        ) from error
+
+
+@contextmanager
+def _trial(network: nn.Module, *, training: bool) -> Iterator[None]:
+    """Restore modes and buffers of the network and the random number generators after a trial forward pass."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    devices = {parameter.device.index for parameter in network.parameters() if parameter.is_cuda}
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        try:
+            network.train(training)
+            with torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
+                yield
+        finally:
+            for module, was_training in modes:
+                module.training = was_training
+            for buffer, before in buffers:
+                buffer.copy_(before)
