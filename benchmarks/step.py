@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from lightning_subnets import Dense, EdgePopup, mask_, masked_layers
 from lightning_subnets.masking import MaskedLayer, cached_weight
-from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.method import Method, ScoredLayer
 from lightning_subnets.networks import Conv4
 
 ON_GPU = torch.cuda.is_available()
@@ -68,7 +68,7 @@ CLOCK = Clock()
 class Timed(EdgePopup):
     """Tells the time its masks take, which are chosen at the end of the optimizer's step."""
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         CLOCK.mark("optimizer")
         masks = super().masks(layers)
         CLOCK.mark("select")
@@ -78,9 +78,9 @@ class Timed(EdgePopup):
 class Sort(EdgePopup):
     """As the paper's pseudocode does it: sorted in every forward pass."""
 
-    made_before = False
+    cacheable = False
 
-    def masked_weight(self, layer: MaskedLayer) -> Tensor:
+    def masked_weight(self, layer: ScoredLayer) -> Tensor:
         assert layer.scores is not None
         mask: Tensor = SortedTopK.apply(layer.scores.abs(), layer.num_kept)
         return layer.weight * mask

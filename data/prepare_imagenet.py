@@ -1,6 +1,6 @@
 """Makes FFCV's files of ImageNet, or of any folder of images: see README.md beside this, or --help."""
 
-from lightning_subnets.datamodules.ffcv.preparation import main
+from lightning_subnets.commands.prepare_images import main
 
 if __name__ == "__main__":
     main()

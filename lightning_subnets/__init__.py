@@ -4,31 +4,52 @@ import lightning_subnets as ls
 
 net = torchvision.models.resnet18()
 ls.mask_(net, ls.EdgePopup(density=0.3), weights="signed_constant", seed=0)
+
+Each name of ``__all__`` is imported when it is first used. So the library needs no Lightning, and the commands print
+their help without torch.
 """
 
-from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedConv2d, MaskedLinear, density, mask_, masked_layers, unmask_
-from lightning_subnets.masking.method import Method
-from lightning_subnets.methods import (
-    DNW,
-    PHEW,
-    SNIP,
-    Biprop,
-    Dense,
-    EdgePopup,
-    Given,
-    GraSP,
-    IteRand,
-    LinearProbe,
-    Magnitude,
-    Random,
-    Supermask,
-    SynFlow,
-    SynFlowL2,
-)
-from lightning_subnets.subnet_file import load_subnet, save_subnet
+from __future__ import annotations
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lightning_subnets._version import __version__
+from lightning_subnets.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_subnets.graph.diagnostics import diagnose
+    from lightning_subnets.masking import (
+        MaskedConv2d,
+        MaskedLinear,
+        density,
+        invalidate_,
+        mask_,
+        masked_layers,
+        masks,
+        unmask_,
+    )
+    from lightning_subnets.masking.method import Method
+    from lightning_subnets.masking.prune_at_init import PruneAtInit
+    from lightning_subnets.methods import (
+        DNW,
+        PHEW,
+        SNIP,
+        Biprop,
+        Dense,
+        EdgePopup,
+        FixedMask,
+        GraSP,
+        IteRand,
+        LinearProbe,
+        Magnitude,
+        Random,
+        Supermask,
+        SynFlow,
+        SynFlowL2,
+    )
+    from lightning_subnets.subnet_file import load_subnet, save_subnet
+    from lightning_subnets.training.module import SubnetModule
 
 __all__ = [
     "DNW",
@@ -37,7 +58,7 @@ __all__ = [
     "Biprop",
     "Dense",
     "EdgePopup",
-    "Given",
+    "FixedMask",
     "GraSP",
     "IteRand",
     "LinearProbe",
@@ -45,15 +66,45 @@ __all__ = [
     "MaskedConv2d",
     "MaskedLinear",
     "Method",
+    "PruneAtInit",
     "Random",
+    "SubnetModule",
     "Supermask",
     "SynFlow",
     "SynFlowL2",
     "UserError",
+    "__version__",
     "density",
+    "diagnose",
+    "invalidate_",
     "load_subnet",
     "mask_",
     "masked_layers",
+    "masks",
     "save_subnet",
     "unmask_",
 ]
+
+# Where the names are looked for; SubnetModule is the last, because it needs Lightning.
+_MODULES = (
+    "masking",
+    "masking.method",
+    "masking.prune_at_init",
+    "methods",
+    "subnet_file",
+    "graph.diagnostics",
+    "training.module",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, see PEP 562."""
+    for module in _MODULES if name in __all__ else ():
+        room = import_module(f"{__name__}.{module}")
+        if hasattr(room, name):
+            return getattr(room, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

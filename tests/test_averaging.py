@@ -30,7 +30,7 @@ from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
-from lightning_subnets.training.checkpoint import make_fit_, read
+from lightning_subnets.training.checkpoint import read, validate_and_complete_
 from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
@@ -203,7 +203,7 @@ def test_a_run_ends_as_the_network_in_its_checkpoint_and_so_does_one_that_is_sto
     states = ("state_dict", "current_model_state", "averaging_state")
     saved = {state: copy.deepcopy(content[state]) for state in states}
     loaded = with_norms(method)
-    make_fit_(content, loaded, to_train=False)
+    validate_and_complete_(content, loaded, to_train=False)
     loaded.load_state_dict(content["state_dict"])
     assert differing(loaded.state_dict(), whole.state_dict()) == []
     for stop_in in (1, EPOCH - 1):  # the second after the last step of an epoch, once it has been validated

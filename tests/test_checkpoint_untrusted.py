@@ -23,11 +23,11 @@ from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.interop.importing import import_subnet_
-from lightning_subnets.methods.given import masks_of
 from lightning_subnets.training import checkpoint
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
 from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
+from lightning_subnets.training.run_masks import masks_of
 
 
 def network() -> nn.Module:
@@ -198,7 +198,7 @@ def test_a_value_of_another_kind_anywhere_is_one_error_or_a_run_like_any_other(
         try:
             changed = checkpoint.read(path)
             assert all(torch.equal(mask, masks[name]) for name, mask in masks_of(changed, network()).items()), place
-            checkpoint.make_fit_(changed, module(), to_train=True)
+            checkpoint.validate_and_complete_(changed, module(), to_train=True)
             accepted.append((place, value))
         except ls.UserError as error:
             message = str(error).replace(str(path), "")

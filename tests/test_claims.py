@@ -11,10 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, SNIP, EdgePopup, Given, Method, SynFlow, SynFlowL2, mask_, masked_layers
+from lightning_subnets import PHEW, SNIP, EdgePopup, FixedMask, Method, SynFlow, SynFlowL2, mask_, masked_layers, masks
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import diagnose, log10_path_kernel_trace
-from lightning_subnets.masking.method import masks
 from lightning_subnets.networks import VGG16, Conv2, ResNet20
 from lightning_subnets.training.module import SubnetModule
 
@@ -38,8 +37,7 @@ class Found(NamedTuple):
 def found_by(method: Method, build: Callable[[], nn.Module]) -> Found:
     torch.manual_seed(0)
     network = mask_(build(), method, weights="kaiming_normal", input_shape=SHAPE)
-    layers = dict(masked_layers(network))
-    kept = dict(zip(layers, masks(list(layers.values())), strict=True))
+    kept = masks(network)
     diagnosis = diagnose(network, SHAPE)
     return Found(
         log10_path_kernel_trace(network, kept, SHAPE),
@@ -104,11 +102,11 @@ def test_a_shuffled_mask_of_edge_popup_does_not_work_and_one_of_snip_does() -> N
     edge_popup = trained(EdgePopup(0.5), "signed_constant", epochs=8, rate=0.1)
     assert accuracy(edge_popup) > 0.9
     shuffled = SubnetModule(
-        Conv2(in_channels=1, image_size=8, width_multiplier=0.5), Given(masks_of(edge_popup), shuffle=True)
+        Conv2(in_channels=1, image_size=8, width_multiplier=0.5), FixedMask(masks_of(edge_popup), shuffle=True)
     )
     assert accuracy(shuffled) < 0.3  # of ten classes, on the same weights
 
     snip = trained(SNIP(0.1), "kaiming_normal", epochs=8, rate=0.05)
-    again = trained(Given(masks_of(snip), shuffle=True), "kaiming_normal", epochs=8, rate=0.05)
+    again = trained(FixedMask(masks_of(snip), shuffle=True), "kaiming_normal", epochs=8, rate=0.05)
     assert accuracy(snip) > 0.9
     assert accuracy(again) > accuracy(snip) - 0.03

@@ -34,7 +34,7 @@ def layers_of(network: nn.Module) -> list[MaskedLayer]:
     return [layer for _, layer in masked_layers(network)]
 
 
-def scores_of(network: nn.Module) -> list[nn.Parameter]:
+def scores_for_mask(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
@@ -48,7 +48,7 @@ def step_(network: nn.Module, optimizer: torch.optim.Optimizer) -> float:
 
 def edit_(network: nn.Module) -> None:
     with torch.no_grad():
-        for scores in scores_of(network):
+        for scores in scores_for_mask(network):
             scores.copy_(torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)))
 
 
@@ -57,7 +57,7 @@ def test_torch_compile_makes_one_graph_that_follows_every_change_of_the_scores(f
     eager = masked_network()
     network = copy.deepcopy(eager)
     compiled: Any = torch.compile(network, fullgraph=True, backend="aot_eager")
-    optimizers = [torch.optim.SGD(scores_of(each), lr=1.0, fused=fused) for each in (eager, network)]
+    optimizers = [torch.optim.SGD(scores_for_mask(each), lr=1.0, fused=fused) for each in (eager, network)]
     for _ in range(3):
         losses = [step_(each, optimizer) for each, optimizer in zip((eager, compiled), optimizers, strict=True)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -77,7 +77,7 @@ def test_a_network_compiled_with_its_masks_outside_chooses_none_in_its_graph() -
     eager = masked_network()
     network = copy.deepcopy(eager)
     compile_(network, layers_of(network))
-    optimizers = [torch.optim.SGD(scores_of(each), lr=1.0, fused=True) for each in (eager, network)]
+    optimizers = [torch.optim.SGD(scores_for_mask(each), lr=1.0, fused=True) for each in (eager, network)]
     counters = torch._dynamo.utils.counters
     counters.clear()
     for _ in range(3):

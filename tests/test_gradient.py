@@ -19,7 +19,7 @@ from lightning_subnets import (
 )
 
 
-def scores_of(network: nn.Module) -> dict[str, nn.Parameter]:
+def scores_for_mask(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: scores for name, scores in network.named_parameters() if name.endswith("scores")}
 
 
@@ -41,8 +41,8 @@ def test_each_step_gives_the_scores_of_the_plain_algorithm() -> None:
     """Step by step from a common state, for over many steps rounding would part two correct programs."""
     network = mask_(torchvision.models.resnet18(num_classes=10), EdgePopup(0.3), weights="kaiming_normal")
     plain = torchvision.models.resnet18(num_classes=10)
-    optimizer = torch.optim.SGD(scores_of(network).values(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    reference = {name: scores.detach().clone().requires_grad_() for name, scores in scores_of(network).items()}
+    optimizer = torch.optim.SGD(scores_for_mask(network).values(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    reference = {name: scores.detach().clone().requires_grad_() for name, scores in scores_for_mask(network).items()}
     other = torch.optim.SGD(reference.values(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     for _ in range(3):
         images, labels = torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
@@ -58,7 +58,7 @@ def test_each_step_gives_the_scores_of_the_plain_algorithm() -> None:
 
         for step in (optimizer, other):
             step.step()
-        for name, scores in scores_of(network).items():
+        for name, scores in scores_for_mask(network).items():
             torch.testing.assert_close(scores, reference[name], rtol=1e-5, atol=1e-7)
             reference[name].data.copy_(scores)
 
@@ -148,7 +148,7 @@ def layers_swapped_by_a_step(network: nn.Module, start: dict[str, Tensor], lr: f
     """The number of layers in which a step of SGD from ``start`` has swapped edges."""
     network.load_state_dict(start)
     before = [layer.mask() for _, layer in masked_layers(network)]
-    torch.optim.SGD(scores_of(network).values(), lr=lr).step()
+    torch.optim.SGD(scores_for_mask(network).values(), lr=lr).step()
     after = [layer.mask() for _, layer in masked_layers(network)]
     return sum(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
@@ -167,7 +167,7 @@ def test_when_edges_are_swapped_in_one_layer_the_loss_of_the_minibatch_falls() -
         with torch.no_grad():
             for _, layer in masked_layers(network):
                 layer.weight.mul_(0.03)
-            for scores in scores_of(network).values():
+            for scores in scores_for_mask(network).values():
                 scores.add_(scores.sign())
         inputs, labels = torch.randn(8, 4, dtype=torch.float64), torch.randint(3, (8,))
         loss = nn.functional.cross_entropy(network(inputs), labels)
@@ -178,7 +178,7 @@ def test_when_edges_are_swapped_in_one_layer_the_loss_of_the_minibatch_falls() -
             lr /= 1.1
         count = layers_swapped_by_a_step(network, start, lr)
         if count == 1 and all(
-            torch.equal(score.sign(), start[key].sign()) for key, score in scores_of(network).items()
+            torch.equal(score.sign(), start[key].sign()) for key, score in scores_for_mask(network).items()
         ):
             swapped += 1
             assert nn.functional.cross_entropy(network(inputs), labels) < loss, f"seed {seed}"

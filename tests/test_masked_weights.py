@@ -52,7 +52,7 @@ def masked_network(method: Method | None = None) -> nn.Module:
     return mask_(plain_network(), method or EdgePopup(0.4))
 
 
-def scores_of(network: nn.Module) -> list[nn.Parameter]:
+def scores_for_mask(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in network.named_parameters() if name.endswith("scores")]
 
 
@@ -88,7 +88,7 @@ def layer_of(network: nn.Module) -> MaskedLayer:
 def test_masks_are_chosen_once_an_optimizer_step_for_all_layers_together() -> None:
     method = Counting(0.4)
     network = masked_network(method)
-    optimizer = torch.optim.SGD(scores_of(network), lr=0.1)
+    optimizer = torch.optim.SGD(scores_for_mask(network), lr=0.1)
     torch.autograd.backward(loss_of(network))
     assert method.chosen == 3
     for step in range(1, 4):
@@ -112,7 +112,7 @@ def test_masks_are_not_chosen_in_evaluation_while_the_scores_stay() -> None:
 def test_another_networks_optimizer_leaves_the_masks() -> None:
     method = Counting(0.4)
     network, other = masked_network(method), masked_network()
-    optimizer = torch.optim.SGD(scores_of(other), lr=0.1)
+    optimizer = torch.optim.SGD(scores_for_mask(other), lr=0.1)
     network(IMAGES)
     torch.autograd.backward(loss_of(other))
     optimizer.step()
@@ -133,7 +133,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_after_a_step_of_any_optimizer_the_masks_are_those_of_the_new_scores(name: str) -> None:
     network = masked_network()
-    optimizer = OPTIMIZERS[name](scores_of(network))
+    optimizer = OPTIMIZERS[name](scores_for_mask(network))
     for _ in range(3):
         before = layer_of(network).mask()
         optimizer.zero_grad()
@@ -145,15 +145,15 @@ def test_after_a_step_of_any_optimizer_the_masks_are_those_of_the_new_scores(nam
 
 def test_an_optimizer_that_steps_before_the_first_forward_pass_is_seen() -> None:
     network = masked_network()
-    for scores in scores_of(network):
+    for scores in scores_for_mask(network):
         scores.grad = torch.randn_like(scores)
-    torch.optim.SGD(scores_of(network), lr=1.0, fused=True).step()
+    torch.optim.SGD(scores_for_mask(network), lr=1.0, fused=True).step()
     assert is_fresh(network)
 
 
 def test_a_closure_that_moves_the_scores_within_a_step_sees_their_masks() -> None:
     network = masked_network()
-    optimizer = torch.optim.LBFGS(scores_of(network), lr=0.1, max_iter=3)
+    optimizer = torch.optim.LBFGS(scores_for_mask(network), lr=0.1, max_iter=3)
 
     def closure() -> float:
         optimizer.zero_grad()
@@ -215,7 +215,7 @@ def test_what_is_edited_in_place_is_used(edit: str, mode: Callable[[], torch.no_
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
 def test_what_is_put_in_anothers_place_is_used(replacement: str) -> None:
     network = masked_network()
-    shuffle_(scores_of(network)[0])
+    shuffle_(scores_for_mask(network)[0])
     for _ in range(2):
         assert is_fresh(network)
         REPLACEMENTS[replacement](layer_of(network))
@@ -226,11 +226,11 @@ def test_a_copy_has_masks_of_its_own() -> None:
     network = masked_network()
     network(IMAGES)
     other = copy.deepcopy(network)
-    for scores in scores_of(other):
+    for scores in scores_for_mask(other):
         shuffle_(scores)
     assert is_fresh(other)
     assert is_fresh(network)
-    shuffle_(scores_of(network)[0])
+    shuffle_(scores_for_mask(network)[0])
     assert is_fresh(copy.deepcopy(network))
 
 
@@ -243,7 +243,7 @@ def test_a_pickled_network_is_not_larger_for_having_been_used() -> None:
 
 def test_one_optimizer_over_two_networks_leaves_the_graph_of_the_other() -> None:
     first, second = masked_network(), masked_network()
-    optimizer = torch.optim.SGD([*scores_of(first), *scores_of(second)], lr=1.0)
+    optimizer = torch.optim.SGD([*scores_for_mask(first), *scores_for_mask(second)], lr=1.0)
     losses = [loss_of(first), loss_of(second)]
     for loss in losses:
         torch.autograd.backward(loss)
@@ -295,8 +295,8 @@ def test_scores_from_a_vector_are_used_each_time() -> None:
     network = masked_network()
     for _ in range(4):
         for _ in range(2):
-            vector = torch.rand(sum(scores.numel() for scores in scores_of(network)))
-            nn.utils.vector_to_parameters(vector, scores_of(network))
+            vector = torch.rand(sum(scores.numel() for scores in scores_for_mask(network)))
+            nn.utils.vector_to_parameters(vector, scores_for_mask(network))
             del vector
         assert is_fresh(network)
 
@@ -314,7 +314,7 @@ def test_a_network_sent_elsewhere_keeps_nothing_where_it_was() -> None:
 def test_networks_are_trained_in_several_threads() -> None:
     def train(seed: int) -> bool:
         network = mask_(plain_network(), EdgePopup(0.4), seed=seed)
-        optimizer = torch.optim.SGD(scores_of(network), lr=0.1, fused=True)
+        optimizer = torch.optim.SGD(scores_for_mask(network), lr=0.1, fused=True)
         for _ in range(30):
             optimizer.zero_grad()
             torch.autograd.backward(loss_of(network))
@@ -329,7 +329,7 @@ def test_networks_are_trained_in_several_threads() -> None:
 def test_an_average_of_scores_has_the_masks_of_the_average(use_buffers: bool) -> None:
     network = masked_network()
     average = AveragedModel(network, multi_avg_fn=EMA, use_buffers=use_buffers)
-    optimizer = torch.optim.SGD(scores_of(network), lr=1.0, fused=True)
+    optimizer = torch.optim.SGD(scores_for_mask(network), lr=1.0, fused=True)
     for _ in range(3):
         optimizer.zero_grad()
         torch.autograd.backward(loss_of(network))
@@ -341,7 +341,7 @@ def test_an_average_of_scores_has_the_masks_of_the_average(use_buffers: bool) ->
 
 def test_a_resumed_network_has_the_masks_it_stopped_with(tmp_path: Path) -> None:
     network = masked_network()
-    optimizer = torch.optim.SGD(scores_of(network), lr=1.0)
+    optimizer = torch.optim.SGD(scores_for_mask(network), lr=1.0)
     torch.autograd.backward(loss_of(network))
     optimizer.step()
     torch.save(network.state_dict(), tmp_path / "state")
@@ -372,7 +372,7 @@ def test_a_masked_weight_lies_in_memory_as_its_weight_does() -> None:
 def test_under_autocast_masked_weights_are_made_in_its_precision_and_stay_so_over_a_step() -> None:
     method = Counting(0.4)
     network = masked_network(method)
-    optimizer = torch.optim.SGD(scores_of(network), lr=0.1)
+    optimizer = torch.optim.SGD(scores_for_mask(network), lr=0.1)
     with torch.autocast("cpu", torch.bfloat16):
         torch.autograd.backward(loss_of(network))
         optimizer.step()
@@ -388,7 +388,7 @@ def test_what_was_made_in_inference_mode_can_be_trained_with() -> None:
     with torch.inference_mode():
         network(IMAGES)
     torch.autograd.backward(loss_of(network))
-    assert all(scores.grad is not None for scores in scores_of(network))
+    assert all(scores.grad is not None for scores in scores_for_mask(network))
 
 
 def test_a_network_built_in_inference_mode_is_made_anew_each_time() -> None:
@@ -396,13 +396,13 @@ def test_a_network_built_in_inference_mode_is_made_anew_each_time() -> None:
         network = masked_network()
         for _ in range(2):
             assert is_fresh(network)
-            shuffle_(scores_of(network)[0])
+            shuffle_(scores_for_mask(network)[0])
 
 
 def test_scores_changed_between_forward_and_backward_are_an_error_as_a_weight_is() -> None:
     network = masked_network()
     loss = loss_of(network)
-    shuffle_(scores_of(network)[0])
+    shuffle_(scores_for_mask(network)[0])
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.backward(loss)
 
@@ -410,8 +410,8 @@ def test_scores_changed_between_forward_and_backward_are_an_error_as_a_weight_is
 def test_a_score_that_becomes_nan_in_a_step_is_an_error_of_the_next_forward_pass() -> None:
     network = masked_network()
     network(IMAGES)
-    optimizer = torch.optim.SGD(scores_of(network), lr=1.0)
-    for scores in scores_of(network):
+    optimizer = torch.optim.SGD(scores_for_mask(network), lr=1.0)
+    for scores in scores_for_mask(network):
         scores.grad = torch.full_like(scores, torch.nan)
     optimizer.step()
     for _ in range(2):
@@ -424,7 +424,7 @@ def test_a_network_unmasked_has_nothing_left_and_can_be_masked_again() -> None:
     network(IMAGES)
     with torch.autocast("cpu", torch.bfloat16):
         unmask_(network)
-    assert not {"made", "refreshed_outside"} & vars(network.get_submodule("0")).keys()
+    assert not {"cached", "externally_refreshed"} & vars(network.get_submodule("0")).keys()
     assert is_fresh(mask_(network, EdgePopup(0.2)))
 
 

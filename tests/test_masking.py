@@ -58,7 +58,7 @@ def parameters_of(network: nn.Module) -> dict[str, nn.Parameter]:
     return dict(network.named_parameters())
 
 
-def scores_of(network: nn.Module) -> dict[str, nn.Parameter]:
+def scores_for_mask(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: scores for name, scores in network.named_parameters() if name.endswith("scores")}
 
 
@@ -131,7 +131,7 @@ def test_a_masked_network_computes_in_bfloat16_under_autocast_and_keeps_float32_
         logits = network(torch.randn(2, 3, 4, 4))
     assert logits.dtype == torch.bfloat16
     logits.float().square().sum().backward()
-    for scores in scores_of(network).values():
+    for scores in scores_for_mask(network).values():
         assert scores.dtype == torch.float32
         assert scores.grad is not None
         assert scores.grad.dtype == torch.float32
@@ -151,11 +151,11 @@ def test_a_network_of_any_dtype_computes_in_it_with_scores_of_at_least_float32(
     dtype: torch.dtype, kept: torch.dtype
 ) -> None:
     network = mask_(small_network().to(dtype), EdgePopup(0.5))
-    assert {scores.dtype for scores in scores_of(network).values()} == {kept}
+    assert {scores.dtype for scores in scores_for_mask(network).values()} == {kept}
     logits = network(torch.randn(2, 3, 4, 4, dtype=dtype))
     assert logits.dtype == dtype
     logits.square().sum().backward()
-    assert all(scores.grad is not None and scores.grad.dtype == kept for scores in scores_of(network).values())
+    assert all(scores.grad is not None and scores.grad.dtype == kept for scores in scores_for_mask(network).values())
 
 
 # What mask_ changes, and what it leaves.
@@ -174,7 +174,7 @@ def test_a_stock_state_dict_loads_with_only_the_scores_missing() -> None:
     network = mask_(torchvision.models.resnet18(), EdgePopup(0.3))
     stock = torchvision.models.resnet18().state_dict()
     missing, unexpected = network.load_state_dict(stock, strict=False)
-    assert missing == list(scores_of(network))
+    assert missing == list(scores_for_mask(network))
     assert unexpected == []
     assert torch.equal(network.get_parameter("conv1.weight"), stock["conv1.weight"])
 
@@ -241,7 +241,7 @@ def test_weights_none_leaves_weights_biases_and_norms_as_they_are() -> None:
     mask_(network, EdgePopup(0.5), weights=None)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
     assert {name for name, parameter in network.named_parameters() if parameter.requires_grad} == set(
-        scores_of(network)
+        scores_for_mask(network)
     )
 
 

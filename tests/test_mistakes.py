@@ -196,7 +196,7 @@ def test_a_version_is_a_name_and_no_path(version: str, tmp_path: Path, mistake: 
 def test_a_run_that_is_under_way_elsewhere_is_left_alone(tmp_path: Path, mistake: Mistake) -> None:
     run = RunDirectory.claim(tmp_path / "runs", "quickstart", "shared")
     assert "is being used by another process" in mistake(["fit", "-c", QUICKSTART, *SHORT, "--version=shared"])
-    run.give_back()
+    run.release()
 
 
 def test_another_optimizer_does_not_take_over(finished_run: Path, mistake: Mistake) -> None:

@@ -22,19 +22,19 @@ def test_an_unused_directory_is_given_back_and_a_used_one_kept(tmp_path: Path) -
     root = tmp_path / "runs"
     used, unused = RunDirectory.claim(root, "experiment"), RunDirectory.claim(root, "experiment")
     (used.path / "metrics.csv").touch()
-    unused.give_back()
-    used.give_back()
+    unused.release()
+    used.release()
     assert [path.name for path in (root / "experiment").iterdir()] == ["version_0"]
 
 
 def test_nothing_remains_of_a_first_run_that_wrote_nothing(tmp_path: Path) -> None:
-    RunDirectory.claim(tmp_path / "all" / "runs", "experiment").give_back()
+    RunDirectory.claim(tmp_path / "all" / "runs", "experiment").release()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_was_there_before_stays(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    RunDirectory.claim(tmp_path / "runs", "experiment").give_back()
+    RunDirectory.claim(tmp_path / "runs", "experiment").release()
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -48,7 +48,7 @@ def test_a_directory_has_one_owner_when_another_leaves_it_at_that_moment(
 
     def after_the_first_has_left(descriptor: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", flock)
-        first.give_back()
+        first.release()
         flock(descriptor, operation)
 
     # The lock file is open when its owner leaves, and is locked after that.
@@ -57,15 +57,15 @@ def test_a_directory_has_one_owner_when_another_leaves_it_at_that_moment(
     assert in_use(second.path)
     with pytest.raises(UserError, match="is being used by another process"):
         RunDirectory.claim(tmp_path, "experiment", "run")
-    second.give_back()
+    second.release()
     assert not in_use(second.path)
 
 
 def test_a_directory_that_is_given_back_twice_is_taken_from_nobody(tmp_path: Path) -> None:
     first = RunDirectory.claim(tmp_path, "experiment", "run")
-    first.give_back()
+    first.release()
     second = RunDirectory.claim(tmp_path, "experiment", "run")  # its descriptor has the number of the first's
-    first.give_back()
+    first.release()
     assert in_use(second.path)
 
 

@@ -199,7 +199,7 @@ def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path)
     lightning(
         [
             *["fit", "-c", str(Path(__file__).parents[1] / "configs" / "quickstart.yaml"), "--trainer.max_epochs=1"],
-            *["--trainer.accelerator=cpu", "--model.method=Given", f"--model.method.masks={subnet}"],
+            *["--trainer.accelerator=cpu", "--model.method=FixedMask", f"--model.method.masks={subnet}"],
             *[f"--trainer.default_root_dir={tmp_path}", "--name=given"],
         ]
     )

@@ -44,7 +44,7 @@ def state_of(network: nn.Module) -> dict[str, object]:
     return state
 
 
-def scores_of(network: nn.Module) -> dict[str, nn.Parameter]:
+def scores_for_mask(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: scores for name, scores in network.named_parameters() if name.endswith("scores")}
 
 
@@ -121,7 +121,7 @@ def test_an_unknown_distribution_is_an_error_and_the_network_is_left_as_it_was()
     with pytest.raises(UserError, match="unknown weight distribution 'kaiming'"):
         mask_(network, EdgePopup(0.5), weights="kaiming")
     assert state_of(network) == before
-    assert not list(scores_of(network))
+    assert not list(scores_for_mask(network))
 
 
 @pytest.mark.parametrize("function", [unmask_, masked_layers, density])

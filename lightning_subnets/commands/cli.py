@@ -26,13 +26,12 @@ from lightning_subnets.commands.parser import Parser
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
 from lightning_subnets.masking import digest
-from lightning_subnets.networks.builders import leave_defaults_to_builder
 from lightning_subnets.run_files import drawing, summary
+from lightning_subnets.run_files.builders import leave_defaults_to_builder
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.training import checkpoint, loggers, preflight, strategies
-from lightning_subnets.training.agreement import ending_with_launcher
 from lightning_subnets.training.callbacks import (
     GradientNorm,
     LastCheckpoint,
@@ -43,6 +42,7 @@ from lightning_subnets.training.callbacks import (
 )
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 from lightning_subnets.training.module import SubnetModule
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and Python's generators take
@@ -104,7 +104,7 @@ class SubnetCLI(LightningCLI):
             raise
         finally:
             if self.run is not None:
-                self.run.give_back()
+                self.run.release()
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -143,7 +143,7 @@ class SubnetCLI(LightningCLI):
         if config.ckpt_path.endswith(".subnet"):
             if self.config.subcommand == "fit":
                 raise UserError(
-                    f"{config.ckpt_path} has no optimizer to go on with: --model.method=Given --model.method.masks="
+                    f"{config.ckpt_path} has no optimizer to go on with: --model.method=FixedMask --model.method.masks="
                     f"{config.ckpt_path} trains weights under its mask, load_subnet(..., masked=True) goes on in Python"
                 )
             self.subnet, config.ckpt_path = config.ckpt_path, None
@@ -215,7 +215,7 @@ class SubnetCLI(LightningCLI):
         # Here too, before there are other processes: they could only be torn down.
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.content:
-                checkpoint.make_fit_(self.content, self.model, to_train=True)
+                checkpoint.validate_and_complete_(self.content, self.model, to_train=True)
             if isinstance(self.datamodule, ImageDataModule):
                 self.datamodule.prepare_data()
             preflight.check(self.model, self.trainer, self.datamodule)
@@ -269,5 +269,5 @@ class SubnetCLI(LightningCLI):
             ) from error
         summary.show(result, self.run.path, pictures)
         method = self.model.method
-        if method.trains == "scores" and not method.redraws and not result["weights_unchanged"]:
+        if method.trainable == "scores" and not method.rerandomizes and not result["weights_unchanged"]:
             raise RuntimeError("frozen weights have changed: please report this, with the run's config.yaml")

@@ -12,13 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from torch.utils.data import dataloader
-
 from lightning_subnets.commands import streams
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.training.agreement import lost_rank
 
 # The disk, a person's quota or the largest size of a file is reached.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -47,7 +42,9 @@ def told_in_one_line() -> Iterator[None]:
     except UserError as error:
         # An error from a worker process brings that process's traceback before its message.
         end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()))
-    except MisconfigurationException as error:
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":  # Lightning's, not imported because of ``--help``
+            raise
         end(str(error))
 
 
@@ -73,6 +70,10 @@ def end(message: str, *, tip: str = "", code: int = 2) -> NoReturn:
 
 def _lost_rank(error: Exception) -> str | None:
     """Return in one line that another rank is lost, which torch says in forty; None if the error is another one."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    from lightning_subnets.training.delayed_all_reduce import lost_rank
+
     if not lost_rank(error):
         return None
     rank, reason = rank_zero_only.rank, str(error).split("] ", 1)[-1].split(". ")[0]  # type: ignore[attr-defined]
@@ -111,6 +112,8 @@ def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
 
 def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
     """Return number and end of a worker of the DataLoader that raised this error: it may end just after it."""
+    from torch.utils.data import dataloader
+
     loaders = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
     workers = [
         worker
@@ -131,6 +134,8 @@ def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
 
 def _broken_off(error: Exception) -> bool:
     """Return whether a DataLoader's worker ended while the main process took an image from it."""
+    from torch.utils.data import dataloader
+
     if isinstance(error, RuntimeError):
         return "DataLoader worker (pid(s)" in str(error)
     taking = dataloader._MultiProcessingDataLoaderIter._try_get_data.__code__

@@ -15,8 +15,6 @@ from lightning_subnets import masking
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph.diagnostics import Diagnosis, Overlap, diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.masking import prune_at_init
-from lightning_subnets.masking.method import masks
-from lightning_subnets.methods.given import masks_from
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet, masks_in
@@ -25,6 +23,7 @@ from lightning_subnets.subnet_file.header import Header
 from lightning_subnets.subnet_file.network import builder
 from lightning_subnets.training.callbacks.collapse import in_words
 from lightning_subnets.training.checkpoint import check_shapes
+from lightning_subnets.training.run_masks import read_masks
 
 Shape = tuple[int, ...]
 Common = tuple[Overlap, dict[str, Overlap]]
@@ -35,9 +34,8 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
     run, console = SavedRun(checkpoint), Console()
     network = run.module().network
     shape = input_shape or run.data().image_shape
-    layers = dict(masking.masked_layers(network))
-    kept = dict(zip(layers, masks(list(layers.values())), strict=True))
-    with prune_at_init.plain(network):
+    kept = masking.masks(network)
+    with prune_at_init.temporarily_unmasked(network):
         diagnosis = diagnose(network, shape, kept)
         common = _overlap(kept, against, network) if against else None
         titles = ["kept", "density", "on paths", "units on paths"]
@@ -92,7 +90,7 @@ def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None
             f"{against} cannot be compared with it: its network is not built here; --against a .subnet file"
         )
     else:
-        others = masks_from(against, network)
+        others = read_masks(against, network)
     check_shapes(others, kept)
     return overlap(kept, others)
 

@@ -5,37 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
-from lightning.pytorch import seed_everything
-from rich.console import Console
-from rich.filesize import decimal
-from rich.markup import escape
-from rich.table import Table
 
-from lightning_subnets import masking
 from lightning_subnets.commands import failures
-from lightning_subnets.commands.inspecting import show_file, show_run
-from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.experiments.report import report
-from lightning_subnets.experiments.sweep import results, running
-from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.graph import sanity
-from lightning_subnets.interop import exporting
-from lightning_subnets.interop.importing import import_subnet_
-from lightning_subnets.masking.prune_at_init import progress
-from lightning_subnets.run_files import drawing
-from lightning_subnets.run_files.saved_run import SavedRun
-from lightning_subnets.subnet_file import load_subnet, save_subnet
-from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.subnet_file.network import build, builder
+
+if TYPE_CHECKING:
+    from lightning_subnets.experiments.sweep.plan import Sweep
 
 
 def main(args: list[str] | None = None) -> None:
@@ -85,6 +64,12 @@ def export(
         sparse: leave the zeros out, for .pt and .safetensors: weights as matrices of compressed rows.
         force: replace a file that is there.
     """
+    from lightning_subnets import masking
+    from lightning_subnets.interop import exporting
+    from lightning_subnets.run_files.saved_run import SavedRun
+    from lightning_subnets.subnet_file import load_subnet, save_subnet
+    from lightning_subnets.subnet_file.container import Container
+
     path = Path(out)
     exporting.check(path, sparse=sparse, force=force)
     _check_shape(input_shape)
@@ -122,7 +107,7 @@ def import_(
     """Make a .subnet file of a subnetwork from elsewhere: edge-popup's public checkpoints, or plain masks.
 
     Args:
-        file: of torch or safetensors, see ``exchange/importing.py``.
+        file: of torch or safetensors, see ``interop/importing.py``.
         out: the .subnet file to write.
         network: what builds its network, torchvision.models.resnet50 for instance.
         arguments: of what builds it, '{num_classes: 10}' for instance.
@@ -131,6 +116,11 @@ def import_(
         seed: of the weights that are drawn.
         force: replace a file that is there.
     """
+    from lightning_subnets.interop import exporting
+    from lightning_subnets.interop.importing import import_subnet_
+    from lightning_subnets.subnet_file import save_subnet
+    from lightning_subnets.subnet_file.network import build, builder
+
     path = Path(out)
     if network is None:
         raise UserError(f"what network {file} is of is not in it: --network=torchvision.models.resnet50 for instance")
@@ -146,6 +136,8 @@ def import_(
 
 
 def _print_size(path: Path) -> None:
+    from rich.filesize import decimal
+
     print(
         f"{printable(str(path))}: {decimal(path.stat().st_size)}"
         + (", see subnets inspect" if path.suffix == ".subnet" else "")
@@ -162,6 +154,8 @@ def inspect(file: str, against: str | None = None, input_shape: tuple[int, int, 
         against: another of the same network, to see what the two masks have in common.
         input_shape: channels, height and width of an image, where the run's data are not at hand.
     """
+    from lightning_subnets.commands.inspecting import show_file, show_run
+
     _check_shape(input_shape)
     (show_file if file.endswith(".subnet") else show_run)(file, against, input_shape)
 
@@ -182,32 +176,12 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
         images: of the test set that the accuracy is of, at most.
         seeds: how often masks are shuffled and weights drawn.
     """
+    from lightning_subnets.commands.checking import print_checks
+
     for name, value in (("batches", batches), ("images", images), ("seeds", seeds)):
         if value < 1:
             raise UserError(f"{name} = {value} is below 1")
-    run = SavedRun(checkpoint)
-    module, data = run.module(), run.data()
-    data.prepare_data()
-    data.setup("fit")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = module.network.to(device)
-    seed_everything(module.seed, verbose=False)
-    found: dict[str, list[float]] = {}
-    total = 1 + 2 * seeds + len(sanity.VALUES)
-    made = sanity.checks(
-        network,
-        lambda: _batches(data, data.train_dataloader(), batches * data.batch_size, device),
-        lambda: _batches(data, data.test_dataloader(), images, device),
-        range(seeds),
-    )
-    for _, (what, accuracy) in zip(progress(range(total), "checking"), made, strict=True):
-        found.setdefault(what, []).append(accuracy)
-    table = Table("without training", "test accuracy", "deviation")
-    for what, accuracies in found.items():
-        table.add_row(what, f"{mean(accuracies):.2%}", f"{stdev(accuracies):.2%}" if len(accuracies) > 1 else "")
-    Console().print(table)
-    picture = drawing.draw_sanity(Path(checkpoint).resolve().parent.parent, found, chance=1 / len(data.classes))
-    Console().print(f"picture: {escape(printable(str(picture)))}")
+    print_checks(checkpoint, batches, images, seeds)
 
 
 def sweep(
@@ -228,19 +202,39 @@ def sweep(
         at_once: runs at a time on each GPU, or on the processors where there is none.
         list: a file to write the commands into for slurm/sweep.sbatch, instead of running them.
     """
+    from lightning_subnets.commands import cli
+    from lightning_subnets.experiments.sweep import results, running
+    from lightning_subnets.experiments.sweep.plan import Sweep
+
     planned, folder = Sweep.read(Path(figure), scale), Path(out)
     if list is not None:
         _write_list(planned, folder, Path(list))
         return
-    rows = running.run_all(planned, folder, running.slots(at_once, planned.scale.at_once))
+    rows = running.run_all(planned, folder, running.slots(at_once, planned.scale.at_once), cli.main)
     report(str(results.folder_of(planned, folder)))
     if any(row["status"] != "finished" for row in rows):
         print(f"error: not all runs are finished; what each prints is in {folder / 'runs'}/<run>.log", file=sys.stderr)
         sys.exit(1)
 
 
+def report(runs: str, out: str | None = None) -> None:
+    """Figures and tables of what has been run, and ``index.html`` that holds them all and opens without a network.
+
+    Of a sweep that is not complete the figures are drawn with what is there, and say what is missing.
+
+    Args:
+        runs: a directory with sweeps or runs in it, or that of one sweep or of one run.
+        out: where to write, by default ``report`` in that directory.
+    """
+    from lightning_subnets.experiments import report as reports
+
+    reports.report(runs, out)
+
+
 def _write_list(planned: Sweep, out: Path, path: Path) -> None:
     """The runs that are not made yet, a line each, as slurm/sweep.sbatch reads them."""
+    from lightning_subnets.experiments.sweep import results, running
+
     waiting = running.unfinished(planned, out)
     if not waiting:
         print(f"all runs of {planned.name} are finished")
@@ -252,12 +246,3 @@ def _write_list(planned: Sweep, out: Path, path: Path) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror}): name another --list") from error
     results.write(planned, results.collect(planned, out), results.folder_of(planned, out))
     print(f"sbatch --array=1-{len(waiting)} --gpus-per-node=1 --cpus-per-gpu=12 slurm/sweep.sbatch {path}")
-
-
-def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:
-    """Normalised batches of so many images, or of all where there are fewer."""
-    for batch, labels in loader:
-        if images <= 0:
-            return
-        yield data.normalize(batch[:images].to(device)), labels[:images].to(device)
-        images -= len(labels)

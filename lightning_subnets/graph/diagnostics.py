@@ -96,7 +96,7 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
     """
     if masks is None:
         masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
-        with prune_at_init.plain(network):
+        with prune_at_init.temporarily_unmasked(network):
             return diagnose(network, input_shape, masks)
     graph = trace(network, input_shape)
     kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in masks.items()}
@@ -132,11 +132,15 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         ValueError: if the network does not compute in float64.
     """
     methods = {name: each.method for name, each in network.named_modules() if isinstance(each, masking.MaskedLayer)}
-    with prune_at_init.plain(network) if methods else nullcontext(), evaluating(network), torch.enable_grad():
+    with (
+        prune_at_init.temporarily_unmasked(network) if methods else nullcontext(),
+        evaluating(network),
+        torch.enable_grad(),
+    ):
         squares: dict[str, Tensor] = {}
         for name, layer in maskable.maskable_layers(network).items():
             weight, mask = layer.weight.detach(), masks[name]
-            effective = methods[name].product(weight, mask) if methods else weight * mask
+            effective = methods[name].effective_weight(weight, mask) if methods else weight * mask
             squares[name] = effective.double().square().requires_grad_()
         device = next(iter(squares.values())).device
         images = torch.ones((1, *input_shape), dtype=torch.float64, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lightning_subnets import masking
-from lightning_subnets.datamodules.loader import Batch
-from lightning_subnets.masking import MaskedLayer, Origin, initialization
+from lightning_subnets.masking import MaskedLayer, Origin, initialization, selection
 from lightning_subnets.masking.initialization import fans
-from lightning_subnets.masking.method import masks
-from lightning_subnets.methods.given import shuffled
 
 # Of a shared weight, in units of a layer's sqrt(2 / fan_in): the range of Gaier and Ha 2019.
 VALUES = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
+
+
+Batch = tuple[Tensor, Tensor]  # images, normalised, and labels
 
 
 class Check(NamedTuple):
@@ -50,14 +50,14 @@ def checks(
     Source: Frankle et al. 2021, section 5, and Gaier and Ha 2019, "Weight Agnostic Neural Networks", section 3.
     """
     layers = dict(masking.masked_layers(network))
-    found = dict(zip(layers, masks(list(layers.values())), strict=True))
+    found = masking.masks(network)
     plain = masking.unmask_(copy.deepcopy(network))
 
     def check(what: str, weight: Callable[[str, MaskedLayer], Tensor], kept: dict[str, Tensor] = found) -> Check:
         with torch.no_grad():
             for name, layer in layers.items():
                 plain.get_submodule(name).weight.copy_(  # type: ignore[operator]
-                    layer.method.product(weight(name, layer).to(layer.weight), kept[name])
+                    layer.method.effective_weight(weight(name, layer).to(layer.weight), kept[name])
                 )
         update_bn(training(), plain, device=next(plain.parameters()).device)
         return Check(what, accuracy(plain, evaluation()))
@@ -74,6 +74,16 @@ def checks(
                 layer.weight, value * (2.0 / fans(layer.weight.shape)[0]) ** 0.5
             ),  # type: ignore[misc]
         )
+
+
+def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return masks that keep as many weights of each layer, at places of which each is equally likely."""
+    return {
+        name: selection.top_k(
+            initialization.draw_chances(mask.shape, seed=seed, layer=f"{name} shuffled"), int(mask.count_nonzero())
+        ).to(mask.device)
+        for name, mask in masks.items()
+    }
 
 
 @torch.inference_mode()

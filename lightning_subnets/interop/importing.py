@@ -13,7 +13,7 @@ from lightning_subnets.interop import tensor_file
 from lightning_subnets.interop.layouts import Layout, layout_of
 from lightning_subnets.masking.maskable import maskable_layers
 from lightning_subnets.masking.method import Method
-from lightning_subnets.methods import EdgePopup, Given
+from lightning_subnets.methods import EdgePopup, FixedMask
 
 
 def import_subnet_(
@@ -32,7 +32,7 @@ def import_subnet_(
       that of its k largest |scores|, and the method ``EdgePopup(density)``. Of scores that tie at the k-th, and only of
       those, the public code may keep others: it sorts, and this package takes the first.
     - ``conv1``, ``conv1.mask``, ``conv1.weight_mask`` (torch.nn.utils.prune), or ``conv1.scores`` of zeros and ones
-      alone (the public code, when it trains weights under a mask) are masks, and the method is ``Given``. A layer
+      alone (the public code, when it trains weights under a mask) are masks, and the method is ``FixedMask``. A layer
       without a mask is kept whole, as the last one often is.
 
     Beside them stand all the weights, ``conv1.weight`` or ``conv1.weight_orig``, and all running statistics of norms;
@@ -92,7 +92,7 @@ def _method(layout: Layout, density: float | None, network: nn.Module) -> Method
         if not _is_binary(mask):
             raise UserError(f"the mask of {name} has other numbers than 0 and 1: save what it keeps as 1")
     whole = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in maskable_layers(network).items()}
-    return Given(whole | {name: mask != 0 for name, mask in masks.items()})
+    return FixedMask(whole | {name: mask != 0 for name, mask in masks.items()})
 
 
 def _is_binary(tensor: Tensor) -> bool:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_subnets.masking import masked_network
-from lightning_subnets.masking.method import masks as present_masks
 
 
 def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
@@ -48,11 +47,10 @@ def update_(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
 
 
 def fingerprints(network: nn.Module) -> dict[str, Tensor]:
-    """The fingerprints of all parameters, and of the mask of each layer as ``<layer>.mask``."""
+    """Return the fingerprints of all parameters, and of each layer's mask as ``<layer>.mask``."""
     found = {name: fingerprint(parameter) for name, parameter in network.named_parameters()}
-    layers = dict(masked_network.masked_layers(network))
-    masks = present_masks(list(layers.values()))
-    return found | {f"{name}.mask": fingerprint(mask) for name, mask in zip(layers, masks, strict=True)}
+    masks = masked_network.masks(network)
+    return found | {f"{name}.mask": fingerprint(mask) for name, mask in masks.items()}
 
 
 def fingerprint(tensor: Tensor) -> Tensor:

@@ -1,132 +1,21 @@
-"""The idea: leave a network's weights as they were drawn, give each a score, use only the best.
+"""The idea: leave a network's weights as they were drawn, score each, and use only those with the highest scores.
 
-``mask_`` turns a plain network into a masked one in place; ``unmask_`` turns it back, with the mask folded
-into the weights. In between, a layer computes with ``weight * mask`` and what is trained is up to the method.
+``mask_`` turns a plain network into a masked one in place, and ``unmask_`` turns it back, with the masks folded into
+the weights. In between, each layer computes with ``weight * mask``, and the method decides what is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, initialization, maskable
-from lightning_subnets.masking.method import Method, Scoring, masks
-
-
-class StraightThrough(torch.autograd.Function):
-    """The weight that a masked layer computes with, and a gradient that passes through the choice of the mask.
-
-    Forward:  w_eff = w * m, by ``method.product`` of ``method.masks``; made before, by ``masked_weights``.
-    Backward: dL/dw and dL/ds from dL/dw_eff, by ``method.weight_gradient`` and ``method.score_gradient``.
-
-    Args (to ``apply``):
-        product, mask: w_eff and m.
-        weight, scores: w and s, to which the gradients go.
-        method: the layer's.
-
-    Returns: w_eff.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, product: Tensor, mask: Tensor | None, weight: Tensor, scores: Tensor | None, method: Method
-    ) -> Tensor:
-        ctx.method = method
-        ctx.save_for_backward(mask, weight, scores)
-        return product.view_as(product)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor | None, Tensor | None, None]:
-        (gradient,), method = gradients, ctx.method
-        mask, weight, scores = ctx.saved_tensors
-        _, _, to_weight, to_scores, _ = ctx.needs_input_grad
-        return (
-            None,
-            None,
-            _strides_of(weight, method.weight_gradient(gradient, mask)) if to_weight else None,
-            _strides_of(scores, method.score_gradient(gradient, weight, scores)) if to_scores else None,
-            None,
-        )
-
-
-def _strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with the parameter's strides, if it is laid out like it.
-
-    A dimension of size 1 may have any stride, and elementwise operations give it another one than convolutions do in
-    channels_last. DistributedDataParallel takes that for another layout, and warns.
-    """
-    both = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
-    if gradient.stride() != parameter.stride() and all(size == 1 or ours == theirs for size, ours, theirs in both):
-        return gradient.as_strided(parameter.shape, parameter.stride())
-    return gradient  # what is laid out otherwise, torch copies
-
-
-class Origin(NamedTuple):
-    """Where a layer's weights were drawn from, see ``initialization.draw_weights``."""
-
-    distribution: str
-    seed: int
-    layer: str
-
-
-class MaskedLayer(nn.Module):
-    """What every masked layer has beside its plain parameters."""
-
-    plain: ClassVar[type[nn.Module]]
-    weight: Tensor
-    scores: nn.Parameter | None
-    method: Method
-    num_kept: int | None  # None where it is not fixed beforehand
-    origin: Origin | None  # None where the weights came with the network
-    peers: tuple[MaskedLayer, ...] = ()  # all layers of the network, where its mask depends on their scores too
-    made: cached_weight.Made | None = None
-    refreshed_outside = False
-
-    def masked_weight(self) -> Tensor:
-        """The weight that the layer computes with, w_eff."""
-        if not self.method.made_before:
-            return self.method.masked_weight(self)
-        weight: Tensor = StraightThrough.apply(*cached_weight.made(self), self.weight, self.scores, self.method)
-        return weight
-
-    def mask(self) -> Tensor:
-        """The present mask, boolean, shaped like ``weight``."""
-        return masks([self])[0]
-
-    def _apply(self, *args: Any, **kwargs: Any) -> MaskedLayer:
-        """What was made on another device, or in another precision, is not kept."""
-        cached_weight.forget_([self])
-        return super()._apply(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy makes its masked weight anew, from its own weight and scores."""
-        return {**super().__getstate__(), "made": None, "refreshed_outside": False}  # type: ignore[no-untyped-call]
-
-
-class MaskedConv2d(MaskedLayer, nn.Conv2d):
-    """A convolution by its masked weight. Source: Ramanujan et al. 2020, Eq. 23."""
-
-    plain = nn.Conv2d
-
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self._conv_forward(input, self.masked_weight(), self.bias)
-        return output
-
-
-class MaskedLinear(MaskedLayer, nn.Linear):
-    """A fully connected layer by its masked weight. Source: Ramanujan et al. 2020, Eq. 4."""
-
-    plain = nn.Linear
-
-    def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(input, self.masked_weight(), self.bias)
-
-
-MASKED: dict[type[nn.Module], type[MaskedLayer]] = {layer.plain: layer for layer in (MaskedConv2d, MaskedLinear)}
+from lightning_subnets.masking.masked_layer import MASKED, MaskedLayer, Origin
+from lightning_subnets.masking.method import Method, PruningData, current_masks
 
 
 def mask_(
@@ -138,7 +27,7 @@ def mask_(
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     input_shape: tuple[int, ...] | None = None,
 ) -> nn.Module:
-    """Make a network a masked one, in place; every Conv2d and Linear in it, the first and the last included.
+    """Mask every Conv2d and Linear of a network in place, including the first and the last.
 
     Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, their hooks and their names;
     a method with scores gives each a ``scores`` beside it. All numbers of the network are then a function of the seed:
@@ -147,7 +36,7 @@ def mask_(
     (``initialization.draw_biases``), and everything is trainable; if it chooses masks before training, it does so now.
 
     Masks follow every change of weights and scores but one that leaves no trace: who edits ``parameter.data`` in place,
-    or lets torch.distributed write into a parameter, calls ``cached_weight.forget_(layers)``.
+    or lets torch.distributed write into a parameter, calls ``cached_weight.invalidate_(layers)``.
 
     Args:
         network: built of Conv2d, Linear, norms and layers without parameters.
@@ -167,19 +56,19 @@ def mask_(
             there is none. The network is then as it was. If the method finds no masks, which its own docstring says
             when, the network is a plain one with the weights drawn.
     """
-    scoring = Scoring((), input_shape, seed)
-    if isinstance(method, Method) and method.needs:
-        scoring = Scoring(list(batches), input_shape, seed).checked_for(method)
-    begin_(network, method, weights=weights, seed=seed)
+    scoring = PruningData((), input_shape, seed)
+    if isinstance(method, Method) and method.requires:
+        scoring = PruningData(list(batches), input_shape, seed).checked_for(method)
+    install_masks_(network, method, weights=weights, seed=seed)
     try:
-        method.choose_(network, scoring)
+        method.prune_(network, scoring)
     except Exception:
         unmask_(network)
         raise
     return network
 
 
-def begin_(network: nn.Module, method: Method, *, weights: str | None, seed: int) -> None:
+def install_masks_(network: nn.Module, method: Method, *, weights: str | None, seed: int) -> None:
     """``mask_``, but that masks which are chosen before training are not chosen yet, and leave all weights in."""
     if not isinstance(method, Method):
         raise UserError(f"{method!r} is no method: EdgePopup(density=0.3) is one, for instance")
@@ -188,14 +77,14 @@ def begin_(network: nn.Module, method: Method, *, weights: str | None, seed: int
     layers = maskable.maskable_layers(network)
     if weights is not None:
         initialization.check_distribution(weights)
-        if method.by_magnitude and method.density < 1 and weights.endswith("signed_constant"):
+        if method.ranks_by_magnitude and method.density < 1 and weights.endswith("signed_constant"):
             raise UserError(
                 f"{type(method).__name__} keeps the largest weights, and those of {weights} are all of one size: take "
                 "weights='kaiming_normal'"
             )
-    elif method.redraws:
+    elif method.rerandomizes:
         raise UserError(f"{type(method).__name__} draws weights again: name their distribution, kaiming_normal say")
-    if method.trains != "weights":
+    if method.trainable != "weights":
         network.requires_grad_(False)
     if weights is not None:
         make_affine_neutral_(network)
@@ -204,36 +93,36 @@ def begin_(network: nn.Module, method: Method, *, weights: str | None, seed: int
             _draw_(layer, weights, seed=seed, name=name, method=method)
         scores = method.initial_scores(layer.weight.shape, seed=seed, layer=name)
         _mask_layer_(layer, method, scores, Origin(weights, seed, name) if weights is not None else None)
-    if method.trains == "last layer":
+    if method.trainable == "last layer":
         list(layers.values())[-1].requires_grad_(True)
-    if method.across_layers:
+    if method.global_ranking:
         for layer in layers.values():
-            layer.peers = tuple(layers.values())  # type: ignore[assignment]
+            layer.global_group = tuple(layers.values())  # type: ignore[assignment]
 
 
 def unmask_(network: nn.Module) -> nn.Module:
-    """Make a masked network a plain one again, in place: the mask is folded into the weights, all trainable.
+    """Make a masked network a plain one again, in place: masks are folded into the weights, and all are trainable.
 
-    Nothing of this package remains in it; its state dict is that of the plain network.
+    Nothing of this package remains in the network, and its state dict is that of the plain network.
 
     Returns: the same network.
     Raises:
         ValueError: if the network is not masked.
     """
     layers = [layer for _, layer in masked_layers(network)]
-    for layer, mask in zip(layers, masks(layers), strict=True):
+    for layer, mask in zip(layers, current_masks(layers), strict=True):
         with torch.no_grad():
-            layer.weight.copy_(layer.method.product(layer.weight, mask))
+            layer.weight.copy_(layer.method.effective_weight(layer.weight, mask))
         del layer.scores, layer.method, layer.num_kept, layer.origin
-        cached_weight.forget_([layer])
-        for key in ("made", "peers", "refreshed_outside"):
+        cached_weight.invalidate_([layer])
+        for key in ("cached", "global_group", "externally_refreshed"):
             layer.__dict__.pop(key, None)
         layer.__class__ = layer.plain  # type: ignore[assignment]
     return network.requires_grad_(True)
 
 
 def masked_layers(network: nn.Module) -> list[tuple[str, MaskedLayer]]:
-    """The masked layers and their names, in the order of the network.
+    """Return the masked layers with their names, in the network's order.
 
     Raises:
         ValueError: if there is none.
@@ -242,6 +131,25 @@ def masked_layers(network: nn.Module) -> list[tuple[str, MaskedLayer]]:
     if not layers:
         raise UserError(f"{type(network).__name__} is not masked: call mask_(network, method, ...) first")
     return layers
+
+
+def masks(network: nn.Module) -> dict[str, Tensor]:
+    """Return the current mask of each masked layer by its name: boolean, shaped like the layer's ``weight``.
+
+    Raises:
+        ValueError: if the network is not masked.
+    """
+    layers = dict(masked_layers(network))
+    return dict(zip(layers, current_masks(list(layers.values())), strict=True))
+
+
+def invalidate_(network: nn.Module) -> None:
+    """Recompute all masks of a network before they are used next, after an edit that leaves no trace.
+
+    Raises:
+        ValueError: if the network is not masked.
+    """
+    cached_weight.invalidate_(layer for _, layer in masked_layers(network))
 
 
 @overload
@@ -253,14 +161,12 @@ def density(network: nn.Module, *, per_layer: Literal[True]) -> dict[str, float]
 
 
 def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str, float]:
-    """The fraction of weights kept: kept / total over the masked layers, or of each by its name.
+    """Return the fraction of weights kept: kept / total over the masked layers, or of each layer by its name.
 
     Raises:
         ValueError: if the network is not masked.
     """
-    layers = dict(masked_layers(network))
-    found = zip(layers, masks(list(layers.values())), strict=True)
-    counts = {name: (int(mask.sum()), mask.numel()) for name, mask in found}
+    counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masks(network).items()}
     if per_layer:
         return {name: kept / total for name, (kept, total) in counts.items()}
     return sum(kept for kept, _ in counts.values()) / sum(total for _, total in counts.values())
@@ -268,7 +174,7 @@ def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str,
 
 @torch.no_grad()
 def make_affine_neutral_(network: nn.Module) -> None:
-    """Biases 0; norms scale by 1 and shift by 0, and remember nothing of other weights."""
+    """Set biases to 0, norms to scale by 1 and shift by 0, and running statistics to their first values."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module.reset_running_stats()
@@ -283,7 +189,7 @@ def make_affine_neutral_(network: nn.Module) -> None:
 def _draw_(layer: nn.Conv2d | nn.Linear, distribution: str, *, seed: int, name: str, method: Method) -> None:
     shape = layer.weight.shape
     layer.weight.copy_(initialization.draw_weights(distribution, shape, seed=seed, layer=name, density=method.density))
-    if method.trains == "weights" and layer.bias is not None:
+    if method.trainable == "weights" and layer.bias is not None:
         layer.bias.copy_(initialization.draw_biases(shape, seed=seed, layer=name))
 
 
@@ -296,5 +202,5 @@ def _mask_layer_(layer: nn.Conv2d | nn.Linear, method: Method, scores: Tensor | 
         # At least float32, however coarse the weights: small steps must not be lost.
         dtype = torch.promote_types(layer.weight.dtype, torch.float32) if scores.is_floating_point() else scores.dtype
         scores = scores.to(layer.weight.device, dtype)
-        parameter = nn.Parameter(scores, requires_grad=method.trains == "scores")
+        parameter = nn.Parameter(scores, requires_grad=method.trainable == "scores")
     layer.register_parameter("scores", parameter)

@@ -1,10 +1,10 @@
-"""What a method is: one small class in one file of ``methods/``."""
+"""The interface of a method: what it trains, how scores start, which masks they give, and their gradient."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +12,43 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation
 
-if TYPE_CHECKING:
-    from lightning_subnets.masking.masked_network import MaskedLayer
+
+class ScoredLayer(Protocol):
+    """What a method reads of a masked layer."""
+
+    weight: Tensor
+    scores: nn.Parameter | None
+    method: Method
+    num_kept: int | None  # None if the method does not fix it beforehand
+    global_group: tuple[ScoredLayer, ...]  # all layers of the network, if its mask depends on their scores too
 
 
-class Scoring(NamedTuple):
-    """What masks can be chosen from before training, beside the network.
+class PruningData(NamedTuple):
+    """What a method may use, beside the network, to choose masks before training.
 
     Attributes:
         batches: images, float (samples, channels, height, width) and normalised, and labels, int64 (samples,).
         input_shape: of one image, (channels, height, width).
-        seed: of the weights, and of what a choice draws.
+        seed: of the weights, and of everything that the choice draws.
+        read_masks: reads the masks of a network from a file, for ``FixedMask``.
     """
 
     batches: Sequence[tuple[Tensor, Tensor]] = ()
     input_shape: tuple[int, ...] | None = None
     seed: int = 0
+    read_masks: Callable[[str, nn.Module], Mapping[str, Tensor]] | None = None
 
-    def checked_for(self, method: Method) -> Scoring:
-        """The same, with the shape of the batches where none is given.
+    def checked_for(self, method: Method) -> PruningData:
+        """Return the same data, with the input shape taken from the batches if there is none.
 
         Raises:
-            ValueError: if something is missing that the method needs, or is not as it has to be.
+            ValueError: if the data lack what the method requires, or a batch has the wrong form.
         """
-        if method.needs == "input_shape" and self.input_shape:
+        if method.requires == "input_shape" and self.input_shape:
             return self
         if not self.batches:
-            call = "batches=[(images, labels)]" if method.needs == "batches" else "input_shape=(3, 224, 224)"
-            raise UserError(f"{type(method).__name__} chooses its masks from {method.needs}: mask_(..., {call})")
+            call = "batches=[(images, labels)]" if method.requires == "batches" else "input_shape=(3, 224, 224)"
+            raise UserError(f"{type(method).__name__} chooses its masks from {method.requires}: mask_(..., {call})")
         for batch in self.batches:
             tensors = isinstance(batch, tuple | list) and [isinstance(each, Tensor) for each in batch] == [True, True]
             if not tensors or not batch[0].is_floating_point() or batch[1].dtype != torch.int64:
@@ -50,45 +59,64 @@ class Scoring(NamedTuple):
 
 
 class Method(ABC):
-    """How a subnetwork is found: what is trained, where scores start, the masks they give, and their gradient."""
+    """A way to find a subnetwork. Each one is a subclass in a file of its own.
 
-    trains: ClassVar[Literal["scores", "weights", "last layer"]]
-    needs: ClassVar[Literal["batches", "input_shape"] | None] = None  # of ``Scoring``, to choose masks before training
-    samples_per_class: int  # how many training images of each class, where it needs batches
-    by_class: ClassVar[bool] = False  # sort these images by class, and make an even number of batches
-    made_before: ClassVar[bool] = True  # w_eff is kept from one change to the next; if not, override masked_weight
-    by_magnitude: ClassVar[bool] = False  # ranks weights by |w|, which must not all be the same then
-    redraws: ClassVar[bool] = False  # frozen weights change all the same, and the seed alone does not give them
-    samples: int = 1  # forward passes that an evaluation is the mean of, for masks drawn anew in each
+    Attributes:
+        density: fraction of the weights kept.
+        trainable: the parameters that training changes.
+        requires: the field of ``PruningData`` without which the masks cannot be chosen.
+        samples_per_class: training images of each class, if it requires batches.
+        by_class: whether those images are sorted by class, in an even number of batches.
+        cacheable: whether w_eff stays the same until weight or scores change. If not, override ``masked_weight``.
+        ranks_by_magnitude: whether weights are ranked by |w|, which needs weights of different magnitudes.
+        rerandomizes: whether frozen weights are drawn again during training, so that checkpoints must store them.
+        num_eval_passes: forward passes that an evaluation averages, for masks that each pass draws.
+    """
+
     density: float
+    trainable: ClassVar[Literal["scores", "weights", "last layer"]]
+    requires: ClassVar[Literal["batches", "input_shape"] | None] = None
+    samples_per_class: int
+    by_class: ClassVar[bool] = False
+    cacheable: ClassVar[bool] = True
+    ranks_by_magnitude: ClassVar[bool] = False
+    rerandomizes: ClassVar[bool] = False
 
     @property
-    def across_layers(self) -> bool:
-        """Whether the mask of a layer depends on the scores of the others too."""
+    def num_eval_passes(self) -> int:
+        return 1
+
+    @property
+    def global_ranking(self) -> bool:
+        """Whether the mask of a layer depends on the scores of the other layers too."""
         return False
 
     def identity(self) -> dict[str, Any]:
-        """The arguments it was made with, by which a checkpoint knows it: plain values."""
+        """Return the arguments that the method was made with, as plain values for a checkpoint."""
         return vars(self)
 
     def num_kept(self, total: int) -> int | None:
-        """How many of a layer's weights are kept, for a method that fixes it beforehand."""
+        """Return how many of a layer's weights are kept, or None if the method does not fix it beforehand."""
         return allocation.num_kept(total, self.density)
 
     @abstractmethod
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor | None:
-        """A layer's first scores, on the CPU, or None for a method without scores."""
+        """Return a layer's first scores, on the CPU, or None for a method without scores."""
 
-    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
-        """Scores that give this mask, from those that a layer begins with: to go on from a mask alone."""
-        raise NotImplementedError(f"{type(self).__name__} cannot go on from a mask alone")
+    def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
+        """Return scores that give this mask, to continue from a mask alone.
+
+        Args:
+            scores: the scores that the layer starts with.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot continue from a mask alone")
 
     @abstractmethod
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
-        """The masks of these layers, boolean: a pure function of their weights, scores and numbers kept."""
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
+        """Return the boolean masks of these layers, a pure function of their weights, scores and ``num_kept``."""
 
-    def choose_(self, network: nn.Module, scoring: Scoring) -> None:  # noqa: B027
-        """Choose the masks of a masked network as it stands; nothing, for a method that finds them by training."""
+    def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027
+        """Choose the masks of a masked network before training; a method that finds them by training does nothing."""
 
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:  # noqa: B027
         """Change a masked network after each optimizer step; by default, leave it as it is.
@@ -99,27 +127,32 @@ class Method(ABC):
             images: the number of images in a step, over all processes; None if the data do not say.
         """
 
-    def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-        """w_eff, the weight that a layer computes with; of a mask of bool or uint8, into ``out`` in its precision."""
+    def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return w_eff = w * m, the weight that a layer computes with.
+
+        Args:
+            mask: bool or uint8.
+            out: where to write the result, in its precision.
+        """
         return torch.mul(weight, mask, out=out)
 
-    def masked_weight(self, layer: MaskedLayer) -> Tensor:
-        """w_eff with its gradient, for a method whose ``made_before`` is false."""
-        raise NotImplementedError(f"{type(self).__name__} has its masked weights made before")
+    def masked_weight(self, layer: ScoredLayer) -> Tensor:
+        """Return w_eff with its gradient, for a method whose ``cacheable`` is false."""
+        raise NotImplementedError(f"{type(self).__name__} caches its effective weight")
 
     def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
-        """dL/dw, from dL/dw_eff: what the mask lets through."""
+        """Return dL/dw from dL/dw_eff: the part that the mask lets through."""
         return gradient * mask
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-        """dL/ds, from dL/dw_eff."""
+        """Return dL/ds from dL/dw_eff."""
         raise NotImplementedError(f"{type(self).__name__} does not train scores")
 
 
-def masks(layers: Sequence[MaskedLayer]) -> list[Tensor]:
-    """The present masks of some layers of one network, boolean, each shaped like its ``weight``."""
-    peers = layers[0].peers
-    if not peers:
+def current_masks(layers: Sequence[ScoredLayer]) -> list[Tensor]:
+    """Return the current masks of some layers of one network, boolean, each shaped like its ``weight``."""
+    group = layers[0].global_group
+    if not group:
         return layers[0].method.masks(layers)
-    of_all = dict(zip(peers, layers[0].method.masks(peers), strict=True))
-    return [of_all[layer] for layer in layers]
+    by_layer = dict(zip(map(id, group), layers[0].method.masks(group), strict=True))
+    return [by_layer[id(layer)] for layer in layers]

@@ -12,23 +12,22 @@ from torch import Tensor, distributed, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, masked_network
-from lightning_subnets.masking.masked_network import MaskedLayer
-from lightning_subnets.masking.method import Method, Scoring
+from lightning_subnets.masking.method import Method, PruningData, ScoredLayer
 
 Item = TypeVar("Item")
 
 
-class Chosen(Method):
+class PruneAtInit(Method):
     """A mask chosen before training; then the weights are trained under it.
 
     The mask of a layer stands in its ``scores``, boolean and frozen, which a checkpoint keeps: it needs neither the
     data nor the method to go on from one.
     """
 
-    trains = "weights"
+    trainable = "weights"
 
     @abstractmethod
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         """The mask of each layer, boolean, by the layer's name.
 
         Args:
@@ -41,24 +40,24 @@ class Chosen(Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
         return torch.ones(shape, dtype=torch.bool)
 
-    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
+    def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         return mask
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         return [layer.scores.detach().clone() for layer in layers if layer.scores is not None]
 
-    def choose_(self, network: nn.Module, scoring: Scoring) -> None:
+    def prune_(self, network: nn.Module, scoring: PruningData) -> None:
         # A score takes one pass, or a few: not worth compiling for.
-        with plain(network), torch.compiler.set_stance("force_eager"):
-            masks = self.choose(network, scoring)
+        with temporarily_unmasked(network), torch.compiler.set_stance("force_eager"):
+            masks = self.compute_masks(network, scoring)
         set_masks_(network, masks)
 
 
 @contextmanager
-def plain(network: nn.Module) -> Iterator[nn.Module]:
+def temporarily_unmasked(network: nn.Module) -> Iterator[nn.Module]:
     """A masked network as the plain one it was, for as long as the context lasts; all its weights are in."""
     scores = {layer: layer._parameters.pop("scores") for _, layer in masked_network.masked_layers(network)}
-    cached_weight.forget_(scores)  # a copy of it as a plain one would copy them too, and they hold on to memory
+    cached_weight.invalidate_(scores)  # a copy of it as a plain one would copy them too, and they hold on to memory
     kinds = {layer: type(layer) for layer in scores}
     try:
         for layer in scores:
@@ -72,7 +71,7 @@ def plain(network: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
-    """Put masks into a network whose method is a ``Chosen`` one, in place.
+    """Put masks into a network whose method is a ``PruneAtInit`` one, in place.
 
     Raises:
         ValueError: if they are not of this network: it has other layers, or layers of other shapes.
@@ -99,7 +98,7 @@ def share_masks_(network: nn.Module) -> None:
     for _, layer in masked_network.masked_layers(network):
         if layer.scores is not None and not layer.scores.requires_grad:
             distributed.broadcast(layer.scores.view(torch.uint8), src=0)
-            cached_weight.forget_([layer])  # of which the broadcast leaves no trace
+            cached_weight.invalidate_([layer])  # of which the broadcast leaves no trace
 
 
 def progress(items: Sequence[Item], what: str) -> Iterator[Item]:

@@ -4,7 +4,7 @@ from lightning_subnets.methods.biprop import Biprop
 from lightning_subnets.methods.dense import Dense
 from lightning_subnets.methods.dnw import DNW
 from lightning_subnets.methods.edge_popup import EdgePopup
-from lightning_subnets.methods.given import Given
+from lightning_subnets.methods.fixed_mask import FixedMask
 from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.iterand import IteRand
 from lightning_subnets.methods.linear_probe import LinearProbe
@@ -22,7 +22,7 @@ __all__ = [
     "Biprop",
     "Dense",
     "EdgePopup",
-    "Given",
+    "FixedMask",
     "GraSP",
     "IteRand",
     "LinearProbe",

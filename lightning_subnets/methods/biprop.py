@@ -31,7 +31,7 @@ class Biprop(EdgePopup):
     Source: Diffenderfer and Kailkhura 2021, "Multi-Prize Lottery Ticket Hypothesis", Algorithm 1 (MPT-1/32).
     """
 
-    def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+    def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         kept = weight * mask
         gain = kept.abs().sum() / mask.sum().clamp(min=1)  # of a layer that has nothing left, 0
         return torch.mul(kept.sign_(), gain, out=out)

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class Dense(Method):
@@ -18,8 +17,8 @@ class Dense(Method):
     Source: Ramanujan et al. 2020, section 4.1, "Learned Dense Weights".
     """
 
-    trains: ClassVar[Literal["scores", "weights", "last layer"]] = "weights"
-    made_before = False
+    trainable: ClassVar[Literal["scores", "weights", "last layer"]] = "weights"
+    cacheable = False
     density = 1.0
 
     def __init__(self) -> None:
@@ -28,8 +27,8 @@ class Dense(Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         return [torch.ones_like(layer.weight, dtype=torch.bool) for layer in layers]
 
-    def masked_weight(self, layer: MaskedLayer) -> Tensor:
+    def masked_weight(self, layer: ScoredLayer) -> Tensor:
         return layer.weight

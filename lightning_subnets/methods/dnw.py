@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_subnets.masking import MaskedLayer, selection
+from lightning_subnets.masking import selection
 from lightning_subnets.masking.allocation import check_density
-from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class DNW(Method):
@@ -29,8 +29,8 @@ class DNW(Method):
     Source: Wortsman et al. 2019, "Discovering Neural Wirings", the case of sparse networks of a fixed architecture.
     """
 
-    trains = "weights"
-    by_magnitude = True
+    trainable = "weights"
+    ranks_by_magnitude = True
 
     def __init__(self, density: float) -> None:
         self.density = check_density(density)
@@ -38,7 +38,7 @@ class DNW(Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         counts = [layer.num_kept for layer in layers if layer.num_kept is not None]
         return selection.top_k_each([layer.weight for layer in layers], counts, absolute=True)
 

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_subnets.masking import MaskedLayer, allocation, initialization, selection
+from lightning_subnets.masking import allocation, initialization, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
-from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class EdgePopup(Method):
@@ -32,7 +32,7 @@ class EdgePopup(Method):
     Source: Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted Neural Network?", section 3.2.
     """
 
-    trains = "scores"
+    trainable = "scores"
     spread: ClassVar[float] = 1.0  # of the first scores, see ``initialization.draw_scores``
 
     def __init__(
@@ -42,28 +42,28 @@ class EdgePopup(Method):
         self.allocation = check_allocation(allocation, ("uniform", "global"))
 
     @property
-    def across_layers(self) -> bool:
+    def global_ranking(self) -> bool:
         return self.allocation == "global"
 
     def num_kept(self, total: int) -> int | None:
-        return None if self.across_layers else super().num_kept(total)
+        return None if self.global_ranking else super().num_kept(total)
 
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
         scores = initialization.draw_scores(shape, seed=seed, layer=layer, spread=self.spread)
-        if self.across_layers:
+        if self.global_ranking:
             scores *= _GLOBAL_BOUND * math.sqrt(initialization.fans(shape)[0])
         return scores
 
-    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
+    def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         # |s| in (0, b): what is kept goes into the upper half, and the rest into the lower one; b is that of all layers
         # where their scores are compared.
-        bound = _GLOBAL_BOUND * math.sqrt(self.spread) if self.across_layers else float(scores.abs().max())
+        bound = _GLOBAL_BOUND * math.sqrt(self.spread) if self.global_ranking else float(scores.abs().max())
         above = bound / 2 + scores.abs() / 2
         return torch.where(mask, above.copysign(scores) if self.absolute else above, scores * 0.499)
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
-        if self.across_layers:
+        if self.global_ranking:
             k = allocation.num_kept(sum(each.numel() for each in scores), self.density)
             return list(allocation.global_(dict(enumerate(scores)), k, absolute=self.absolute).values())
         counts = [layer.num_kept for layer in layers if layer.num_kept is not None]

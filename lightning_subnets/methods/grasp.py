@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 from lightning_subnets.methods.scoring_loss import ScoringLoss, check_samples_per_class
 
 
-class GraSP(Chosen):
+class GraSP(PruneAtInit):
     """Gradient signal preservation: the squared norm of the gradient is what training can win at first; keep it high.
 
     score = w * (H g), g and H the gradient and Hessian of L with respect to the weights of the layers that are masked,
@@ -52,7 +52,7 @@ class GraSP(Chosen):
         section 4, Algorithms 1 and 2.
     """
 
-    needs = "batches"
+    requires = "batches"
     by_class = True
 
     def __init__(self, density: float, samples_per_class: int = 10, temperature: float = 200.0) -> None:
@@ -64,7 +64,7 @@ class GraSP(Chosen):
             )
         self.temperature = temperature
 
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         scores = self.scores(network, scoring.batches)
         total = sum(each.numel() for each in scores.values())
         return allocation.global_(scores, allocation.num_kept(total, self.density))

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import initialization
-from lightning_subnets.masking.method import masks
+from lightning_subnets.masking.method import current_masks
 from lightning_subnets.methods.edge_popup import EdgePopup
 
 STEP = 128  # images in each of the steps that the period counts
@@ -47,7 +47,7 @@ class IteRand(EdgePopup):
         Algorithm 1.
     """
 
-    redraws = True
+    rerandomizes = True
     spread = 6.0
 
     def __init__(
@@ -72,7 +72,7 @@ class IteRand(EdgePopup):
         if step * images // period == (step - 1) * images // period:
             return
         layers = [layer for _, layer in masking.masked_layers(network)]
-        for layer, mask in zip(layers, masks(layers), strict=True):
+        for layer, mask in zip(layers, current_masks(layers), strict=True):
             assert layer.origin is not None
             distribution, seed, name = layer.origin
             weight, again = layer.weight, f"{name} after step {step}"

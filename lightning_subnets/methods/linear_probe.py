@@ -14,4 +14,4 @@ class LinearProbe(Dense):
         Sums of Random Kitchen Sinks".
     """
 
-    trains = "last layer"
+    trainable = "last layer"

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from lightning_subnets.masking import allocation, maskable, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 
 
-class Magnitude(Chosen):
+class Magnitude(PruneAtInit):
     """The largest |w| as they were drawn are kept, and trained.
 
     At density 1 all of them: what ``IterativePruning`` starts from to find lottery tickets.
@@ -28,13 +28,13 @@ class Magnitude(Chosen):
         al. 2021, "Pruning Neural Networks at Initialization", section 3.
     """
 
-    by_magnitude = True
+    ranks_by_magnitude = True
 
     def __init__(self, density: float = 1.0, allocation: Literal["global", "uniform"] = "global") -> None:
         self.density = check_density(density)
         self.allocation = check_allocation(allocation, ("global", "uniform"))
 
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         layers = maskable.maskable_layers(network)
         magnitudes = {name: layer.weight.detach().abs() for name, layer in layers.items()}
         if self.allocation == "global":

@@ -15,14 +15,14 @@ from lightning_subnets.graph.unit_graph import Mask
 from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import allocation, maskable
 from lightning_subnets.masking.allocation import check_density
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen, progress
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit, progress
 
 FEWEST, MOST = 1 << 12, 1 << 17  # walks that go together: more and more, as they find less and less
 RARE = 100  # of so many weights that walks went along one must be new, or they are given up
 
 
-class PHEW(Chosen):
+class PHEW(PruneAtInit):
     """Paths with higher edge weights: what random walks between inputs and outputs go along, until it is enough.
 
     Forward:  Q(j, i) = |w_ji| / sum_j |w_ji|, from input units i on;
@@ -53,12 +53,12 @@ class PHEW(Chosen):
         Training Data", section 4.
     """
 
-    needs = "input_shape"
+    requires = "input_shape"
 
     def __init__(self, density: float, whole_kernels: bool = False) -> None:
         self.density, self.whole_kernels = check_density(density), whole_kernels
 
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         assert scoring.input_shape is not None
         weights = {name: layer.weight.detach() for name, layer in maskable.maskable_layers(network).items()}
         graph = trace(network, scoring.input_shape)

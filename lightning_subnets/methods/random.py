@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from lightning_subnets.masking import allocation, initialization, maskable, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 
 
-class Random(Chosen):
+class Random(PruneAtInit):
     """Each layer keeps weights at random, a function of the seed; then they are trained.
 
     Args:
@@ -30,7 +30,7 @@ class Random(Chosen):
         self.density = check_density(density)
         self.allocation = check_allocation(allocation, ("uniform", "erk"))
 
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         weights = {name: layer.weight for name, layer in maskable.maskable_layers(network).items()}
         if self.allocation == "erk":
             counts = allocation.erk({name: weight.shape for name, weight in weights.items()}, self.density)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_subnets.masking import allocation
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 from lightning_subnets.methods.scoring_loss import ScoringLoss, check_samples_per_class
 
 
-class SNIP(Chosen):
+class SNIP(PruneAtInit):
     """Connection sensitivity: how fast the loss changes as a connection is switched off.
 
     score = |dL/dm| at m = 1 = |w * dL/dw|, L the mean cross-entropy over all scoring images; the highest
@@ -43,13 +43,13 @@ class SNIP(Chosen):
         section 4, Algorithm 1.
     """
 
-    needs = "batches"
+    requires = "batches"
 
     def __init__(self, density: float, samples_per_class: int = 10) -> None:
         self.density = allocation.check_density(density)
         self.samples_per_class = check_samples_per_class(samples_per_class)
 
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         scores = self.scores(network, scoring.batches)
         total = sum(each.numel() for each in scores.values())
         return allocation.global_(scores, allocation.num_kept(total, self.density))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedLayer, selection
-from lightning_subnets.masking.method import Method
+from lightning_subnets.masking import selection
+from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class Supermask(Method):
@@ -36,8 +36,8 @@ class Supermask(Method):
     Source: Zhou et al. 2019, "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask", section 5.
     """
 
-    trains = "scores"
-    made_before = False
+    trainable = "scores"
+    cacheable = False
 
     def __init__(self, density: float = 0.5, dynamic_scaling: bool = False, samples: int = 5) -> None:
         if not 0.0 < density < 1.0:
@@ -46,29 +46,33 @@ class Supermask(Method):
             raise UserError(f"samples = {samples} is below 1")
         self.density, self.dynamic_scaling, self.samples = density, dynamic_scaling, samples
 
+    @property
+    def num_eval_passes(self) -> int:
+        return self.samples
+
     def num_kept(self, total: int) -> None:
         return None
 
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
         return torch.full(shape, math.log(self.density / (1 - self.density)))
 
-    def scores_of(self, mask: Tensor, scores: Tensor) -> Tensor:
+    def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         # Probabilities near 1 and 0 whose sum is the number that is kept.
         density = float(mask.sum() / mask.numel())
         sure = torch.where(mask, 1 - 0.1 * (1 - density), 0.1 * density)
         return sure.logit().clamp(-30, 30)
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
         expected = torch.stack([each.sigmoid().sum(dtype=torch.float64) for each in scores]).round()
         return selection.top_k_each(scores, [int(count) for count in expected.tolist()])
 
-    def masked_weight(self, layer: MaskedLayer) -> Tensor:
+    def masked_weight(self, layer: ScoredLayer) -> Tensor:
         assert layer.scores is not None
         drawn: Tensor = _Bernoulli.apply(layer.scores.sigmoid())
-        return self.product(layer.weight, drawn).to(layer.weight.dtype)
+        return self.effective_weight(layer.weight, drawn).to(layer.weight.dtype)
 
-    def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+    def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         if self.dynamic_scaling:
             mask = mask * (mask.numel() / mask.detach().sum().clamp(min=1))
         return torch.mul(weight, mask, out=out)

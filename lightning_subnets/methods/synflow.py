@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation, prune_at_init
 from lightning_subnets.masking.maskable import maskable_layers
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 
 
-class _Flow(Chosen):
+class _Flow(PruneAtInit):
     """What both share: rounds of scoring the weights that are left by the flow through them, and pruning some.
 
     theta is what the network computes with here instead of its parameters, none of it negative; R the sum of the
@@ -45,7 +45,7 @@ class _Flow(Chosen):
         ValueError: if an argument is out of range.
     """
 
-    needs = "input_shape"
+    requires = "input_shape"
 
     def __init__(self, density: float, rounds: int = 100) -> None:
         self.density = allocation.check_density(density)
@@ -60,7 +60,7 @@ class _Flow(Chosen):
     def theta_(parameter: Tensor) -> None:
         """Make a parameter into its theta, in place."""
 
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         assert scoring.input_shape is not None
         flow = self.positive(network)
         layers = maskable_layers(flow)

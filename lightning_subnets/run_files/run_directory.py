@@ -96,7 +96,7 @@ class RunDirectory:
             ) from error
         return True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let other processes in, and remove what was made for a run that ended before it wrote anything."""
         if self._lock is None:
             return

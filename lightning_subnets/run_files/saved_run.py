@@ -14,7 +14,7 @@ from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
 from lightning_subnets.methods import Supermask
-from lightning_subnets.networks.builders import leave_defaults_to_builder
+from lightning_subnets.run_files.builders import leave_defaults_to_builder, without_defaults_of_callees
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.training import checkpoint
@@ -50,7 +50,7 @@ class SavedRun:
         module: SubnetModule = self._instantiated(parser, {"model": self._config["model"]}, "seed").model
         if checkpoint.in_float64(self._content):
             module.double()
-        checkpoint.make_fit_(self._content, module, to_train=False)
+        checkpoint.validate_and_complete_(self._content, module, to_train=False)
         module.load_state_dict(self._content["state_dict"])
         return module
 
@@ -85,7 +85,7 @@ class SavedRun:
             )
         accuracy = {name: value for name, value in self._summary().items() if name in _MEASURED and value is not None}
         return {
-            "network": self._config["model"]["network"],
+            "network": without_defaults_of_callees(self._config["model"]["network"]),
             "classes": classes,
             "accuracy": accuracy,
             "preprocessing": preprocessing,

@@ -110,7 +110,7 @@ def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosi
     if masking.density(network) < 1.0 and isinstance(data, ImageDataModule):
         masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
         with suppress(UserError):
-            with prune_at_init.plain(network):
+            with prune_at_init.temporarily_unmasked(network):
                 found = diagnose(network, data.image_shape, masks)
             trace = log10_path_kernel_trace(network, masks, data.image_shape)
     return found, trace

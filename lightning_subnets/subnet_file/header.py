@@ -27,7 +27,7 @@ class Layer:
 
     shape: list[int]
     kept: int
-    code: str = ""  # of the mask, see ``mask_code``
+    code: str = ""  # of the mask, see ``mask_codec``
     weights: Literal["drawn", "signs", "values"] = "drawn"  # see ``weight_code``
     stream: str = ""  # the name by which its weights were drawn: the layer's, in the network that was masked
     magnitude: float | None = None

@@ -14,8 +14,7 @@ from lightning_subnets import masking, methods
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import MaskedLayer, digest, maskable
 from lightning_subnets.masking.method import Method
-from lightning_subnets.masking.method import masks as present_masks
-from lightning_subnets.subnet_file import mask_code, weight_code
+from lightning_subnets.subnet_file import mask_codec, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
 from lightning_subnets.subnet_file.header import Header
@@ -71,7 +70,7 @@ def _load(file: Container, masked: bool, network: nn.Module | None) -> nn.Module
     network.to(getattr(torch, header.network.dtype))
     if masked:
         method = _method(header)
-        masking.begin_(network, method, weights=header.weights.distribution, seed=header.weights.seed)
+        masking.install_masks_(network, method, weights=header.weights.distribution, seed=header.weights.seed)
     masking.make_affine_neutral_(network)
     weights, masks = hashlib.sha256(), hashlib.sha256()
     for key, parameter in sorted(network.named_parameters()):
@@ -123,7 +122,7 @@ def _method(header: Header) -> Method:
         raise UserError(
             f"it is of the method {name!r:.60}, not one of {', '.join(methods.__all__)}: load it without masked"
         )
-    if name == "Given":
+    if name == "FixedMask":
         arguments["masks"] = {}
     try:
         method: Method = getattr(methods, name)(**arguments)
@@ -137,7 +136,7 @@ def _mask(file: Container, name: str) -> Tensor:
     coded = file.take(f"mask/{name}")
     if coded.dtype != torch.uint8 or coded.dim() != 1:
         raise UserError(f"the mask of {name!r:.100} is of {coded.dtype} and of {coded.dim()} dimensions")
-    mask = mask_code.decode(entry.code, coded.numpy().tobytes(), entry.size)
+    mask = mask_codec.decode(entry.code, coded.numpy().tobytes(), entry.size)
     if (kept := int(np.count_nonzero(mask))) != entry.kept:
         raise UserError(f"the mask of {name!r:.100} keeps {kept} weights and not {entry.kept}")
     return torch.from_numpy(mask).view(entry.shape)
@@ -159,14 +158,14 @@ def _fill_(layer: nn.Module, file: Container, name: str, mask: Tensor, weights: 
     if not isinstance(layer, MaskedLayer):
         weight_code.apply_(entry, weight, mask)
         return
-    if entry.weights != "drawn" and layer.method.trains == "scores" and entry.stream:
+    if entry.weights != "drawn" and layer.method.trainable == "scores" and entry.stream:
         # What is not kept may be again, and is 0 where no seed gives it.
         drawn = header.weights.draw(weight, entry.stream).to(weight.device)
         weight.copy_(torch.where(mask.to(weight.device), weight, drawn))
     if layer.origin and entry.stream:
         layer.origin = layer.origin._replace(layer=entry.stream)
     if layer.scores is not None:
-        layer.scores.copy_(layer.method.scores_of(mask.to(layer.scores.device), layer.scores))
+        layer.scores.copy_(layer.method.scores_for_mask(mask.to(layer.scores.device), layer.scores))
 
 
 @torch.no_grad()
@@ -182,8 +181,7 @@ def _copy_(file: Container, key: str, to: Tensor) -> None:
 
 def _check_masks(network: nn.Module, header: Header) -> None:
     """Check that the method gives the masks that are in the file, from the scores and the weights there are."""
-    layers = dict(masking.masked_layers(network))
-    found = dict(zip(layers, present_masks(list(layers.values())), strict=True))
+    found = masking.masks(network)
     masks = hashlib.sha256()
     for name in sorted(found, key="{}.weight".format):  # the order of parameters: a-b comes before a there
         digest.update_(masks, name, found[name])

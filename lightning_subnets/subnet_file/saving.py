@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from torch import Tensor, nn
 
 from lightning_subnets._version import versions
 from lightning_subnets.atomic_file import check_place
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import MaskedLayer, digest, masked_layers
+from lightning_subnets.masking import masks as current_masks
 from lightning_subnets.masking.maskable import NORMS
-from lightning_subnets.masking.method import masks as present_masks
-from lightning_subnets.networks.builders import leave_defaults_to_builder
-from lightning_subnets.subnet_file import container, mask_code, weight_code
+from lightning_subnets.subnet_file import container, mask_codec, weight_code
 from lightning_subnets.subnet_file import header as headers
 from lightning_subnets.subnet_file import network as building
 
@@ -90,7 +88,7 @@ def save_subnet(
     _check(header)  # before any work is done
     tensors: dict[str, Tensor] = {}
     weights, masks = hashlib.sha256(), hashlib.sha256()
-    found = dict(zip(layers, present_masks(list(layers.values())), strict=True))
+    found = current_masks(net)
     for key, parameter in sorted(net.named_parameters()):
         owner, _, own = key.rpartition(".")
         if owner in layers and own == "weight":
@@ -131,9 +129,9 @@ def _take_down(
     if layer.origin and (layer.origin.distribution, layer.origin.seed) == (drawn_from.distribution, drawn_from.seed):
         stream = layer.origin.layer
         drawn = drawn_from.draw(weight, stream)
-    effective = layer.method.product(weight, mask)
+    effective = layer.method.effective_weight(weight, mask)
     entry, stored = weight_code.encode(weight, effective, mask, drawn)
-    entry.code, data = mask_code.encode(mask.flatten().numpy())
+    entry.code, data = mask_codec.encode(mask.flatten().numpy())
     entry.stream = stream
     tensors[f"mask/{name}"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if stored is not None:
@@ -163,19 +161,13 @@ def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[
     arguments = {**(of_config.get("init_args") or {}), **(of_config.get("dict_kwargs") or {})}
     if building.builder(name) is None:
         return name, arguments
-    arguments = _own_arguments(name, arguments)
+    # The weights of the network are in the file, so nothing is fetched to build it.
+    arguments = {key: value for key, value in arguments.items() if not building.fetches(key)}
     differs = building.difference(building.build(name, arguments), net)
     if differs:
         given = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
         raise UserError(f"{given} does not build this network: {differs}; are these all of its arguments?")
     return name, arguments
-
-
-def _own_arguments(name: str, arguments: headers.Json) -> headers.Json:
-    """What a builder was given, without what would fetch weights: those that the network has are in the file."""
-    of_config = Namespace(class_path=name, init_args=Namespace(**arguments))  # type: ignore[no-untyped-call]
-    leave_defaults_to_builder(of_config)
-    return {key: value for key, value in vars(of_config.init_args).items() if not building.fetches(key)}
 
 
 def _is_neutral(module: nn.Module, key: str, parameter: Tensor) -> bool:

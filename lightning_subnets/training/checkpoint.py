@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -15,10 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.training import checkpoint_schema, torch_file
+from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schema import first_mistake
-
-if TYPE_CHECKING:
-    from lightning_subnets.training.module import SubnetModule
 
 # What every checkpoint of ours has; "optimizer" names the optimizer's class.
 _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning_version"}
@@ -53,7 +51,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: SubnetModule) -> None:
+def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) -> None:
     """Take what the seed gives out of a checkpoint, and put in the digest it is known by.
 
     Weights that were not drawn from the seed, but came with the network, stay.
@@ -65,7 +63,7 @@ def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: SubnetModule) 
             checkpoint[name] = {k: v for k, v in checkpoint[name].items() if k not in frozen}
 
 
-def make_fit_(checkpoint: dict[str, Any], module: SubnetModule, *, to_train: bool) -> None:
+def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, to_train: bool) -> None:
     """Check that a checkpoint is of this module, and put the frozen weights in that were left out of it.
 
     Args:
@@ -154,14 +152,14 @@ def _check_state(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> No
             )
 
 
-def _frozen(module: SubnetModule) -> set[str]:
+def _frozen(module: MaskedModule) -> set[str]:
     """The names of what is a function of the seed, as in the module's state dict."""
-    if module.identity["weights"] is None or module.method.redraws:
+    if module.identity["weights"] is None or module.method.rerandomizes:
         return set()
     return {*digest.weights(module, frozen=True)}
 
 
-def _digest(module: SubnetModule) -> str:
+def _digest(module: MaskedModule) -> str:
     """The digest of the frozen weights, which takes a second for a wide network: made once for as long as they stay."""
     state = tuple((p.data_ptr(), p._version) for p in module.parameters() if not p.requires_grad)
     if module.known_digest is None or module.known_digest[0] != state:
@@ -169,7 +167,7 @@ def _digest(module: SubnetModule) -> str:
     return module.known_digest[1]
 
 
-def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: SubnetModule) -> None:
+def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: MaskedModule) -> None:
     """Check that the module's optimizer can load the state in a checkpoint, and give that state this run's options."""
     if "optimizer_states" not in checkpoint:
         raise UserError(
@@ -196,7 +194,7 @@ def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: SubnetModule) -> 
         raise UserError(f"the checkpoint is damaged: {name} cannot load its state ({error!r:.200})") from error
 
 
-def _after_a_step(module: SubnetModule) -> dict[int, Any]:
+def _after_a_step(module: MaskedModule) -> dict[int, Any]:
     """Return the state of the module's optimizer after a step, as meta tensors; empty if the step needs values."""
     trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
     parameters = [nn.Parameter(parameter.detach().to("meta")) for parameter in trained]

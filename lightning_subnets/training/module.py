@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -17,13 +17,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_subnets import masking
+from lightning_subnets.datamodules.pruning_batches import scoring
 from lightning_subnets.datamodules.sampler import seed_of
-from lightning_subnets.datamodules.scoring import scoring
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, prune_at_init
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint as subnet_checkpoint
-from lightning_subnets.training import preflight, resuming
+from lightning_subnets.training import preflight, resuming, run_masks
 from lightning_subnets.training.callbacks import (
     Averaging,
     Collapse,
@@ -31,13 +31,14 @@ from lightning_subnets.training.callbacks import (
     Frozen,
     IterativePruning,
     OwnLoader,
-    Ranks,
+    RankConsistency,
 )
 from lightning_subnets.training.callbacks.divergence import check_finite, diverged_at
+from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schedule import Schedule, images_per_step, learning_rate_factor
 
 
-class SubnetModule(LightningModule):
+class SubnetModule(MaskedModule):
     """A masked network that learns to classify images.
 
     Logs ``train/loss`` and ``train/accuracy`` by epoch, the same with ``_step`` and ``learning_rate`` by step, and
@@ -88,7 +89,7 @@ class SubnetModule(LightningModule):
         if lr_batch_size is not None and lr_batch_size < 1:
             raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
         seed = int(seed)  # the parser's is of a type of its own, which a checkpoint would name
-        masking.begin_(network, method, weights=weights, seed=seed)
+        masking.install_masks_(network, method, weights=weights, seed=seed)
         self.network, self.method, self.seed = network, method, seed
         self.identity = {
             "network": type(network).__name__,
@@ -133,7 +134,7 @@ class SubnetModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.precision == "64-true":
             self.double()  # before a callback copies the network, and before a checkpoint is loaded into it
-        return [OwnLoader(), Averaging(), Frozen(), Ranks(), Divergence(), Collapse(self.allow_collapse)]
+        return [OwnLoader(), Averaging(), Frozen(), RankConsistency(), Divergence(), Collapse(self.allow_collapse)]
 
     def prepare_data(self) -> None:
         preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
@@ -141,7 +142,7 @@ class SubnetModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.build_optimizer()
         images = images_per_step(self.trainer)
-        if images is None and (self.lr_batch_size or self.method.redraws):
+        if images is None and (self.lr_batch_size or self.method.rerandomizes):
             what = "lr_batch_size" if self.lr_batch_size else type(self.method).__name__
             raise UserError(f"{what} counts images, and the data have no batch_size: give the data module one")
         if images and self.lr_batch_size:
@@ -169,16 +170,16 @@ class SubnetModule(LightningModule):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
                 images = scoring(self.method, data, like=next(self.network.parameters()), seed=self.seed)
-                self.method.choose_(self.network, images)
+                self.method.prune_(self.network, images._replace(read_masks=run_masks.read_masks))
             if self.trainer.world_size > 1:
                 prune_at_init.share_masks_(self.network)
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def on_train_start(self) -> None:
-        cached_weight.forget_(self._layers)
+        cached_weight.invalidate_(self._layers)
         if self._resumed is not None:
-            resuming.take_up_(self.trainer, self._resumed, self._train_metrics)
+            resuming.restore_(self.trainer, self._resumed, self._train_metrics)
             self._resumed = None
         # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
@@ -190,13 +191,6 @@ class SubnetModule(LightningModule):
         """The network as a plain one, to evaluate it with other weights: nothing is masked or chosen any more."""
         self._layers, self._chosen = [], True
         return masking.unmask_(self.network)
-
-    def build_optimizer(self) -> torch.optim.Optimizer:
-        """A new optimizer over what the method trains."""
-        try:
-            return self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        except ValueError as error:
-            raise UserError(f"the optimizer cannot be built: {error}") from error
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -226,7 +220,7 @@ class SubnetModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # Where Lightning exchanges parameters for averaged or other processes' ones, it leaves no trace.
-        cached_weight.forget_(self._layers)
+        cached_weight.invalidate_(self._layers)
 
     on_test_epoch_start = on_predict_epoch_start = on_train_end = on_fit_end = on_validation_epoch_start
 
@@ -239,7 +233,7 @@ class SubnetModule(LightningModule):
         if self._fitting and not self.trainer.sanity_checking:
             check_finite(self.trainer, loss.compute())
         self._log_metrics("val")
-        cached_weight.forget_(self._layers)
+        cached_weight.invalidate_(self._layers)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("test", batch, batch_idx)
@@ -254,7 +248,7 @@ class SubnetModule(LightningModule):
     def _logits(self, images: Tensor, batch_idx: int) -> Iterator[Tensor]:
         """Of each pass that an evaluation is the mean of; what it draws is a function of its place too."""
         torch.manual_seed(seed_of(self.seed, batch_idx, self.global_rank))
-        for _ in range(self.method.samples):
+        for _ in range(self.method.num_eval_passes):
             yield self(images)
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -299,7 +293,7 @@ class SubnetModule(LightningModule):
         return super().load_state_dict(*args, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        subnet_checkpoint.make_fit_(checkpoint, self, to_train=self._fitting)
+        subnet_checkpoint.validate_and_complete_(checkpoint, self, to_train=self._fitting)
         if self._fitting:
             resuming.correct_progress_(self.trainer, checkpoint)
             self._resumed = checkpoint["run"]

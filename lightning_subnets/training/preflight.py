@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -16,22 +12,20 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
 )
-from torch import Tensor, nn
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.checkpoint_schema import is_plain
-
-if TYPE_CHECKING:
-    from lightning_subnets.training.module import SubnetModule
+from lightning_subnets.training.masked_module import MaskedModule
+from lightning_subnets.training.trial_pass import check_single_image, trial_pass
 
 # With these precisions, weights and scores keep the bits that the seed gives them.
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 
 
-def check(module: SubnetModule, trainer: Trainer, data: LightningDataModule | None) -> None:
+def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | None) -> None:
     """Check that network, data, optimizer and trainer fit each other.
 
     Args:
@@ -96,11 +90,11 @@ _REFUSED: dict[type[Callback], str] = {
 }
 
 
-def _check_images(module: SubnetModule, data: ImageDataModule) -> None:
+def _check_images(module: MaskedModule, data: ImageDataModule) -> None:
     name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
     image = torch.zeros(1, *shape, device=module.device)
     try:
-        with _trial(module.network, training=False):
+        with trial_pass(module.network, training=False):
             outputs = module(image).shape[1]
     except (RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
@@ -111,46 +105,3 @@ def _check_images(module: SubnetModule, data: ImageDataModule) -> None:
             f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
             f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
         )
-
-
-def check_single_image(module: SubnetModule, image: Tensor, why: str) -> None:
-    """Check that the network can be trained on a batch of one image.
-
-    It cannot if a batch norm gets only one value a channel, which has no variance.
-
-    Args:
-        module: with the network.
-        image: (1, channels, height, width), on the module's device.
-        why: what makes a batch of one image, to begin the error with.
-
-    Raises:
-        ValueError: if the network cannot be trained on the image.
-    """
-    try:
-        with _trial(module.network, training=True):
-            module(image)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(
-            f"{why} gives a batch of one image, on which {type(module.network).__name__} cannot be trained ({error}): "
-            "take another batch size"
-        ) from error
-
-
-@contextmanager
-def _trial(network: nn.Module, *, training: bool) -> Iterator[None]:
-    """Restore modes and buffers of the network and the random number generators after a trial forward pass."""
-    modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    devices = {parameter.device.index for parameter in network.parameters() if parameter.is_cuda}
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        try:
-            network.train(training)
-            with torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
-                yield
-        finally:
-            for module, was_training in modes:
-                module.training = was_training
-            for buffer, before in buffers:
-                buffer.copy_(before)

@@ -48,7 +48,7 @@ def correct_progress_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             epochs["processed"] = epochs["completed"] = epochs["processed"] - cut_short
 
 
-def take_up_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric]) -> None:
+def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric]) -> None:
     """Take up what ``state`` saved, when training starts.
 
     If as many ranks go on with as many images each, they do what they would have done, to the bit. If not, the epoch

@@ -5,10 +5,11 @@ devices or nodes get when nothing is said.
 
 - **Buffers are not broadcast before each forward pass.** They are the running statistics of norms, which no training
   step reads; each rank gathers its own, and they are averaged where they are read: before an evaluation and in a
-  checkpoint, see ``callbacks.Ranks``. DDP would send rank 0's, every step, and throw away what the others have seen.
+  checkpoint, see ``callbacks.RankConsistency``. DDP would send rank 0's, every step, and throw away what the
+  others have seen.
 - **Nothing is copied from rank 0 when training begins.** The seed gives each rank its weights and scores, or the
   checkpoint does. A copy would cover up that a rank has made others, by scoring on data of its own for instance, and
-  leave the rest of it, its optimizer's state say, different; ``Ranks`` compares all parameters instead.
+  leave the rest of it, its optimizer's state say, different; ``RankConsistency`` compares all parameters instead.
 - **Gradients are views of DDP's buckets**, so that they are not held twice: 98 MiB less for ResNet-50.
 - **A rank waits 10 minutes for the others**, as torch does on GPUs, where Lightning has them wait half an hour: longer
   than anything that one of them does alone, and a run that hangs still costs.

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from lightning_subnets import EdgePopup, Given, Method, Supermask, UserError, density
+from lightning_subnets import EdgePopup, FixedMask, Method, Supermask, UserError, density
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
 from lightning_subnets.training.callbacks import collapse
@@ -64,7 +64,7 @@ def emptied(network: nn.Module, layer: str) -> dict[str, Tensor]:
 
 def test_a_network_without_a_path_is_not_trained_and_the_empty_layer_named() -> None:
     network = chain()
-    module = module_of(network, Given(emptied(network, "3")))
+    module = module_of(network, FixedMask(emptied(network, "3")))
     with pytest.raises(
         UserError, match=r"no path is left .* no weight is left of 3; nothing flows through 1, 5\. Take"
     ):
@@ -73,7 +73,7 @@ def test_a_network_without_a_path_is_not_trained_and_the_empty_layer_named() -> 
 
 def test_unless_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     network = chain()
-    assert fit(module_of(network, Given(emptied(network, "3")), allow_collapse=True)).global_step == 2
+    assert fit(module_of(network, FixedMask(emptied(network, "3")), allow_collapse=True)).global_step == 2
     assert "no weight is left of 3; nothing flows through 1, 5" in capsys.readouterr().err
 
 
@@ -86,7 +86,7 @@ class Residual(nn.Sequential):
 
 def test_an_empty_layer_beside_a_shortcut_is_named_and_the_network_trained(capsys: pytest.CaptureFixture[str]) -> None:
     network = Residual()
-    assert fit(module_of(network, Given(emptied(network, "1.conv2")))).global_step == 2
+    assert fit(module_of(network, FixedMask(emptied(network, "1.conv2")))).global_step == 2
     said = capsys.readouterr().err
     assert "layer collapse at density" in said
     assert "no weight is left of 1.conv2; nothing flows through 1.conv1" in said
@@ -106,7 +106,7 @@ def test_masks_that_cut_all_paths_without_an_empty_layer_are_found() -> None:
     masks["1"][2:] = False  # only units 0 and 1 get something
     masks["3"][:, :2] = False  # only units 2 and 3 pass it on
     with pytest.raises(UserError, match=r"no path is left .* nothing flows through 1, 3, 5"):
-        fit(module_of(network, Given(masks)))
+        fit(module_of(network, FixedMask(masks)))
 
 
 class Pruning(Callback):
@@ -129,5 +129,5 @@ def test_it_looks_again_when_weights_have_been_pruned_and_not_otherwise(monkeypa
         return diagnose(network, *arguments)
 
     monkeypatch.setattr(collapse, "diagnose", diagnose_and_count)
-    fit(module_of(network, Given(masks)), max_epochs=4, callbacks=[Pruning()])
+    fit(module_of(network, FixedMask(masks)), max_epochs=4, callbacks=[Pruning()])
     assert looked == [(312 - 64) / 312, (312 - 64 - 4) / 312]

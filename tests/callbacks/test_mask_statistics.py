@@ -40,7 +40,7 @@ def _fit(method: ls.Method, tmp_path: Path, **options: Any) -> Trainer:
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
-        callbacks=[_Swap(), MaskStatistics()] if method.trains == "scores" else [MaskStatistics()],
+        callbacks=[_Swap(), MaskStatistics()] if method.trainable == "scores" else [MaskStatistics()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -61,7 +61,7 @@ def test_density_and_swapped_edges_are_counted_by_layer(tmp_path: Path) -> None:
 
 def test_of_an_empty_layer_nothing_is_swapped(tmp_path: Path) -> None:
     metrics = _fit(
-        ls.Given({"1": torch.zeros(10, 64, dtype=torch.bool)}), tmp_path, allow_collapse=True
+        ls.FixedMask({"1": torch.zeros(10, 64, dtype=torch.bool)}), tmp_path, allow_collapse=True
     ).callback_metrics
     assert metrics["density/1"] == metrics["swapped/1"] == 0.0
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_subnets import SNIP, GraSP, Random, SynFlow, UserError
 from lightning_subnets.datamodules import CIFAR10, Digits, ImageNet
-from lightning_subnets.datamodules.scoring import ScoringBatches, scoring
+from lightning_subnets.datamodules.pruning_batches import PruningBatches, scoring
 
 WEIGHT = torch.empty(0)
 
@@ -25,7 +25,7 @@ def digits(**options: Any) -> Digits:
 
 def test_there_are_as_many_of_each_class_as_asked_for_normalised_and_in_batches_of_about_one_size() -> None:
     data = digits()
-    batches = ScoringBatches(data, 7, WEIGHT)
+    batches = PruningBatches(data, 7, WEIGHT)
     images, labels = (torch.cat(each) for each in zip(*batches, strict=True))
     assert torch.bincount(labels).tolist() == [7] * 10
     assert [len(labels) for _, labels in batches] == [24, 23, 23]
@@ -38,14 +38,14 @@ def test_there_are_as_many_of_each_class_as_asked_for_normalised_and_in_batches_
 
 
 def test_no_image_is_there_twice() -> None:
-    images = torch.cat([images for images, _ in ScoringBatches(digits(), 20, WEIGHT)]).flatten(1)
+    images = torch.cat([images for images, _ in PruningBatches(digits(), 20, WEIGHT)]).flatten(1)
     assert len(torch.unique(images, dim=0)) == 200
 
 
 def test_of_a_class_that_has_fewer_all_images_are_taken(cifar_folder: Path) -> None:
     data = CIFAR10(root=str(cifar_folder))
     data.setup("fit")
-    labels = torch.cat([labels for _, labels in ScoringBatches(data, 100, WEIGHT)])
+    labels = torch.cat([labels for _, labels in PruningBatches(data, 100, WEIGHT)])
     assert torch.bincount(labels).tolist() == [6] * 10
 
 
@@ -55,7 +55,7 @@ def test_they_are_the_same_on_every_rank_and_a_function_of_the_seed() -> None:
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             global_rank=rank, world_size=2, strategy=SimpleNamespace(root_device=WEIGHT.device), overfit_batches=0
         )
-        return torch.cat([images for images, _ in ScoringBatches(data, 3, WEIGHT)])
+        return torch.cat([images for images, _ in PruningBatches(data, 3, WEIGHT)])
 
     assert torch.equal(of_rank(0), of_rank(1))
     assert not torch.equal(of_rank(0), of_rank(0, seed=1))
@@ -66,7 +66,7 @@ def test_photographs_come_from_either_loader(loader: Any, photographs: Path, req
     root = photographs if loader == "folder" else request.getfixturevalue("betons")
     data = ImageNet(root=str(root), loader=loader, batch_size=4, image_size=64, num_workers=1)
     data.setup("fit")
-    batches = ScoringBatches(data, 2, WEIGHT)
+    batches = PruningBatches(data, 2, WEIGHT)
     assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == [0, 0, 1, 1, 2, 2]
     assert batches[0][0].shape == (3, 3, 64, 64)
 
@@ -89,7 +89,7 @@ def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:
 def test_halves_that_are_larger_than_a_batch_are_divided_further(batch_size: int, sizes: list[int]) -> None:
     data = Digits(batch_size=batch_size)
     data.setup("fit")
-    batches = ScoringBatches(data, 10, WEIGHT, by_class=True)
+    batches = PruningBatches(data, 10, WEIGHT, by_class=True)
     assert [len(labels) for _, labels in batches] == sizes
     labels = torch.cat([labels for _, labels in batches]).tolist()
     assert labels == sorted(labels)
@@ -99,12 +99,12 @@ def test_no_batch_is_of_a_single_image() -> None:
     data = Digits(batch_size=2)
     data.setup("fit")
     data.test_set = data.train_set = (data.train_set[0][:45], data.train_set[1][:45])
-    batches = ScoringBatches(data, 1000, WEIGHT)
+    batches = PruningBatches(data, 1000, WEIGHT)
     assert sum(len(labels) for _, labels in batches) == 45
     assert {len(labels) for _, labels in batches} == {2, 3}
     three = Digits(num_classes=3)
     three.setup("fit")
-    assert [len(labels) for _, labels in ScoringBatches(three, 1, WEIGHT, by_class=True)] == [3]
+    assert [len(labels) for _, labels in PruningBatches(three, 1, WEIGHT, by_class=True)] == [3]
 
 
 def test_only_a_method_that_needs_them_gets_them() -> None:

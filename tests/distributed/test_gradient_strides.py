@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.masking.method import ScoredLayer
 from lightning_subnets.training.module import SubnetModule
 
 
 class LearnedWeights(ls.Method):
     """Uses and trains the larger half of the weights."""
 
-    trains: ClassVar[Literal["scores", "weights"]] = "weights"
+    trainable: ClassVar[Literal["scores", "weights"]] = "weights"
 
     def __init__(self) -> None:
         self.density = 0.5
@@ -27,7 +27,7 @@ class LearnedWeights(ls.Method):
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         return [layer.weight >= layer.weight.median() for layer in layers]
 
 

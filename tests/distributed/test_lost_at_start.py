@@ -16,7 +16,7 @@ import pytest
 from rank_processes import _CONTEXT, free_port
 from torch import distributed
 
-from lightning_subnets.training.agreement import ending_with_launcher
+from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]

@@ -13,8 +13,8 @@ from torch import Tensor, distributed, nn
 from lightning_subnets import masked_layers
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.digest import fingerprints
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 from lightning_subnets.training.module import SubnetModule
 
 sys.path.append(str(Path(__file__).parents[1] / "methods"))  # of the ranks' processes too
@@ -38,12 +38,12 @@ def fingerprints_of_rows() -> dict[str, dict[str, int]]:
     return found
 
 
-class OfThisRank(Chosen):
+class OfThisRank(PruneAtInit):
     """Chooses another mask on each rank, as gradients on GPUs may."""
 
     density = 0.5
 
-    def choose(self, network: nn.Module, scoring: Scoring) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
         return {"1": torch.arange(640).view(10, 64) % 2 == distributed.get_rank()}
 
 

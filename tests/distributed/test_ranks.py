@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import digest
-from lightning_subnets.training.callbacks import ranks
-from lightning_subnets.training.callbacks.ranks import Rank, roll_call
+from lightning_subnets.training.callbacks import rank_consistency
+from lightning_subnets.training.callbacks.rank_consistency import Rank, roll_call
 from lightning_subnets.training.checkpoint import read
 from lightning_subnets.training.module import SubnetModule
 
@@ -132,7 +132,7 @@ def test_a_method_that_scores_on_each_rank_s_own_data_is_caught_at_the_start() -
 
 def train_with_other_versions() -> str:
     fit = trainer(max_steps=2)
-    ranks.platform.python_version = lambda: f"3.12.{fit.global_rank}"  # type: ignore[attr-defined]
+    rank_consistency.platform.python_version = lambda: f"3.12.{fit.global_rank}"  # type: ignore[attr-defined]
     return ending(fit, module())
 
 

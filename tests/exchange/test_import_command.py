@@ -40,7 +40,7 @@ def test_masks_alone_are_put_on_weights_of_a_seed(tmp_path: Path) -> None:
     out = tmp_path / "rn18.subnet"
     main(["import", str(tmp_path / "masks.pt"), str(out), *NETWORK, "--weights=kaiming_normal", "--seed=5"])
     header = Container(out).header
-    assert (header.weights.distribution, header.weights.seed, header.method.name) == ("kaiming_normal", 5, "Given")
+    assert (header.weights.distribution, header.weights.seed, header.method.name) == ("kaiming_normal", 5, "FixedMask")
     plain = load_subnet(out)
     for name, mask in masks.items():
         weight = plain.get_submodule(name).weight

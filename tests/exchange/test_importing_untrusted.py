@@ -55,10 +55,10 @@ def test_one_number_that_is_seen_many_times_is_a_mask_like_any_other(tmp_path: P
 
 
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
-    torch.save({"conv1": Call(os.mkdir, str(tmp_path / "made"))}, tmp_path / "file.pt", pickle_protocol=4)
+    torch.save({"conv1": Call(os.mkdir, str(tmp_path / "cached"))}, tmp_path / "file.pt", pickle_protocol=4)
     with pytest.raises(ls.UserError, match="truncated, damaged"):
         import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
-    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "cached").exists()
 
 
 def test_a_dict_that_says_other_things_of_itself_is_taken_for_what_it_is(tmp_path: Path) -> None:

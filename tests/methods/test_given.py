@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from lightning_subnets import Given, UserError, mask_, masked_layers
+from lightning_subnets import FixedMask, UserError, mask_, masked_layers
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import initialization
 from lightning_subnets.networks import Conv2, Conv4
@@ -16,7 +16,7 @@ from lightning_subnets.training.module import SubnetModule
 
 def test_masks_can_be_given_in_python() -> None:
     masks = {"0": torch.tensor([[True, False], [False, True]]), "1": torch.tensor([[False, True]])}
-    network = mask_(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), Given(masks))
+    network = mask_(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), FixedMask(masks))
     assert {name: layer.mask().tolist() for name, layer in masked_layers(network)} == {
         name: mask.tolist() for name, mask in masks.items()
     }
@@ -24,7 +24,7 @@ def test_masks_can_be_given_in_python() -> None:
 
 def test_weights_are_those_of_the_seed_and_distribution_given_here(finished_run: Path) -> None:
     checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
-    network = mask_(Conv2(in_channels=1, image_size=8), Given(checkpoint), weights="kaiming_uniform", seed=7)
+    network = mask_(Conv2(in_channels=1, image_size=8), FixedMask(checkpoint), weights="kaiming_uniform", seed=7)
     name, layer = masked_layers(network)[0]
     assert torch.equal(
         layer.weight, initialization.draw_weights("kaiming_uniform", layer.weight.shape, seed=7, layer=name)
@@ -37,7 +37,7 @@ def test_a_shuffled_mask_is_a_function_of_the_seed(finished_run: Path) -> None:
         [
             layer.mask()
             for _, layer in masked_layers(
-                mask_(Conv2(in_channels=1, image_size=8), Given(checkpoint, shuffle=True), seed=seed)
+                mask_(Conv2(in_channels=1, image_size=8), FixedMask(checkpoint, shuffle=True), seed=seed)
             )
         ]
         for seed in (1, 1, 2)
@@ -49,29 +49,29 @@ def test_a_shuffled_mask_is_a_function_of_the_seed(finished_run: Path) -> None:
 def test_masks_of_another_network_are_an_error_that_names_the_layer(finished_run: Path) -> None:
     checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
     with pytest.raises(UserError, match=r"of another network: .*features"):
-        mask_(Conv4(in_channels=1, image_size=8), Given(checkpoint))
+        mask_(Conv4(in_channels=1, image_size=8), FixedMask(checkpoint))
     with pytest.raises(UserError, match=r"of another network: 0 has shape \(2, 2\) there and \(2, 3\) here"):
-        mask_(nn.Sequential(nn.Linear(3, 2)), Given({"0": torch.ones(2, 2, dtype=torch.bool)}))
+        mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.ones(2, 2, dtype=torch.bool)}))
     with pytest.raises(UserError, match=r"of another network: 0 has shape none there and \(2, 3\) here"):
-        mask_(nn.Sequential(nn.Linear(3, 2)), Given({}))
+        mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({}))
 
 
 def test_a_checkpoint_that_is_missing_is_an_error_and_the_network_plain() -> None:
     network = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(UserError, match=r"nowhere\.ckpt does not exist"):
-        mask_(network, Given("nowhere.ckpt"))
+        mask_(network, FixedMask("nowhere.ckpt"))
     assert type(network[0]) is nn.Linear
 
 
 def test_masks_of_numbers_are_an_error() -> None:
     with pytest.raises(UserError, match=r"the mask of 0 is of torch.float32, and a mask is boolean"):
-        mask_(nn.Sequential(nn.Linear(3, 2)), Given({"0": torch.full((2, 3), 0.3)}))
+        mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.full((2, 3), 0.3)}))
 
 
 def test_a_run_under_a_given_mask_needs_nothing_of_where_it_came_from(tmp_path: Path) -> None:
     masks = {"1": torch.rand(10, 64) < 0.3}
 
-    def module(method: Given) -> SubnetModule:
+    def module(method: FixedMask) -> SubnetModule:
         return SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method, optimizer=torch.optim.SGD)
 
     trainer = Trainer(
@@ -82,12 +82,12 @@ def test_a_run_under_a_given_mask_needs_nothing_of_where_it_came_from(tmp_path: 
         logger=False,
         enable_checkpointing=False,
     )
-    trainer.fit(module(Given(masks)), datamodule=Digits())
+    trainer.fit(module(FixedMask(masks)), datamodule=Digits())
     trainer.save_checkpoint(tmp_path / "run.ckpt")
-    of_another = module(Given("gone.ckpt"))
+    of_another = module(FixedMask("gone.ckpt"))
     trainer.test(of_another, datamodule=Digits(), ckpt_path=tmp_path / "run.ckpt", verbose=False)
     assert torch.equal(masked_layers(of_another.network)[0][1].mask(), masks["1"])
-    third = mask_(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Given(str(tmp_path / "run.ckpt")))
+    third = mask_(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), FixedMask(str(tmp_path / "run.ckpt")))
     assert torch.equal(masked_layers(third)[0][1].mask(), masks["1"])
 
 
@@ -96,4 +96,4 @@ def test_a_method_that_is_not_of_this_package_is_an_error(finished_run: Path, tm
     content["subnet"]["method"] = "Mine"
     torch.save(content, tmp_path / "mine.ckpt")
     with pytest.raises(UserError, match="of the method Mine, which is not one of"):
-        mask_(Conv2(in_channels=1, image_size=8), Given(str(tmp_path / "mine.ckpt")))
+        mask_(Conv2(in_channels=1, image_size=8), FixedMask(str(tmp_path / "mine.ckpt")))

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.maskable import maskable_layers
-from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.scoring_loss import ScoringLoss
 
@@ -35,7 +35,7 @@ def test_the_scores_are_those_derived_by_hand_and_the_highest_are_kept() -> None
     torch.testing.assert_close(scores["0"], 5 / 16 * torch.tensor([[-1.0, 1.0], [2.0, -2.0]]))
 
     for density, kept in ((1 / 4, [[0, 0], [1, 0]]), (2 / 4, [[0, 1], [1, 0]]), (3 / 4, [[1, 1], [1, 0]])):
-        masks = GraSP(density, temperature=2.0).choose(network, Scoring(batches))
+        masks = GraSP(density, temperature=2.0).compute_masks(network, PruningData(batches))
         assert masks["0"].int().tolist() == kept
 
 

@@ -22,7 +22,7 @@ from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import initialization
 from lightning_subnets.masking.allocation import num_kept
 from lightning_subnets.masking.maskable import maskable_layers
-from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods import phew
 from lightning_subnets.methods.phew import PHEW
 
@@ -77,7 +77,7 @@ def resnet(name: str = "resnet18") -> nn.Module:
 
 
 def chosen(network: nn.Module, method: PHEW, seed: int = 0, size: int = 32) -> dict[str, Tensor]:
-    return method.choose(network, Scoring(input_shape=(3, size, size), seed=seed))
+    return method.compute_masks(network, PruningData(input_shape=(3, size, size), seed=seed))
 
 
 def connections(masks: dict[str, Tensor]) -> dict[str, Float64]:
@@ -207,7 +207,7 @@ def test_only_weights_of_the_last_walk_may_lie_on_no_path() -> None:
     ordered = walks(network).visited(0, 64)
     order = np.argsort(ordered.times)
     for density in np.arange(1, 10) / total:
-        masks = PHEW(density).choose(network, Scoring(input_shape=(2, 4, 4)))
+        masks = PHEW(density).compute_masks(network, PruningData(input_shape=(2, 4, 4)))
         mask = torch.cat([each.flatten() for each in masks.values()]).numpy()
         first: list[int] = []
         last = -1
@@ -250,11 +250,11 @@ def test_a_density_that_walks_do_not_get_to_is_refused_with_the_one_they_get_to(
     with pytest.raises(
         UserError, match=r"PHEW\(density=1.0\).*get to 11 of 12.*other than 0. Take a density up to 0.916"
     ):
-        PHEW(1.0).choose(network, Scoring(input_shape=(2, 4, 4)))
+        PHEW(1.0).compute_masks(network, PruningData(input_shape=(2, 4, 4)))
     with torch.no_grad():
         network.conv.weight[0, 0, 0, 0] = 1e-9
     with pytest.raises(UserError, match=r"PHEW\(density=0.9\).*get to 10 of 12.*less than one in 100.* up to 0.833"):
-        PHEW(0.9).choose(network, Scoring(input_shape=(2, 4, 4)))
+        PHEW(0.9).compute_masks(network, PruningData(input_shape=(2, 4, 4)))
 
 
 @pytest.mark.parametrize("build", [vgg, resnet], ids=["VGG", "ResNet-18"])

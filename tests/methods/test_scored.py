@@ -13,8 +13,8 @@ from torch import nn
 
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.maskable import maskable_layers
-from lightning_subnets.masking.method import Scoring
-from lightning_subnets.masking.prune_at_init import Chosen
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.snip import SNIP
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
@@ -23,14 +23,14 @@ from lightning_subnets.networks import small_stem_resnet
 every_method = pytest.mark.parametrize("method", [SNIP, GraSP, SynFlow, SynFlowL2])
 
 
-def made(method: type[Chosen], density: float) -> Chosen:
+def made(method: type[PruneAtInit], density: float) -> PruneAtInit:
     """With few rounds, for a method that has them."""
     return method(density, **({"rounds": 3} if issubclass(method, SynFlow | SynFlowL2) else {}))  # type: ignore[call-arg]
 
 
-def scoring_of(size: int = 32) -> Scoring:
+def scoring_of(size: int = 32) -> PruningData:
     batches = [(torch.randn(3, 3, size, size), torch.randint(4, (3,))) for _ in range(2)]
-    return Scoring(batches, (3, size, size))
+    return PruningData(batches, (3, size, size))
 
 
 def grouped() -> nn.Module:
@@ -45,10 +45,10 @@ def grouped() -> nn.Module:
 @every_method
 @pytest.mark.parametrize("density", [1.0, 0.9, 0.1, 0.01, 0.001])
 def test_exactly_as_many_weights_are_kept_over_all_layers_as_the_density_says(
-    method: type[Chosen], density: float
+    method: type[PruneAtInit], density: float
 ) -> None:
     network = grouped()
-    masks = made(method, density).choose(network, scoring_of())
+    masks = made(method, density).compute_masks(network, scoring_of())
     layers = maskable_layers(network)
     assert list(masks) == list(layers)
     for name, layer in layers.items():
@@ -59,7 +59,7 @@ def test_exactly_as_many_weights_are_kept_over_all_layers_as_the_density_says(
 
 
 @every_method
-def test_the_choice_changes_nothing_and_repeats_itself(method: type[Chosen]) -> None:
+def test_the_choice_changes_nothing_and_repeats_itself(method: type[PruneAtInit]) -> None:
     network, scoring = grouped(), scoring_of()
     network.train()
     network[0].eval()  # type: ignore[index]
@@ -73,7 +73,7 @@ def test_the_choice_changes_nothing_and_repeats_itself(method: type[Chosen]) -> 
     images = [batch[0].clone() for batch in scoring.batches]
     generator = torch.get_rng_state()
     with torch.no_grad():
-        first = made(method, 0.2).choose(network, scoring)
+        first = made(method, 0.2).compute_masks(network, scoring)
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(batch[0], old) for batch, old in zip(scoring.batches, images, strict=True))
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
@@ -84,17 +84,17 @@ def test_the_choice_changes_nothing_and_repeats_itself(method: type[Chosen]) -> 
     assert [module.training for module in network.modules()] == modes
     assert [id(parameter) for parameter in network.parameters()] == identities
     torch.manual_seed(5)
-    second = made(method, 0.2).choose(network, scoring)
+    second = made(method, 0.2).compute_masks(network, scoring)
     assert all(torch.equal(mask, second[name]) for name, mask in first.items())
 
 
 @every_method
-def test_of_equal_scores_those_of_the_first_layer_and_the_lowest_index_are_kept(method: type[Chosen]) -> None:
+def test_of_equal_scores_those_of_the_first_layer_and_the_lowest_index_are_kept(method: type[PruneAtInit]) -> None:
     """Without weights every score is 0."""
     network = grouped()
     for layer in maskable_layers(network).values():
         nn.init.zeros_(layer.weight)
-    masks = made(method, 0.25).choose(network, scoring_of())
+    masks = made(method, 0.25).compute_masks(network, scoring_of())
     joined = torch.cat([mask.flatten() for mask in masks.values()])
     assert joined[: int(joined.sum())].all()
 
@@ -111,8 +111,8 @@ def test_of_equal_scores_those_of_the_first_layer_and_the_lowest_index_are_kept(
     ids=["efficientnet", "shufflenet", "small resnet18", "mobilevit"],
 )
 def test_networks_as_they_are_built_elsewhere_can_be_scored(
-    method: type[Chosen], build: Callable[[], nn.Module]
+    method: type[PruneAtInit], build: Callable[[], nn.Module]
 ) -> None:
-    masks = made(method, 0.1).choose(build(), scoring_of())
+    masks = made(method, 0.1).compute_masks(build(), scoring_of())
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == allocation.num_kept(total, 0.1)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.maskable import maskable_layers
-from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods.snip import SNIP
 
 
@@ -34,7 +34,7 @@ def test_the_scores_are_those_derived_by_hand() -> None:
     assert scores["0"].tolist() == [[3.0, 6.0], [13.5, 4.5]]
     assert scores["2"].tolist() == [[3.0, 3.0], [6.0, 6.0]]
 
-    masks = SNIP(3 / 8).choose(network, Scoring(batches))
+    masks = SNIP(3 / 8).compute_masks(network, PruningData(batches))
     assert masks["0"].tolist() == [[False, True], [True, False]]
     assert masks["2"].tolist() == [[False, False], [True, False]]  # of the three sixes, the last one goes
 
@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_is_a_mistake_that_names_a_layer_and_what_to_d
     images, labels = batch(2)
     images[0, 0, 0, 0] = number
     with pytest.raises(UserError, match=r"layer '0' of Sequential cannot be scored.*normalised.*kaiming_normal"):
-        SNIP(0.5).choose(chain(), Scoring([(images, labels)]))
+        SNIP(0.5).compute_masks(chain(), PruningData([(images, labels)]))
 
 
 def test_samples_per_class_below_one_is_a_mistake() -> None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.maskable import maskable_layers
-from lightning_subnets.masking.method import Scoring
+from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
 Flow = type[SynFlow] | type[SynFlowL2]
 both = pytest.mark.parametrize("method", [SynFlow, SynFlowL2])
-IMAGE = Scoring(input_shape=(3, 32, 32))
+IMAGE = PruningData(input_shape=(3, 32, 32))
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +101,10 @@ def two_layers() -> nn.Sequential:
 def test_each_round_scores_what_the_last_one_left() -> None:
     """At once, 12, 9 and 6 are kept, a unit without input. One after the other, first 2 goes, and R is 4 + 12; then 3,
     and R is 4 + 9: two paths, of which the first layer's part of the weaker is kept, being of equal score."""
-    at_once = SynFlow(0.5, rounds=1).choose(two_layers(), Scoring(input_shape=(2,)))
+    at_once = SynFlow(0.5, rounds=1).compute_masks(two_layers(), PruningData(input_shape=(2,)))
     assert at_once["0"].tolist() == [[False, False], [True, False]]
     assert at_once["2"].tolist() == [[True, True]]
-    one_by_one = SynFlow(0.5, rounds=3).choose(two_layers(), Scoring(input_shape=(2,)))
+    one_by_one = SynFlow(0.5, rounds=3).compute_masks(two_layers(), PruningData(input_shape=(2,)))
     assert one_by_one["0"].tolist() == [[False, True], [True, False]]
     assert one_by_one["2"].tolist() == [[False, True]]
 
@@ -121,7 +121,7 @@ def test_after_each_round_exactly_its_share_is_left_and_nothing_returns(
         return choose(scores, k)
 
     monkeypatch.setattr(allocation, "global_", recording)
-    masks = method(0.001, rounds=7).choose(network, IMAGE)
+    masks = method(0.001, rounds=7).compute_masks(network, IMAGE)
     total = sum(mask.numel() for mask in masks.values())
     wanted = [allocation.num_kept(total, 0.001 ** (step / 7)) for step in range(1, 8)]
     assert counts == list(zip([total, *wanted[:-1]], wanted, strict=True))
@@ -133,7 +133,7 @@ def test_of_weights_without_a_flow_those_that_are_left_are_kept_first_to_last(me
     """A norm that scales by 0 stops all flow: every score is 0 but what is pruned stays pruned."""
     network = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
     nn.init.zeros_(network.get_parameter("1.weight"))
-    masks = method(0.5, rounds=5).choose(network, Scoring(input_shape=(1, 2, 2)))
+    masks = method(0.5, rounds=5).compute_masks(network, PruningData(input_shape=(1, 2, 2)))
     assert torch.cat([mask.flatten() for mask in masks.values()]).tolist() == [True] * 6 + [False] * 6
 
 
@@ -191,10 +191,10 @@ def test_what_a_bias_adds_flows_on(method: Flow) -> None:
 def test_with_enough_rounds_no_layer_of_vgg_is_emptied_and_at_once_it_is(method: Flow, density: float) -> None:
     """Down to fewer than two weights a layer."""
     network = vgg()
-    counts = kept(method(density).choose(network, IMAGE))
+    counts = kept(method(density).compute_masks(network, IMAGE))
     assert min(counts.values()) >= 1
     if density < 1e-2:
-        assert min(kept(method(density, rounds=1).choose(network, IMAGE)).values()) == 0
+        assert min(kept(method(density, rounds=1).compute_masks(network, IMAGE)).values()) == 0
 
 
 @both
@@ -203,14 +203,14 @@ def test_at_the_very_last_vgg_is_a_path_of_one_weight_a_layer(method: Flow) -> N
     total = sum(layer.weight.numel() for layer in maskable_layers(network).values())
     chosen = method(14 / total, rounds=300)
     assert allocation.num_kept(total, chosen.density) == 14
-    assert set(kept(chosen.choose(network, IMAGE)).values()) == {1}
+    assert set(kept(chosen.compute_masks(network, IMAGE)).values()) == {1}
 
 
 @both
 def test_of_a_residual_network_only_layers_beside_an_identity_are_emptied_and_it_still_flows(method: Flow) -> None:
     """There the shortcut carries the flow, and no cut of the network is emptied by emptying them."""
     network, chosen = resnet(), method(0.006)
-    masks = chosen.choose(network, IMAGE)
+    masks = chosen.compute_masks(network, IMAGE)
     emptied = {name for name, count in kept(masks).items() if count == 0}
     assert emptied
     assert emptied <= {f"{block}.conv{index}" for block in "1234" for index in (1, 2)}
@@ -240,7 +240,7 @@ def test_the_path_kernel_of_synflow_l2_has_a_larger_trace_than_that_of_random_ma
 ) -> None:
     """Random over all layers, and random within each layer with as many weights as SynFlow-L2 keeps there."""
     plain = network()
-    masks = SynFlowL2(0.1, rounds=20).choose(plain, IMAGE)
+    masks = SynFlowL2(0.1, rounds=20).compute_masks(plain, IMAGE)
     ours = trace(plain, masks)
     for _ in range(5):
         noise = {name: torch.rand(mask.shape) for name, mask in masks.items()}
@@ -266,9 +266,9 @@ def test_where_a_layer_turns_signs_about_scores_have_none(method: Flow) -> None:
 @both
 def test_what_a_batch_norm_has_seen_does_not_count(method: Flow) -> None:
     network = vgg(2, depth=2)
-    before = method(0.1, rounds=3).choose(network, IMAGE)
+    before = method(0.1, rounds=3).compute_masks(network, IMAGE)
     network.train()(torch.randn(8, 3, 32, 32) + 5.0)
-    after = method(0.1, rounds=3).choose(network, IMAGE)
+    after = method(0.1, rounds=3).compute_masks(network, IMAGE)
     assert all(torch.equal(mask, after[name]) for name, mask in before.items())
 
 
@@ -278,7 +278,7 @@ def test_a_flow_that_is_not_finite_is_a_mistake_that_says_what_to_do(method: Flo
     for layer in network:
         nn.init.constant_(layer.get_parameter("weight"), 1e20)
     with pytest.raises(UserError, match=rf"{method.__name__} cannot score the layer '0' of Sequential.*smaller"):
-        method(0.5).choose(network, Scoring(input_shape=(2,)))
+        method(0.5).compute_masks(network, PruningData(input_shape=(2,)))
 
 
 @both

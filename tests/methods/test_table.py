@@ -13,12 +13,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from table import EVERY, EXACT, OF_A_DENSITY, Row, batches, masked, masked_conv, masked_norms, shuffle_net, step_
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, Given, Supermask, UserError, density, mask_, masked_layers, unmask_
+from lightning_subnets import PHEW, FixedMask, Supermask, UserError, density, mask_, masked_layers, masks, unmask_
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.digest import weights_digest
-from lightning_subnets.masking.method import masks
 from lightning_subnets.networks import Conv2
 from lightning_subnets.training.module import SubnetModule
 
@@ -26,8 +25,7 @@ every_method = pytest.mark.parametrize("row", EVERY, ids=str)
 
 
 def kept_by_layer(network: nn.Module) -> dict[str, int]:
-    layers = dict(masked_layers(network))
-    return {name: int(mask.sum()) for name, mask in zip(layers, masks(list(layers.values())), strict=True)}
+    return {name: int(mask.sum()) for name, mask in masks(network).items()}
 
 
 @pytest.mark.parametrize("row", EXACT, ids=str)
@@ -81,10 +79,10 @@ def test_what_is_frozen_is_bitwise_unchanged_after_a_step_and_the_rest_is_not(ro
             "scores": scores,
             "weights": not scores,
             "last layer": name.startswith(last),
-        }[method.trains]
+        }[method.trainable]
         assert parameter.requires_grad == trained, name
         assert torch.equal(parameter, before[name]) == (not trained), name
-    assert (weights_digest(network) == digest) == (method.trains == "scores")
+    assert (weights_digest(network) == digest) == (method.trainable == "scores")
 
 
 @every_method
@@ -100,7 +98,7 @@ def test_the_seed_alone_determines_the_network_its_mask_and_its_first_loss(row: 
     first, same, other = found
     assert [key for key in first if not torch.equal(first[key], same[key])] == []
     drawn = [key for key in first if first[key].dim() == 4 and not key.endswith("scores") and key.endswith("weight")]
-    drawn += ["fc.bias"] if row().trains == "weights" else []
+    drawn += ["fc.bias"] if row().trainable == "weights" else []
     assert drawn
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
 
@@ -200,9 +198,9 @@ def test_the_mask_of_a_run_can_be_given_to_another(row: Row, tmp_path: Path) -> 
     found = {name: layer.mask() for name, layer in masked_layers(module.network)}
     torch.manual_seed(0)
     other = Conv2(in_channels=1, image_size=8, width_multiplier=0.25)
-    mask_(other, Given(str(tmp_path / "last.ckpt")), weights="kaiming_normal", seed=5)
+    mask_(other, FixedMask(str(tmp_path / "last.ckpt")), weights="kaiming_normal", seed=5)
     assert all(torch.equal(layer.mask(), found[name]) for name, layer in masked_layers(other))
-    mask_(unmask_(other), Given(str(tmp_path / "last.ckpt"), shuffle=True))
+    mask_(unmask_(other), FixedMask(str(tmp_path / "last.ckpt"), shuffle=True))
     for name, layer in masked_layers(other):
         assert layer.mask().sum() == found[name].sum()
         assert torch.equal(layer.mask(), found[name]) == bool(found[name].all())

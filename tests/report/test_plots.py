@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.report import plots, sheet
+from lightning_subnets.experiments.report import figure_layout, plots
 from lightning_subnets.experiments.sweep.figure import Plot
 from lightning_subnets.experiments.sweep.results import Row
 
@@ -106,7 +106,7 @@ def test_a_sweep_with_nothing_yet_is_drawn_empty_and_says_so(plot: Plot) -> None
     figure = plots.draw(sweep, plot, rows)
     assert all("nothing to draw yet" in [text.get_text() for text in axes.texts] for axes in figure.axes)
     assert "16 of 16 runs missing" in texts(figure)
-    assert sheet.as_bytes(figure, "png").startswith(b"\x89PNG")
+    assert figure_layout.as_bytes(figure, "png").startswith(b"\x89PNG")
 
 
 def test_names_on_x_keep_their_order_and_lines_stand_side_by_side() -> None:

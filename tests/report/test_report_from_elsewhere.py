@@ -13,7 +13,7 @@ import yaml
 from made_sweeps import figure3, made
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.report import plots, report, sheet, single_run, tables
+from lightning_subnets.experiments.report import figure_layout, plots, report, single_run, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -186,7 +186,7 @@ def test_no_name_in_the_pictures_of_a_sweep_is_read_as_mathematics(x: str, y: st
     measured = {"loss " + MATHS: 2.0, "units_on_paths": json.dumps({MATHS: 3, "b": 4})}
     axes: dict[str, Any] = {"network": {MATHS: {}, "b": {}}, MATHS: {MATHS: {}}}
     sweep, rows = made({MATHS: None}, axes, [Plot(x, y, panels)], lambda _: measured, title=MATHS)
-    picture = sheet.as_bytes(plots.draw(sweep, sweep.figure.plots[0], rows), "png")
+    picture = figure_layout.as_bytes(plots.draw(sweep, sweep.figure.plots[0], rows), "png")
     assert picture.startswith(b"\x89PNG")
 
 

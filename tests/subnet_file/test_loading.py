@@ -29,6 +29,7 @@ from torch import Tensor, nn
 import lightning_subnets as ls
 from lightning_subnets.masking import MaskedLayer
 from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.masking.method import ScoredLayer
 from lightning_subnets.subnet_file import load_subnet, save_subnet
 
 sys.path.append(str(Path(__file__).parents[1] / "methods"))
@@ -59,7 +60,7 @@ def check_both(network: nn.Module, path: Path, name: Any = NAMED, fresh: nn.Modu
     assert trained(again) == trained(network)
     save_subnet(again, path.with_suffix(".again"), network=name, force=True)
     (header, tensors), (header_again, tensors_again) = content(path), content(path.with_suffix(".again"))
-    if not ls.masked_layers(network)[0][1].method.redraws:  # what is not kept is drawn as at first, in fewer bytes
+    if not ls.masked_layers(network)[0][1].method.rerandomizes:  # what is not kept is drawn as at first, in fewer bytes
         assert header_again == header
         assert tensors_again.keys() == tensors.keys()
         assert all(torch.equal(tensors_again[key], tensors[key]) for key in tensors)
@@ -83,7 +84,7 @@ OTHERS = [
         (row, weights)
         for row in [*EVERY, *OTHERS]
         for weights in WEIGHTS
-        if weights != "signed_constant" or not row.kind.by_magnitude  # which cannot rank weights of one size
+        if weights != "signed_constant" or not row.kind.ranks_by_magnitude  # which cannot rank weights of one size
     ],
     ids=str,
 )
@@ -93,7 +94,7 @@ def test_every_method_goes_on_from_its_file(row: Row, weights: str, tmp_path: Pa
     before = {name: parameter.clone() for name, parameter in again.named_parameters()}
     torch.manual_seed(0)
     assert torch.tensor(train_(again, 1)).isfinite()
-    if method.trains == "scores":
+    if method.trainable == "scores":
         for name, layer in ls.masked_layers(again):
             assert layer.scores is not None
             assert layer.scores.grad is not None
@@ -148,7 +149,7 @@ def test_every_distribution_comes_back(weights: str, tmp_path: Path) -> None:
 def test_given_masks_come_back(tmp_path: Path) -> None:
     masks = {name: layer.mask() for name, layer in ls.masked_layers(masked())}
     for shuffle in (False, True):
-        check_both(masked(ls.Given(masks, shuffle=shuffle)), tmp_path / "a.subnet")
+        check_both(masked(ls.FixedMask(masks, shuffle=shuffle)), tmp_path / "a.subnet")
 
 
 def test_a_part_that_was_masked_by_itself_keeps_the_weights_of_its_old_names(tmp_path: Path) -> None:
@@ -234,16 +235,16 @@ def test_a_network_of_ones_own_is_handed_in(tmp_path: Path) -> None:
 class Every(ls.Method):
     """Of another package: keeps every third weight, and halves it."""
 
-    trains = "weights"
+    trainable = "weights"
     density = 1 / 3
 
     def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[MaskedLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         return [torch.arange(each.weight.numel()).remainder(3).eq(0).view_as(each.weight) for each in layers]
 
-    def product(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+    def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.mul(weight / 2, mask, out=out)
 
 

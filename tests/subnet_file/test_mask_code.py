@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_subnets.subnet_file.mask_codec import CODES, Bits, decode, encode
 
 import lightning_subnets as ls
-from lightning_subnets.subnet_file import mask_code
-from lightning_subnets.subnet_file.mask_code import CODES, Bits, decode, encode
+from lightning_subnets.subnet_file import mask_codec
 
 
 def random_mask(size: int, density: float, seed: int = 0) -> Bits:
@@ -27,8 +27,8 @@ def in_code(code: str, mask: Bits) -> bytes:
     packed = np.packbits(mask)
     if code == "packed":
         return packed.tobytes()
-    chunks = iter([packed]) if code == "coded" else mask_code._gaps(mask if code == "gaps" else ~mask)
-    return mask_code._deflated(chunks)
+    chunks = iter([packed]) if code == "coded" else mask_codec._gaps(mask if code == "gaps" else ~mask)
+    return mask_codec._deflated(chunks)
 
 
 def deflated(data: bytes) -> bytes:
@@ -48,9 +48,9 @@ def test_any_mask_comes_back_in_its_own_code_and_in_every_other(size: int, densi
 
 @pytest.mark.parametrize("density", [0.0, 1e-6, 0.003, 0.3, 0.997, 1.0])
 def test_a_mask_of_several_chunks_comes_back_in_every_code(density: float) -> None:
-    size = 2 * mask_code._CHUNK + 4097
+    size = 2 * mask_codec._CHUNK + 4097
     mask = random_mask(size, density)
-    for border in (mask_code._CHUNK, 2 * mask_code._CHUNK):
+    for border in (mask_codec._CHUNK, 2 * mask_codec._CHUNK):
         mask[border - 1 : border + 1] = [True, density < 0.5]
     for code in CODES:
         decoded = decode(code, in_code(code, mask), size)

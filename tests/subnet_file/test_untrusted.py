@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_subnets.subnet_file.mask_codec import CODES
 from small_subnets import WITH_NORMS, content, masked, masked_with_norms, resealed, saved, write_anew
 from torch import Tensor
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import load_subnet
-from lightning_subnets.subnet_file.mask_code import CODES
 
 Rng = np.random.Generator
 FEW, MANY = 75, 2000  # of each kind and each of the three files: 450 and 12,000 in all

@@ -19,8 +19,8 @@ from lightning_subnets.commands import cli
 from lightning_subnets.commands.subnets import main
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
-from lightning_subnets.experiments.sweep.board import Board
 from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.progress import SweepProgress
 from lightning_subnets.experiments.sweep.results import directory_of
 from lightning_subnets.experiments.sweep.running import Slot, run_all, slots
 from lightning_subnets.run_files.run_directory import lock
@@ -174,13 +174,13 @@ def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
     monkeypatch.setattr(results, "_write", full_disk)
     Path("out/figure-smoke").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no results can be kept in out/figure-smoke: No space left on device"):
-        run_all(sweep, Path("out"), [Slot("", 1), Slot("", 1)])
+        run_all(sweep, Path("out"), [Slot("", 1), Slot("", 1)], cli.main)
     assert running() == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_time_left_counts_from_the_start_of_the_sweep() -> None:
-    board = Board("figure", done=10, total=250)
+    board = SweepProgress("figure", done=10, total=250)
     board._began, board._done = 1000.0, 14  # four runs at once, in 100 seconds
     assert board.left(1100.0) == 100 / 4 * 236
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.experiments.report import page, plots, published, sections, sheet, single_run, tables
+from lightning_subnets.experiments.report import figure_layout, page, plots, published, sections, single_run, tables
 from lightning_subnets.experiments.report.finding import Found, find
 from lightning_subnets.experiments.report.tables import Table, markdown
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -69,7 +69,7 @@ def _sweep(name: str, sweep: Sweep, rows: Sequence[Row], folder: Path) -> Part:
     for number, plot in enumerate(sweep.figure.plots, start=1):
         drawn = plots.draw(sweep, plot, rows)
         for form in ("png", "pdf"):
-            files[f"{name}/figure{'' if number == 1 else f'-{number}'}.{form}"] = sheet.as_bytes(drawn, form)
+            files[f"{name}/figure{'' if number == 1 else f'-{number}'}.{form}"] = figure_layout.as_bytes(drawn, form)
     table = tables.of_sweep(sweep, rows)
     files[f"{name}/table.csv"] = tables.as_csv(table).encode()
     files[f"{name}/table.md"] = _markdown(sweep, rows, table).encode()

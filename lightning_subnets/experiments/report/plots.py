@@ -14,9 +14,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lightning_subnets.errors import unknown
 from lightning_subnets.experiments.report import layers_plot, point_labels, points
+from lightning_subnets.experiments.report.figure_layout import TICK, FigureLayout
 from lightning_subnets.experiments.report.point_labels import PointLabel
 from lightning_subnets.experiments.report.quantities import quantity, spoken, written
-from lightning_subnets.experiments.report.sheet import TICK, Sheet
 from lightning_subnets.experiments.report.styles import Style, styles
 from lightning_subnets.experiments.sweep.figure import Plot, Value
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -46,7 +46,7 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     categories = [name for name in names if isinstance(name, str)]
     slanted = len(categories) > 0 and _crowded(categories, len(panels))
     room = layers_plot.room(rows) if over_layers else 0.03 * max(map(len, categories)) if slanted else 0.0
-    sheet = Sheet(len(panels), room=0.3 * (len(panels) > 4) + room, share_x=not over_layers)
+    sheet = FigureLayout(len(panels), room=0.3 * (len(panels) > 4) + room, share_x=not over_layers)
     sheet.label("layer" if over_layers else quantity(plot.x).label, quantity(plot.y).label)
     curves = [
         line for line in sweep.lines() if any(row["line"] == line and row.get(plot.x) is not None for row in rows)
@@ -201,7 +201,7 @@ def _ticks(axes: Axes, plot: Plot, names: Sequence[Value], slanted: bool) -> Non
 
 def _crowded(categories: Sequence[str], panels: int) -> bool:
     """Whether names of some length would meet if they were written side by side."""
-    inches = Sheet(panels).panel_width / len(categories)
+    inches = FigureLayout(panels).panel_width / len(categories)
     return max(map(len, categories)) * 0.095 > inches
 
 

@@ -8,7 +8,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -18,11 +18,10 @@ from pathlib import Path
 
 import torch
 
-from lightning_subnets.commands import cli
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
-from lightning_subnets.experiments.sweep.board import Board
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
+from lightning_subnets.experiments.sweep.progress import SweepProgress
 from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files.run_directory import in_use, lock
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
@@ -31,6 +30,7 @@ from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, REQUEUE)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ALIKE = 3
+Command = Callable[[list[str]], None]
 
 
 def unfinished(sweep: Sweep, out: Path) -> list[PlannedRun]:
@@ -80,12 +80,15 @@ def slots(at_once: int | None, on_a_gpu: int) -> list[Slot]:
     return [Slot(device, max(1, processors // total)) for _ in range(at_once) for device in devices or [""]]
 
 
-def run_all(sweep: Sweep, out: Path, places: list[Slot]) -> list[Row]:
+def run_all(sweep: Sweep, out: Path, places: list[Slot], command: Command) -> list[Row]:
     """Make all runs that are not made yet, and keep the table up to date.
 
     A run that fails is written down and does not stop the rest; but where the first ``ALIKE`` fail for one reason, so
     would the others. A run that another sweep is making is left to it. A signal to end is handed on: each run stops
     with a checkpoint, from which the same command goes on later; a second one kills them.
+
+    Args:
+        command: ``lightning``, as a function of its arguments.
 
     Returns: the table.
     Raises:
@@ -98,7 +101,7 @@ def run_all(sweep: Sweep, out: Path, places: list[Slot]) -> list[Row]:
     done = len({run.name for run in sweep.runs()}) - len(waiting)
     under_way: dict[BaseProcess, tuple[PlannedRun, Slot]] = {}
     reasons: list[str | None] = []
-    board = Board(sweep.name, done=done, total=done + len(waiting))
+    board = SweepProgress(sweep.name, done=done, total=done + len(waiting))
     with _alone(folder), board, _signals() as received, _ending(under_way):
         while under_way or (waiting and not received):
             while waiting and places and not received:
@@ -107,7 +110,7 @@ def run_all(sweep: Sweep, out: Path, places: list[Slot]) -> list[Row]:
                     board.elsewhere(run)
                     continue
                 slot = places.pop(0)
-                under_way[_started(run, slot, out)] = run, slot
+                under_way[_started(run, slot, out, command)] = run, slot
             board.show([run for run, _ in under_way.values()])
             wait([process.sentinel for process in under_way], timeout=0.5)
             if len(received) > board.signals:
@@ -132,7 +135,7 @@ def run_all(sweep: Sweep, out: Path, places: list[Slot]) -> list[Row]:
     return rows
 
 
-def _started(run: PlannedRun, slot: Slot, out: Path) -> BaseProcess:
+def _started(run: PlannedRun, slot: Slot, out: Path, command: Command) -> BaseProcess:
     """A process that makes a run.
 
     It is a fork of one that has imported everything, which starts at once, and which could not compute on a GPU; on a
@@ -141,8 +144,8 @@ def _started(run: PlannedRun, slot: Slot, out: Path) -> BaseProcess:
     context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
     if not slot.device and platform.system() == "Linux":
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["lightning_subnets.commands.cli"])
-    process: BaseProcess = context.Process(target=_fit, args=(run, slot, out, Path.cwd()))
+        context.set_forkserver_preload([command.__module__])
+    process: BaseProcess = context.Process(target=_fit, args=(run, slot, out, Path.cwd(), command))
     results.failure_of(run.name, out).unlink(missing_ok=True)
     # A signal to the whole group, of Ctrl-C for one, is for this process alone, which hands it on.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -159,7 +162,7 @@ def log_of(run: str, out: Path) -> Path:
     return out / "runs" / f"{run}.log"
 
 
-def _fit(run: PlannedRun, slot: Slot, out: Path, directory: Path) -> None:
+def _fit(run: PlannedRun, slot: Slot, out: Path, directory: Path, command: Command) -> None:
     """A run, in a process of its own, that prints into a file."""
     os.setpgrp()
     os.chdir(directory)  # not where multiprocessing was imported
@@ -169,7 +172,7 @@ def _fit(run: PlannedRun, slot: Slot, out: Path, directory: Path) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(slot.threads)
-    cli.main(["fit", *arguments_of(run, out)])
+    command(["fit", *arguments_of(run, out)])
 
 
 def _end_with_parent() -> None:

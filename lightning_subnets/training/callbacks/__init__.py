@@ -11,7 +11,7 @@ from lightning_subnets.training.callbacks.mask_statistics import MaskStatistics
 from lightning_subnets.training.callbacks.own_loader import OwnLoader
 from lightning_subnets.training.callbacks.predictions import Predictions
 from lightning_subnets.training.callbacks.progress import Progress
-from lightning_subnets.training.callbacks.ranks import Ranks
+from lightning_subnets.training.callbacks.rank_consistency import RankConsistency
 from lightning_subnets.training.callbacks.score_histograms import ScoreHistograms
 from lightning_subnets.training.callbacks.throughput import Throughput
 
@@ -27,7 +27,7 @@ __all__ = [
     "OwnLoader",
     "Predictions",
     "Progress",
-    "Ranks",
+    "RankConsistency",
     "ScoreHistograms",
     "Throughput",
 ]

@@ -12,7 +12,7 @@ from torch import nn
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.graph.diagnostics import diagnose
-from lightning_subnets.training.callbacks.ranks import listed
+from lightning_subnets.training.callbacks.rank_consistency import listed
 
 
 class Collapse(Callback):
@@ -41,7 +41,7 @@ class Collapse(Callback):
             return
         before, kept = self._kept, masking.density(network)
         self._kept = kept
-        if kept in (1.0, before) or not masking.masked_layers(network)[0][1].method.made_before:
+        if kept in (1.0, before) or not masking.masked_layers(network)[0][1].method.cacheable:
             return
         data: Any = getattr(trainer, "datamodule", None)
         try:

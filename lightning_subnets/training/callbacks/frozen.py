@@ -42,6 +42,6 @@ class Frozen(Callback):
 
 
 def _fingerprints(module: LightningModule) -> dict[str, Tensor]:
-    if module.method.redraws:  # type: ignore[union-attr]
+    if module.method.rerandomizes:  # type: ignore[union-attr]
         return {}
     return {name: digest.fingerprint(weight) for name, weight in digest.weights(module, frozen=True).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.masking import allocation, selection
-from lightning_subnets.masking.prune_at_init import Chosen, set_masks_
+from lightning_subnets.masking.prune_at_init import PruneAtInit, set_masks_
 from lightning_subnets.training.callbacks import averaging
-from lightning_subnets.training.callbacks.ranks import average_norms_
+from lightning_subnets.training.callbacks.rank_consistency import average_norms_
 from lightning_subnets.training.checkpoint import check_shapes
+from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schedule import Rounds
-
-if TYPE_CHECKING:
-    from lightning_subnets.training.module import SubnetModule
 
 
 class IterativePruning(Callback):
@@ -90,9 +88,9 @@ class IterativePruning(Callback):
         self._steps_per_epoch: int | None = None  # of the process that began the run, whose steps rewind_to counts
         self._resumed = False
 
-    def check(self, module: SubnetModule, trainer: Trainer) -> None:
+    def check(self, module: MaskedModule, trainer: Trainer) -> None:
         """Check what can be known before there are data, see ``preflight``."""
-        if not isinstance(module.method, Chosen):
+        if not isinstance(module.method, PruneAtInit):
             raise UserError(
                 f"{type(module.method).__name__} has no mask that stays while weights are trained, for "
                 "IterativePruning to prune: set --model.method=Magnitude --model.method.density=1.0"

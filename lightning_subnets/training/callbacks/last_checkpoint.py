@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.training.agreement import Agreement
+from lightning_subnets.training.delayed_all_reduce import DelayedAllReduceMax
 from lightning_subnets.training.loggers.metrics_file import MetricsFile
 
 # SLURM sends the first before a time limit, if asked to; the second when a job is cancelled or preempted; the third is
@@ -125,7 +125,7 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agreement = Agreement(pl_module.device, trainer.world_size)
+        self._agreement = DelayedAllReduceMax(pl_module.device, trainer.world_size)
         # Lightning 2.6 broadcasts at every step whether it has seen a signal, and makes the host wait for the answer.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         self._began = self._written = self._counted = time.monotonic()

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_subnets import masking
-from lightning_subnets.masking.method import masks as present_masks
+from lightning_subnets.masking.method import current_masks
 from lightning_subnets.training.checkpoint import check_shapes
 
 
@@ -64,7 +64,7 @@ class MaskStatistics(Callback):
         self._resumed = state_dict
 
     def _masks(self) -> dict[str, Tensor]:
-        masks = present_masks(list(self._layers.values())) if self._layers else []
+        masks = current_masks(list(self._layers.values())) if self._layers else []
         return dict(zip(self._layers, masks, strict=True))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
@@ -11,10 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.seeded_loader import isolated_rng, seeded
-from lightning_subnets.training import preflight
-
-if TYPE_CHECKING:
-    from lightning_subnets.training.module import SubnetModule
+from lightning_subnets.training.masked_module import MaskedModule
+from lightning_subnets.training.trial_pass import check_single_image
 
 
 class OwnLoader(Callback):
@@ -66,7 +64,7 @@ class OwnLoader(Callback):
 def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) -> EpochLoader | DataLoader[Any]:
     if getattr(trainer, "overfit_batches", 0):  # Lightning repeats the same batches
         return loader
-    model: SubnetModule = module  # type: ignore[assignment]
+    model: MaskedModule = module  # type: ignore[assignment]
     distributed = trainer._accelerator_connector.use_distributed_sampler
     rank, ranks = (trainer.global_rank, trainer.world_size) if distributed else (0, 1)
     ours = seeded(loader, seed=model.seed, rank=rank, ranks=ranks)
@@ -83,5 +81,5 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
             batch = loader.collate_fn([loader.dataset[0]])
             batch = model._on_before_batch_transfer(batch, dataloader_idx=0)
             batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-            preflight.check_single_image(model, batch[0], f"{images} images in batches of {size}")
+            check_single_image(model, batch[0], f"{images} images in batches of {size}")
     return ours or loader

@@ -19,10 +19,10 @@ import torch
 from contents import epoch, stored
 from PIL import Image
 
+from lightning_subnets.commands.prepare_images import main
 from lightning_subnets.datamodules.ffcv import preparation
 from lightning_subnets.datamodules.ffcv.beton import JPEG, RAW, Beton
 from lightning_subnets.datamodules.ffcv.loader import imported, installed
-from lightning_subnets.datamodules.ffcv.preparation import main
 from lightning_subnets.datamodules.image_files import list_files
 
 SCRIPT = Path(__file__).parents[3] / "data" / "prepare_imagenet.py"

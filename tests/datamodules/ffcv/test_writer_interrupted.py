@@ -17,10 +17,10 @@ import pytest
 from apart import run_apart, started
 from contents import CLASSES, MIXED, noise_files, photographs_in
 
+from lightning_subnets.commands.prepare_images import main
 from lightning_subnets.datamodules.ffcv import writer
 from lightning_subnets.datamodules.ffcv.beton import description_path, verify
 from lightning_subnets.datamodules.ffcv.loader import installed
-from lightning_subnets.datamodules.ffcv.preparation import main
 from lightning_subnets.datamodules.ffcv.writer import write
 from lightning_subnets.datamodules.image_files import Files
 

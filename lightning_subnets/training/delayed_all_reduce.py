@@ -49,7 +49,7 @@ def _end_with(launcher: int) -> None:
 _LAUNCHER = "SUBNETS_LAUNCHER"  # in the environment of ranks: the id of the process that has started them
 
 
-class Agreement:
+class DelayedAllReduceMax:
     """The largest of the ranks' numbers, the same on all of them, a step late.
 
     A collective's result is on the device only when the device has come that far; who asks for it at once waits for

@@ -11,10 +11,10 @@ from torch import Tensor
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking.method import Method, Scoring
+from lightning_subnets.masking.method import Method, PruningData
 
 
-class ScoringBatches(Sequence[Batch]):
+class PruningBatches(Sequence[Batch]):
     """Batches with a number of training images of each class, normalised, on one device and in one precision.
 
     They are the first of each class in the order of the first epoch, augmented as there: a function of the data's seed,
@@ -70,7 +70,7 @@ def _rank_in_class(one_hot: Tensor) -> Tensor:
     return (one_hot.cumsum(dim=0) * one_hot).sum(dim=1)
 
 
-def scoring(method: Method, data: LightningDataModule | None, *, like: Tensor, seed: int) -> Scoring:
+def scoring(method: Method, data: LightningDataModule | None, *, like: Tensor, seed: int) -> PruningData:
     """What a method chooses its masks from, before a run.
 
     Args:
@@ -80,13 +80,13 @@ def scoring(method: Method, data: LightningDataModule | None, *, like: Tensor, s
         ValueError: if it needs images, or their shape, and the data are no ``ImageDataModule``.
     """
     if isinstance(data, ImageDataModule):
-        if method.needs != "batches":
-            return Scoring((), data.image_shape, seed)
-        batches = ScoringBatches(data, method.samples_per_class, like, by_class=method.by_class)
-        return Scoring(batches, data.image_shape, seed)
-    if method.needs:
+        if method.requires != "batches":
+            return PruningData((), data.image_shape, seed)
+        batches = PruningBatches(data, method.samples_per_class, like, by_class=method.by_class)
+        return PruningData(batches, data.image_shape, seed)
+    if method.requires:
         raise UserError(
-            f"{type(method).__name__} chooses its masks from {method.needs}, which an ImageDataModule has and "
+            f"{type(method).__name__} chooses its masks from {method.requires}, which an ImageDataModule has and "
             f"{type(data).__name__} has not: make yours a subclass of it"
         )
-    return Scoring(seed=seed)
+    return PruningData(seed=seed)

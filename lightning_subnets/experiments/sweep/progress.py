@@ -13,7 +13,7 @@ from lightning_subnets.experiments.sweep.plan import PlannedRun
 from lightning_subnets.experiments.sweep.results import Row
 
 
-class Board:
+class SweepProgress:
     """A bar over the runs on a terminal, and a line for each that has ended.
 
     Args:
@@ -31,7 +31,7 @@ class Board:
         self._bar.disable = not console.is_terminal
         self._task = self._bar.add_task(name, total=total, completed=done, left="")
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> SweepProgress:
         self._bar.start()
         return self
 

@@ -21,7 +21,7 @@ LINE_HEIGHT = 1.45 / 72  # in inches a point of type
 MARGIN = 0.12
 
 
-class Sheet:
+class FigureLayout:
     """
     Args:
         panels: how many; they are wrapped to rows of much the same length.

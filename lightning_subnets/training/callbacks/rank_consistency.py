@@ -20,7 +20,7 @@ from lightning_subnets.masking import digest
 from lightning_subnets.training.callbacks.averaging import averaged_networks
 
 
-class Ranks(Callback):
+class RankConsistency(Callback):
     """Keeps the ranks of a fit together; does nothing where there is one.
 
     - When it begins, rank 0 says what runs where, and with which versions, which have to be the same everywhere.

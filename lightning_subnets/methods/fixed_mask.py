@@ -1,0 +1,52 @@
+"""A mask from elsewhere: that of another run, as it is or shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.graph.sanity import shuffled
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
+
+
+class FixedMask(PruneAtInit):
+    """Train the weights under a mask that exists already.
+
+    With the seed and the distribution of the run that found the mask, the weights are those it was found on. With
+    others, new weights are drawn under it.
+
+    Args:
+        masks: the mask of each layer by its name; or, in a config, the checkpoint of the run whose masks to use, of any
+            method, or a ``.subnet`` file.
+        shuffle: move the kept weights to other places of their layer, at random by the seed, each place equally likely.
+
+    Raises:
+        ValueError: when the masks are installed, if the checkpoint is missing or of a method that is not in this
+            package, or the masks are of another network or not boolean.
+    Source: Frankle et al. 2021, "Pruning Neural Networks at Initialization", section 5, and Su et al. 2020,
+        "Sanity-Checking Pruning Methods", section 3, for what shuffling and drawing again tell of a method.
+    """
+
+    density = 1.0  # for a scaled distribution: the weights are drawn as for a dense network
+
+    def __init__(self, masks: str | Mapping[str, Any], shuffle: bool = False) -> None:
+        self.masks_given, self.shuffle = masks, shuffle
+
+    def identity(self) -> dict[str, Any]:
+        # Without the file that the masks came from, which may be gone when a run resumes.
+        return {"shuffle": self.shuffle}
+
+    def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
+        given = self.masks_given
+        if isinstance(given, str):
+            if data.read_masks is None:
+                raise UserError(
+                    f"masks={given!r} is a file, which mask_ does not read: pass the masks themselves, "
+                    "training.run_masks.read_masks(path, network)"
+                )
+            given = data.read_masks(given, network)
+        return shuffled(given, data.seed) if self.shuffle else dict(given)

@@ -1,0 +1,53 @@
+"""The attributes of a ``SubnetModule`` that checkpoints, callbacks and the checks before training read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking.method import Method
+from lightning_subnets.training.schedule import Schedule
+
+
+class MaskedModule(LightningModule, ABC):
+    """A module with a masked network.
+
+    Attributes:
+        network: masked.
+        method: of the network.
+        seed: of the weights and the scores.
+        identity: the arguments that a checkpoint must agree on, as plain values.
+        optimizer: makes the optimizer from parameters.
+        schedule: of the learning rate.
+        known_digest: of the frozen weights, with the versions of the parameters that it was computed from.
+    """
+
+    network: nn.Module
+    method: Method
+    seed: int
+    identity: dict[str, Any]
+    optimizer: OptimizerCallable
+    schedule: Schedule
+    known_digest: tuple[object, str] | None
+
+    @abstractmethod
+    def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+        """Call a compiled function, and raise a user's error if torch.compile does not work here."""
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Return a new optimizer over the parameters that the method trains.
+
+        Raises:
+            ValueError: if the optimizer refuses its arguments.
+        """
+        try:
+            return self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        except ValueError as error:
+            raise UserError(f"the optimizer cannot be built: {error}") from error
