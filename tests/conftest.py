@@ -17,6 +17,7 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from hypothesis import settings
 from PIL import Image
+from repository import ROOT
 from wandb_server import KEY, WandbServer, serving
 
 from lightning_subnets.commands.cli import main
@@ -28,7 +29,7 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("exploring", deadline=None)
 settings.load_profile("repeatable")
 
-QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from repository import ROOT
 
 from lightning_subnets.commands.cli import main
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "figures")  # test_figure_configs.py
 EXPERIMENTS = [path for path in FILES if not path.stem.endswith("base")]
 SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.batch_size=2"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
+from repository import ROOT
 from torch import nn
 
 from lightning_subnets import EdgePopup, mask_, masked_layers
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 FROM_SCRATCH = EXAMPLES / "edge_popup_from_scratch.py"
 
 

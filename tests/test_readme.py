@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from lightning_subnets.commands.cli import main
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image, features
+from repository import ROOT
 from torch import nn
 
 import lightning_subnets as ls
@@ -209,7 +210,7 @@ def test_an_image_whose_name_is_no_utf_8_is_named_when_it_is_damaged(
         [
             "fit",
             "-c",
-            str(Path(__file__).parents[2] / "configs" / "quickstart.yaml"),
+            str(ROOT / "configs" / "quickstart.yaml"),
             "--trainer.accelerator=cpu",
             f"--trainer.default_root_dir={odd_names / 'runs'}",
             "--data=CIFAR10",

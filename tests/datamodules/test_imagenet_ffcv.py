@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from repository import ROOT
 from torch import Tensor, nn
 
 from lightning_subnets import UserError
@@ -23,7 +24,7 @@ from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.datamodules.resizing import Resizing
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "rn50_signed.yaml")
+CONFIG = str(ROOT / "configs" / "rn50_signed.yaml")
 Mistake = Callable[[list[str]], str]
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from repository import ROOT
 
-QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
 # 1437 images are 718 a rank: the last batch is a smaller one, and one image is left out of each epoch.
 OPTIONS = ["--data.batch_size=36", "--model.lr_batch_size=72", "--trainer.max_epochs=4"]

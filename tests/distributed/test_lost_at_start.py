@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from rank_processes import _CONTEXT, free_port
+from repository import ROOT
 from torch import distributed
 
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 
-QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
 _SUBREAPER = 36  # of linux/prctl.h
 

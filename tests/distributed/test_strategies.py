@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rank_processes import on_ranks, trainer
+from repository import ROOT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,7 +18,7 @@ from lightning_subnets.commands import cli
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.module import SubnetModule
 
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 class Watch(Callback):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from contents import epoch, stored
 from PIL import Image
+from repository import ROOT
 
 from lightning_subnets.commands.prepare_images import main
 from lightning_subnets.datamodules.ffcv import preparation
@@ -25,7 +26,7 @@ from lightning_subnets.datamodules.ffcv.beton import JPEG, RAW, Beton
 from lightning_subnets.datamodules.ffcv.loader import imported, installed
 from lightning_subnets.datamodules.image_files import list_files
 
-SCRIPT = Path(__file__).parents[3] / "data" / "prepare_imagenet.py"
+SCRIPT = ROOT / "data" / "prepare_imagenet.py"
 
 needs_ffcv = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 

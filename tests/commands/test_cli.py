@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from repository import ROOT
 
 from lightning_subnets import masking
 from lightning_subnets.commands.cli import main
@@ -21,7 +22,7 @@ from lightning_subnets.graph.diagnostics import diagnose, log10_path_kernel_trac
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.training.module import SubnetModule
 
-QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 
 

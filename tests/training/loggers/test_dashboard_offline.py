@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from lightning_subnets._version import versions
 from lightning_subnets.training.loggers import Dashboard, MetricsFile, finish
 from lightning_subnets.training.loggers.metrics_file import rows_before
 from lightning_subnets.training.loggers.wandb_file import history, records
 
-ROOT = Path(__file__).parents[2]
 END = 10**9
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 
-QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
 OPTIONS = ["--trainer.max_epochs=8", "--trainer.log_every_n_steps=5", "--version=run"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from repository import ROOT
 from torch import Tensor, nn
 
 import lightning_subnets as ls
@@ -384,7 +385,7 @@ def test_a_run_that_was_begun_without_rounds_cannot_go_on_in_rounds(tmp_path: Pa
         trainer.fit(module(), datamodule=Digits(batch_size=288), ckpt_path=checkpoint)
 
 
-QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 PRUNING = [
     "--model.method=Magnitude",
     "--model.method.density=1.0",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from repository import ROOT
 
 from lightning_subnets.commands.cli import main
 from lightning_subnets.experiments.sweep.figure import Figure, Options
@@ -18,7 +19,7 @@ from lightning_subnets.masking.allocation import num_kept
 from lightning_subnets.masking.initialization import DISTRIBUTIONS
 from lightning_subnets.networks import Conv4
 
-FIGURES = Path(__file__).parents[1] / "configs" / "figures"
+FIGURES = ROOT / "configs" / "figures"
 
 # Runs of each figure at each scale.
 RUNS = {

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning_subnets.subnet_file.mask_codec import CODES, Bits, decode, encode
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import mask_codec
+from lightning_subnets.subnet_file.mask_codec import CODES, Bits, decode, encode
 
 
 def random_mask(size: int, density: float, seed: int = 0) -> Bits:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 from wandb_server import WandbServer
 
 pytest.importorskip("wandb_workspaces", reason="pip install wandb-workspaces")
@@ -18,7 +19,7 @@ pytest.importorskip("wandb_workspaces", reason="pip install wandb-workspaces")
 # The package's own.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style", "ignore:Support for class-based")
 
-SCRIPT = str(Path(__file__).parents[2] / "docs" / "dashboard.py")
+SCRIPT = str(ROOT / "docs" / "dashboard.py")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 from wandb_server import WandbServer
 
 from lightning_subnets.commands.cli import main
 from lightning_subnets.training.loggers.wandb_file import records
 
-QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=3"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lightning_subnets.commands import failures
 from lightning_subnets.commands.cli import main as lightning
@@ -24,7 +25,7 @@ def test_a_strangers_text_is_one_line_that_a_terminal_only_shows(capsys: pytest.
 
 def test_a_files_name_is_printed_as_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a\x1b[2J\nerror: b.ckpt"
-    evaluated = ["test", "-c", str(Path(__file__).parents[1] / "configs" / "quickstart.yaml"), f"--ckpt_path={path}"]
+    evaluated = ["test", "-c", str(ROOT / "configs" / "quickstart.yaml"), f"--ckpt_path={path}"]
     for main, arguments in ((subnets, ["inspect", str(path)]), (lightning, evaluated)):
         with pytest.raises(SystemExit):
             main(arguments)

@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lightning_subnets.commands.subnets import main
 from lightning_subnets.experiments.sweep import results
 
-FIGURES = Path(__file__).parents[2] / "configs" / "figures"
+FIGURES = ROOT / "configs" / "figures"
 
 
 def test_a_figure_of_the_paper_is_made_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

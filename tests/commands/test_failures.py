@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_subnets.commands import failures
 from lightning_subnets.commands.failures import told_in_one_line
 
-QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 OTHER = "{model: {network: {class_path: Conv2}}, data: {class_path: Digits}, seed_everything: 7}"  # another config
 
 

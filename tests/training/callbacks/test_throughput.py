@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
+from repository import ROOT
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -166,7 +167,7 @@ def test_the_ranks_speeds_are_summed_and_their_waits_averaged(tmp_path: Path) ->
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
     here = Path(__file__).parent
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here), str(ROOT)])}
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], env=os.environ | environment, capture_output=True, text=True
     )

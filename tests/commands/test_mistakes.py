@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 
 from lightning_subnets.run_files.run_directory import RunDirectory
 
-QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 SHORT = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
 
 

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from repository import ROOT
 from torch import Tensor, nn
 
 from lightning_subnets import EdgePopup, load_subnet, mask_, masked_layers, save_subnet
@@ -198,7 +199,7 @@ def test_of_a_files_config_only_the_data_are_made_and_nothing_is_fetched(
 def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path) -> None:
     lightning(
         [
-            *["fit", "-c", str(Path(__file__).parents[1] / "configs" / "quickstart.yaml"), "--trainer.max_epochs=1"],
+            *["fit", "-c", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.max_epochs=1"],
             *["--trainer.accelerator=cpu", "--model.method=FixedMask", f"--model.method.masks={subnet}"],
             *[f"--trainer.default_root_dir={tmp_path}", "--name=given"],
         ]

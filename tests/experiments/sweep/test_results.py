@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
@@ -122,7 +123,7 @@ def test_a_directory_that_cannot_be_is_a_mistake(sweep: Sweep, tmp_path: Path) -
 
 
 def test_the_results_that_are_shown_are_those_of_the_figures_as_they_are_now() -> None:
-    root = Path(__file__).parents[2]
+    root = ROOT
     shown = sorted(path.parent for path in root.glob("results/*/results.csv"))
     assert len(shown) >= 6
     for folder in shown:
