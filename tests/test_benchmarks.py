@@ -18,6 +18,7 @@ BENCHMARKS = ROOT / "benchmarks"
     [
         ("step", "--networks conv4:2 --rounds 1 --variants dense masked", {"dense", "masked"}),
         ("evaluate", "--networks conv4:2 --rounds 1", {"dense", "masked", "sort"}),
+        ("startup", "--rounds 1 --variants torch package", {"torch", "package"}),
         ("cifar", "--samples 256 --rounds 1 --workers 1", {"in memory", "DataLoader"}),
         (
             "selection",

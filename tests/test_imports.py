@@ -1,0 +1,56 @@
+"""What an import costs: the library needs torch and NumPy alone, and the commands print their help without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+WORKSHOP = {"lightning", "jsonargparse", "matplotlib", "torchvision", "sklearn", "wandb", "scipy", "pydantic", "rich"}
+PRINT_MODULES = "\nimport sys\nprint(*{name.partition('.')[0] for name in sys.modules})"
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the top-level packages that are imported after a program, in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", code + PRINT_MODULES]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return set(output.splitlines()[-1].split())
+
+
+def test_the_library_imports_nothing_of_the_workshop() -> None:
+    program = """
+import torch
+import lightning_subnets as ls
+network = ls.mask_(torch.nn.Sequential(torch.nn.Linear(8, 4)), ls.EdgePopup(density=0.5))
+ls.density(network), ls.masks(network), ls.unmask_(network)
+"""
+    found = imported_by(program)
+    assert "torch" in found
+    assert not found & WORKSHOP
+
+
+def test_a_name_that_the_package_lacks_is_an_attribute_error() -> None:
+    import lightning_subnets
+
+    with pytest.raises(AttributeError, match="has no attribute 'mask'"):
+        lightning_subnets.mask  # noqa: B018
+    assert "mask_" in dir(lightning_subnets)
+
+
+def test_every_public_name_is_found() -> None:
+    import lightning_subnets
+
+    assert [name for name in lightning_subnets.__all__ if getattr(lightning_subnets, name, None) is None] == []
+
+
+@pytest.mark.parametrize("verb", ["", "inspect", "check", "sweep", "report", "export", "import"])
+def test_help_is_printed_without_torch(verb: str) -> None:
+    program = f"""
+from lightning_subnets.commands.subnets import main
+try:
+    main({[*([verb] if verb else []), "--help"]})
+except SystemExit as stopped:
+    assert stopped.code == 0
+"""
+    assert not imported_by(program) & {"torch", "numpy", "lightning", "torchvision", "matplotlib"}
