@@ -1,32 +1,44 @@
-# make quickstart    finds a subnetwork in a random network, on real digits, in about a minute
-# make test          runs the tests
-# make test-slurm    runs those of slurm/, on a SLURM cluster of two nodes that it starts on this machine
+# make quickstart    find a subnetwork in a random network, on real digits, in about a minute
+# make test          run the tests that a commit needs, in five minutes
+# make test-all      run these and the thorough ones
+# make test-slurm    run those of tests/slurm on a SLURM cluster of two nodes, which they start on this machine
+# make test-long     run everything with new random examples
+# make coverage      run test-all and list the lines that no test reaches
+# make lint          check style, types and the arrows between the rooms
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 FFCV := $(VENV)/ffcv
 
-.PHONY: quickstart test test-slurm test-long lint setup clean
+.PHONY: quickstart test test-all test-slurm test-long coverage lint setup clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
 
-# Each of the processes computes with one thread, or they would stand in each other's way.
-test: $(INSTALLED) $(FFCV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not long and not slurm"
+# Each test process computes with one thread, because there is a process for each core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-# With the two that make test has of them, where SLURM is installed.
+test: $(INSTALLED) $(FFCV)
+	$(PYTEST) -m "not thorough and not long and not slurm"
+
+test-all: $(INSTALLED) $(FFCV)
+	$(PYTEST) -m "not long and not slurm"
+
 test-slurm: $(INSTALLED)
 	@if tests/slurm/install.sh; then $(BIN)/pytest tests/slurm; fi
 
 test-long: $(INSTALLED) $(FFCV)
 	$(BIN)/pytest --hypothesis-profile=exploring
 
+coverage: $(INSTALLED) $(FFCV)
+	$(PYTEST) -m "not long and not slurm" --cov=lightning_subnets --cov-report=term-missing:skip-covered
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 setup: $(INSTALLED) $(FFCV)
 
