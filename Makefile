@@ -38,7 +38,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 setup: $(INSTALLED) $(FFCV)
 
@@ -55,5 +55,5 @@ $(FFCV): $(INSTALLED) data/install_ffcv.sh
 	@data/install_ffcv.sh $(BIN)/python && touch $(FFCV) || true
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
