@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from lightning_subnets.subnet_file import load_subnet, save_subnet
     from lightning_subnets.training.module import SubnetModule
+    from lightning_subnets.training.run_masks import read_masks
 
 __all__ = [
     "DNW",
@@ -81,11 +82,12 @@ __all__ = [
     "mask_",
     "masked_layers",
     "masks",
+    "read_masks",
     "save_subnet",
     "unmask_",
 ]
 
-# Where the names are looked for; SubnetModule is the last, because it needs Lightning.
+# The modules that __getattr__ searches for a name, in this order: Lightning is needed from training on.
 _MODULES = (
     "masking",
     "masking.method",
@@ -93,6 +95,7 @@ _MODULES = (
     "methods",
     "subnet_file",
     "graph.diagnostics",
+    "training.run_masks",
     "training.module",
 )
 

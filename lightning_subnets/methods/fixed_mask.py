@@ -20,13 +20,13 @@ class FixedMask(PruneAtInit):
     others, new weights are drawn under it.
 
     Args:
-        masks: the mask of each layer by its name; or, in a config, the checkpoint of the run whose masks to use, of any
-            method, or a ``.subnet`` file.
+        masks: the mask of each layer by its name, for instance ``ls.read_masks("run.ckpt", network)``. A config names
+            the file instead: a checkpoint of any method of this package, or a ``.subnet`` file.
         shuffle: move the kept weights to other places of their layer, at random by the seed, each place equally likely.
 
     Raises:
-        ValueError: when the masks are installed, if the checkpoint is missing or of a method that is not in this
-            package, or the masks are of another network or not boolean.
+        ValueError: when the masks are installed, if they are not boolean or belong to another network, or ``masks`` is
+            a path and the network is masked by ``mask_``.
     Source: Frankle et al. 2021, "Pruning Neural Networks at Initialization", section 5, and Su et al. 2020,
         "Sanity-Checking Pruning Methods", section 3, for what shuffling and drawing again tell of a method.
     """
@@ -45,8 +45,8 @@ class FixedMask(PruneAtInit):
         if isinstance(given, str):
             if data.read_masks is None:
                 raise UserError(
-                    f"masks={given!r} is a file, which mask_ does not read: pass the masks themselves, "
-                    "training.run_masks.read_masks(path, network)"
+                    f"masks={given!r} is a path, and mask_ reads no file: "
+                    f"pass ls.FixedMask(ls.read_masks({given!r}, network))"
                 )
             given = data.read_masks(given, network)
         return shuffled(given, data.seed) if self.shuffle else dict(given)

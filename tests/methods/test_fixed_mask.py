@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from lightning_subnets import FixedMask, UserError, mask_, masked_layers
+from lightning_subnets import FixedMask, UserError, mask_, masked_layers, read_masks
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import initialization
 from lightning_subnets.networks import Conv2, Conv4
@@ -23,8 +23,9 @@ def test_masks_can_be_given_in_python() -> None:
 
 
 def test_weights_are_those_of_the_seed_and_distribution_given_here(finished_run: Path) -> None:
-    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
-    network = mask_(Conv2(in_channels=1, image_size=8), FixedMask(checkpoint), weights="kaiming_uniform", seed=7)
+    network = Conv2(in_channels=1, image_size=8)
+    found = read_masks(str(finished_run / "checkpoints" / "last.ckpt"), network)
+    mask_(network, FixedMask(found), weights="kaiming_uniform", seed=7)
     name, layer = masked_layers(network)[0]
     assert torch.equal(
         layer.weight, initialization.draw_weights("kaiming_uniform", layer.weight.shape, seed=7, layer=name)
@@ -32,12 +33,12 @@ def test_weights_are_those_of_the_seed_and_distribution_given_here(finished_run:
 
 
 def test_a_shuffled_mask_is_a_function_of_the_seed(finished_run: Path) -> None:
-    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    found = read_masks(str(finished_run / "checkpoints" / "last.ckpt"), Conv2(in_channels=1, image_size=8))
     first, same, other = (
         [
             layer.mask()
             for _, layer in masked_layers(
-                mask_(Conv2(in_channels=1, image_size=8), FixedMask(checkpoint, shuffle=True), seed=seed)
+                mask_(Conv2(in_channels=1, image_size=8), FixedMask(found, shuffle=True), seed=seed)
             )
         ]
         for seed in (1, 1, 2)
@@ -47,20 +48,21 @@ def test_a_shuffled_mask_is_a_function_of_the_seed(finished_run: Path) -> None:
 
 
 def test_masks_of_another_network_are_an_error_that_names_the_layer(finished_run: Path) -> None:
-    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
     with pytest.raises(UserError, match=r"of another network: .*features"):
-        mask_(Conv4(in_channels=1, image_size=8), FixedMask(checkpoint))
+        read_masks(str(finished_run / "checkpoints" / "last.ckpt"), Conv4(in_channels=1, image_size=8))
     with pytest.raises(UserError, match=r"of another network: 0 has shape \(2, 2\) there and \(2, 3\) here"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.ones(2, 2, dtype=torch.bool)}))
     with pytest.raises(UserError, match=r"of another network: 0 has shape none there and \(2, 3\) here"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({}))
 
 
-def test_a_checkpoint_that_is_missing_is_an_error_and_the_network_plain() -> None:
+def test_a_path_in_python_is_an_error_that_names_read_masks_and_leaves_the_network_plain() -> None:
     network = nn.Sequential(nn.Linear(3, 2))
-    with pytest.raises(UserError, match=r"nowhere\.ckpt does not exist"):
-        mask_(network, FixedMask("nowhere.ckpt"))
+    with pytest.raises(UserError, match=r"pass ls\.FixedMask\(ls\.read_masks\('run\.ckpt', network\)\)"):
+        mask_(network, FixedMask("run.ckpt"))
     assert type(network[0]) is nn.Linear
+    with pytest.raises(UserError, match=r"nowhere\.ckpt does not exist"):
+        read_masks("nowhere.ckpt", network)
 
 
 def test_masks_of_numbers_are_an_error() -> None:
@@ -87,8 +89,8 @@ def test_a_run_under_a_given_mask_needs_nothing_of_where_it_came_from(tmp_path: 
     of_another = module(FixedMask("gone.ckpt"))
     trainer.test(of_another, datamodule=Digits(), ckpt_path=tmp_path / "run.ckpt", verbose=False)
     assert torch.equal(masked_layers(of_another.network)[0][1].mask(), masks["1"])
-    third = mask_(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), FixedMask(str(tmp_path / "run.ckpt")))
-    assert torch.equal(masked_layers(third)[0][1].mask(), masks["1"])
+    found = read_masks(str(tmp_path / "run.ckpt"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    assert torch.equal(found["1"], masks["1"])
 
 
 def test_a_method_that_is_not_of_this_package_is_an_error(finished_run: Path, tmp_path: Path) -> None:
@@ -96,4 +98,4 @@ def test_a_method_that_is_not_of_this_package_is_an_error(finished_run: Path, tm
     content["subnet"]["method"] = "Mine"
     torch.save(content, tmp_path / "mine.ckpt")
     with pytest.raises(UserError, match="of the method Mine, which is not one of"):
-        mask_(Conv2(in_channels=1, image_size=8), FixedMask(str(tmp_path / "mine.ckpt")))
+        read_masks(str(tmp_path / "mine.ckpt"), Conv2(in_channels=1, image_size=8))

@@ -13,7 +13,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from table import EVERY, EXACT, OF_A_DENSITY, Row, batches, masked, masked_conv, masked_norms, shuffle_net, step_
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, FixedMask, Supermask, UserError, density, mask_, masked_layers, masks, unmask_
+from lightning_subnets import (
+    PHEW,
+    FixedMask,
+    Supermask,
+    UserError,
+    density,
+    mask_,
+    masked_layers,
+    masks,
+    read_masks,
+    unmask_,
+)
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking import allocation
@@ -195,12 +206,13 @@ def test_a_run_that_goes_on_is_the_one_that_was_not_stopped(row: Row, tmp_path: 
 def test_the_mask_of_a_run_can_be_given_to_another(row: Row, tmp_path: Path) -> None:
     module = small_module(row)
     fit(module, tmp_path, epochs=1)
-    found = {name: layer.mask() for name, layer in masked_layers(module.network)}
+    found = masks(module.network)
     torch.manual_seed(0)
     other = Conv2(in_channels=1, image_size=8, width_multiplier=0.25)
-    mask_(other, FixedMask(str(tmp_path / "last.ckpt")), weights="kaiming_normal", seed=5)
+    read = read_masks(str(tmp_path / "last.ckpt"), other)
+    mask_(other, FixedMask(read), weights="kaiming_normal", seed=5)
     assert all(torch.equal(layer.mask(), found[name]) for name, layer in masked_layers(other))
-    mask_(unmask_(other), FixedMask(str(tmp_path / "last.ckpt"), shuffle=True))
+    mask_(unmask_(other), FixedMask(read, shuffle=True))
     for name, layer in masked_layers(other):
         assert layer.mask().sum() == found[name].sum()
         assert torch.equal(layer.mask(), found[name]) == bool(found[name].all())
