@@ -3,7 +3,7 @@
     python benchmarks/serving.py
 
 Dense; with zeros in dense weights, as ``subnets export`` writes it; masked, as in training; each layer's product by
-compressed rows (CSR), as ``--sparse`` writes them, by torch (MKL) and by SciPy; onnxruntime dense, with zeros, and with
+compressed rows (CSR, int32 indices), by torch (MKL) and by SciPy; onnxruntime dense, with zeros, and with
 ONNX's sparse initializers. One thread, and the processor time of the program, which other work adds little to.
 """
 
@@ -28,24 +28,21 @@ from torch import Tensor, nn
 
 import lightning_subnets as ls
 from lightning_subnets.interop import onnx_file
-from lightning_subnets.interop.compressed_rows import CompressedRows, compressed_weights
+from lightning_subnets.masking.maskable import maskable_layers
 
 VARIANTS = ["dense", "exported", "masked", "torch CSR", "SciPy CSR", "onnxruntime"]
 LARGE = (25088, 4096)  # the first fully connected layer of VGG-16
-Product = Callable[[Tensor], Tensor]  # of a layer's compressed rows with a matrix of columns
+Product = Callable[[Tensor], Tensor]  # multiplies a layer's compressed rows by a matrix of columns
 
 
-def by_torch(rows: CompressedRows) -> Product:
-    outputs = rows.shape[0]
-    matrix = torch.sparse_csr_tensor(*rows[:3], size=(outputs, rows.shape.numel() // outputs))
+def by_torch(rows: scipy.sparse.csr_array) -> Product:
+    parts = [torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data)]
+    matrix = torch.sparse_csr_tensor(*parts, size=rows.shape)
     return lambda columns: matrix @ columns
 
 
-def by_scipy(rows: CompressedRows) -> Product:
-    outputs = rows.shape[0]
-    parts = (rows.values.numpy(), rows.col_indices.numpy(), rows.crow_indices.numpy())
-    matrix = scipy.sparse.csr_array(parts, shape=(outputs, rows.shape.numel() // outputs))
-    return lambda columns: torch.from_numpy(matrix @ columns.numpy())
+def by_scipy(rows: scipy.sparse.csr_array) -> Product:
+    return lambda columns: torch.from_numpy(rows @ columns.numpy())
 
 
 class CompressedConv2d(nn.Module):
@@ -85,13 +82,13 @@ class CompressedLinear(nn.Module):
         return outputs if self.bias is None else outputs + self.bias
 
 
-def compressed(network: nn.Module, by: Callable[[CompressedRows], Product]) -> nn.Module:
-    """The network with every convolution and fully connected layer by compressed rows."""
+def compressed(network: nn.Module, by: Callable[[scipy.sparse.csr_array], Product]) -> nn.Module:
+    """Return a copy of the network that computes every convolution and fully connected layer by compressed rows."""
     network = copy.deepcopy(network)
-    for name, rows in compressed_weights(network).items():
-        layer = network.get_submodule(name := name.removesuffix(".weight"))
-        made = CompressedConv2d(layer, by(rows)) if isinstance(layer, nn.Conv2d) else None
-        network.set_submodule(name, made or CompressedLinear(layer, by(rows)))  # type: ignore[arg-type]
+    for name, layer in maskable_layers(network).items():
+        product = by(scipy.sparse.csr_array(layer.weight.detach().flatten(1).numpy()))
+        kind = CompressedConv2d if isinstance(layer, nn.Conv2d) else CompressedLinear
+        network.set_submodule(name, kind(layer, product))  # type: ignore[arg-type]
     return network
 
 

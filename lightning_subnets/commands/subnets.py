@@ -48,7 +48,6 @@ def export(
     checkpoint: str,
     out: str,
     input_shape: tuple[int, int, int] | None = None,
-    sparse: bool = False,
     force: bool = False,
 ) -> None:
     """Write the subnetwork of a run into a file, of the form that its ending names.
@@ -61,7 +60,6 @@ def export(
         checkpoint: of a run, or a .subnet file.
         out: the file to write.
         input_shape: channels, height and width of an image, for .onnx where the run's data are not at hand.
-        sparse: leave the zeros out, for .pt and .safetensors: weights as matrices of compressed rows.
         force: replace a file that is there.
     """
     from lightning_subnets import masking
@@ -71,7 +69,7 @@ def export(
     from lightning_subnets.subnet_file.container import Container
 
     path = Path(out)
-    exporting.check(path, sparse=sparse, force=force)
+    exporting.check(path, force=force)
     _check_shape(input_shape)
     if checkpoint.endswith(".subnet"):
         if path.suffix == ".subnet":
@@ -90,7 +88,7 @@ def export(
     if path.suffix == ".onnx" and not shape:
         raise UserError("what shape an image has is not known here: --input_shape='[3, 224, 224]' for instance")
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
-    exporting.export(network.eval(), path, input_shape=tuple(shape or ()), sparse=sparse, details=texts, force=force)
+    exporting.export(network.eval(), path, input_shape=tuple(shape or ()), details=texts, force=force)
     _print_size(path)
 
 
@@ -126,7 +124,7 @@ def import_(
         raise UserError(f"what network {file} is of is not in it: --network=torchvision.models.resnet50 for instance")
     if path.suffix != ".subnet":
         raise UserError(f"{out} does not end in .subnet, which is what is written here; subnets export writes others")
-    exporting.check(path, sparse=False, force=force)
+    exporting.check(path, force=force)
     if builder(network) is None:
         raise UserError(f"{network} is no network of torchvision.models, timm or lightning_subnets.networks")
     plain = build(network, arguments or {})

@@ -1,4 +1,4 @@
-"""What each tensor of a file from elsewhere is in a network of ours, by its name."""
+"""Sort the tensors of a file by their role in a network: state, scores or masks."""
 
 from __future__ import annotations
 
@@ -14,63 +14,65 @@ from lightning_subnets.training.checkpoint import check_shapes
 
 
 class Layout(NamedTuple):
-    """The tensors of a file, by the network's names and in its shapes."""
+    """The tensors of a file, under the network's names and in the network's shapes.
 
-    state: dict[str, Tensor]  # weights, biases and what norms have, as in a state dict
-    scores: dict[str, Tensor]  # by layer
-    masks: dict[str, Tensor]  # by layer, of any type
-    has_weights: bool  # of all layers, or of none
+    Attributes:
+        state: weights, biases, and parameters and buffers of norms, by their key in the state dict.
+        scores: by layer name.
+        masks: by layer name, of any type.
+        has_weights: whether the file has the weights of all layers; otherwise it has none.
+    """
+
+    state: dict[str, Tensor]
+    scores: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    has_weights: bool
 
 
 def layout_of(tensors: Mapping[str, Tensor], network: nn.Module) -> Layout:
-    """The tensors sorted, and checked to be of this network; what is in them is looked at for NaN alone.
+    """Sort the tensors and check that they belong to this network; scores and masks are not checked for NaN.
 
     Args:
-        network: plain; it stays as it is.
+        network: plain; it is not changed.
 
     Raises:
-        ValueError: if a name or a shape is not of this network, something is missing or there twice, there are neither
-            scores nor masks or there are both, or there is NaN in the state.
+        ValueError: if a name or a shape does not fit the network, a tensor is missing or occurs twice, the state
+            contains NaN, or the file does not have either scores or masks.
     """
     layers, own = maskable_layers(network), network.state_dict()
     state, scores, masks = _sorted(tensors, network)
     if not scores and not masks:
         raise UserError(
-            "the file has neither scores nor masks, conv1.scores or conv1.mask for instance: it is of a dense network, "
-            "or of a method that finds its mask in the weights: take one of a subnetwork"
+            "the file has neither scores nor masks (conv1.scores or conv1.mask): its network is dense, or its method "
+            "finds the mask from the weights. Use a file of a subnetwork"
         )
     if scores and masks:
         raise UserError(
-            f"the file has scores, of {next(iter(scores))}, and masks, of {next(iter(masks))}: leave one out"
+            f"the file has scores (of {next(iter(scores))}) and masks (of {next(iter(masks))}): remove one kind"
         )
     has_weights = any(f"{name}.weight" in state for name in layers)
     check_shapes(state, {key: own[key] for key in state if key in own})
     needed = [f"{name}.weight" for name in layers if has_weights]
     needed += [key for key in own if state and key.endswith((".running_mean", ".running_var"))]
     if missing := next((key for key in needed if key not in state), None):
-        raise UserError(f"the file lacks {missing}: save the whole state dict beside what is kept, or no part of it")
+        raise UserError(f"the file lacks {missing}: save the whole state dict with the masks, or only the masks")
     for kind, found in (("scores", scores), ("mask", masks)):
         here = {f"{name}.{kind}": layer.weight for name, layer in layers.items() if name in found}
         check_shapes({f"{name}.{kind}": tensor for name, tensor in found.items()}, here)
     if scores and (dense := next((name for name in layers if name not in scores), None)):
-        raise UserError(
-            f"the file has no scores of {dense}, which was dense in it perhaps: save a file of masks instead, and none "
-            f"for {dense}"
-        )
+        raise UserError(f"the file has no scores of {dense}: if that layer was dense, save masks of the other layers")
     for key, tensor in state.items():
         if tensor.is_floating_point() != own[key].is_floating_point():
-            raise UserError(
-                f"{key} is of {tensor.dtype} in the file and of {own[key].dtype} here: save it as the latter"
-            )
+            raise UserError(f"{key} is {tensor.dtype} in the file and {own[key].dtype} here: save it as the latter")
         if tensor.isnan().any():
-            raise UserError(f"{key} has NaN in the file, whose training diverged: take an earlier checkpoint")
+            raise UserError(f"{key} contains NaN, so its training diverged: use an earlier checkpoint")
     return Layout(state, scores, masks, has_weights)
 
 
 def _sorted(
     tensors: Mapping[str, Tensor], network: nn.Module
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """State, scores and masks."""
+    """Return state, scores and masks."""
     modules = dict(network.named_modules())
     state: dict[str, Tensor] = {}
     scores: dict[str, Tensor] = {}
@@ -82,17 +84,17 @@ def _sorted(
             name, kind = key if key in modules else _renamed(key), "mask"
         if isinstance(modules.get(name), nn.Linear) and tensor.shape[2:] == (1, 1):
             tensor = tensor[:, :, 0, 0]
-        place = {"scores": scores, "mask": masks, "weight_mask": masks}.get(kind, state)
-        if place is state:
+        target = {"scores": scores, "mask": masks, "weight_mask": masks}.get(kind, state)
+        if target is state:
             name = f"{name}.{kind.removesuffix('_orig')}" if name else kind
-        if name in place:
-            raise UserError(f"{key} is in the file by another name too: leave one of the two out")
-        place[name] = tensor
+        if name in target:
+            raise UserError(f"{key} is in the file under another name too: remove one of the two")
+        target[name] = tensor
     return state, scores, masks
 
 
 def _renamed(name: str) -> str:
-    """A layer's name here, by that in edge-popup's public code: in its ResNets for CIFAR, and its Conv2 to Conv8."""
+    """Translate a layer name of edge-popup's public CIFAR ResNets and Conv2 to Conv8 into the name of this package."""
     name = re.sub(r"^convs\.", "features.", name.replace(".shortcut.", ".downsample."))
-    # Ours begin with a Flatten.
+    # The classifier of this package begins with a Flatten.
     return re.sub(r"^linear\.([024])$", lambda found: f"classifier.{int(found[1]) + 1}", name)

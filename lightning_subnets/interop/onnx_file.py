@@ -1,4 +1,4 @@
-"""Networks as ONNX."""
+"""Write a network as ONNX, and compare it with PyTorch before the file is kept."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ from lightning_subnets.errors import UserError
 if TYPE_CHECKING:
     import onnx
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4
-# The oldest that torch writes without converting, which the most programs read.
-OPSET = 18
-# A message of protobuf ends at 2 GiB; the graph beside the weights takes a few MB of it.
-LARGEST = 2**31 - 2**24
+OPSET = 18  # the oldest that torch writes without a conversion, so that most programs can read it
+LARGEST = 2**31 - 2**24  # bytes of weights: a protobuf message has at most 2 GiB, and the graph takes a few MB
 
 
 def check_installed() -> None:
-    """Raises: ValueError: if a package that writing ONNX needs is missing."""
+    """Raise a ValueError if a package that is needed to write ONNX is missing."""
     missing = []
-    for name in PACKAGES:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
         try:
             importlib.import_module(name)
         except ImportError:
@@ -36,24 +33,25 @@ def check_installed() -> None:
 
 
 def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[str, str]) -> bytes:
-    """The network as one self-contained ONNX file, once onnxruntime computes with it what PyTorch does.
+    """Return the network as one self-contained ONNX file, after comparing its logits in onnxruntime with PyTorch's.
 
-    Input ``images``, (batch, *input_shape), normalised, float32, any batch size; output ``logits``, (batch, classes).
+    The input is ``images``, (batch, *input_shape), normalised, float32, of any batch size; the output is ``logits``,
+    (batch, classes).
 
     Args:
-        network: plain, in evaluation, on the CPU.
-        details: for the model's metadata.
+        network: plain, in evaluation mode, on the CPU.
+        details: for the metadata of the model.
 
     Raises:
-        ValueError: if the network is too large for one file, does not take such images, cannot be expressed in ONNX, or
-            computes otherwise there: logits differ by more than 1e-4, or, where the largest is above 1, 1e-4 of it.
+        ValueError: if the network is too large for one file, does not accept such images or cannot be expressed in
+            ONNX, or its logits differ by more than 1e-4 times the largest logit (1e-4 if that is below 1).
     """
     kind = type(network).__name__
     size = sum(tensor.nbytes for tensor in network.state_dict().values())
     if size > LARGEST:
         raise UserError(
-            f"{kind} has {size / 2**30:.2f} GiB of weights, and a file of ONNX holds {LARGEST / 2**30:.2f}: export it "
-            "as .safetensors"
+            f"{kind} has {size / 2**30:.2f} GiB of weights, more than an ONNX file can hold ({LARGEST / 2**30:.2f}): "
+            "export it as .safetensors"
         )
     generator = torch.Generator().manual_seed(0)
     images = [torch.randn(size, *input_shape, generator=generator) for size in (1, 3)]
@@ -61,25 +59,25 @@ def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[s
         with torch.inference_mode():
             logits = [network(batch) for batch in images]
     except RuntimeError as error:
-        raise UserError(f"{kind} takes no images of {'x'.join(map(str, input_shape))}: {error}") from error
+        raise UserError(f"{kind} does not accept images of {'x'.join(map(str, input_shape))}: {error}") from error
     model = _exported(network, images[1])
-    _forget_the_source_(model)
     for key, value in details.items():
         model.metadata_props.add(key=key, value=value)
     written: bytes = model.SerializeToString()
     for batch, expected, found in zip(images, logits, _logits_of(written, images), strict=True):
         difference, allowed = (found - expected).abs().max().item(), TOLERANCE * max(1.0, expected.abs().max().item())
-        if not difference <= allowed:  # so that a difference that is no number counts too
+        if not difference <= allowed:  # also true for NaN
             raise UserError(
-                f"onnxruntime computes otherwise with {kind} than PyTorch, for {len(batch)} random images: logits "
-                f"differ by {difference:.1e}, allowed is {allowed:.1e}; nothing is written"
+                f"onnxruntime and PyTorch disagree on {kind}, for {len(batch)} random images: logits differ by "
+                f"{difference:.1e}, allowed is {allowed:.1e}; nothing is written"
             )
     return written
 
 
 def _exported(network: nn.Module, images: Tensor) -> onnx.ModelProto:
+    """Return the ONNX model without torch's stack traces, which contain paths of this machine."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter tells of names inside torch that are going away
+        warnings.simplefilter("ignore")  # the exporter uses deprecated parts of torch
         try:
             program = torch.onnx.export(
                 network,
@@ -95,22 +93,19 @@ def _exported(network: nn.Module, images: Tensor) -> onnx.ModelProto:
             reason = str(error).partition("## Exception summary")[2].strip().partition("\n")[0]
             raise UserError(f"torch cannot express {type(network).__name__} in ONNX: {reason or error}") from error
     assert program is not None
-    return program.model_proto
-
-
-def _forget_the_source_(model: onnx.ModelProto) -> None:
-    """Remove what torch notes of each node: stack traces, with the paths of the machine that it was written on."""
+    model: onnx.ModelProto = program.model_proto
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
+    return model
 
 
 def _logits_of(written: bytes, images: list[Tensor]) -> list[Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Of its own accord it takes all cores, and complains of those that a job may not use.
+    # By default onnxruntime takes all cores, and warns about the cores that a job may not use.
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
     return [torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0]) for batch in images]

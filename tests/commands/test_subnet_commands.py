@@ -213,12 +213,11 @@ def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         (["export", "LAST", "SUBNET"], "digits.subnet exists: --force replaces it"),
-        (["export", "LAST", "net.h5"], "the ending of net.h5 names no form: .subnet"),
+        (["export", "LAST", "net.h5"], 'unsupported extension ".h5" of net.h5: use .subnet'),
         (["export", "SUBNET", "other.subnet"], "is a .subnet file already: copy it"),
         (["export", "LAST", "nowhere/net.subnet"], "nowhere is no directory"),
         (["export", "nowhere.ckpt", "net.subnet"], "the checkpoint nowhere.ckpt does not exist"),
         (["export", "nowhere.subnet", "net.pt"], "nowhere.subnet cannot be read (No such file or directory)"),
-        (["export", "LAST", "net.onnx", "--sparse"], "--sparse has no form in ONNX that pays"),
         (["export", "LAST", "net.onnx", "--input_shape=[1, -8, 8]"], "input_shape = [1, -8, 8] has a size below 1"),
         (["export", "LAST", "folder.subnet", "--force"], "folder.subnet is a directory: name a file"),
         (["inspect", "LAST.subnet"], "LAST.subnet cannot be read"),

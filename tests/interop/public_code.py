@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ScoredConv(nn.Conv2d):
-    """A bias-free convolution with a score for each weight, by which ``density`` of them are used, sorted by size."""
+    """A convolution without bias that uses the fraction ``density`` of its weights with the largest |scores|."""
 
     density: float
 
@@ -27,14 +27,14 @@ class ScoredConv(nn.Conv2d):
 
 
 class ScoredClassifier(ScoredConv):
-    """A classifier that is a 1x1 convolution, over images of one pixel."""
+    """A classifier written as a 1x1 convolution over images of one pixel."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input[:, :, None, None]).flatten(1)
 
 
 def publicly_(network: nn.Module, density: float, *, affine: bool = False) -> nn.Module:
-    """A plain network with its layers replaced by those above, in place, and norms that have seen something."""
+    """Replace the layers of a plain network by the classes above, in place, with norms that have seen images."""
     for name, module in list(network.named_modules()):
         parent, _, key = name.rpartition(".")
         new: nn.Module
@@ -55,14 +55,14 @@ def publicly_(network: nn.Module, density: float, *, affine: bool = False) -> nn
             continue
         if isinstance(new, ScoredConv):
             new.density = density
-            # Of one size, as the public code's best networks.
+            # Signed constants, like the best networks of the public code.
             new.weight.data = new.weight.data.sign() * (2 / new.weight[0].numel()) ** 0.5
         setattr(network.get_submodule(parent), key, new)
     return network.eval()
 
 
 def save_checkpoint(network: nn.Module, path: Path, *, zipped: bool = False) -> None:
-    """As it is saved by a run on several GPUs, in 2019: with more than its state, and not as a zip file."""
+    """Save a checkpoint like a run on several GPUs in 2019: with more than the state dict, and not as a zip file."""
     parallel = nn.DataParallel(network)
     scores = [parameter for name, parameter in network.named_parameters() if name.endswith("scores")]
     optimizer = torch.optim.SGD(scores, lr=0.1, momentum=0.9)

@@ -1,4 +1,4 @@
-"""The network that tests of importing have, small, with a norm and a bias, and its state."""
+"""A small network with a norm and a bias for the tests of importing, and its state, masks and scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Small(nn.Module):
-    """For images (3, 8, 8)."""
+    """A network for images (3, 8, 8)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Small(nn.Module):
 
 
 def state() -> dict[str, Tensor]:
-    """Of a trained one."""
+    """Return the state of a trained network."""
     network = Small()
     for value in network.state_dict().values():
         if value.is_floating_point():

@@ -1,10 +1,10 @@
+"""Exported files give other programs the logits of the network, and a file that cannot be written leaves nothing."""
+
 from __future__ import annotations
 
-import copy
 import json
 import resource
 import sys
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
-import scipy.sparse
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 @cache
 def subnetwork(name: str) -> nn.Module:
-    """A masked network with running statistics of its own, made plain again."""
+    """Return the plain network of a masked one whose norms have seen images."""
     network = ls.mask_(NETWORKS[name](), ls.EdgePopup(density=0.3), weights="kaiming_normal")
     with torch.no_grad():
         network.train()(images())
@@ -70,78 +69,21 @@ def opened(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("name", "ending"), [("shufflenet", ".pt"), ("grouped", ".safetensors"), ("conv2", ".pt")])
 def test_a_state_dict_gives_the_plain_network_equal_logits(tmp_path: Path, name: str, ending: str) -> None:
     network, path = subnetwork(name), tmp_path / f"net{ending}"
-    export(network, path, input_shape=SHAPE)
-    state = torch.load(path, weights_only=True) if ending == ".pt" else safetensors.torch.load_file(path)
+    export(network, path, input_shape=SHAPE, details=DETAILS)
+    if ending == ".pt":
+        state = torch.load(path, weights_only=True)
+    else:
+        state = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            assert file.metadata() == {"format": "pt", **DETAILS}
     plain = NETWORKS[name]()
     plain.load_state_dict(state, strict=True)
     batch = images()
     assert torch.equal(logits(plain, batch), logits(network, batch))
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_dense_state_dict_of_safetensors_tells_the_classes(tmp_path: Path) -> None:
-    export(subnetwork("conv2"), tmp_path / "net.safetensors", input_shape=SHAPE, details=DETAILS)
-    with safetensors.safe_open(tmp_path / "net.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "pt", **DETAILS}
-
-
-@pytest.mark.parametrize("name", ["shufflenet", "grouped", "conv2"])
-def test_compressed_rows_of_a_pt_are_torch_csr_tensors_and_give_equal_logits(tmp_path: Path, name: str) -> None:
-    network, path = subnetwork(name), tmp_path / "net.pt"
-    export(network, path, input_shape=SHAPE, sparse=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Validating sparse tensor invariants")
-        state = torch.load(path, weights_only=True)
-    plain = NETWORKS[name]()
-    weights = {name: value for name, value in state.items() if value.layout == torch.sparse_csr}
-    kept = sum(int(weight.count_nonzero()) for weight in network.parameters() if weight.dim() > 1)
-    assert sum(weight.values().numel() for weight in weights.values()) == kept
-    assert all(weight.crow_indices().dtype == torch.int32 for weight in weights.values())
-    shapes = {name: value.shape for name, value in plain.state_dict().items()}
-    plain.load_state_dict({name: value.to_dense().reshape(shapes[name]) for name, value in state.items()}, strict=True)
-    batch = images()
-    assert torch.equal(logits(plain, batch), logits(network, batch))
-
-
-@pytest.mark.parametrize("name", ["shufflenet", "grouped", "conv2"])
-def test_compressed_rows_of_safetensors_are_what_scipy_computes_with_and_give_equal_logits(
-    tmp_path: Path, name: str
-) -> None:
-    network, path = subnetwork(name), tmp_path / "net.safetensors"
-    export(network, path, input_shape=SHAPE, sparse=True, details=DETAILS)
-    with safetensors.safe_open(path, "np") as file:
-        arrays, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-    assert metadata.items() >= DETAILS.items()
-    for weight, shape in json.loads(metadata["compressed_rows"]).items():
-        parts = [arrays.pop(f"{weight}.{part}") for part in ("values", "col_indices", "crow_indices")]
-        rows = scipy.sparse.csr_array(tuple(parts), shape=(shape[0], np.prod(shape[1:])))
-        assert parts[1].dtype == parts[2].dtype == np.int32
-        assert rows.has_canonical_format
-        arrays[weight] = rows.toarray().reshape(shape)
-    plain = NETWORKS[name]()
-    plain.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()}, strict=True)
-    batch = images()
-    assert torch.equal(logits(plain, batch), logits(network, batch))
-
-
-def test_a_layer_without_zeros_stays_dense_in_a_sparse_file(tmp_path: Path) -> None:
-    network = copy.deepcopy(subnetwork("conv2"))
-    last = network.get_submodule("classifier.5")
-    assert isinstance(last, nn.Linear)
-    nn.init.normal_(last.weight)
-    export(network, tmp_path / "net.safetensors", input_shape=SHAPE, sparse=True)
-    with safetensors.safe_open(tmp_path / "net.safetensors", "pt") as file:
-        assert torch.equal(file.get_tensor("classifier.5.weight"), last.weight)
-
-
-def test_sparse_without_zeros_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no weight of Conv2 is zero: leave --sparse out"):
-        export(Conv2(), tmp_path / "net.pt", input_shape=SHAPE, sparse=True)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_view_does_not_bring_along_what_it_is_a_view_of(tmp_path: Path) -> None:
@@ -152,7 +94,8 @@ def test_a_view_does_not_bring_along_what_it_is_a_view_of(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["grouped", "conv2", *(pytest.param(name, marks=pytest.mark.long) for name in ("resnet18", "shufflenet"))]
+    "name",
+    ["grouped", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("resnet18", "shufflenet", "conv2"))],
 )
 def test_onnx_is_one_quiet_file_with_the_logits_of_pytorch_for_any_number_of_images(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
@@ -177,10 +120,10 @@ def test_onnx_is_one_quiet_file_with_the_logits_of_pytorch_for_any_number_of_ima
     assert sum(np.count_nonzero(weight) for weight in weights) == kept
 
 
-class Otherwise(nn.Module):
-    """Adds 0.001 where it is not exported, or what it is told to."""
+class Different(nn.Module):
+    """Adds a number to the logits, except in an exported copy."""
 
-    def __init__(self, added: float = 1e-3) -> None:
+    def __init__(self, added: float) -> None:
         super().__init__()
         self.linear, self.added = nn.Linear(12, 2), added
 
@@ -189,35 +132,32 @@ class Otherwise(nn.Module):
         return result if torch.compiler.is_exporting() else result + self.added
 
 
-@pytest.mark.parametrize(("added", "told"), [(1e-3, "by 1.0e-03, allowed is 1.0e-04"), (float("nan"), "by nan")])
-def test_onnx_that_computes_otherwise_is_not_written(tmp_path: Path, added: float, told: str) -> None:
-    with pytest.raises(UserError, match=f"with Otherwise than PyTorch, for 1 random images: logits differ {told}"):
-        export(Otherwise(added).eval(), tmp_path / "net.onnx", input_shape=(3, 2, 2))
-    assert not list(tmp_path.iterdir())
-
-
-def test_onnx_of_images_that_the_network_does_not_take_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Conv2 takes no images of 3x8x8: .*mat1 and mat2"):
-        export(Conv2().eval(), tmp_path / "net.onnx", input_shape=(3, 8, 8))
-    assert not list(tmp_path.iterdir())
-
-
 class ByContent(nn.Module):
-    """Does one thing or another, by what is in the images."""
+    """Computes different things for different images."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
 
 
-def test_a_network_that_onnx_cannot_express_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"torch cannot express ByContent in ONNX: .*data-dependent"):
-        export(ByContent().eval(), tmp_path / "net.onnx", input_shape=(3, 2, 2))
+@pytest.mark.parametrize(
+    ("network", "shape", "message"),
+    [
+        (Different(1e-3), (3, 2, 2), "disagree on Different, for 1 random images: logits differ by 1.0e-03, allowed"),
+        (Different(float("nan")), (3, 2, 2), "logits differ by nan, allowed is 1.0e-04"),
+        (Conv2(), (3, 8, 8), r"Conv2 does not accept images of 3x8x8: .*mat1 and mat2"),
+        (ByContent(), (3, 2, 2), r"torch cannot express ByContent in ONNX: .*data-dependent"),
+    ],
+    ids=["other logits", "NaN", "other images", "inexpressible"],
+)
+def test_a_network_that_onnx_cannot_hold_is_refused_and_nothing_is_written(
+    network: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        export(network.eval(), tmp_path / "net.onnx", input_shape=shape)
     assert not list(tmp_path.iterdir())
 
 
-def test_onnx_above_two_gigabytes_is_refused_and_told_another_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnx_above_two_gigabytes_names_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "LARGEST", 10_000)
     with pytest.raises(UserError, match=r"Conv2 has 0\.02 GiB of weights, .*export it as \.safetensors"):
         export(Conv2(), tmp_path / "net.onnx", input_shape=SHAPE)
@@ -230,25 +170,24 @@ def test_onnx_without_its_packages_names_the_extra(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("name", "sparse", "told"),
+    ("name", "message"),
     [
-        ("net.tflite", False, r"net\.tflite names no form: \.subnet .*, \.pt .*, \.safetensors .*, \.onnx"),
-        ("net", False, "names no form"),
-        ("net.onnx", True, "no form in ONNX that pays"),
-        ("net.subnet", True, "one bit or less"),
-        ("missing/net.pt", False, "missing is no directory: create it"),
+        (
+            "net.tflite",
+            r'extension "\.tflite" of .*net\.tflite: use \.subnet, \.pt, \.safetensors or \.onnx',
+        ),
+        ("net", 'unsupported extension ""'),
+        ("missing/net.pt", "missing is no directory: create it"),
     ],
 )
-def test_a_place_or_form_that_cannot_be_is_an_error_that_says_what_can(
-    tmp_path: Path, name: str, sparse: bool, told: str
-) -> None:
-    with pytest.raises(UserError, match=told):
-        export(Conv2(), tmp_path / name, input_shape=SHAPE, sparse=sparse)
+def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        export(Conv2(), tmp_path / name, input_shape=SHAPE)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors", ".onnx"])
-def test_a_file_that_exists_is_replaced_by_force_alone(tmp_path: Path, ending: str) -> None:
+def test_force_alone_replaces_an_existing_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"net{ending}"
     path.write_text("mine")
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
@@ -260,7 +199,7 @@ def test_a_file_that_exists_is_replaced_by_force_alone(tmp_path: Path, ending: s
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors", ".onnx"])
-def test_a_disk_that_is_full_is_one_error_and_leaves_what_was_there(tmp_path: Path, ending: str) -> None:
+def test_a_full_disk_is_one_error_and_leaves_the_old_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"net{ending}"
     path.write_text("mine")
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 500)).eval()

@@ -1,4 +1,4 @@
-"""``subnets import``, on a file as the public code leaves it."""
+"""``subnets import``, on a file that the public code wrote and on plain masks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_a_public_checkpoint_becomes_a_small_file_that_computes_the_same(
     assert "rn18.subnet: 1.7 MB" in capsys.readouterr().out
     with torch.no_grad():
         torch.testing.assert_close(load_subnet(out)(images), public(images), atol=1e-4, rtol=1e-4)
-    # Their weights are of one magnitude: a bit for each that is kept.
+    # All weights have one magnitude, so each kept weight takes one bit.
     assert {layer.weights for layer in Container(out).header.layers.values()} == {"signs"}
 
 
-def test_masks_alone_are_put_on_weights_of_a_seed(tmp_path: Path) -> None:
+def test_masks_alone_become_a_subnet_with_weights_of_the_seed(tmp_path: Path) -> None:
     masks = {
         name: torch.rand_like(module.weight) < 0.2
         for name, module in torchvision.models.resnet18(num_classes=10).named_modules()

@@ -1,4 +1,4 @@
-"""Masks of any origin, with weights beside them or without."""
+"""Files of masks, with weights or without."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ def saved(tensors: dict[str, Tensor], folder: Path, name: str = "masks.pt") -> P
     if name.endswith(".safetensors"):
         save_file(tensors, path)
     else:
-        torch.save(tensors, path)
+        torch.save(tensors, path, pickle_protocol=3)  # about which torch warns when it reads the file
     return path
-
-
-def found(network: nn.Module) -> dict[str, Tensor]:
-    return {name: layer.mask() for name, layer in ls.masked_layers(network)}
 
 
 def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -34,24 +30,25 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("suffix", ["", ".mask", ".weight_mask", ".scores"])
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["masks.pt", "masks.safetensors"])
-def test_a_mask_may_have_any_of_these_names_types_and_files(
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "name"),
+    [
+        ("", torch.bool, "masks.pt"),
+        (".mask", torch.uint8, "masks.safetensors"),
+        (".weight_mask", torch.int64, "masks.pt"),
+        (".scores", torch.float32, "masks.safetensors"),
+        (".mask", torch.bfloat16, "masks.pt"),
+    ],
+)
+def test_a_mask_has_any_of_these_names_types_and_files(
     suffix: str, dtype: torch.dtype, name: str, tmp_path: Path
 ) -> None:
     wanted = masks()
     path = saved({f"{layer}{suffix}": mask.to(dtype) for layer, mask in wanted.items()}, tmp_path, name)
-    assert_equal(found(import_subnet_(path, Small(), weights="signed_constant")), wanted)
+    assert_equal(ls.masks(import_subnet_(path, Small(), weights="signed_constant")), wanted)
 
 
-def test_a_file_that_torch_warns_of_is_read_in_silence(tmp_path: Path) -> None:
-    wanted = masks()
-    torch.save(wanted, tmp_path / "masks.pt", pickle_protocol=3)
-    assert_equal(found(import_subnet_(tmp_path / "masks.pt", Small(), weights="signed_constant")), wanted)
-
-
-def test_weights_that_are_not_in_the_file_are_a_function_of_the_seed_and_the_rest_is_neutral(tmp_path: Path) -> None:
+def test_without_weights_in_the_file_they_are_drawn_from_the_seed_and_the_rest_is_neutral(tmp_path: Path) -> None:
     path = saved(masks(), tmp_path)
     given = Small()
     given.load_state_dict(state())
@@ -67,40 +64,34 @@ def test_weights_that_are_not_in_the_file_are_a_function_of_the_seed_and_the_res
     assert network.get_submodule("conv1").origin == ("kaiming_normal", 5, "conv1")
 
 
-def test_weights_in_the_file_are_those_of_the_network(tmp_path: Path) -> None:
+def test_weights_in_the_file_become_the_weights_of_the_network(tmp_path: Path) -> None:
     theirs, wanted = state(), masks()
     path = saved(theirs | {f"{layer}.mask": mask for layer, mask in wanted.items()}, tmp_path)
     network = import_subnet_(path, Small())
-    assert_equal(found(network), wanted)
+    assert_equal(ls.masks(network), wanted)
     assert_equal({key: value for key, value in network.state_dict().items() if key in theirs}, theirs)
     assert network.get_submodule("conv1").origin is None
     assert all(network.get_submodule(name).weight.requires_grad for name in ("conv1", "fc"))
 
 
-def test_the_statistics_of_norms_may_stand_beside_weights_that_are_drawn(tmp_path: Path) -> None:
+def test_statistics_of_norms_without_weights_are_imported(tmp_path: Path) -> None:
     statistics = {key: value for key, value in state().items() if "running" in key}
     network = import_subnet_(saved(masks() | statistics, tmp_path), Small(), weights="signed_constant")
     assert_equal({key: network.state_dict()[key] for key in statistics}, statistics)
 
 
-def test_a_layer_without_a_mask_is_kept_whole(tmp_path: Path) -> None:
+def test_a_layer_without_a_mask_keeps_all_its_weights(tmp_path: Path) -> None:
     wanted = {"conv1": masks()["conv1"]}
     network = import_subnet_(saved(wanted, tmp_path), Small(), weights="signed_constant")
-    assert_equal(found(network), wanted | {"fc": torch.ones(2, 4, dtype=torch.bool)})
+    assert_equal(ls.masks(network), wanted | {"fc": torch.ones(2, 4, dtype=torch.bool)})
 
 
 def test_a_network_pruned_by_torch_gives_equal_logits(tmp_path: Path) -> None:
     theirs = Small()
     theirs.load_state_dict(state())
     prune.l1_unstructured(theirs.conv1, "weight", amount=0.7)  # type: ignore[no-untyped-call]
-    path = saved(nn.DataParallel(theirs).state_dict(), tmp_path)
-    assert "module.conv1.weight_orig" in torch.load(path)
-    network = ls.unmask_(import_subnet_(path, Small())).eval()
+    parallel = nn.DataParallel(theirs).state_dict()
+    assert "module.conv1.weight_orig" in parallel
+    network = ls.unmask_(import_subnet_(saved(parallel, tmp_path), Small())).eval()
     images = torch.randn(5, 3, 8, 8)
     assert torch.equal(network(images), theirs.eval()(images))
-
-
-def test_a_mask_of_a_1x1_convolution_is_that_of_a_linear_layer(tmp_path: Path) -> None:
-    wanted = masks()
-    path = saved(wanted | {"fc": wanted["fc"][:, :, None, None]}, tmp_path)
-    assert_equal(found(import_subnet_(path, Small(), weights="signed_constant")), wanted)

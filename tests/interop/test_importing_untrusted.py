@@ -1,4 +1,4 @@
-"""A file is not trusted: whatever is in it is one error, or is imported, and takes no more memory than it has bytes."""
+"""A file is not trusted: it is imported or is one error, no code in it runs, and it takes memory by its size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NUMBERS = np.random.default_rng(0).random(108, dtype=np.float32).tobytes()
         (zip_file(pickled({}) + bytes(10**7), compression=zipfile.ZIP_DEFLATED), "truncated, damaged"),
         (zip_file(pickled({"conv1": view(torch.FloatStorage, 10**11, SHAPE, STRIDES)})), "truncated, damaged"),
         (zip_file(pickled({"conv1": view(torch.FloatStorage, 1, WIDE, (0, 0))}), NUMBERS[:4]), "another network"),
-        (zip_file(pickled({"conv1": view(torch.BoolStorage, 432, SHAPE, STRIDES)}), NUMBERS), "other numbers than 0"),
+        (zip_file(pickled({"conv1": view(torch.BoolStorage, 432, SHAPE, STRIDES)}), NUMBERS), "numbers other than 0"),
         (save({"conv1": torch.ones(4)})[:-1], "truncated, damaged"),
         (save({"conv1": torch.ones(SHAPE).to(torch.float8_e4m3fn)}), "'conv1', which is no ordinary tensor"),
         (struct.pack("<Q", 10**15) + b'{"conv1":', "truncated, damaged"),
@@ -46,7 +46,7 @@ def test_a_hostile_file_is_an_error_before_it_takes_memory(content: bytes, messa
         import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
 
 
-def test_one_number_that_is_seen_many_times_is_a_mask_like_any_other(tmp_path: Path) -> None:
+def test_a_mask_that_repeats_one_number_by_its_strides_is_imported(tmp_path: Path) -> None:
     one = pickled({"conv1": view(torch.FloatStorage, 1, SHAPE, (0, 0, 0, 0))})
     (tmp_path / "file.pt").write_bytes(zip_file(one, struct.pack("<f", 1)))
     network = import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
@@ -54,14 +54,14 @@ def test_one_number_that_is_seen_many_times_is_a_mask_like_any_other(tmp_path: P
     assert ls.density(network, per_layer=True) == {"conv1": 1.0, "fc": 1.0}
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
     torch.save({"conv1": Call(os.mkdir, str(tmp_path / "cached"))}, tmp_path / "file.pt", pickle_protocol=4)
     with pytest.raises(ls.UserError, match="truncated, damaged"):
         import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
     assert not (tmp_path / "cached").exists()
 
 
-def test_a_dict_that_says_other_things_of_itself_is_taken_for_what_it_is(tmp_path: Path) -> None:
+def test_a_dict_with_attributes_named_like_its_methods_is_read_as_a_dict(tmp_path: Path) -> None:
     wanted = masks()
     torch.save(Call(OrderedDict, then=({"items": 5, "keys": 5}, None, iter(wanted.items()))), tmp_path / "file.pt")
     network = import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
@@ -69,7 +69,7 @@ def test_a_dict_that_says_other_things_of_itself_is_taken_for_what_it_is(tmp_pat
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """With a few bytes changed, cut out, put in or moved, or the end cut off."""
+    """Return the content with a few bytes changed, removed, inserted or moved, or with its end cut off."""
     for _ in range(rng.integers(1, 4)):
         start, end = sorted(rng.integers(0, len(content) + 1, 2).tolist())
         end = min(end, start + int(rng.integers(1, 64)))
@@ -87,7 +87,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 @pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["zip", "pickle", "legacy", "safetensors"])
-def test_a_file_that_was_tampered_with_is_one_error_or_another_network(kind: str, count: int, tmp_path: Path) -> None:
+def test_a_tampered_file_is_one_error_or_another_network(kind: str, count: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     public = {f"module.{key}": value for key, value in (state() | scores()).items()}
     files: dict[str, tuple[bytes, dict[str, Any]]] = {
