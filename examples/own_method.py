@@ -1,0 +1,50 @@
+"""Add a method of your own: one class in one file, for Python and for configs.
+
+    python examples/own_method.py
+    PYTHONPATH=examples lightning fit -c configs/quickstart.yaml \
+        --model.method=own_method.LAMP --model.method.density=0.1 --model.weights=kaiming_normal
+
+``PruneAtInit`` asks for masks before training and then trains the weights under them. A method that finds its mask by
+training scores derives from ``Method`` instead.
+"""
+
+import torch
+from torch import Tensor, nn
+
+import lightning_subnets as ls
+
+
+class LAMP(ls.PruneAtInit):
+    """Layer-adaptive magnitude pruning: keep the weights that carry most of what is left of their layer.
+
+    score = w^2 / sum of v^2 over the layer's weights with |v| >= |w|; the highest scores of all layers are kept.
+
+    Args:
+        density: fraction of all weights kept, in (0, 1].
+
+    Source: Lee et al. 2021, "Layer-Adaptive Sparsity for the Magnitude-Based Pruning", Eq. 1.
+    """
+
+    def __init__(self, density: float) -> None:
+        self.density = density
+
+    def compute_masks(self, network: nn.Module, data: object) -> dict[str, Tensor]:
+        scores = {
+            name: self.scores(module.weight.detach())
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear)
+        }
+        together = torch.cat([each.flatten() for each in scores.values()])
+        threshold = together.topk(round(self.density * len(together))).values[-1]
+        return {name: each >= threshold for name, each in scores.items()}
+
+    def scores(self, weight: Tensor) -> Tensor:
+        squares, order = weight.flatten().square().sort(descending=True)
+        return torch.empty_like(squares).scatter_(0, order, squares / squares.cumsum(0)).view_as(weight)
+
+
+if __name__ == "__main__":
+    network = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+    ls.mask_(network, LAMP(density=0.1), weights="kaiming_normal", seed=0)
+    for name, density in ls.density(network, per_layer=True).items():
+        print(f"layer {name} keeps {density:.1%} of its weights")
