@@ -1,5 +1,8 @@
+"""The README runs, and no page names what is not there."""
+
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from repository import ROOT
 from lightning_subnets.commands.cli import main
 
 README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md"), *ROOT.glob("configs/*/*.md")]
 
 
 def blocks(language: str) -> list[str]:
@@ -37,10 +41,19 @@ def test_the_lines_for_dashboards_are_understood(tmp_path: Path, capsys: pytest.
     assert chosen == ["WandbLogger", "TensorBoardLogger"]
 
 
-def test_every_link_and_config_the_readme_names_is_there() -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / link).exists(), link
-    expanded = set()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_and_module_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+    for config in re.findall(r"-c (configs/[\w/]+\.yaml)|subnets sweep (configs/[\w/]+\.yaml)", text):
+        assert (ROOT / "".join(config)).exists(), config
+    for name in re.findall(r"\blightning_subnets(?:\.[A-Za-z]\w*)+", text):
+        pkgutil.resolve_name(name)
+
+
+def test_the_table_of_configs_names_every_experiment() -> None:
+    named = set()
     for name in re.findall(r"^\| `([^`]+\.yaml)` \|", README, re.MULTILINE):
         variants = [name]
         while any("{" in variant for variant in variants):
@@ -49,6 +62,6 @@ def test_every_link_and_config_the_readme_names_is_there() -> None:
                 for variant in variants
                 for choice in re.findall(r"\{([^}]*)\}", variant)[0].split(",")
             ]
-        expanded.update(variants)
-    shipped = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.yaml")}
-    assert expanded == {name for name in shipped if not name.endswith("base.yaml") and not name.startswith("figures/")}
+        named.update(variants)
+    shipped = {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert named == {name for name in shipped if not name.endswith("base.yaml") and not name.startswith("figures/")}
