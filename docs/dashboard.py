@@ -1,8 +1,8 @@
-"""Makes the workspace that shows these runs on Weights & Biases: accuracy, loss, speed, mask, optimisation.
+"""Create the workspace that shows these runs on Weights & Biases: accuracy, loss, speed, mask, optimisation.
 
 pip install wandb-workspaces
-python docs/dashboard.py --entity me --project lightning-subnets   # saves it, and prints its address
-python docs/dashboard.py --json                                    # prints it; needs no server
+python docs/dashboard.py --entity me --project lightning-subnets   # saves it and prints its address
+python docs/dashboard.py --json                                    # prints it, without a server
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import wandb_workspaces.workspaces as ws
 
 
 def workspace(entity: str, project: str) -> ws.Workspace:
-    """What is logged, one section a question, all over the optimizer step."""
+    """Return the workspace: one section for each kind of metric, all over the optimizer step."""
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -73,7 +73,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(view._to_model().model_dump(mode="json", by_alias=True), indent=2))
     elif not options.entity:
-        parser.error("name the user or team it is for: --entity")
+        parser.error("--entity is missing: name the user or team that the workspace is for, or use --json")
     else:
         view.save()
         print(view.url)

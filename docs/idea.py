@@ -1,4 +1,4 @@
-"""Draws docs/idea.png: the idea in three panels, the last from a finished quickstart.
+"""Draw docs/idea.png: the idea in three panels, and the accuracy of a finished quickstart.
 
 make quickstart && .venv/bin/python docs/idea.py runs/quickstart/version_0
 """

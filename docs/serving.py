@@ -1,4 +1,4 @@
-"""Draws docs/serving.png: time over density, from what benchmarks/serving.py measured.
+"""Draw docs/serving.png: time over density, from a result of benchmarks/serving.py.
 
 .venv/bin/python docs/serving.py runs/benchmarks/serving-0.json
 """
