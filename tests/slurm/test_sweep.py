@@ -92,7 +92,7 @@ def test_the_list_of_a_figure_makes_its_runs(site: Site, monkeypatch: pytest.Mon
     [
         ("-c a.yaml\n\n# b\n-c c.yaml", [3], "there is no run 3 in runs.txt, which has 2"),
         ("-c a.yaml", [], "this is for a job array, and runs.txt has 1 runs: sbatch --array=1-1"),
-        ("-c a.yaml --name='a b", [1], "run 1 of runs.txt has a quote without its other"),
+        ("-c a.yaml --name='a b", [1], "run 1 of runs.txt has an unmatched quote"),
         ("-c a.yaml\n--config=a.yaml", [1], "runs 1 and 2 of runs.txt would both be a"),
     ],
 )
