@@ -1,10 +1,10 @@
-"""A small network in a Trainer on CIFAR-sized images: data in the device's memory against a DataLoader.
+"""Train a small network on images of CIFAR's size, with data in the device's memory and from a DataLoader.
 
     python benchmarks/cifar.py
 
-Conv4 finds a subnetwork by edge-popup. ``in memory`` is what CIFAR10 does: the data set lies on the device and is cut
-and mirrored there. ``DataLoader`` is what torchvision's CIFAR-10 does: each image is a PIL image, transformed in
-worker processes. The pixels are random ones.
+Edge-popup finds a subnetwork of Conv4. ``in memory`` loads as ``CIFAR10`` does: the data set is in the device's memory,
+and is cropped and mirrored there. ``DataLoader`` loads as torchvision's CIFAR-10 does: each image is a PIL image, which
+worker processes transform. The pixels are random.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 
 
 class InMemory(InMemoryDataModule):
-    """As ``CIFAR10``, of random pixels."""
+    """``CIFAR10`` with random pixels."""
 
     mean, std = MEAN, STD
     image_shape = (3, 32, 32)
@@ -57,7 +57,7 @@ class InMemory(InMemoryDataModule):
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """As torchvision's CIFAR10, of random pixels."""
+    """torchvision's CIFAR10 with random pixels."""
 
     def __init__(self, samples: int) -> None:
         self.pixels = np.random.default_rng(0).integers(0, 256, (samples, 32, 32, 3), dtype=np.uint8)
@@ -95,7 +95,7 @@ class FromDataLoader(LightningDataModule):
 
 
 def images_per_second(data: LightningDataModule) -> dict[str, float]:
-    """Of the second of two epochs, the first of which starts workers and warms up."""
+    """Measure the second of two epochs; the first one starts workers and warms up."""
     module = SubnetModule(Conv4(), EdgePopup(0.5), optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True))
     trainer = Trainer(
         max_epochs=2,

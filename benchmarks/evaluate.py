@@ -1,8 +1,8 @@
-"""An evaluation step of dense and of masked networks, interleaved in one run.
+"""Time an evaluation step of dense and of masked networks.
 
     python benchmarks/evaluate.py
 
-A masked network in evaluation computes with the same convolutions as a dense one, and looks at its version counters.
+A masked network computes the same convolutions as a dense one, and compares version counters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lightning_subnets.masking import cached_weight
 
 
 class Evaluation:
-    """A network in evaluation; called, it takes steps and tells what they took."""
+    """A network in evaluation. A call takes steps and returns their time."""
 
     def __init__(self, name: str, variant: str, images: Tensor, steps: int) -> None:
         self.network, self.images, self.steps = build(name, variant).eval(), images, steps
@@ -46,10 +46,10 @@ class Evaluation:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="name:batch size, of torchvision or conv4")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="name:batch size, from torchvision or conv4")
     parser.add_argument("--variants", nargs="+", default=["dense", "masked", "sort"])
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--steps", type=int, default=10 if ON_GPU else 1, help="a round")
+    parser.add_argument("--steps", type=int, default=10 if ON_GPU else 1, help="steps in a round")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     console = Console(width=160)

@@ -1,4 +1,4 @@
-"""Variants measured one after another in every round, so that a machine that is busy is busy for all of them."""
+"""Measure all variants one after another in every round, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 def interleaved(
     variants: Mapping[str, Callable[[], dict[str, float]]], rounds: int, warmup: int = 1
 ) -> dict[str, Values]:
-    """What each variant measures in each round; the warm-up does not count.
-
-    Returns: by variant and quantity, a value a round.
-    """
+    """Return what each variant measures: by variant and quantity, one value for each round after the warm-up."""
     measured: dict[str, Values] = {name: {} for name in variants}
     for number in track(range(rounds + warmup), "rounds", transient=True):
         for name, variant in variants.items():
@@ -38,12 +35,12 @@ def interleaved(
 
 
 def ratio(values: list[float], reference: list[float]) -> float:
-    """The median over rounds of the ratio within a round."""
+    """Return the median over rounds of the ratio within a round."""
     return statistics.median(value / base for value, base in zip(values, reference, strict=True))
 
 
 def spread(values: list[float], digits: int = 1) -> str:
-    """Median, and in brackets the quartiles, which one interruption does not move."""
+    """Return the median, and in brackets the quartiles, as text."""
     if len(values) < 3:
         return f"{statistics.median(values):,.{digits}f}"
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -51,7 +48,7 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 def table(title: str, measured: Mapping[str, Values], quantities: list[str], reference: str, of: str) -> Table:
-    """A row a variant: its quantities, and the ratio of one of them to that of the reference."""
+    """Return a table with a row for each variant: its quantities, and the ratio of ``of`` to the reference."""
     rows = Table("", *quantities, f"ratio to {reference}", title=title, title_justify="left")
     for name, values in measured.items():
         cells = [spread(values[quantity]) if quantity in values else "" for quantity in quantities]
@@ -61,7 +58,7 @@ def table(title: str, measured: Mapping[str, Values], quantities: list[str], ref
 
 
 def machine(packages: tuple[str, ...] = PACKAGES) -> str:
-    """What it was measured on."""
+    """Describe this machine and the versions of some packages."""
     names = [f"{name} {version(name)}" for name in packages]
     if torch.cuda.is_available():
         names.append(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
@@ -70,7 +67,7 @@ def machine(packages: tuple[str, ...] = PACKAGES) -> str:
 
 
 def save(results: object, console: Console, packages: tuple[str, ...] = PACKAGES) -> None:
-    """Into a new file below runs/benchmarks, with what is needed to measure it again."""
+    """Write results into a new file in runs/benchmarks, with the command and the machine."""
     folder = Path("runs/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(sys.argv[0]).stem

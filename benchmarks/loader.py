@@ -1,10 +1,9 @@
-"""Images per second from disk to a batch, of each way to load them, interleaved in one run.
+"""Measure the images per second that each loader reads from disk.
 
     python benchmarks/loader.py /path/with/one/directory/of/photographs/a/class
 
-Every way gives the same: uint8 batches of random resized crops, mirrored or not. The files that FFCV reads are made
-of the photographs first, in a temporary directory. One warm-up epoch each, then rounds in which each way has one
-epoch; medians, with the least and the most.
+All loaders give uint8 batches of random resized crops, mirrored at random. The FFCV files are first written from the
+photographs, in a temporary directory. Each loader has one warm-up epoch, and then one epoch in each round.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ Ways = dict[str, Callable[[], dict[str, float]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path)
-    parser.add_argument("--repeat", type=int, default=4, help="how often each photograph stands in the data set")
+    parser.add_argument("--repeat", type=int, default=4, help="copies of each photograph in the data set")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--longer-side", type=int, nargs="+", default=[500, 400])
-    parser.add_argument("--steps", type=int, default=0, help="training steps to take, for the time spent on waiting")
+    parser.add_argument("--steps", type=int, default=0, help="training steps, to measure the time spent waiting")
     parser.add_argument("--first", help=argparse.SUPPRESS)  # this program calls itself
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -147,7 +146,7 @@ def _ours(path: Path, options: argparse.Namespace, workers: int | None = None) -
 
 
 def _bare(path: Path, options: argparse.Namespace) -> Any:
-    """FFCV as its documentation has it."""
+    """Return FFCV's own loader, built as in its documentation."""
     loader, transforms = imported("ffcv.loader"), imported("ffcv.transforms")
     decoders = imported("ffcv.fields.decoders")
     size = (options.size, options.size)
@@ -170,7 +169,7 @@ def _bare(path: Path, options: argparse.Namespace) -> Any:
 
 
 def by_hand(loader: Any) -> dict[str, float]:
-    """Images per second of an epoch."""
+    """Return the images per second of an epoch, in a plain loop."""
     start, images = time.perf_counter(), 0
     for _, labels in loader:
         images += len(labels)
@@ -178,7 +177,7 @@ def by_hand(loader: Any) -> dict[str, float]:
 
 
 def in_a_trainer(loader: EpochLoader) -> dict[str, float]:
-    """Images per second of an epoch in Lightning's loop with an empty step, on a CPU."""
+    """Return the images per second of an epoch in Lightning's loop with an empty step, on a CPU."""
     module = _Empty()
     Trainer(
         max_epochs=1,
@@ -208,7 +207,7 @@ class _Empty(LightningModule):
 
 
 def first_batch(way: str, path: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds to the first batch and the peak of memory in MB, of a process of its own."""
+    """Return the seconds to the first batch and the peak memory in MB, of a new process."""
     arguments = [str(options.photographs), f"--first={way}={path}", f"--workers={options.workers}"]
     arguments += [f"--batch-size={options.batch_size}", f"--size={options.size}"]
     output = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True).stdout
@@ -238,7 +237,7 @@ def sizes(betons: dict[str, Path], images: int) -> Table:
 
 
 def waiting(loader: EpochLoader, options: argparse.Namespace) -> str:
-    """The share of a Wide ResNet-50-2's training steps that is spent on waiting for data."""
+    """Return the share of time that training steps of a Wide ResNet-50-2 wait for data, as text."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = torchvision.models.wide_resnet50_2().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
@@ -252,12 +251,12 @@ def waiting(loader: EpochLoader, options: argparse.Namespace) -> str:
         optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        if step >= 5:  # the first are slow
+        if step >= 5:  # because the first steps are slow
             waited, total = waited + arrived - done, total + time.perf_counter() - done
         if step == options.steps + 5:
             break
         done = time.perf_counter()
-    return f"Wide ResNet-50-2, {options.steps} steps on {device}: {waited / total:.1%} of the time is spent on waiting"
+    return f"Wide ResNet-50-2, {options.steps} steps on {device}: {waited / total:.1%} of the time is spent waiting"
 
 
 def _endless(loader: EpochLoader) -> Iterator[Any]:

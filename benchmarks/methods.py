@@ -1,11 +1,12 @@
-"""Every method on one small real task: Conv2 on handwritten digits, by density, over seeds.
+"""Compare all methods on a small real task: Conv2 on handwritten digits, at several densities, over seeds.
 
     python benchmarks/methods.py --seeds 3 --epochs 30
 
-One row a method and density: test accuracy of the last epoch, mean and standard deviation over the seeds, the share of
-weights that is kept, and the seconds that a run takes. Masks over random weights: signed constant weights, SGD at a
-rate of 0.1 (Supermask 100). Biprop has Kaiming normal weights, because on signed constants it is the same as EdgePopup.
-Trained weights: Kaiming normal, SGD at 0.05. All: momentum 0.9, weight decay 1e-4, cosine.
+Each method and density has a row: the test accuracy of the last epoch, with mean and standard deviation over the seeds,
+the share of weights kept, and the seconds of a run. Masks over random weights use signed constant weights and SGD with
+learning rate 0.1 (Supermask 100). Biprop uses Kaiming normal weights, because on signed constants it equals EdgePopup.
+Methods that train weights use Kaiming normal weights and SGD with learning rate 0.05. All use momentum 0.9, weight
+decay 1e-4 and a cosine schedule.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ ROUNDS = {0.5: (2, 1 - 0.5**0.5), 0.1: (5, 1 - 0.1**0.2), 0.02: (8, 1 - 0.02**0.
 def accuracy(
     method: ls.Method, seed: int, epochs: int, callbacks: list[Callback], learned: bool
 ) -> tuple[float, float]:
-    """Test accuracy after the last epoch, and the density."""
+    """Return the test accuracy after the last epoch, and the density."""
     torch.manual_seed(seed)
     rate = 100.0 if isinstance(method, ls.Supermask) else 0.1 if learned else 0.05
     module = SubnetModule(

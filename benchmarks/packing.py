@@ -1,14 +1,14 @@
-"""Many small networks on one device: runs an hour, one after another and several at once.
+"""Measure how many small runs one device completes in an hour, one after another and several at once.
 
     python benchmarks/packing.py --at-once 1 2 4 8
 
-Conv4 finds a subnetwork by edge-popup on CIFAR-sized images of random pixels. A way is so many processes at once, which
-share the device and the processors, each in a Trainer as a sweep's runs are; what is measured is the second of two
-epochs, in all of them together. ``runs/h`` is what that comes to for runs of 100 epochs of 50,000 images.
+Edge-popup finds a subnetwork of Conv4 on random images of CIFAR's size. ``processes at once`` starts several processes
+that share the device and the processors, each with a Trainer, as a sweep does. It measures the second of two epochs, of
+all processes together. ``runs/h`` converts the result to runs of 100 epochs of 50,000 images.
 
-``seeds in one`` is the other way to pack: the forward and backward pass of so many seeds under torch.func.vmap, in one
-process, as images a second of all seeds together; beside it the same for one seed without vmap. It leaves out data,
-masks and optimizer, so that it is the most that such a way could come to.
+``seeds in one`` computes the forward and backward pass of several seeds with torch.func.vmap in one process, and of one
+seed without vmap. It measures the images per second of all seeds together. Data, masks and optimizer are left out, so
+the result is an upper bound.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def _worker(ready: Barrier, samples: int, batch_size: int, threads: int, results
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(threads)
-    images_per_second(InMemory(2 * batch_size, batch_size))  # starts what has to be started
+    images_per_second(InMemory(2 * batch_size, batch_size))  # warms up
     ready.wait()
     results.put(images_per_second(InMemory(samples, batch_size))["images/s"])
 
 
 def processes(at_once: int, samples: int, batch_size: int) -> dict[str, float]:
-    """Images a second of all processes together."""
+    """Return the images per second of all processes together."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(at_once), context.Queue()
     threads = max(1, len(os.sched_getaffinity(0)) // at_once)
@@ -62,7 +62,7 @@ def processes(at_once: int, samples: int, batch_size: int) -> dict[str, float]:
 
 
 def seeds_in_one(seeds: int, batch_size: int, steps: int = 3) -> dict[str, float]:
-    """Images a second of all seeds together, forward and backward alone; without vmap for one seed."""
+    """Return the images per second of all seeds together, for the forward and backward pass only."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     networks = [Conv4().to(device) for _ in range(seeds)]
     images = torch.randn(seeds, batch_size, 3, 32, 32, device=device)

@@ -1,9 +1,9 @@
-"""The mask of the 30 % largest scores, by each way to choose them, interleaved in one run.
+"""Time the selection of the 30 % largest scores, by each way to select them.
 
     python benchmarks/selection.py
 
-Of single tensors of 2^16 to 2^28 normal scores, and of all layers of a network at once. ``kthvalue`` compares with the
-k-th value, and keeps too many where scores are equal; the others are exact.
+The scores are single tensors of 2^16 to 2^28 normal numbers, and all layers of a network at once. ``kthvalue`` compares
+with the k-th value, and keeps too many if scores are equal. The other ways are exact.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--exponents", type=int, nargs="+", default=list(range(16, 29, 2)))
     parser.add_argument("--networks", nargs="*", default=["resnet18", "resnet50", "wide_resnet50_2"])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=float, default=5.0, help="seconds; slower ways are not tried on larger tensors")
+    parser.add_argument("--limit", type=float, default=5.0, help="seconds; a slower way is not tried on larger tensors")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     console = Console(width=160)

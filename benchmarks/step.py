@@ -1,11 +1,11 @@
-"""A training step of dense and of masked networks, interleaved in one run.
+"""Time a training step of dense and of masked networks.
 
     python benchmarks/step.py
     python benchmarks/step.py --networks resnet50:256 wide_resnet50_2:256 --compile   # on a GPU
 
-``dense`` trains the weights of the plain network, ``masked`` finds a subnetwork by edge-popup, ``sort`` does so by
-the paper's pseudocode, which sorts the scores of every layer in every forward pass. All by SGD with momentum, on
-random images; in bfloat16 and channels last on a GPU, in float32 on a CPU.
+``dense`` trains the weights of the plain network. ``masked`` finds a subnetwork with edge-popup. ``sort`` does the same
+with the paper's pseudocode, which sorts the scores of every layer in every forward pass. All use SGD with momentum on
+random images, in bfloat16 and channels last on a GPU, and in float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ PHASES = ["forward", "backward", "select", "optimizer"]
 
 
 class Clock:
-    """Milliseconds between marks, without waiting for a GPU before the end."""
+    """A clock of the milliseconds between marks, which waits for a GPU only when it is read."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[str, Any]] = []
 
     def mark(self, phase: str) -> None:
-        """The phase that ends here."""
+        """Record that a phase ends here."""
         if ON_GPU:
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
@@ -66,7 +66,7 @@ CLOCK = Clock()
 
 
 class Timed(EdgePopup):
-    """Tells the time its masks take, which are chosen at the end of the optimizer's step."""
+    """Edge-popup that marks the time of its selection, which is a part of the optimizer's step."""
 
     def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         CLOCK.mark("optimizer")
@@ -76,7 +76,7 @@ class Timed(EdgePopup):
 
 
 class Sort(EdgePopup):
-    """As the paper's pseudocode does it: sorted in every forward pass."""
+    """Edge-popup as in the paper's pseudocode, which sorts in every forward pass."""
 
     cacheable = False
 
@@ -87,7 +87,7 @@ class Sort(EdgePopup):
 
 
 class SortedTopK(torch.autograd.Function):
-    """Source: Ramanujan et al. 2020, Algorithm 1."""
+    """The mask of the k largest scores. Source: Ramanujan et al. 2020, Algorithm 1."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
@@ -111,7 +111,7 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 
 def build(name: str, variant: str) -> nn.Module:
-    """A network on the device; the dense one is torchvision's own."""
+    """Return a network on the device; the dense one is torchvision's own."""
     torch.manual_seed(0)
     network = Conv4() if name == "conv4" else torchvision.models.get_model(name)
     method, _, compiled = variant.partition(", ")
@@ -138,7 +138,7 @@ def batch(name: str, size: int) -> tuple[Tensor, Tensor]:
 
 
 class Training:
-    """A network in training; called, it takes steps and tells what they took."""
+    """A network in training. A call takes steps and returns their time."""
 
     def __init__(self, name: str, variant: str, images: Tensor, labels: Tensor, steps: int) -> None:
         self.network, self.images, self.labels, self.steps = build(name, variant).train(), images, labels, steps
@@ -147,7 +147,7 @@ class Training:
         self.optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def __call__(self) -> dict[str, float]:
-        """Milliseconds a step by phase, and images a second."""
+        """Return the milliseconds of a step by phase, and the images per second."""
         CLOCK.marks.clear()
         if ON_GPU:
             torch.cuda.synchronize()
@@ -176,7 +176,7 @@ class Training:
 
 
 def peak_memory(name: str, size: int, variant: str) -> float:
-    """MB at the peak, of a process of its own."""
+    """Return the peak memory in MB of a new process that trains the variant."""
     command = [sys.executable, __file__, f"--networks={name}:{size}", f"--memory-of={variant}"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(json.loads(output.splitlines()[-1]))
@@ -190,11 +190,11 @@ def print_peak_memory(name: str, size: int, variant: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="name:batch size, of torchvision or conv4")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="name:batch size, from torchvision or conv4")
     parser.add_argument("--variants", nargs="+", default=["dense", "masked", "sort"])
-    parser.add_argument("--compile", action="store_true", help="dense and masked compiled too")
+    parser.add_argument("--compile", action="store_true", help="also compile dense and masked")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=10 if ON_GPU else 1, help="a round")
+    parser.add_argument("--steps", type=int, default=10 if ON_GPU else 1, help="steps in a round")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # this program calls itself
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -207,7 +207,7 @@ def main() -> None:
     variants = options.variants + ["dense, compiled", "masked, compiled"] * options.compile
     results: dict[str, dict[str, Values]] = {}
     for name, size in networks:
-        memory = {variant: peak_memory(name, size, variant) for variant in variants}  # while there is nothing else
+        memory = {variant: peak_memory(name, size, variant) for variant in variants}  # before networks are built here
         images, labels = batch(name, size)
         measured = interleaved(
             {variant: Training(name, variant, images, labels, options.steps) for variant in variants}, options.rounds, 2

@@ -1,9 +1,9 @@
-"""What a subnetwork takes in a file, and how long it takes to write and to read it, beside a dense checkpoint.
+"""Measure the size of a .subnet file, and the time to write and read it, beside a dense state dict.
 
     python benchmarks/subnet_file.py
 
-The masks of freshly drawn scores: those of a layer are independent, and no code makes less of them than their entropy,
-n H(d) bits for n weights at density d. Times are interleaved with those of a dense state dict by torch.
+The masks come from freshly drawn scores, which are independent. So no code needs fewer bits than their entropy, n H(d)
+for n weights at density d.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import nn
 import lightning_subnets as ls
 from lightning_subnets.subnet_file.container import Container
 
-# In a process of its own, whose highest use of memory is set back once all is imported (Linux).
+# Run in a new process, which resets its peak memory after the imports (Linux).
 PEAK = """
 import sys
 import torchvision
@@ -46,7 +46,7 @@ print(1024 * (kilobytes("VmHWM") - before))
 
 
 def entropy(density: float) -> float:
-    """H(d), bits a weight."""
+    """Return H(d), in bits per weight."""
     if density in (0.0, 1.0):
         return 0.0
     return -density * math.log2(density) - (1 - density) * math.log2(1 - density)
@@ -59,7 +59,7 @@ def milliseconds(action: Callable[[], object]) -> dict[str, float]:
 
 
 def sizes(file: Path, dense: Path) -> dict[str, float]:
-    """Bytes: of the file, of its masks, of their entropy, of a dense state dict; and of memory to load the file."""
+    """Return the bytes of the file, its masks, their entropy, a dense state dict, and the memory to load the file."""
     container = Container(file)
     masks = sum(container.take(f"mask/{name}").numel() for name in container.header.layers)
     bound = sum(layer.size * entropy(layer.kept / layer.size) for layer in container.header.layers.values()) / 8
