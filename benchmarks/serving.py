@@ -36,9 +36,9 @@ Product = Callable[[Tensor], Tensor]  # multiplies a layer's compressed rows by 
 
 
 def by_torch(rows: scipy.sparse.csr_array) -> Product:
-    parts = [torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data)]
-    matrix = torch.sparse_csr_tensor(*parts, size=rows.shape)
-    return lambda columns: matrix @ columns
+    starts, columns, values = map(torch.from_numpy, (rows.indptr, rows.indices, rows.data))
+    matrix = torch.sparse_csr_tensor(starts, columns, values, size=rows.shape)
+    return lambda inputs: matrix @ inputs
 
 
 def by_scipy(rows: scipy.sparse.csr_array) -> Product:

@@ -22,7 +22,7 @@ from interleaved import interleaved, machine, save, table
 from rich.console import Console
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-MASKED = "import torch, lightning_subnets as ls; ls.mask_(torch.nn.Sequential(torch.nn.Linear(8, 4)), ls.EdgePopup(0.5))"
+MASKED = "import torch, lightning_subnets as ls; ls.mask_(torch.nn.Sequential(torch.nn.Linear(8, 4)), ls.Dense())"
 HELP = "import sys; from lightning_subnets.commands.subnets import main; main({})"
 COMMANDS = {
     "torch": ["-c", "import torch"],
