@@ -1,4 +1,4 @@
-"""The ``lightning`` command: LightningCLI with a directory for each run and errors for people."""
+"""The ``lightning`` command: LightningCLI with a directory for each run, and errors in one line."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what Nu
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
-    # Lightning's advertisements and its account of the hardware; warnings still come through.
+    """Run a command line. A user's mistake ends it with one error and exit code 2."""
+    # Silence Lightning's advertisements and its list of the hardware, but not its warnings.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # This message tells that rank 0 kills all ranks because another rank has ended.
+    # This logger tells that rank 0 kills all ranks because another rank has ended.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-    # Lightning 2.6 under torch 2.15, from inside its own loops.
+    # Raised by Lightning 2.6 under torch 2.15, inside its own loops.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # Where SLURM is installed and a run is not a job's.
+    # Raised if SLURM is installed and the run is not a job.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
-    # A run goes on in its directory; one that begins from another's checkpoint keeps its own best and last.
+    # A run resumes in its own directory; a run that begins from another run's checkpoint keeps its own best and last.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # To evaluate a checkpoint nothing is needed of what wrote it.
+    # An evaluation needs none of the callbacks that wrote the checkpoint.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading a checkpoint")
-    # A run that ends before its first validation has no best checkpoint, and its last one all the same.
+    # A run that ends before its first validation has a last checkpoint but no best one.
     warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*could not find the monitored key")
-    # True of every short run; its metrics by epoch are logged all the same.
+    # Raised for every short run, whose metrics by epoch are logged anyway.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     strategies.register()
     with failures.told_in_one_line(), ending_with_launcher():
@@ -77,14 +77,14 @@ def main(args: list[str] | None = None) -> None:
 class SubnetCLI(LightningCLI):
     """LightningCLI for a ``SubnetModule`` and any data module.
 
-    A fit gets a directory of its own, ``<trainer.default_root_dir>/<name>/version_N``, for its checkpoints, metrics,
-    config, summary and pictures. Under a ``--version`` that is there already it goes on with that run.
+    A fit gets its own directory, ``<trainer.default_root_dir>/<name>/version_N``, for its checkpoints, metrics, config,
+    summary and pictures. If ``--version`` names an existing run, the fit resumes it.
     """
 
     run: RunDirectory | None = None
     last: LastCheckpoint | None = None
-    subnet: str | None = None  # a file that is evaluated
-    content: dict[str, Any] | None = None  # of the checkpoint that a fit begins from, until it has been checked
+    subnet: str | None = None  # the .subnet file to evaluate
+    content: dict[str, Any] | None = None  # the checkpoint that a fit begins from, until it has been checked
 
     def __init__(self, args: list[str]) -> None:
         try:
@@ -111,17 +111,17 @@ class SubnetCLI(LightningCLI):
             "--seed_everything",
             type=Seed,
             default=0,
-            help="Seed of the weights, the scores, the data's order and the rest.",
+            help="Seed of the weights, the scores, the order of the data and all other random numbers.",
         )
         parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run; the config file's where none is given."
+            "--name", type=str | None, default=None, help="Name of the run. Default: the name of the config file."
         )
         parser.add_argument(
             "--version",
             type=str | None,
             default=None,
-            help="Directory of the run in <trainer.default_root_dir>/<name>, the next free version_N if none is given; "
-            "a run that is there already is gone on with.",
+            help="Directory of the run in <trainer.default_root_dir>/<name>. An existing run is resumed. "
+            "Default: the next free version_N.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -136,15 +136,16 @@ class SubnetCLI(LightningCLI):
         self.config: Namespace = parser.parse_args(with_config_of_checkpoint(args))
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning lets a checkpoint's hyperparameters replace the config; here a difference is an error."""
+        """Check the checkpoint instead of letting its hyperparameters replace the config, as Lightning does."""
         config = self.config[self.config.subcommand]
         if config.ckpt_path is None:
             return
         if config.ckpt_path.endswith(".subnet"):
             if self.config.subcommand == "fit":
                 raise UserError(
-                    f"{config.ckpt_path} has no optimizer to go on with: --model.method=FixedMask --model.method.masks="
-                    f"{config.ckpt_path} trains weights under its mask, load_subnet(..., masked=True) goes on in Python"
+                    f"{config.ckpt_path} has no optimizer state to resume from. To train weights under its masks, use "
+                    f"--model.method=FixedMask --model.method.masks={config.ckpt_path}; to train its scores, use "
+                    "load_subnet(..., masked=True) in Python"
                 )
             self.subnet, config.ckpt_path = config.ckpt_path, None
             return
@@ -169,7 +170,7 @@ class SubnetCLI(LightningCLI):
             if config.version and self.run.summary.exists():
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     path = printable(str(self.run.path))
-                    print(f"{path} is finished: --ckpt_path begins another run from its checkpoint")
+                    print(f"{path} is finished: use --ckpt_path to begin another run from its checkpoint")
                 sys.exit(0)
             step = 0
             if last := self.run.last_checkpoint:
@@ -177,7 +178,7 @@ class SubnetCLI(LightningCLI):
                 checkpoint.check_limits(last, self.content, config.trainer.max_epochs, config.trainer.max_steps)
                 step = self.content["global_step"]
                 if config.ckpt_path:
-                    print(printable(f"going on from {last}, not from {config.ckpt_path}"), file=sys.stderr)
+                    print(printable(f"resuming from {last}, not from {config.ckpt_path}"), file=sys.stderr)
             config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
             self.save_config_callback = SaveConfig
             callbacks += [MaskStatistics(), Throughput(), GradientNorm()]
@@ -189,7 +190,9 @@ class SubnetCLI(LightningCLI):
                             folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
                         )
                     )
-                self.last = LastCheckpoint(folder)  # after the best one, whose place it saves
+                self.last = LastCheckpoint(
+                    folder
+                )  # after ModelCheckpoint, because it saves the path of the best checkpoint
                 callbacks.append(self.last)
         self.trainer_defaults["callbacks"] = callbacks
 
@@ -197,22 +200,22 @@ class SubnetCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-            # What a network's or an optimizer's own constructor will not take is a mistake in the config.
+            # A network or an optimizer that refuses its arguments is a mistake in the config.
             raise as_user_error(error) from error
 
         if self.trainer.precision == "64-true":
-            # Lightning converts the network later; checkpoints and weights are compared with it before that.
+            # Lightning converts the network later, but checkpoints and weights are compared with it before that.
             self.model.double()
         if self.subnet:
             load_subnet(self.subnet, network=self.model.unmask_())
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
-            environment.auto_requeue = False  # by a checkpoint where those of all runs would be
+            environment.auto_requeue = False  # Lightning would save all runs' checkpoints in one place
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = CheckpointFiles()
 
-        # Here too, before there are other processes: they could only be torn down.
+        # Check before DDP starts its workers; afterwards we could only kill them.
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.content:
                 checkpoint.validate_and_complete_(self.content, self.model, to_train=True)
@@ -232,7 +235,7 @@ class SubnetCLI(LightningCLI):
         if self.run is None:
             return
         seconds = self.last.seconds if self.last else time.perf_counter() - self.start
-        # A time limit now: what is left to do is done when the job is started again.
+        # If the job's time ends now, the test and the report are done when it is started again.
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
         if is_overridden("test_dataloader", self.datamodule):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
@@ -241,12 +244,12 @@ class SubnetCLI(LightningCLI):
         self._end(exit_code=0)
 
     def _end(self, exit_code: int) -> None:
-        """End together: what starts the ranks gives them little time once one of them has ended."""
+        """End all ranks together, because a launcher kills the others soon after the first has ended."""
         loggers.finish(self.trainer.loggers, exit_code)
         self.trainer.strategy.barrier("end of the run")
 
     def _report(self, seconds: float) -> None:
-        """Pictures, summary, and what a person would like to read."""
+        """Draw the pictures, write the summary and print it."""
         assert self.run is not None
         diagnosis, trace = summary.diagnosis(self.model, self.datamodule)
         result = summary.summarize(
@@ -261,11 +264,11 @@ class SubnetCLI(LightningCLI):
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         try:
             pictures = drawing.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)
-            summary.write(result, self.run.summary)  # last of all, for it says that the run is finished
+            summary.write(result, self.run.summary)  # last, because its presence says that the run is finished
         except OSError as error:
             raise UserError(
-                f"the run is done, and its report cannot be written to {self.run.path} ({error.strerror}): make room "
-                f"and give the same command with --version {self.run.path.name}"
+                f"the run is done, but its report cannot be written to {self.run.path} ({error.strerror}). Make room "
+                f"and repeat the command with --version {self.run.path.name}"
             ) from error
         summary.show(result, self.run.path, pictures)
         method = self.model.method
