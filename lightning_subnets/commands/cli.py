@@ -192,7 +192,7 @@ class SubnetCLI(LightningCLI):
                     )
                 self.last = LastCheckpoint(
                     folder
-                )  # after ModelCheckpoint, because it saves the path of the best checkpoint
+                )  # after ModelCheckpoint, whose best path it saves
                 callbacks.append(self.last)
         self.trainer_defaults["callbacks"] = callbacks
 
