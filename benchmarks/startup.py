@@ -1,4 +1,4 @@
-"""The time from shell to shell: imports, the help of the commands, and a fit of one step.
+"""Time from shell to shell: imports, the help of the commands, and a fit of one step.
 
     python benchmarks/startup.py --rounds 5
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
     variants: dict[str, Callable[[], dict[str, float]]] = {
         name: partial(seconds, COMMANDS[name]) for name in options.variants
     }
