@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from lightning_subnets.errors import UserError
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Check that a new file can be written there.
+    """Check that a new file can be written at this path.
 
     Args:
-        force: it may take the place of one that is there.
+        path: the new file.
+        force: whether it may replace an existing file.
 
     Raises:
-        ValueError: if the directory does not exist, or the file does, and is not to be replaced.
+        ValueError: if the directory does not exist, or the file exists and may not be replaced.
     """
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is no directory: create it, or name another place than {path}")
@@ -30,17 +31,17 @@ def check_place(path: Path, *, force: bool) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
-    """A file to write that takes the place of ``path`` at the end of the block, all at once and on the disk.
+    """Open a file that atomically replaces ``path`` at the end of the block, flushed to the disk.
 
-    Whatever happens before, a kill or a full disk included, leaves what was there. A kill leaves a ``.partial`` file
-    beside it, which the next writing replaces.
+    An error, a kill or a full disk before that leaves ``path`` as it was. A kill leaves a ``.partial`` file beside it,
+    which the next call replaces.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        # The file has to be new: opening a link of that name would overwrite the file that the link points to.
+        # Create the file exclusively: opening a symbolic link would overwrite the file that the link points to.
         partial.unlink(missing_ok=True)
         with partial.open("xb") as file:
             yield file
@@ -50,7 +51,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    # The new name too, or a machine that fails may come back with the old file.
+    # Flush the new name too; otherwise the old file may return after a power failure.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

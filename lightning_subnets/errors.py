@@ -1,18 +1,18 @@
-"""Mistakes a user can mend, and how text from a file is made safe to print."""
+"""Mistakes that a user can correct, and text from files made safe to print."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-_LONGEST = 2000  # characters of a message, which may quote a value from a file
+_MAX_LENGTH = 2000  # characters of a message, which may quote a value from a file
 
 
 class UserError(ValueError):
-    """A mistake a user can mend: the message gives the value, what is allowed and what to do next.
+    """A mistake that a user can correct: the message gives the value, what is allowed and what to do next.
 
     The command line prints the message without a traceback and exits with code 2. File names that are not UTF-8 are
-    escaped in the message, so that it can be written anywhere.
+    escaped, so that any terminal or log can take the message.
     """
 
     def __init__(self, message: str) -> None:
@@ -20,15 +20,15 @@ class UserError(ValueError):
 
 
 def as_user_error(error: Exception) -> UserError:
-    """Return the mistake behind an error of a parser, or of a class that a config names, with a message of one line."""
+    """Return the error of a parser, or of a class that a config names, as a ``UserError`` of one line."""
     if isinstance(error.__cause__, UserError):
         return error.__cause__
     message = printable(" ".join(str(error).split()))
-    return UserError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
+    return UserError(message if len(message) <= _MAX_LENGTH else f"{message[:_MAX_LENGTH]}...")
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:
-    """The error for a name that nothing has: the nearest known name first, then all of them."""
+    """Return the error for an unknown name: it suggests the nearest known name, then lists all."""
     names = sorted(known)
     nearest = difflib.get_close_matches(value, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -38,7 +38,7 @@ def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:
 def printable(text: str) -> str:
     r"""Return a text from a file, or a file's name, as one line that is safe to print on a terminal.
 
-    Newlines, terminal escapes, marks that change the direction of writing and all other characters that are not
-    printable become Python's escapes, ``\n`` and ``\x1b`` for instance.
+    Newlines, terminal escapes, marks that change the direction of writing and all other unprintable characters become
+    Python's escapes, ``\n`` and ``\x1b`` for instance.
     """
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph.diagnostics import Diagnosis, Overlap, diagnose, log10_path_kernel_trace, overlap
-from lightning_subnets.masking import prune_at_init
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet, masks_in
@@ -35,7 +34,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
     network = run.module().network
     shape = input_shape or run.data().image_shape
     kept = masking.masks(network)
-    with prune_at_init.temporarily_unmasked(network):
+    with masking.temporarily_unmasked(network):
         diagnosis = diagnose(network, shape, kept)
         common = _overlap(kept, against, network) if against else None
         titles = ["kept", "density", "on paths", "units on paths"]

@@ -1,4 +1,4 @@
-"""What a mask leaves of a network: widths, paths, the path kernel, collapse; and what two masks have in common."""
+"""Widths, paths, the path kernel and collapse of a masked network, and the overlap of two masks."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.graph.recording import evaluating
 from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
-from lightning_subnets.masking import maskable, prune_at_init
+from lightning_subnets.masking import maskable
 
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    """What is left of one layer.
+    """The part of one layer that a mask leaves.
 
     Attributes:
         kept, total: weights.
-        on_paths: of the kept weights those that lie on a path of kept weights from an input to an output.
-        units: channels or neurons that the layer puts out.
-        width: of the units those with a kept weight that enters and one that leaves; what leaves a unit may do so
-            behind the addition of a shortcut, and an output of the network needs none.
-        alive: of the units those on a path of kept weights from an input to an output; never more than the width.
-        used: False for a layer that evaluation does without, as an auxiliary classifier; it has no paths.
+        on_paths: the kept weights on a path of kept weights from an input to an output.
+        units: the layer's output channels or neurons.
+        width: the units that a kept weight enters and another leaves, perhaps only after a shortcut was added; an
+            output of the network counts without one that leaves.
+        alive: the units on a path of kept weights from an input to an output; never more than the width.
+        used: False for a layer that evaluation does not use, such as an auxiliary classifier; it has no paths.
     """
 
     kept: int
@@ -51,12 +51,12 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What masks leave of a network.
+    """The part of a network that masks leave.
 
     Attributes:
-        layers: each by its name, in the order of the network.
-        log10_paths: of the number of paths of kept weights from an input to an output, in the graph of units, where
-            each kept position of a kernel is an edge; -inf if there is none.
+        layers: each layer by its name, in the network's order.
+        log10_paths: log10 of the number of paths of kept weights from an input to an output in the graph of units,
+            where each kept position of a kernel is an edge; -inf if there is none.
     """
 
     layers: dict[str, LayerDiagnosis]
@@ -68,7 +68,7 @@ class Diagnosis:
 
     @property
     def empty(self) -> list[str]:
-        """The layers that no weight is kept of."""
+        """The layers that keep no weight."""
         return [name for name, layer in self.layers.items() if not layer.kept]
 
     @property
@@ -78,25 +78,25 @@ class Diagnosis:
 
     @property
     def collapsed(self) -> list[str]:
-        """The layers that nothing flows through, empty or cut off; around some of them a shortcut may still lead."""
+        """The layers that are empty or cut off; a shortcut may still lead around them."""
         return [name for name in self.layers if name in {*self.empty, *self.cut_off}]
 
 
 def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tensor] | None = None) -> Diagnosis:
-    """What masks leave of a network, which stays as it was.
+    """Diagnose what masks leave of a network, which stays unchanged.
 
     Args:
-        network: masked, with the masks it has; or plain, with ``masks``.
+        network: masked, with its own masks; or plain, with ``masks``.
         input_shape: of one image, (channels, height, width).
-        masks: boolean, of every layer by its name.
+        masks: the boolean mask of every layer by its name.
 
     Raises:
-        ValueError: if the network's units cannot be followed, see ``unit_tracing.trace``; if it is not masked
-            and no masks are given.
+        ValueError: if the network's units cannot be followed, see ``unit_tracing.trace``; if the network is not masked
+            and there are no ``masks``.
     """
     if masks is None:
-        masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
-        with prune_at_init.temporarily_unmasked(network):
+        masks = masking.masks(network)
+        with masking.temporarily_unmasked(network):
             return diagnose(network, input_shape, masks)
     graph = trace(network, input_shape)
     kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in masks.items()}
@@ -109,31 +109,32 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
 
 
 def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence[int]) -> float:
-    """log10 of Tr = sum over paths p and their kept weights k of (pi_p / w_k)^2 = sum_k dR2 / d(w_k^2).
+    """Return log10 of Tr = sum over paths p and their kept weights k of (pi_p / w_k)^2 = sum_k dR2 / d(w_k^2).
 
-    pi_p is the product of the weights along the path and of the scales of the norms on it; a norm with running
-    statistics scales by gamma / sqrt(var + eps). w_k is the weight that the layer computes with, which for ``Biprop``
-    and a scaled ``Supermask`` is not the weight that was drawn. R2 is the sum of the outputs, in float64, for an image
-    of ones: the network is in evaluation mode, all weights are masked, every factor of pi_p is squared, and every shift
-    (biases, the means of norms) is 0.
+    pi_p is the product of the weights along the path and of the scales of its norms; a norm with running statistics
+    scales by gamma / sqrt(var + eps). w_k is the effective weight, which for ``Biprop`` and a scaled ``Supermask``
+    differs from the drawn weight. R2 is the sum of the outputs, in float64, for an image of ones: the network is in
+    evaluation mode, all weights are masked, every factor of pi_p is squared, and every shift (biases, means of norms)
+    is 0.
 
-    Everything else computes as it always does: a mean over n positions divides by n, not by n^2, and a max-pool takes
-    the largest value. If activations do more than cut at 0, or norms have no running statistics, the result is not a
-    sum over paths, but it still compares masks of one network.
+    All other operations stay as they are: a mean over n positions divides by n, not by n^2, and a max-pool takes the
+    largest value. If activations do more than cut at 0, or norms have no running statistics, the result is not a sum
+    over paths, but it still compares masks of one network.
 
     Args:
-        network: masked, or plain with the weights that it computes with; it stays as it was.
-        masks: boolean, of every layer by its name.
+        network: masked, or plain with its effective weights; it stays unchanged.
+        masks: the boolean mask of every layer by its name.
         input_shape: of one image, (channels, height, width).
 
     Returns: -inf if there is no path, and inf if the sum exceeds float64's range, 1.8e308; a ResNet-152 is at about
-        1e50. NaN if the sum is NaN or negative; a network that changes signs can make it negative.
+        1e50. NaN if the sum is NaN or negative, which a network that changes signs can make it.
+
     Raises:
         ValueError: if the network does not compute in float64.
     """
     methods = {name: each.method for name, each in network.named_modules() if isinstance(each, masking.MaskedLayer)}
     with (
-        prune_at_init.temporarily_unmasked(network) if methods else nullcontext(),
+        masking.temporarily_unmasked(network) if methods else nullcontext(),
         evaluating(network),
         torch.enable_grad(),
     ):
@@ -157,7 +158,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
 
 def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers in float64 that make norms scale by the square of their scale, and shift by 0."""
+    """Return parameters and buffers in float64 with which norms scale by the square of their scale and shift by 0."""
     tensors: dict[str, Tensor] = {}
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
         owner, _, name = key.rpartition(".")
@@ -166,7 +167,7 @@ def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
             value = torch.zeros_like(value)
         elif name == "weight":
             value = value.square()
-        elif name == "running_var":  # a norm adds eps and takes the root
+        elif name == "running_var":  # the norm adds eps and takes the root
             eps: Any = network.get_submodule(owner).eps
             value = (value + eps).square() - eps
         tensors[key] = value
@@ -174,12 +175,12 @@ def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
 
 
 class Overlap(NamedTuple):
-    """What two masks have in common.
+    """The overlap of two masks.
 
     Attributes:
-        jaccard: kept by both / kept by either (intersection over union); 1 if neither keeps anything. Of two masks
-            drawn independently at density d it is about d / (2 - d).
-        shared: kept by both / kept by the one that keeps less (overlap coefficient); about d then.
+        jaccard: kept by both / kept by either (intersection over union); 1 if neither keeps anything. Two masks drawn
+            independently at density d have about d / (2 - d).
+        shared: kept by both / kept by the mask that keeps less (overlap coefficient); for the same two, about d.
     """
 
     jaccard: float
@@ -187,7 +188,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> tuple[Overlap, dict[str, Overlap]]:
-    """What the masks of two subnetworks of one network have in common: in the whole, and in each layer."""
+    """Return the overlap of two subnetworks of one network: of all masks together, and of each layer by its name."""
     counts = {
         name: np.array([int((mask & second[name]).sum()), int(mask.sum()), int(second[name].sum())])
         for name, mask in first.items()
@@ -202,7 +203,7 @@ def _overlap(counts: NDArray[np.int64]) -> Overlap:
 
 
 class _Found(NamedTuple):
-    """Of a layer in the graph, by unit that it puts out and by connection."""
+    """The diagnosis of a layer by its output units (wide, alive) and by its connections (on_paths)."""
 
     wide: Mask
     alive: Mask
@@ -210,7 +211,7 @@ class _Found(NamedTuple):
 
 
 def _layers(graph: UnitGraph, kept: Mapping[str, Float64], reached: Mask, leading: Mask) -> dict[str, _Found]:
-    left = np.zeros(graph.num_units + 1, np.bool_)  # units that something leaves; the last one is NOTHING
+    left = np.zeros(graph.num_units + 1, np.bool_)  # units that an edge leaves; the last one is NOTHING
     left[graph.outputs] = True
     found: dict[str, _Found] = {}
     for step in reversed(graph.steps):

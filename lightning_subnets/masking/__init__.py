@@ -1,16 +1,26 @@
-"""The idea: masked weights, ``mask_`` and ``unmask_``, exact top-k, seeded draws, and the interface of a method.
+"""Masked weights: ``mask_``, ``unmask_``, the interface of a method, exact top-k and seeded draws.
 
-Start with ``masked_network.py``, then ``masked_layer.py`` and ``method.py``. This room imports nothing of the package
-but ``errors``.
+Read from the top: ``mask_`` in ``masked_network.py`` takes five steps, and each one calls modules below it.
+
+1. Find the weights: ``maskable.py``.
+2. Draw them: ``initialization.py``.
+3. Give them scores: ``method.py``, the interface that each file in ``methods/`` implements.
+4. Install the masked class: ``masked_layer.py``, with its gradient in ``straight_through.py`` and its cache of
+   weight * mask in ``cached_weight.py``.
+5. Prune, if the method chooses its masks before training: ``prune_at_init.py``.
+
+Masks come from ``selection.py`` (the exact k largest; on a GPU ``radix_select.py``), and ``allocation.py`` says how
+many weights each layer keeps. This room imports nothing of the package but ``errors``.
 """
 
 from lightning_subnets.masking.masked_layer import (
-    MASKED,
     MaskedConv2d,
     MaskedLayer,
     MaskedLinear,
     Origin,
-    StraightThrough,
+    masked_layers,
+    masks,
+    temporarily_unmasked,
 )
 from lightning_subnets.masking.masked_network import (
     density,
@@ -18,18 +28,14 @@ from lightning_subnets.masking.masked_network import (
     invalidate_,
     make_affine_neutral_,
     mask_,
-    masked_layers,
-    masks,
     unmask_,
 )
 
 __all__ = [
-    "MASKED",
     "MaskedConv2d",
     "MaskedLayer",
     "MaskedLinear",
     "Origin",
-    "StraightThrough",
     "density",
     "install_masks_",
     "invalidate_",
@@ -37,5 +43,6 @@ __all__ = [
     "mask_",
     "masked_layers",
     "masks",
+    "temporarily_unmasked",
     "unmask_",
 ]

@@ -1,4 +1,4 @@
-"""How a density becomes a number of weights kept in each layer."""
+"""The number of weights that each layer keeps at a given density."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def check_density(density: float) -> float:
-    """The density itself.
+    """Return the density.
 
     Raises:
         ValueError: if it is outside (0, 1].
@@ -29,10 +29,10 @@ def check_density(density: float) -> float:
 
 
 def check_allocation(allocation: str, known: tuple[str, ...]) -> str:
-    """The allocation itself.
+    """Return the allocation.
 
     Raises:
-        ValueError: if it is not one of those known.
+        ValueError: if it is unknown.
     """
     if allocation not in known:
         raise unknown("allocation", allocation, known)
@@ -40,7 +40,7 @@ def check_allocation(allocation: str, known: tuple[str, ...]) -> str:
 
 
 def num_kept(total: int, density: float) -> int:
-    """Weights kept of ``total``: n - int((1 - density) * n).
+    """Return how many of ``total`` weights are kept: n - int((1 - density) * n).
 
     Source: Ramanujan et al. 2020, Algorithm 1.
     """
@@ -48,29 +48,32 @@ def num_kept(total: int, density: float) -> int:
 
 
 def uniform(totals: Mapping[str, int], density: float) -> dict[str, int]:
-    """Every layer at the same density, the first and the last included.
+    """Return the number of weights kept in each layer if all layers have the same density.
 
     Args:
         totals: the number of weights of each layer, by its name.
+        density: fraction kept.
     """
     return {name: num_kept(total, density) for name, total in totals.items()}
 
 
 def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
-    """Erdos-Renyi-Kernel: more of small layers than of large ones, ``num_kept`` of all weights together.
+    """Return the number of weights kept in each layer by Erdos-Renyi-Kernel, which thins out small layers less.
 
-    The density of a layer is d_l = min(1, e (n_in + n_out + kh + kw) / (n_in n_out kh kw)), e such that
-    sum_l d_l n_l = density sum_l n_l. What is lost by rounding down goes to the layers that lose most by it.
+    The density of a layer is d_l = min(1, e (n_in + n_out + kh + kw) / (n_in n_out kh kw)), with e such that
+    sum_l d_l n_l = density sum_l n_l. The layers that lose most by rounding down get the remaining weights, so that
+    ``num_kept`` of all weights are kept.
 
     Args:
         shapes: of each layer's weight, (out, in) or (out, in / groups, height, width).
+        density: fraction kept of all weights.
     Source: Evci et al. 2020, "Rigging the Lottery", section 3.
     """
     totals = {name: shape.numel() for name, shape in shapes.items()}
     wanted = num_kept(sum(totals.values()), density)
     full: set[str] = set()
     while True:
-        # sum of the shape over its product, times the number of weights
+        # d_l n_l is proportional to the sum of the shape.
         shares = {name: float(sum(shape)) for name, shape in shapes.items() if name not in full}
         left = wanted - sum(totals[name] for name in full)
         exact = {name: left * share / sum(shares.values()) for name, share in shares.items()}
@@ -86,13 +89,14 @@ def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
 
 
 def global_(scores: Mapping[Key, Tensor], k: int, *, absolute: bool = False) -> dict[Key, Tensor]:
-    """Boolean masks of the k largest scores of all layers together.
+    """Return the boolean masks of the k largest scores of all layers together.
 
-    Of equal scores the one of the first layer is in, and in a layer the one with the lowest flat index.
+    Among equal scores, the first layer comes first, and within a layer the lowest flat index.
 
     Args:
         scores: of each layer; all of one floating type, on one device.
-        absolute: order by the scores' absolute values.
+        k: number selected in all layers together.
+        absolute: whether to rank by absolute value.
 
     Raises:
         ValueError: if a score on a CPU is NaN.

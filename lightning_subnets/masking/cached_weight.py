@@ -1,15 +1,15 @@
-"""The cache of effective weights, w * m: computed when weight or scores have changed, and not before.
+"""The cache of effective weights, w * m: recomputed only when weight or scores have changed.
 
-That is once after each optimizer step, for all layers together. Accumulated batches and evaluation reuse the result.
-Fused optimizers change a parameter without a trace, so a hook on ``Optimizer.step`` tells of a step. Every other
-change shows in a tensor's version counter, except an in-place edit of ``parameter.data`` and a collective of
-torch.distributed on a parameter: after these, call ``invalidate_``.
+The cache recomputes all layers together after each optimizer step; accumulated batches and evaluation reuse the result.
+Changes show in a tensor's version counter. Fused optimizers do not advance the counter, so a hook on
+``Optimizer.step`` reports their steps. Two changes leave no trace: an in-place edit of ``parameter.data`` and a
+torch.distributed collective on a parameter. Call ``invalidate_`` after them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +25,7 @@ from lightning_subnets.masking.method import ScoredLayer, current_masks
 
 
 class CachingLayer(ScoredLayer, Protocol):
-    """What the cache reads and writes of a masked layer."""
+    """The part of a masked layer that the cache reads and writes."""
 
     cached: CachedWeight | None
     externally_refreshed: bool  # whether the caller of a compiled network calls ``refresh_`` before each forward pass
@@ -38,9 +38,9 @@ class TensorVersion:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor: ReferenceType[Tensor] = ref(tensor)
-        # While this reference lives, no other storage gets the same address.
+        # While this reference lives, no other storage can get the same address.
         self.storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-        # Tensors that inference mode creates have no version.
+        # Tensors created in inference mode have no version.
         self.version = None if tensor.is_inference() else tensor._version
 
     def is_unchanged(self, tensor: Tensor) -> bool:
@@ -53,10 +53,10 @@ class TensorVersion:
 
 
 class CachedWeight(NamedTuple):
-    """A layer's effective weight w * m, without gradient, and the versions of what it was computed from."""
+    """A layer's effective weight w * m, without gradient, and the versions of the tensors it was computed from."""
 
     product: Tensor
-    mask: Tensor | None  # kept if the weight is trained, because its gradient is masked too
+    mask: Tensor | None  # stored only if the weight is trained, because its gradient is masked too
     num_kept: int | None
     sources: list[TensorVersion]
 
@@ -71,8 +71,8 @@ class CachedWeight(NamedTuple):
         )
 
 
-_layers: WeakSet[CachingLayer] = WeakSet()  # all layers that have a cached weight
-_lock = Lock()  # guards the set, because networks may be trained in several threads
+_layers: WeakSet[CachingLayer] = WeakSet()  # the layers that have a cached weight
+_lock = Lock()  # guards the set, because several threads may each train a network
 
 
 def cached_weight(layer: CachingLayer) -> tuple[Tensor, Tensor | None]:
@@ -84,25 +84,26 @@ def cached_weight(layer: CachingLayer) -> tuple[Tensor, Tensor | None]:
         ValueError: if a score on a CPU is NaN.
     """
     cached = layer.cached
-    if not torch.compiler.is_compiling():
-        return (cached if cached and cached.is_fresh(layer) else _compute([layer], [_dtype(layer.weight)])[0])[:2]
-    if layer.externally_refreshed:
+    if torch.compiler.is_compiling() and not layer.externally_refreshed:
+        # A compiled graph cannot check whether a tensor has changed.
+        mask = layer.mask()
+        return layer.method.effective_weight(layer.weight.detach(), mask).to(_dtype(layer.weight)), mask
+    if torch.compiler.is_compiling():
         assert cached is not None, "a network compiled by compile_ needs refresh_ before each forward pass"
-        return cached[:2]
-    # A graph cannot check whether something has changed.
-    mask = layer.mask()
-    return layer.method.effective_weight(layer.weight.detach(), mask).to(_dtype(layer.weight)), mask
+    elif not (cached and cached.is_fresh(layer)):
+        (cached,) = _compute({layer: _dtype(layer.weight)})
+    return cached.product, cached.mask
 
 
 def compile_(network: nn.Module, layers: Iterable[CachingLayer]) -> None:
-    """Compile a masked network in place with ``torch.compile``, for a caller of ``refresh_`` before each forward pass.
+    """Compile a masked network in place, for a caller that calls ``refresh_`` before each forward pass.
 
     A plain ``torch.compile(network)`` computes the masks in the graph, in every forward pass.
     """
     for layer in layers:
         layer.externally_refreshed = True
-    # A smaller last batch would otherwise switch all later batches to a slower graph for any batch size. With images
-    # of several sizes, in training and evaluation, there may be more than the 8 graphs that torch allows by default.
+    # With dynamic shapes, a smaller last batch would switch all later batches to a slower graph for any batch size.
+    # Images of several sizes, in training and evaluation, may need more than the 8 graphs that torch allows by default.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     network.compile(dynamic=False)
 
@@ -113,10 +114,8 @@ def refresh_(layers: Iterable[CachingLayer]) -> None:
     Raises:
         ValueError: if a score on a CPU is NaN.
     """
-    stale = [
-        layer for layer in layers if layer.method.cacheable and not (layer.cached and layer.cached.is_fresh(layer))
-    ]
-    _compute(stale, [_dtype(layer.weight) for layer in stale])
+    cacheable = (layer for layer in layers if layer.method.cacheable)
+    _compute({each: _dtype(each.weight) for each in cacheable if not (each.cached and each.cached.is_fresh(each))})
 
 
 def invalidate_(layers: Iterable[CachingLayer]) -> None:
@@ -130,11 +129,15 @@ def invalidate_(layers: Iterable[CachingLayer]) -> None:
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     with _lock:
-        used = [(layer, layer.cached) for layer in _layers]
-    stale = [(layer, cached.product.dtype) for layer, cached in used if cached and _has_parameter(layer, stepped)]
-    invalidate_(layer for layer, _ in stale)
+        caches = [(layer, layer.cached) for layer in _layers]
+    stale = {
+        layer: cached.product.dtype
+        for layer, cached in caches
+        if cached and (id(layer.weight) in stepped or id(layer.scores) in stepped)
+    }
+    invalidate_(stale)
     with suppress(UserError):  # the next forward pass raises the same error
-        _compute([layer for layer, _ in stale], [dtype for _, dtype in stale])
+        _compute(stale)
 
 
 register_optimizer_step_post_hook(_after_step)
@@ -145,31 +148,28 @@ def _sources(product: Tensor, layer: ScoredLayer) -> list[Tensor]:
     return [product, layer.weight, *(each for each in scores if each is not None)]
 
 
-def _has_parameter(layer: ScoredLayer, parameters: set[int]) -> bool:
-    return id(layer.weight) in parameters or id(layer.scores) in parameters
-
-
-def _compute(layers: list[CachingLayer], dtypes: list[torch.dtype]) -> list[CachedWeight]:
-    wanted: dict[Any, torch.dtype] = dict(zip(layers, dtypes, strict=True))
-    for layer in layers:  # a change of one layer changes the masks of its whole global group
+def _compute(dtypes: Mapping[Any, torch.dtype]) -> list[CachedWeight]:
+    """Cache and return the effective weights of these layers, each in its precision."""
+    wanted = dict(dtypes)
+    for layer in dtypes:  # a change of one layer changes the masks of its whole global group
         wanted |= {member: _dtype(member.weight) for member in layer.global_group if member not in wanted}
-    together = defaultdict(list)
-    for layer, dtype in wanted.items():
-        together[id(layer.method), layer.weight.device].append((layer, dtype))
-    # Training may use what an evaluation computed, and refuses tensors of inference mode.
+    groups = defaultdict(list)
+    for layer in wanted:
+        groups[id(layer.method), layer.weight.device].append(layer)
+    # Leave inference mode, because training may reuse what an evaluation computes.
     with torch.inference_mode(False), torch.no_grad():
-        for group in together.values():
-            for (layer, dtype), mask in zip(group, current_masks([layer for layer, _ in group]), strict=True):
+        for layers in groups.values():
+            for layer, mask in zip(layers, current_masks(layers), strict=True):
                 weight = layer.weight
-                # In new memory, because a graph may still need the old product. A view as bytes, because a product
-                # with bool takes a CPU twice as long.
-                out = torch.empty_like(weight, dtype=dtype)
+                # Write to new memory, because a graph may still need the old product. View the mask as bytes, because
+                # a product with bool takes a CPU twice as long.
+                out = torch.empty_like(weight, dtype=wanted[layer])
                 product = layer.method.effective_weight(weight, mask.view(torch.uint8), out=out)
                 sources = [TensorVersion(tensor) for tensor in _sources(product, layer)]
                 layer.cached = CachedWeight(product, mask if weight.requires_grad else None, layer.num_kept, sources)
                 with _lock:
                     _layers.add(layer)
-    return [layer.cached for layer in layers if layer.cached]
+    return [layer.cached for layer in dtypes]
 
 
 def _dtype(weight: Tensor) -> torch.dtype:

@@ -1,25 +1,28 @@
-"""Digests that tell whether weights are the same, to the bit."""
+"""Digests and fingerprints that tell whether tensors are equal to the bit."""
 
 from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_subnets.masking import masked_network
+from lightning_subnets.masking.masked_layer import masks
+
+# Constants of SplitMix64 as signed integers: 2^64 divided by the golden ratio, then (shift, factor) of each round.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX = ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64)), (31, 1))
 
 
 def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
-    """SHA-256 of every parameter but the scores: name, dtype, shape and bytes, in hexadecimal.
+    """Return the SHA-256 of every parameter but the scores: name, dtype, shape and bytes, in hexadecimal.
 
-    The same for the same weights on every device and in every memory format; any changed bit changes it.
+    Equal weights have the same digest on every device and in every memory format; any changed bit changes it.
 
     Args:
-        frozen: only of those that are not trained.
+        network: masked or plain.
+        frozen: take only the parameters that are not trained.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(weights(network, frozen=frozen).items()):
@@ -31,7 +34,8 @@ def weights(network: nn.Module, *, frozen: bool = False) -> dict[str, nn.Paramet
     """Return every parameter but the scores, by name.
 
     Args:
-        frozen: only those that are not trained. Frozen scores are masks, and are left out as well.
+        network: masked or plain.
+        frozen: return only the parameters that are not trained. Frozen scores are masks, and are left out too.
     """
     return {
         name: parameter
@@ -41,50 +45,37 @@ def weights(network: nn.Module, *, frozen: bool = False) -> dict[str, nn.Paramet
 
 
 def update_(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Take a tensor in: name, dtype, shape and bytes."""
+    """Add a tensor to a digest: name, dtype, shape and bytes."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(_bytes(tensor).data)
+    flat = tensor.detach().cpu().flatten()
+    if flat.stride() != (1,):  # a slice of one number keeps its own stride, which a view of its bytes refuses
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    digest.update(flat.view(torch.uint8).numpy().data)  # as bytes, because NumPy has no bfloat16
 
 
 def fingerprints(network: nn.Module) -> dict[str, Tensor]:
-    """Return the fingerprints of all parameters, and of each layer's mask as ``<layer>.mask``."""
+    """Return the fingerprint of each parameter by its name, and of each layer's mask as ``<layer>.mask``."""
     found = {name: fingerprint(parameter) for name, parameter in network.named_parameters()}
-    masks = masked_network.masks(network)
-    return found | {f"{name}.mask": fingerprint(mask) for name, mask in masks.items()}
+    return found | {f"{name}.mask": fingerprint(mask) for name, mask in masks(network).items()}
 
 
 def fingerprint(tensor: Tensor) -> Tensor:
-    """64 bits of a tensor's values, made on its device without waiting for it.
+    """Return 64 bits that identify a tensor's values, on its device, without waiting for the device.
 
-    f = sum over j of mix(w_j + j c) mod 2^64: w_j is the j-th eight bytes of the values in their logical order, filled
-    up with zeros; c is odd; mix, the last step of SplitMix64, takes words to words one to one, and each bit changes
-    all. Integers wrap around and add up in any order, so f is the same on every device. Two tensors of a shape that
-    differ in one word never have the same f; two that differ in more have it by chance with probability 2^-64. Against
-    one who looks for two such tensors it is no defence.
+    f = sum over j of mix(w_j + j c) mod 2^64, where w_j is the j-th group of eight bytes of the values in logical
+    order, padded with zeros, c is odd, and mix, the last step of SplitMix64, is a bijection of 64-bit words. Integer
+    sums do not depend on their order, so f is the same on every device. Two tensors of one shape that differ in one
+    word never have the same f; if they differ in more, they have it with probability 2^-64. An adversary can construct
+    two tensors with the same f.
 
     Returns: int64, of no dimension.
-    Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators", section 5, by the
+    Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators", section 5, with the
         constants of Java's SplittableRandom (Stafford's variant 13).
     """
     bytes_ = tensor.detach().contiguous().view(-1).view(torch.uint8)
     words = functional.pad(bytes_, (0, -len(bytes_) % 8)).view(torch.int64)
     mixed = torch.arange(len(words), device=words.device).mul_(_GOLDEN).add_(words)
     for shift, factor in _MIX:
-        # Shifts of signed integers bring ones in, which are taken away.
+        # A right shift of a negative integer shifts ones in; the bit mask clears them.
         mixed.bitwise_xor_((mixed >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
     return mixed.sum()
-
-
-def _bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    flat = tensor.detach().cpu().flatten()
-    if flat.stride() != (1,):  # a slice of one number keeps its own
-        flat = flat.clone(memory_format=torch.contiguous_format)
-    return flat.view(torch.uint8).numpy()  # reinterpreted, for NumPy has no bfloat16
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
-
-
-_GOLDEN = _signed(0x9E3779B97F4A7C15)  # odd, 2^64 divided by the golden ratio
-_MIX = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)), (31, 1))

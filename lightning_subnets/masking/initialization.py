@@ -1,10 +1,10 @@
-"""Weights, biases and scores from a seed: the same bits on every device, processor and library version.
+"""Draw weights, biases and scores from a seed: the same bits on every device, processor and library version.
 
-A layer's numbers come from a counter-based generator (Philox 4x64, Salmon et al. 2011) keyed by
-(seed, layer name), so that neither the order of construction nor anything else drawn before matters.
-NumPy keeps Philox's raw output stable for ever; what is built on it here uses only operations that
-IEEE 754 rounds exactly (+ - * / sqrt, one at a time) and no mathematical library, whose last digits
-differ between systems. Changing anything in this file changes every network that a seed stands for.
+The numbers of a layer come from a counter-based generator (Philox 4x64, Salmon et al. 2011) keyed by the seed and the
+layer's name, so that they do not depend on the order of construction or on any other draw. NumPy guarantees Philox's
+raw stream. Everything computed from it here uses only operations that IEEE 754 rounds exactly (+ - * / sqrt, one at a
+time), and no mathematical library, because their last digits differ between systems. Changing anything in this file
+changes every network that a seed stands for.
 """
 
 from __future__ import annotations
@@ -24,141 +24,75 @@ from lightning_subnets.errors import unknown
 Float64 = npt.NDArray[np.float64]
 UInt64 = npt.NDArray[np.uint64]
 
-# Numbers drawn at a time: bounds the memory that float64 needs beside a large layer.
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # numbers drawn at a time, to bound the memory that float64 needs for a large layer
 
 
-def _signs(raw: UInt64) -> Float64:
-    """+1 or -1 with equal probability, by the highest bit."""
-    return 1.0 - 2.0 * (raw >> np.uint64(63)).astype(np.float64)
+def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str, density: float = 1.0) -> Tensor:
+    """Draw a layer's weights: float32 on the CPU, a function of the arguments alone.
 
+    - ``kaiming_normal``: N(0, 2 / fan_in)
+    - ``signed_constant``: +-sqrt(2 / fan_in)
+    - ``kaiming_uniform``: U(-b, b), b = sqrt(6 / fan_in)
+    - ``xavier_normal``: N(0, 2 / (fan_in + fan_out))
+    - ``xavier_signed_constant``: +-sqrt(2 / (fan_in + fan_out))
+    - ``scaled_...``: each of these times sqrt(1 / density), which restores the variance of the layer's outputs.
 
-def _uniform(raw: UInt64) -> Float64:
-    """Uniform on (-1, 1), symmetric about 0 and never 0: the midpoints of 2^52 equal cells."""
-    return 2.0 * _unit(raw) - 1.0
+    Args:
+        distribution: a name from ``DISTRIBUTIONS``.
+        shape: of the weight, see ``fans``.
+        seed: any integer.
+        layer: the layer's name in its network, ``layer1.0.conv2``.
+        density: fraction kept; only the scaled distributions use it.
 
-
-def _normal(raw: UInt64) -> Float64:
-    """Standard normal: the inverse cumulative distribution at the midpoint of one of 2^52 cells."""
-    return _inverse_normal_cdf(_unit(raw))
-
-
-def _unit(raw: UInt64) -> Float64:
-    """Uniform on (0, 1): the midpoints of 2^52 equal cells, each exact in float64."""
-    return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-
-
-# Wichura (1988), "Algorithm AS 241: The percentage points of the normal distribution", Applied
-# Statistics 37(3), 477-484: coefficients of PPND16, highest power first. Relative accuracy about 1e-16.
-_CENTRE = (
-    (
-        2.5090809287301226727e3,
-        3.3430575583588128105e4,
-        6.7265770927008700853e4,
-        4.5921953931549871457e4,
-        1.3731693765509461125e4,
-        1.9715909503065514427e3,
-        1.3314166789178437745e2,
-        3.3871328727963666080e0,
-    ),
-    (
-        5.2264952788528545610e3,
-        2.8729085735721942674e4,
-        3.9307895800092710610e4,
-        2.1213794301586595867e4,
-        5.3941960214247511077e3,
-        6.8718700749205790830e2,
-        4.2313330701600911252e1,
-        1.0,
-    ),
-)
-_SHOULDER = (
-    (
-        7.74545014278341407640e-4,
-        2.27238449892691845833e-2,
-        2.41780725177450611770e-1,
-        1.27045825245236838258e0,
-        3.64784832476320460504e0,
-        5.76949722146069140550e0,
-        4.63033784615654529590e0,
-        1.42343711074968357734e0,
-    ),
-    (
-        1.05075007164441684324e-9,
-        5.47593808499534494600e-4,
-        1.51986665636164571966e-2,
-        1.48103976427480074590e-1,
-        6.89767334985100004550e-1,
-        1.67638483018380384940e0,
-        2.05319162663775882187e0,
-        1.0,
-    ),
-)
-_TAIL = (
-    (
-        2.01033439929228813265e-7,
-        2.71155556874348757815e-5,
-        1.24266094738807843860e-3,
-        2.65321895265761230930e-2,
-        2.96560571828504891230e-1,
-        1.78482653991729133580e0,
-        5.46378491116411436990e0,
-        6.65790464350110377720e0,
-    ),
-    (
-        2.04426310338993978564e-15,
-        1.42151175831644588870e-7,
-        1.84631831751005468180e-5,
-        7.86869131145613259100e-4,
-        1.48753612908506148525e-2,
-        1.36929880922735805310e-1,
-        5.99832206555887937690e-1,
-        1.0,
-    ),
-)
-
-
-def _inverse_normal_cdf(probability: Float64) -> Float64:
-    """The x with P(X <= x) = probability for a standard normal X. Source: AS 241."""
-    centred = probability - 0.5
-    result = centred * _ratio(_CENTRE, 0.180625 - centred * centred)
-    outer = np.flatnonzero(np.abs(centred) > 0.425)
-    tail = np.minimum(probability[outer], 1.0 - probability[outer])
-    r = np.sqrt(-_log(tail))
-    magnitude = np.where(r <= 5.0, _ratio(_SHOULDER, r - 1.6), _ratio(_TAIL, r - 5.0))
-    result[outer] = np.where(centred[outer] < 0.0, -magnitude, magnitude)
-    return result
-
-
-def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Float64) -> Float64:
-    return _polynomial(coefficients[0], x) / _polynomial(coefficients[1], x)
-
-
-def _polynomial(coefficients: tuple[float, ...], x: Float64) -> Float64:
-    """Horner's rule; each product and each sum is rounded by itself, so no fused multiply-add can differ."""
-    result = np.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        result *= x
-        result += coefficient
-    return result
-
-
-def _log(x: Float64) -> Float64:
-    """Natural logarithm without a mathematical library: x = m 2^e, log x = e log 2 + 2 artanh((m - 1) / (m + 1)).
-
-    With m in [sqrt(1/2), sqrt(2)) the argument s is below 0.172 and the series stops at s^23, at 1e-18.
+    Raises:
+        ValueError: if the distribution is unknown.
+    Source: Ramanujan et al. 2020, sections 4.1 and 4.5; Kaiming: He et al. 2015; Xavier: Glorot and Bengio 2010.
     """
-    mantissa, exponent = np.frexp(x)
-    low = mantissa < math.sqrt(0.5)
-    mantissa = np.where(low, 2.0 * mantissa, mantissa)
-    exponent = exponent - low
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    series = _polynomial(tuple(1.0 / odd for odd in range(23, 0, -2)), s * s)
-    return exponent * 0.6931471805599453 + 2.0 * s * series
+    check_distribution(distribution)
+    draw, scale_of = _DISTRIBUTIONS[distribution.removeprefix("scaled_")]
+    scale = scale_of(*fans(shape)) * (math.sqrt(1.0 / density) if distribution.startswith("scaled_") else 1.0)
+    return _fill(draw, scale, shape, seed, layer, "weight")
+
+
+def draw_scores(shape: torch.Size, *, seed: int, layer: str, spread: float = 1.0) -> Tensor:
+    """Draw a layer's first scores: U(-b, b), b = sqrt(spread / fan_in), float32 on the CPU.
+
+    A spread of 1 is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020. A spread of 6 is
+    ``kaiming_uniform_(a=0)``, as in the public code of Chijiwa et al. 2021.
+    """
+    return _fill(_uniform, math.sqrt(spread / fans(shape)[0]), shape, seed, layer, "scores")
+
+
+def draw_biases(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+    """Draw a layer's first biases, if they are trained: U(-b, b), b = sqrt(1 / fan_in), as torch's own layers do.
+
+    Args:
+        shape: of the layer's weight, see ``fans``.
+        seed: any integer.
+        layer: the layer's name in its network.
+
+    Returns: float32 (out,) on the CPU.
+    """
+    return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape[:1], seed, layer, "bias")
+
+
+def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+    """Draw U(0, 1), float32 on the CPU, to choose at random among a layer's weights."""
+    return _fill(_unit, 1.0, shape, seed, layer, "chances")
+
+
+def check_distribution(distribution: str) -> None:
+    """Check the name of a weight distribution.
+
+    Raises:
+        ValueError: if it is unknown; the message lists all.
+    """
+    if distribution not in DISTRIBUTIONS:
+        raise unknown("weight distribution", distribution, DISTRIBUTIONS)
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
-    """Inputs and outputs of one unit, (fan_in, fan_out), as ``torch.nn.init`` counts them.
+    """Return the inputs and outputs of one unit, (fan_in, fan_out), as ``torch.nn.init`` counts them.
 
     Args:
         shape: (out, in) of a Linear, or (out, in / groups, height, width) of a Conv2d.
@@ -167,98 +101,109 @@ def fans(shape: torch.Size) -> tuple[int, int]:
     return shape[1] * kernel, shape[0] * kernel
 
 
-def _kaiming(shape: torch.Size) -> float:
-    """std = sqrt(2 / fan_in): He et al. 2015, with the gain of ReLU."""
-    return math.sqrt(2.0 / fans(shape)[0])
-
-
-def _xavier(shape: torch.Size) -> float:
-    """std = sqrt(2 / (fan_in + fan_out)): Glorot and Bengio 2010."""
-    return math.sqrt(2.0 / sum(fans(shape)))
-
-
-def _kaiming_bound(shape: torch.Size) -> float:
-    """The uniform distribution on (-bound, bound) with Kaiming's standard deviation."""
-    return math.sqrt(6.0 / fans(shape)[0])
-
-
-# Each is a draw of unit scale and the scale of a layer, so that a distribution is one line.
-_DISTRIBUTIONS: dict[str, tuple[Callable[[UInt64], Float64], Callable[[torch.Size], float]]] = {
-    "kaiming_normal": (_normal, _kaiming),
-    "signed_constant": (_signs, _kaiming),
-    "kaiming_uniform": (_uniform, _kaiming_bound),
-    "xavier_normal": (_normal, _xavier),
-    "xavier_signed_constant": (_signs, _xavier),
-}
-DISTRIBUTIONS = (*_DISTRIBUTIONS, *(f"scaled_{name}" for name in _DISTRIBUTIONS))
-
-
-def check_distribution(distribution: str) -> None:
-    """Raises:
-    ValueError: if there is no weight distribution of that name; the message lists them all.
-    """
-    if distribution not in DISTRIBUTIONS:
-        raise unknown("weight distribution", distribution, DISTRIBUTIONS)
-
-
-def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str, density: float = 1.0) -> Tensor:
-    """A layer's weights, float32 on the CPU, a function of the arguments alone.
-
-    ``kaiming_normal``: N(0, 2 / fan_in); ``signed_constant``: +-sqrt(2 / fan_in); ``kaiming_uniform``:
-    U(-b, b), b = sqrt(6 / fan_in); ``xavier_normal``: N(0, 2 / (fan_in + fan_out));
-    ``xavier_signed_constant``: +-sqrt(2 / (fan_in + fan_out)). Each also as ``scaled_...``: times
-    sqrt(1 / density), which restores the variance of what a layer passes on.
-
-    Args:
-        distribution: a name from ``DISTRIBUTIONS``.
-        shape: of the weight, see ``fans``.
-        seed: any integer.
-        layer: the layer's name in its network, ``layer1.0.conv2``.
-        density: fraction kept; only the scaled distributions look at it.
-
-    Raises:
-        ValueError: if the distribution is unknown.
-    Source: Ramanujan et al. 2020, sections 4.1 and 4.5.
-    """
-    check_distribution(distribution)
-    draw, scale_of = _DISTRIBUTIONS[distribution.removeprefix("scaled_")]
-    scale = scale_of(shape) * (math.sqrt(1.0 / density) if distribution.startswith("scaled_") else 1.0)
-    return _fill(draw, scale, shape, f"{int(operator.index(seed))}:{layer}:weight")
-
-
-def draw_scores(shape: torch.Size, *, seed: int, layer: str, spread: float = 1.0) -> Tensor:
-    """A layer's first scores: U(-b, b), b = sqrt(spread / fan_in), float32 on the CPU.
-
-    A spread of 1 is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020. A spread of 6 is
-    ``kaiming_uniform_(a=0)``, as in the public code of Chijiwa et al. 2021.
-    """
-    return _fill(_uniform, math.sqrt(spread / fans(shape)[0]), shape, f"{int(operator.index(seed))}:{layer}:scores")
-
-
-def draw_biases(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-    """Draw a layer's first biases, if they are trained: U(-b, b), b = sqrt(1 / fan_in), float32 (out,) on the CPU.
-
-    Torch's own layers draw their biases from this distribution.
-
-    Args:
-        shape: of the layer's weight, see ``fans``.
-        seed: any integer.
-        layer: the layer's name in its network.
-    """
-    return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape[:1], f"{int(operator.index(seed))}:{layer}:bias")
-
-
-def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-    """Numbers in [0, 1], all equally likely, float32 on the CPU: for a choice at random among a layer's weights."""
-    return _fill(_unit, 1.0, shape, f"{int(operator.index(seed))}:{layer}:chances")
-
-
-def _fill(draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, key: str) -> Tensor:
-    """scale * draw(.) for each element, from the stream of random bits named by ``key``."""
-    generator = np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little"))
+def _fill(
+    draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, seed: int, layer: str, kind: str
+) -> Tensor:
+    """Return scale * draw(.) for each element, from the stream of random bits of this seed, layer and kind."""
+    key = hashlib.sha256(f"{int(operator.index(seed))}:{layer}:{kind}".encode()).digest()[:16]
+    generator = np.random.Philox(key=int.from_bytes(key, "little"))
     result = torch.empty(shape, dtype=torch.float32, device="cpu")
     flat = result.view(-1).numpy()
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]
         chunk[:] = scale * draw(generator.random_raw(chunk.size))
     return result
+
+
+def _signs(raw: UInt64) -> Float64:
+    """Return +1 or -1 with equal probability, from the highest bit."""
+    return 1.0 - 2.0 * (raw >> np.uint64(63)).astype(np.float64)
+
+
+def _unit(raw: UInt64) -> Float64:
+    """Return U(0, 1): the midpoints of 2^52 equal cells, each exact in float64."""
+    return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def _uniform(raw: UInt64) -> Float64:
+    """Return U(-1, 1), symmetric about 0 and never 0."""
+    return 2.0 * _unit(raw) - 1.0
+
+
+def _normal(raw: UInt64) -> Float64:
+    """Return N(0, 1): the inverse cumulative distribution at the midpoint of one of 2^52 cells."""
+    return _inverse_normal_cdf(_unit(raw))
+
+
+# Each distribution is a draw of unit scale, and the scale of a layer from its fan_in and fan_out.
+_DISTRIBUTIONS: dict[str, tuple[Callable[[UInt64], Float64], Callable[[int, int], float]]] = {
+    "kaiming_normal": (_normal, lambda fan_in, _: math.sqrt(2.0 / fan_in)),
+    "signed_constant": (_signs, lambda fan_in, _: math.sqrt(2.0 / fan_in)),
+    "kaiming_uniform": (_uniform, lambda fan_in, _: math.sqrt(6.0 / fan_in)),
+    "xavier_normal": (_normal, lambda fan_in, fan_out: math.sqrt(2.0 / (fan_in + fan_out))),
+    "xavier_signed_constant": (_signs, lambda fan_in, fan_out: math.sqrt(2.0 / (fan_in + fan_out))),
+}
+DISTRIBUTIONS = (*_DISTRIBUTIONS, *(f"scaled_{name}" for name in _DISTRIBUTIONS))
+
+
+# Wichura (1988), "Algorithm AS 241: The percentage points of the normal distribution", Applied Statistics 37(3),
+# 477-484: numerators and denominators of PPND16, highest power first. Relative accuracy about 1e-16.
+# fmt: off
+_CENTRE = (
+    (2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4, 4.5921953931549871457e4,
+     1.3731693765509461125e4, 1.9715909503065514427e3, 1.3314166789178437745e2, 3.3871328727963666080e0),
+    (5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4, 2.1213794301586595867e4,
+     5.3941960214247511077e3, 6.8718700749205790830e2, 4.2313330701600911252e1, 1.0),
+)
+_SHOULDER = (
+    (7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1, 1.27045825245236838258e0,
+     3.64784832476320460504e0, 5.76949722146069140550e0, 4.63033784615654529590e0, 1.42343711074968357734e0),
+    (1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
+     6.89767334985100004550e-1, 1.67638483018380384940e0, 2.05319162663775882187e0, 1.0),
+)
+_TAIL = (
+    (2.01033439929228813265e-7, 2.71155556874348757815e-5, 1.24266094738807843860e-3, 2.65321895265761230930e-2,
+     2.96560571828504891230e-1, 1.78482653991729133580e0, 5.46378491116411436990e0, 6.65790464350110377720e0),
+    (2.04426310338993978564e-15, 1.42151175831644588870e-7, 1.84631831751005468180e-5, 7.86869131145613259100e-4,
+     1.48753612908506148525e-2, 1.36929880922735805310e-1, 5.99832206555887937690e-1, 1.0),
+)
+# fmt: on
+
+
+def _inverse_normal_cdf(probability: Float64) -> Float64:
+    """Return the x with P(X <= x) = probability for a standard normal X. Source: AS 241."""
+    centred = probability - 0.5
+    result = centred * _rational(_CENTRE, 0.180625 - centred * centred)
+    outer = np.flatnonzero(np.abs(centred) > 0.425)
+    tail = np.minimum(probability[outer], 1.0 - probability[outer])
+    r = np.sqrt(-_log(tail))
+    magnitude = np.where(r <= 5.0, _rational(_SHOULDER, r - 1.6), _rational(_TAIL, r - 5.0))
+    result[outer] = np.where(centred[outer] < 0.0, -magnitude, magnitude)
+    return result
+
+
+def _rational(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Float64) -> Float64:
+    return _polynomial(coefficients[0], x) / _polynomial(coefficients[1], x)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Float64) -> Float64:
+    """Evaluate by Horner's rule; each product and each sum is rounded on its own, never as a fused multiply-add."""
+    result = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        result *= x
+        result += coefficient
+    return result
+
+
+def _log(x: Float64) -> Float64:
+    """Return the natural logarithm: x = m 2^e, log x = e log 2 + 2 artanh((m - 1) / (m + 1)).
+
+    With m in [sqrt(1/2), sqrt(2)) the argument s of artanh is below 0.172, and the series stops at s^23, at 1e-18.
+    """
+    mantissa, exponent = np.frexp(x)
+    low = mantissa < math.sqrt(0.5)
+    mantissa = np.where(low, 2.0 * mantissa, mantissa)
+    exponent = exponent - low
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    series = _polynomial(tuple(1.0 / odd for odd in range(23, 0, -2)), s * s)
+    return exponent * 0.6931471805599453 + 2.0 * s * series

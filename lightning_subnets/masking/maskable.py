@@ -1,4 +1,4 @@
-"""Which layers of a network can be masked."""
+"""The layers of a network that can be masked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def maskable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers to mask by name, once everything in the network is known to be maskable or harmless.
+    """Return every Conv2d and Linear by its name, after a check that the rest of the network needs no mask.
 
-    Exact types only: a subclass may compute with its weight in a way a mask would miss.
+    Exact types only, because a subclass may use its weight in a way that a mask would miss.
 
     Raises:
-        ValueError: if there is no layer to mask, or parameters in a layer that cannot be masked.
+        ValueError: if there is no layer to mask, or a layer that cannot be masked has parameters of its own.
     """
     kind = type(network).__name__
     layers: dict[str, nn.Conv2d | nn.Linear] = {}
@@ -34,12 +34,11 @@ def maskable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
             if (owner := owners.setdefault(module.weight, name)) != name:
                 raise UserError(f"the layers {owner!r} and {name!r} of {kind} share one weight: give each its own")
             layers[name] = module
-        elif not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False)):
-            own = ", ".join(key for key, _ in module.named_parameters(recurse=False))
+        elif not isinstance(module, NORMS) and (own := dict(module.named_parameters(recurse=False))):
             layer = f"{type(module).__module__}.{type(module).__qualname__}"
             raise UserError(
-                f"the layer {name!r} of {kind} is a {layer} with parameters of its own ({own}) and cannot be masked; "
-                "maskable are torch.nn.Conv2d and torch.nn.Linear, but not their subclasses; norms may stand between"
+                f"the layer {name!r} of {kind} is a {layer} with parameters of its own ({', '.join(own)}) and cannot "
+                "be masked: use torch.nn.Conv2d and torch.nn.Linear, not subclasses of them, and norms between them"
             )
     if not layers:
         raise UserError(f"{kind} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")

@@ -1,4 +1,4 @@
-"""The interface of a method: what it trains, how scores start, which masks they give, and their gradient."""
+"""The interface of a method: the parameters it trains, its first scores, the masks they give, and their gradient."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lightning_subnets.masking import allocation
 
 
 class ScoredLayer(Protocol):
-    """What a method reads of a masked layer."""
+    """The part of a masked layer that a method reads."""
 
     weight: Tensor
     scores: nn.Parameter | None
     method: Method
-    num_kept: int | None  # None if the method does not fix it beforehand
-    global_group: tuple[ScoredLayer, ...]  # all layers of the network, if its mask depends on their scores too
+    num_kept: int | None  # None if the method does not fix the number in advance
+    global_group: tuple[ScoredLayer, ...]  # all layers of the network, if the mask depends on their scores too
 
 
 class PruningData(NamedTuple):
-    """What a method may use, beside the network, to choose masks before training.
+    """The data that a method may use to choose masks before training.
 
     Attributes:
         batches: images, float (samples, channels, height, width) and normalised, and labels, int64 (samples,).
         input_shape: of one image, (channels, height, width).
-        seed: of the weights, and of everything that the choice draws.
+        seed: of the weights, and of everything that the method draws to choose the masks.
         read_masks: reads the masks of a network from a file, for ``FixedMask``.
     """
 
@@ -39,12 +39,12 @@ class PruningData(NamedTuple):
     read_masks: Callable[[str, nn.Module], Mapping[str, Tensor]] | None = None
 
     def checked_for(self, method: Method) -> PruningData:
-        """Return the same data, with the input shape taken from the batches if there is none.
+        """Return the data that the method requires, with the input shape of the batches if no shape is given.
 
         Raises:
             ValueError: if the data lack what the method requires, or a batch has the wrong form.
         """
-        if method.requires == "input_shape" and self.input_shape:
+        if method.requires is None or (method.requires == "input_shape" and self.input_shape):
             return self
         if not self.batches:
             call = "batches=[(images, labels)]" if method.requires == "batches" else "input_shape=(3, 224, 224)"
@@ -59,18 +59,19 @@ class PruningData(NamedTuple):
 
 
 class Method(ABC):
-    """A way to find a subnetwork. Each one is a subclass in a file of its own.
+    """A way to find a subnetwork. Each method is a subclass in a file of its own, see ``lightning_subnets.methods``.
 
     Attributes:
         density: fraction of the weights kept.
         trainable: the parameters that training changes.
-        requires: the field of ``PruningData`` without which the masks cannot be chosen.
-        samples_per_class: training images of each class, if it requires batches.
+        requires: the field of ``PruningData`` that the method needs to choose its masks before training.
+        samples_per_class: training images of each class, if the method requires batches.
         by_class: whether those images are sorted by class, in an even number of batches.
         cacheable: whether w_eff stays the same until weight or scores change. If not, override ``masked_weight``.
         ranks_by_magnitude: whether weights are ranked by |w|, which needs weights of different magnitudes.
-        rerandomizes: whether frozen weights are drawn again during training, so that checkpoints must store them.
-        num_eval_passes: forward passes that an evaluation averages, for masks that each pass draws.
+        rerandomizes: whether frozen weights are re-drawn during training, so that checkpoints must store them.
+        num_eval_passes: forward passes that an evaluation averages, if each pass draws other masks.
+        global_ranking: whether the mask of a layer depends on the scores of the other layers too.
     """
 
     density: float
@@ -88,15 +89,14 @@ class Method(ABC):
 
     @property
     def global_ranking(self) -> bool:
-        """Whether the mask of a layer depends on the scores of the other layers too."""
         return False
 
     def identity(self) -> dict[str, Any]:
-        """Return the arguments that the method was made with, as plain values for a checkpoint."""
+        """Return the arguments of the method's constructor, as plain values for a checkpoint."""
         return vars(self)
 
     def num_kept(self, total: int) -> int | None:
-        """Return how many of a layer's weights are kept, or None if the method does not fix it beforehand."""
+        """Return how many of a layer's weights are kept, or None if the method does not fix the number in advance."""
         return allocation.num_kept(total, self.density)
 
     @abstractmethod
@@ -104,11 +104,7 @@ class Method(ABC):
         """Return a layer's first scores, on the CPU, or None for a method without scores."""
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
-        """Return scores that give this mask, to continue from a mask alone.
-
-        Args:
-            scores: the scores that the layer starts with.
-        """
+        """Return scores that give this mask, to continue from a mask alone; ``scores`` are the layer's first scores."""
         raise NotImplementedError(f"{type(self).__name__} cannot continue from a mask alone")
 
     @abstractmethod
@@ -116,32 +112,33 @@ class Method(ABC):
         """Return the boolean masks of these layers, a pure function of their weights, scores and ``num_kept``."""
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027
-        """Choose the masks of a masked network before training; a method that finds them by training does nothing."""
+        """Choose the masks of a masked network before training; by default, leave the masks to training."""
 
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:  # noqa: B027
-        """Change a masked network after each optimizer step; by default, leave it as it is.
+        """Change a masked network after an optimizer step; by default, leave it unchanged.
 
         Args:
             network: masked.
             step: the number of optimizer steps done.
-            images: the number of images in a step, over all processes; None if the data do not say.
+            images: the number of images in a step, over all processes; None if it is unknown.
         """
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         """Return w_eff = w * m, the weight that a layer computes with.
 
         Args:
-            mask: bool or uint8.
-            out: where to write the result, in its precision.
+            weight: w.
+            mask: m, bool or uint8.
+            out: the tensor to write the result to, in its precision.
         """
         return torch.mul(weight, mask, out=out)
 
     def masked_weight(self, layer: ScoredLayer) -> Tensor:
-        """Return w_eff with its gradient, for a method whose ``cacheable`` is false."""
+        """Return w_eff with its gradient; override this if ``cacheable`` is false."""
         raise NotImplementedError(f"{type(self).__name__} caches its effective weight")
 
     def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
-        """Return dL/dw from dL/dw_eff: the part that the mask lets through."""
+        """Return dL/dw from dL/dw_eff: the gradient of the kept weights."""
         return gradient * mask
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:

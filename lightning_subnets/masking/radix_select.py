@@ -1,4 +1,4 @@
-"""The k largest of each of many tensors on a GPU, exactly, all at once and without waiting for it; needs Triton."""
+"""Select the k largest of each of many tensors exactly on a GPU, all at once and without waiting; needs Triton."""
 
 # mypy: allow-untyped-decorators
 
@@ -12,37 +12,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNK = 32768  # elements to a program: its 256 additions to the histogram in global memory are few beside them
-BLOCK = 4096  # elements a program holds in registers at a time
-ALIGNMENT = 16  # bytes a vectorised access must be a multiple of
+CHUNK = 32768  # elements per program, many more than its 256 additions to the histogram in global memory
+BLOCK = 4096  # elements that a program holds in registers at a time
+ALIGNMENT = 16  # bytes; a vectorised access must start at a multiple
 
 
 @torch.no_grad()
 def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: bool) -> list[Tensor]:
-    """Boolean masks of the ``counts[i]`` largest entries of every ``scores[i]``, by a radix select.
+    """Return boolean masks of the ``counts[i]`` largest entries of every ``scores[i]``, by a radix select.
 
-    An element's key is the pair (score, -index), of which no two are equal. The k-th largest key is found
-    digit by digit, the most significant first: of the keys that share its digits so far, those of each value of the
-    next digit are counted; the counts summed from the top say which value it has. Those at or above it are in.
+    The key of an element is the pair (score, -index), so no two keys are equal. The k-th largest key is found digit by
+    digit, the most significant first: among the keys that share its known digits, each value of the next digit is
+    counted, and the counts summed from the top give that digit. Keys at or above the k-th largest are selected.
 
-    Order: by score; of equal ones the lowest row-major index first, whatever the strides. -0.0 equals 0.0, infinities
-    are numbers, NaN of either sign is the largest. The result does not depend on how the threads are scheduled.
+    Order: by score, then the lowest row-major index first, whatever the strides. -0.0 equals 0.0, infinities are
+    numbers, NaN of either sign is the largest. The result does not depend on how threads are scheduled.
 
     Args:
         scores: float32, of any shapes, each of less than 2**31 elements, all on one device.
         counts: how many to select of each, from 0 to its number of elements; not checked.
-        absolute: whether to order by the absolute value.
+        absolute: whether to rank by absolute value.
 
-    Returns: for each tensor a mask of its shape, and of its strides if it is contiguous or channels-last.
+    Returns: for each tensor a mask of its shape, with its strides if it is contiguous or channels-last.
     """
-    if not scores:
-        return []
     scores = [_readable(tensor) for tensor in scores]
     device = scores[0].device
     sizes = tuple((tensor.numel(), k, *_order(tensor)) for tensor, k in zip(scores, counts, strict=True))
     chunks, offsets = _layout(sizes, CHUNK, device)
     addresses = _addresses(tuple(tensor.data_ptr() for tensor in scores), device)
-    # One for each digit: programs of one launch read what the launch before has left and write elsewhere.
+    # One histogram per digit, because the programs of a launch still read that of the launch before.
     histograms = torch.zeros((8, len(scores), 256), dtype=torch.int32, device=device)
     states = torch.empty((8, len(scores), 3), dtype=torch.int64, device=device)
     masks = torch.empty(offsets[-1], dtype=torch.uint8, device=device)
@@ -57,23 +55,23 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
 
 
 def _readable(scores: Tensor) -> Tensor:
-    """The scores, or a copy of them, in memory as the kernels read it: dense, in a known order, aligned."""
+    """Return the scores, or a copy, in memory that the kernels can read: dense, in a known order, aligned."""
     if not scores.is_contiguous() and not (scores.dim() > 1 and scores.movedim(1, -1).is_contiguous()):
         scores = scores.contiguous()
     return scores.clone() if scores.data_ptr() % ALIGNMENT else scores
 
 
 def _order(scores: Tensor) -> tuple[int, int]:
-    """Channels C and positions P: in memory is (N, P, C) of what is (N, C, P) by index; 1 and 1 if those agree."""
+    """Return channels C and positions P of a tensor (N, C, P) in memory order (N, P, C); (1, 1) if it is contiguous."""
     return (1, 1) if scores.is_contiguous() else (scores.shape[1], scores[0, 0].numel())
 
 
 @lru_cache(maxsize=8)
 def _layout(sizes: tuple[tuple[int, ...], ...], chunk: int, device: torch.device) -> tuple[Tensor, list[int]]:
-    """A row for every chunk, [chunks, 7], and where each mask begins, then the end of the last.
+    """Return a row for every chunk, [chunks, 7], and the offset of each mask, then the total size.
 
-    A row holds the tensor, the number of the chunk in it, where its mask begins in units of ``ALIGNMENT``, and the
-    tensor's own: elements, k, channels, positions.
+    A row holds the number of the tensor, the number of the chunk in the tensor, the offset of the tensor's mask in
+    units of ``ALIGNMENT``, and the tensor's elements, k, channels and positions.
     """
     begins = [0]
     for numel, *_ in sizes:
@@ -104,7 +102,7 @@ def _count(
     chunk: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """Counts the values of digit ``step`` among those keys of a chunk that share the threshold's digits before it."""
+    """Count the values of digit ``step`` among the keys of a chunk that share the threshold's earlier digits."""
     row = chunks + tl.program_id(0) * 7
     tensor, number = tl.load(row), tl.load(row + 1)
     threshold, wanted, done = _threshold(states, histograms, tensor, tensors, tl.load(row + 4), step)
@@ -123,7 +121,7 @@ def _count(
     for begin in range(0, length, block):
         lanes = begin + tl.arange(0, block)
         key = _score_key(_load(scores, begin, length, block), absolute)
-        # Of a key that shares the digits before, nothing is left above the digit.
+        # If a key shares the earlier digits, the XOR leaves nothing above this digit.
         if step < 4:
             digit = (key ^ score_threshold) >> (24 - 8 * step)
             shares = (lanes < length) & (digit < 256)
@@ -132,7 +130,7 @@ def _count(
             shares = (lanes < length) & (key == score_threshold) & (digit < 256)
         digit = digit.to(tl.int32)
         sharing = tl.sum(shares.to(tl.int32))
-        # tl.histogram takes as long for few as for many: a few are faster added one by one.
+        # tl.histogram takes the same time for any number of keys; a few are faster added one by one.
         if sharing > block // 16:
             counts += tl.histogram(tl.where(shares, digit, 0), 256) - tl.where(bins == 0, block - sharing, 0)
         else:
@@ -153,7 +151,7 @@ def _write(
     chunk: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """Writes the mask of a chunk: 1 where the key is at or above the threshold."""
+    """Write the mask of a chunk: 1 where the key is at or above the threshold."""
     row = chunks + tl.program_id(0) * 7
     threshold, _, _ = _threshold(states, histograms, tl.load(row), tensors, tl.load(row + 4), 8)
     scores, first, length = _chunk(addresses, row, chunk)
@@ -163,10 +161,10 @@ def _write(
         lanes = begin + tl.arange(0, block)
         key = _score_key(_load(scores, begin, length, block), absolute)
         selected = key >= score_threshold
-        # Only ties need the index, whose divisions are slow.
+        # Compare indices only if there are ties, because their divisions are slow.
         if index_threshold > 0:
             selected &= (key > score_threshold) | (_index_key(row, first + lanes) >= index_threshold)
-        # Without the comparison the access is vectorised.
+        # Without a bounds mask the access is vectorised.
         if begin + block <= length:
             tl.store(mask + lanes, selected.to(tl.uint8))
         else:
@@ -177,10 +175,10 @@ def _write(
 def _threshold(
     states: tl.tensor, histograms: tl.tensor, tensor: tl.tensor, tensors: tl.tensor, k: tl.tensor, step: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """The threshold with its first ``step`` digits known and the others 0: (score key, index key) in 64 bits.
+    """Return the threshold (score key, index key) in 64 bits, its first ``step`` digits known and the others 0.
 
-    Also how many are wanted of the keys that share those digits, and whether that is all of them, which makes the
-    threshold final.
+    Return also how many of the keys that share those digits are wanted, and whether that is all of them, which makes
+    the threshold final.
     """
     if step == 0:
         threshold, wanted, done = tl.zeros_like(k), k, tl.zeros_like(k)
@@ -202,7 +200,7 @@ def _threshold(
 
 @triton.jit
 def _chunk(addresses: tl.tensor, row: tl.tensor, chunk: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """A chunk's scores, as integers of the same bits; the offset of the first; their number."""
+    """Return a pointer to a chunk's scores, as integers of the same bits, the chunk's offset and its length."""
     first = tl.load(row + 1) * chunk
     scores = tl.load(addresses + tl.load(row)).to(tl.pointer_type(tl.int32))
     return (
@@ -215,13 +213,13 @@ def _chunk(addresses: tl.tensor, row: tl.tensor, chunk: tl.constexpr) -> tuple[t
 @triton.jit
 def _load(scores: tl.tensor, begin: tl.tensor, length: tl.tensor, block: tl.constexpr) -> tl.tensor:
     lanes = begin + tl.arange(0, block)
-    # Without the comparison the access is vectorised.
+    # Without a bounds mask the access is vectorised.
     return tl.load(scores + lanes) if begin + block <= length else tl.load(scores + lanes, lanes < length, 0)
 
 
 @triton.jit
 def _score_key(bits: tl.tensor, absolute: tl.constexpr) -> tl.tensor:
-    """An integer ordered as the float of these bits: its sign and magnitude, no NaN apart from another, plus 2**31."""
+    """Return an unsigned integer ordered as the float of these bits; all NaN have one key, the largest."""
     infinity = 0x7F800000
     magnitude = tl.minimum(bits & 0x7FFFFFFF, infinity + 1)
     if not absolute:
@@ -231,7 +229,7 @@ def _score_key(bits: tl.tensor, absolute: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _index_key(row: tl.tensor, offset: tl.tensor) -> tl.tensor:
-    """2**31 - 1 minus the row-major index of what lies ``offset`` elements from a tensor's beginning."""
+    """Return 2**31 - 1 minus the row-major index of the element at ``offset`` in a tensor's memory."""
     channels, positions = tl.load(row + 5).to(tl.int32), tl.load(row + 6).to(tl.int32)
     within = offset % (channels * positions)
     index = offset - within + within % channels * positions + within // channels

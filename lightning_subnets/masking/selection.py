@@ -1,4 +1,4 @@
-"""The exact k largest of a tensor, and of all layers of a network at once."""
+"""Select the k largest scores exactly: the same mask on every device and in every memory format."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from torch import Tensor, library
 
 from lightning_subnets.errors import UserError
 
-PARALLEL = 1 << 18  # scores below which starting threads takes longer than they save
+_PARALLEL = 1 << 18  # for fewer scores, starting threads takes longer than they save
 
 
 def top_k(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor:
-    """Boolean mask of the k largest scores; of equal scores the one with the lowest flat index is in.
+    """Return the boolean mask of the k largest scores; among equal scores, the lowest flat index comes first.
 
-    Exactly k entries are True, the same ones on every device and in every memory format. Infinities are ordered
-    as numbers, -0.0 equals 0.0.
+    Exactly k entries are True. Infinities are ordered as numbers, and -0.0 equals 0.0.
 
     Args:
         scores: any shape, any floating dtype.
         k: number selected, 0 <= k <= scores.numel().
-        absolute: order by the scores' absolute values.
+        absolute: whether to rank by absolute value.
 
     Raises:
-        ValueError: if k is out of range, or a score on a CPU is NaN. A GPU is not waited for: there NaN
-            sorts as the largest number, and the training module looks for it at its logging interval.
+        ValueError: if k is out of range, or a score on a CPU is NaN. On a GPU, where a check would wait for the
+            device, NaN ranks as the largest number, and the training module checks for it at its logging interval.
     """
     return top_k_each([scores], [k], absolute=absolute)[0]
 
 
 def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: bool = False) -> list[Tensor]:
-    """``top_k`` of each of these tensors, all on one device: on a GPU a few launches for all of them together.
+    """Return the mask of each tensor, as ``top_k`` does; all are on one device, and a GPU selects from all at once.
 
     Raises:
-        ValueError: as ``top_k``.
+        ValueError: as ``top_k`` does.
     """
     for each, k in zip(scores, counts, strict=True):
         if not 0 <= k <= each.numel():
@@ -63,10 +62,10 @@ def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Ten
 _has_triton = importlib.util.find_spec("triton") is not None
 
 
-# Opaque to a compiler, which would otherwise follow NumPy, or sort.
+# A custom operator is opaque to torch.compile, which would otherwise trace NumPy or sort in the graph.
 @library.custom_op("lightning_subnets::top_k_each", mutates_args=())
 def _in_a_graph(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
-    """Each mask in memory of its own, and laid out as its scores are, as a graph wants to know beforehand."""
+    """Select, and copy each mask to its own memory with the layout of its scores, as ``register_fake`` promises."""
     masks = _select(scores, counts, absolute)
     return [torch.empty_like(each, dtype=torch.bool).copy_(mask) for each, mask in zip(scores, masks, strict=True)]
 
@@ -77,14 +76,14 @@ def _(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
 
 
 def _each_on_cpu(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
-    """Shared out among threads, whose own each call needs: a pool that stays would have none in a forked process."""
+    """Select in threads that each call starts, because a pool kept across a fork has no threads in the child."""
     sizes = [each.numel() for each in scores]
-    threads = min(torch.get_num_threads(), len(scores)) if sum(sizes) >= PARALLEL else 1
+    threads = min(torch.get_num_threads(), len(scores)) if sum(sizes) >= _PARALLEL else 1
     largest_first = sorted(range(len(scores)), key=sizes.__getitem__, reverse=True)
     masks: dict[int, Tensor] = {}
 
     def select(share: list[int]) -> None:
-        # One for all, as most of the time would go into clearing fresh memory.
+        # Reuse one buffer, because zeroing new memory would dominate.
         scratch = np.empty(8 * sizes[share[0]], np.uint8)
         for index in share:
             masks[index] = _on_cpu(scores[index], counts[index], absolute, scratch)
@@ -98,9 +97,9 @@ def _each_on_cpu(scores: list[Tensor], counts: list[int], absolute: bool) -> lis
 
 
 def _on_cpu(scores: Tensor, k: int, absolute: bool, scratch: NDArray[np.uint8]) -> Tensor:
-    """By NumPy's introselect: linear in the number of scores."""
+    """Select by NumPy's introselect, in time linear in the number of scores."""
     order = sorted(range(scores.dim()), key=scores.stride, reverse=True)
-    stored = scores.permute(order)  # as it lies in memory, channels last or not
+    stored = scores.permute(order)  # in the order of memory, channels last or not
     # NumPy has no bfloat16; float32 holds every half-precision number, in the same order.
     array = (stored.float() if stored.dtype in (torch.bfloat16, torch.float16) else stored).reshape(-1).numpy()
     if array.size and np.isnan(array.max()):
@@ -124,9 +123,10 @@ def _on_cpu(scores: Tensor, k: int, absolute: bool, scratch: NDArray[np.uint8]) 
 
 
 def _keys(array: NDArray[np.floating], absolute: bool, out: NDArray[np.signedinteger]) -> None:
-    """Integers in the order of the numbers, which introselect takes half the time for.
+    """Write integers in the order of the numbers, because introselect is twice as fast on integers.
 
-    Of the bits of a positive float this is true as they are, of a negative one with all but the sign turned round.
+    The bits of a positive float are in this order already; those of a negative float are once all but the sign are
+    inverted.
     """
     all_but_sign = np.iinfo(out.dtype).max
     if absolute:
@@ -137,7 +137,7 @@ def _keys(array: NDArray[np.floating], absolute: bool, out: NDArray[np.signedint
 
 
 def _by_sort(flat: Tensor, k: int) -> Tensor:
-    """By a stable sort, whose result never has to be waited for."""
+    """Select by a stable sort, which never waits for the device."""
     order = torch.sort(flat.reshape(-1), descending=True, stable=True).indices
     mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device).scatter_(0, order[:k], True)
     return mask.view(flat.shape)

@@ -23,7 +23,7 @@ from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace
-from lightning_subnets.masking import digest, prune_at_init
+from lightning_subnets.masking import digest
 from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.schema import Count, Strict, first_mistake
 
@@ -110,7 +110,7 @@ def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosi
     if masking.density(network) < 1.0 and isinstance(data, ImageDataModule):
         masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
         with suppress(UserError):
-            with prune_at_init.temporarily_unmasked(network):
+            with masking.temporarily_unmasked(network):
                 found = diagnose(network, data.image_shape, masks)
             trace = log10_path_kernel_trace(network, masks, data.image_shape)
     return found, trace

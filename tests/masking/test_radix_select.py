@@ -171,7 +171,6 @@ def test_a_tensor_without_elements_or_dimensions_has_a_mask() -> None:
     empty, single = torch.empty(0, 3, device=DEVICE), torch.tensor(1.0, device=DEVICE)
     assert_selected([empty, single, empty], [0, 1, 0])
     assert_selected([empty], [0])
-    assert top_k_each([], [], absolute=False) == []
 
 
 def test_scores_that_are_trained_give_masks_without_a_gradient() -> None:
