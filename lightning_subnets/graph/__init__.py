@@ -1,1 +1,6 @@
-"""A network as units and weights: walks, paths, the path kernel, widths and collapse."""
+"""A network as a graph of units and weights: paths, random walks, the path kernel, widths and collapse.
+
+``unit_tracing.trace`` turns a network (recorded by ``recording.py``) into the graph of ``unit_graph.py``.
+``diagnostics.py`` counts what a mask leaves of it, and ``random_walks.py`` walks on it for PHEW. ``sanity.py`` needs no
+graph: it tests what a mask depends on. This room imports ``masking`` and ``errors``.
+"""

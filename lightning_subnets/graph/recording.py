@@ -1,4 +1,4 @@
-"""A network's forward pass as a graph of operations, recorded without computing anything."""
+"""Record a network's forward pass as a graph of operations, without computing anything."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from torch.fx import Node
 
 from lightning_subnets.errors import UserError
 
-# These have tensors for arguments and none of their values in the result.
+# These operations take tensors but use none of their values.
 EMPTYING = {"zeros_like", "ones_like", "full_like", "empty_like", "zero", "zero_", "fill", "fill_"}
 
 
 def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> ExportedProgram:
-    """What a network does with images of one shape in evaluation, operation by operation; it stays as it was.
+    """Record the operations of a network in evaluation mode; the network stays unchanged.
 
     Args:
+        network: plain.
         input_shape: of one image, (channels, height, width).
-        like: a tensor of the device and the precision that images have.
+        like: a tensor with the device and the precision of the images.
 
     Raises:
-        ValueError: if its forward pass cannot be recorded with such images.
+        ValueError: if the forward pass cannot be recorded with such images.
     """
     kind = type(network).__name__
-    # Two images, as a single one would let squeeze() take the dimension of the batch.
+    # Two images, because squeeze() would remove a batch dimension of 1.
     images = torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)
     with evaluating(network), _without_log():
         try:
@@ -38,15 +39,15 @@ def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> Expo
         except Exception as error:  # whatever the network's own code raises
             reason = str(error).strip().splitlines()
             raise UserError(
-                f"the units of {kind} cannot be followed for images of shape {tuple(input_shape)}, as torch.export "
-                f"does not get through its forward pass: {type(error).__name__}{f': {reason[0]}' if reason else ''}. "
-                "Give the shape that it is made for, or take a method that does not need paths"
+                f"the units of {kind} cannot be followed for images of shape {tuple(input_shape)}, because torch.export "
+                f"fails on the forward pass: {type(error).__name__}{f': {reason[0]}' if reason else ''}. "
+                "Give the shape that the network is made for, or take a method that does not need paths"
             ) from error
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, for as long as the context lasts; then each module is in the one it was in."""
+    """Put a network into evaluation mode for as long as the context lasts, then restore the mode of each module."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
@@ -58,7 +59,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """What is raised says it; torch would print a traceback of its own on top."""
+    """Silence the traceback that torch would log besides the error that ``record`` raises."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True
     try:
@@ -68,9 +69,9 @@ def _without_log() -> Iterator[None]:
 
 
 def _writes_into_views(program: ExportedProgram) -> bool:
-    """Whether an operation in place brings units into what another tensor is a part of: a recording to be rewritten.
+    """Return whether an in-place operation writes into a view, so that the recording must be made functional.
 
-    That takes twice as long as the recording itself; ``out += shortcut`` and activations in place do without.
+    That takes twice as long as the recording itself. ``out += shortcut`` and in-place activations do not need it.
     """
     for node in program.graph.nodes:
         name = name_of(node)
@@ -91,5 +92,5 @@ def _is_view(node: Node) -> bool:
 
 
 def name_of(node: Node) -> str:
-    """``add_`` of ``aten.add_.Tensor``."""
+    """Return the name of an operation, ``add_`` for ``aten.add_.Tensor``."""
     return getattr(node.target, "_opname", "") or getattr(node.target, "__name__", str(node.target))

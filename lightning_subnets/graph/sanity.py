@@ -1,4 +1,4 @@
-"""What a found mask depends on: its places, its weights, or only the structure that it leaves."""
+"""Sanity checks of a mask: does its accuracy depend on the places it keeps, on the weights, or on neither?"""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from lightning_subnets import masking
 from lightning_subnets.masking import MaskedLayer, Origin, initialization, selection
 from lightning_subnets.masking.initialization import fans
 
-# Of a shared weight, in units of a layer's sqrt(2 / fan_in): the range of Gaier and Ha 2019.
+# Values of the one weight that all connections share, in units of a layer's sqrt(2 / fan_in): Gaier and Ha 2019.
 VALUES = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
-
 
 Batch = tuple[Tensor, Tensor]  # images, normalised, and labels
 
 
 class Check(NamedTuple):
-    """The accuracy of one network, a fraction."""
+    """The accuracy of one network, a fraction, and what was changed about the network."""
 
     what: str
     accuracy: float
@@ -34,19 +33,19 @@ def checks(
     evaluation: Callable[[], Iterator[Batch]],
     seeds: Sequence[int],
 ) -> Iterator[Check]:
-    """The network as it was found, and then with one thing about it changed; nothing is trained.
+    """Yield the accuracy of the network as it was found, and then with one change at a time; nothing is trained.
 
     - ``mask shuffled``: each layer keeps as many weights, at other places.
-    - ``weights drawn again``: of the same distribution under the same mask, by another seed.
+    - ``weights drawn again``: the same mask and distribution, another seed.
     - ``one weight``: all weights under the mask are v sqrt(2 / fan_in), v from ``VALUES``: the weight-agnostic check.
 
-    For each the running statistics of norms are taken anew from training batches, as they are of other weights.
+    Each check recomputes the running statistics of norms from training batches.
 
     Args:
-        network: masked; it stays as it is.
-        training: batches for the statistics, normalised.
-        evaluation: batches that the accuracy is of.
-        seeds: of what is drawn.
+        network: masked; it stays unchanged.
+        training: returns batches for the statistics, normalised.
+        evaluation: returns batches for the accuracy.
+        seeds: one shuffle and one draw for each.
     Source: Frankle et al. 2021, section 5, and Gaier and Ha 2019, "Weight Agnostic Neural Networks", section 3.
     """
     layers = dict(masking.masked_layers(network))
@@ -77,7 +76,7 @@ def checks(
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return masks that keep as many weights of each layer, at places of which each is equally likely."""
+    """Return masks that keep as many weights of each layer, at uniformly random places."""
     return {
         name: selection.top_k(
             initialization.draw_chances(mask.shape, seed=seed, layer=f"{name} shuffled"), int(mask.count_nonzero())
@@ -88,7 +87,7 @@ def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def accuracy(network: nn.Module, batches: Iterator[Batch]) -> float:
-    """The share of images whose class has the largest logit."""
+    """Return the fraction of images whose class has the largest logit."""
     network.eval()
     hits = images = 0
     for batch, labels in batches:

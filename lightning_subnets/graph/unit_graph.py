@@ -1,4 +1,4 @@
-"""A network as a graph of units, with its weights as edges: what paths and walks are made of."""
+"""A network as a graph whose nodes are units and whose edges are weights, and the number of its paths."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Units = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-NOTHING = -1  # in the place of a unit where a channel holds a constant, zeros of a padding for instance
+NOTHING = -1  # stands for a unit if a channel holds a constant, for instance padding zeros
 
 
 class Edges(NamedTuple):
-    """A layer: each of its input channels or features leads to each of its outputs, within its group.
+    """A layer: each input channel or feature leads to each output of its group.
 
     Args:
-        name: of the layer in its network; twice in a graph if the network calls it twice.
-        sources: the unit of each input, (in,); NOTHING where it is a constant. A unit stands there more than once
-            where positions became features: a channel of 4x4 before ``flatten`` is 16 of them.
-        targets: the unit of each output, (out,); each is the target of one step only.
+        name: of the layer in its network; a graph has one step for each time that the network calls the layer.
+        sources: the unit of each input, (in,), or NOTHING for a constant. A channel of 4x4 that ``flatten`` turns into
+            features is the source of 16 inputs.
+        targets: the unit of each output, (out,); each unit is the target of one step only.
         groups: of a convolution, 1 for a Linear.
     """
 
@@ -44,14 +44,13 @@ class UnitGraph(NamedTuple):
     """The units of a network, numbered from 0, and the steps from its inputs to its outputs in topological order.
 
     A unit is a channel, with all its positions, or a neuron. Activations, norms, pooling, concatenation, views and
-    shuffles of channels leave a unit the one it is; a layer makes new ones, and so does every operation that joins two
-    feature maps: the sum of a block and its shortcut, and a product as in squeeze-and-excitation, for which both
-    factors count as leading to it.
+    channel shuffles keep units. Layers make new units, and so does every operation that joins two feature maps: the sum
+    of a block and its shortcut, or the product in squeeze-and-excitation, to which both factors lead.
 
     Args:
         num_units: of all steps and the inputs together.
         inputs, outputs: the units of the image's channels and of the network's outputs.
-        steps: every step's sources are inputs or targets of earlier steps.
+        steps: the sources of each step are inputs or targets of earlier steps.
     """
 
     num_units: int
@@ -60,16 +59,16 @@ class UnitGraph(NamedTuple):
     steps: tuple[Edges | Merge, ...]
 
     def log_paths(self, weights: Mapping[str, Float64], *, backward: bool = False) -> Float64:
-        """log10 of the number of paths from the inputs to each unit, or on from each unit to the outputs.
+        """Return log10 of the number of paths from the inputs to each unit, or from each unit to the outputs.
 
-        -inf where there is none. Logarithms, as a deep network has more paths than float64 has numbers.
+        Logarithms, because the number of paths of a deep network exceeds float64's range.
 
         Args:
-            weights: number of weights between an output and an input, (out, in / groups), by the layer's name. Any
-                numbers >= 0 will do: a path then counts as the product of those of its edges.
-            backward: on from each unit, instead of to it.
+            weights: number of weights between an output and an input, (out, in / groups), by the layer's name. If they
+                are other numbers >= 0, a path counts as the product of its edges.
+            backward: whether to count paths from each unit, instead of to it.
 
-        Returns: (num_units,).
+        Returns: (num_units,); -inf if there is no path.
         """
         logs = np.full(self.num_units + 1, -np.inf)  # of base 2; the last one is NOTHING's
         logs[self.outputs if backward else self.inputs] = 0.0
@@ -78,7 +77,7 @@ class UnitGraph(NamedTuple):
             top = logs[start].max()
             if top == -np.inf:
                 continue
-            # What is smaller by 2^1000 changes no sum, but must not become nothing.
+            # A value smaller by 2^1000 changes no sum, but must not become 0.
             values = np.where(logs[start] > -np.inf, np.exp2(np.maximum(logs[start] - top, -1000.0)), 0.0)
             if isinstance(step, Edges):
                 values = _through(weights[step.name], values, step.groups, backward)
@@ -89,7 +88,7 @@ class UnitGraph(NamedTuple):
 
 
 def _through(weights: Float64, values: Float64, groups: int, backward: bool) -> Float64:
-    """What a layer makes of its inputs' values, or backward of its outputs'."""
+    """Return the product of a layer's weights and its inputs' values, or its transpose and its outputs' values."""
     blocks = weights.reshape(groups, -1, weights.shape[1])
     columns = values.reshape(groups, -1, 1)
     return ((blocks.transpose(0, 2, 1) if backward else blocks) @ columns).reshape(-1)
