@@ -1,28 +1,24 @@
-"""The sanity checks of a run's masks, as a table and a picture."""
+"""The sanity checks of a run's masks, as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import mean, stdev
 
 import torch
 from lightning.pytorch import seed_everything
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.errors import printable
 from lightning_subnets.graph import sanity
 from lightning_subnets.masking.prune_at_init import progress
-from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.saved_run import SavedRun
 
 
 def print_checks(checkpoint: str, batches: int, images: int, seeds: int) -> None:
-    """Print the accuracies of ``sanity.checks`` and draw ``sanity.png`` beside the checkpoint's folder."""
+    """Print the accuracies of ``sanity.checks``."""
     run = SavedRun(checkpoint)
     module, data = run.module(), run.data()
     data.prepare_data()
@@ -44,8 +40,6 @@ def print_checks(checkpoint: str, batches: int, images: int, seeds: int) -> None
     for what, accuracies in found.items():
         table.add_row(what, f"{mean(accuracies):.2%}", f"{stdev(accuracies):.2%}" if len(accuracies) > 1 else "")
     Console().print(table)
-    picture = drawing.draw_sanity(Path(checkpoint).resolve().parent.parent, found, chance=1 / len(data.classes))
-    Console().print(f"picture: {escape(printable(str(picture)))}")
 
 
 def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:

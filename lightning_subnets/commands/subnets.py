@@ -166,7 +166,7 @@ def _check_shape(input_shape: tuple[int, int, int] | None) -> None:
 def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:
     """What a found mask depends on: shuffled, with its weights drawn again, with one weight for all; see ``sanity.py``.
 
-    Prints the accuracies and draws ``sanity.png`` beside the checkpoint's folder.
+    Prints the accuracies.
 
     Args:
         checkpoint: of a run.

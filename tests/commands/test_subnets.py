@@ -77,7 +77,6 @@ def test_check_shows_that_the_mask_depends_on_its_weights(run: Path, capsys: pyt
     others = {what: accuracy for what, accuracy in found.items() if what != "as found"}
     assert len(others) == 10
     assert max(others.values()) < 0.4
-    assert (run / "sanity.png").is_file()
 
 
 def test_a_checkpoint_without_its_config_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
