@@ -1,4 +1,4 @@
-"""Networks that a function builds rather than a class."""
+"""Configs of networks that a function builds, such as ``torchvision.models.resnet18``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 
 def leave_defaults_to_builder(network: Namespace) -> None:
-    """Drop what a function that builds a network was only given because what it calls has it as a default.
+    """Drop the arguments that the parser filled in from functions that the builder calls.
 
-    torchvision's ``wide_resnet50_2`` hands its keyword arguments on to ``ResNet``, whose default width the parser
-    finds and fills in, and then refuses any width but its own.
+    torchvision's ``wide_resnet50_2`` passes its keyword arguments to ``ResNet``. The parser finds ``ResNet``'s default
+    width and fills it in, and ``wide_resnet50_2`` refuses it.
     """
     module, _, name = network.class_path.rpartition(".")
     build = getattr(importlib.import_module(module), name)

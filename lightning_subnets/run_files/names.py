@@ -6,15 +6,7 @@ from lightning_subnets.errors import UserError
 
 
 def plain_name(value: object, what: str) -> str:
-    """Return a name that a user or a file gives, if it can be the name of one directory.
-
-    Args:
-        value: the name.
-        what: what the name is and where it comes from, to begin the error with.
-
-    Raises:
-        ValueError: if the name is empty, a path, hidden, not a string, or has characters that cannot be printed.
-    """
+    """Return a value that can be the name of one directory; ``what`` begins the error message about any other."""
     if isinstance(value, str) and value and value[0] != "." and not {*value} & {*"/\\"} and value.isprintable():
         return value
     raise UserError(

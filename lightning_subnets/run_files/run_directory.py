@@ -15,75 +15,64 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning_subnets.errors import UserError
 from lightning_subnets.run_files.names import plain_name
 
+_ATTEMPTS = 100  # to lock a file that another process may share for a moment, see in_use
+
 
 @dataclass
 class RunDirectory:
-    """A directory of one run's own.
-
-    Args:
-        path: the directory.
-        made: it and the directories above it that were made for it, the innermost first.
-    """
+    """The directory of one run."""
 
     path: Path
-    made: tuple[Path, ...] = ()
+    created: tuple[Path, ...] = ()  # the directories that were created for this run, the innermost first
     _lock: int | None = field(default=None, repr=False)
 
     @classmethod
     def claim(cls, root: Path | str, name: str, version: str | None = None) -> RunDirectory:
-        """The directory ``root/name/version``, there already or not; by default a new ``version_N`` with the lowest N.
+        """Lock and return ``root/name/version``, which may exist; by default the first new ``version_N``.
 
-        Making a new directory is what claims it, so that two runs started at once get two. Only the first process of a
-        run writes there; the others are told a path that they leave alone.
-
-        Raises:
-            ValueError: if the version cannot be the name of a directory, or the directory cannot be made or written
-                to, or another process is using it.
+        Creating a directory claims it, so two runs that start at once get different directories. Only rank 0 claims
+        and writes; the other ranks get a path that they must not write to.
         """
         if version:
             plain_name(version, "--version")
         parent = Path(root, name)
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return cls(parent / version if version else parent)
-        missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+        missing = tuple(folder for folder in (parent, *parent.parents) if not folder.exists())
         try:
-            numbers = itertools.count()
-            while True:
-                run = cls(parent / (version or f"version_{next(numbers)}"), made=tuple(missing))
+            for number in itertools.count():
+                run = cls(parent / (version or f"version_{number}"), created=missing)
                 if run._take(new=version is None):
-                    return run
+                    break
         except OSError as error:
-            raise UserError(f"no run can be kept in {error.filename or parent}: {error.strerror}") from error
+            raise UserError(f"{error.filename or parent} cannot hold a run: {error.strerror}") from error
+        return run
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, if there is one."""
+        """The checkpoint to resume from, if there is one."""
         path = self.path / "checkpoints" / "last.ckpt"
         return path if path.is_file() else None
 
     @property
     def summary(self) -> Path:
-        """What a run writes when it is finished."""
+        """The path of the summary, which exists once the run is finished."""
         return self.path / "summary.json"
 
     def _take(self, *, new: bool) -> bool:
-        """Make the directory if it is missing, and keep other processes out until this one ends, however it ends.
+        """Create the directory if it is missing, and lock it until this process ends.
 
-        Args:
-            new: do not take a directory that exists already.
-
-        Returns: whether this process has taken the directory; False if another process has made or just removed it.
+        Returns: False if another process has created the directory and ``new`` forbids that, or has just removed it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.path.mkdir()
+            self.created = (self.path, *self.created)
         except FileExistsError:
             if new:
                 return False
             if self.path.is_symlink() and not self.path.exists():
                 raise
-        else:
-            self.made = (self.path, *self.made)
         try:
             self._lock = lock(self.path)
         except FileNotFoundError:
@@ -92,32 +81,32 @@ class RunDirectory:
             if new:
                 return False
             raise UserError(
-                f"{self.path} is being used by another process: wait until it has ended, or name another --version"
+                f"{self.path} is being used by another process: wait until it has ended, or choose another --version"
             ) from error
         return True
 
     def release(self) -> None:
-        """Let other processes in, and remove what was made for a run that ended before it wrote anything."""
+        """Unlock the directory, and remove what was created for a run that wrote nothing."""
         if self._lock is None:
             return
-        if self.path in self.made and [entry.name for entry in self.path.iterdir()] == [".lock"]:
+        if self.path in self.created and [entry.name for entry in self.path.iterdir()] == [".lock"]:
             (self.path / ".lock").unlink()
         os.close(self._lock)
         self._lock = None
         with suppress(OSError):  # a directory is not empty if another process has a run there
-            for folder in self.made:
+            for folder in self.created:
                 folder.rmdir()
 
 
 def lock(folder: Path) -> int:
-    """Keep other processes out of a directory until the descriptor that is returned is closed.
+    """Lock a directory against other processes until the returned file descriptor is closed.
 
     Raises:
         BlockingIOError: if another process has the lock.
         FileNotFoundError: if the directory does not exist.
     """
     path = folder / ".lock"
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,17 +117,17 @@ def lock(folder: Path) -> int:
         except OSError:
             return descriptor  # a file system without locks
         else:
-            # The last owner may have removed this file after it was opened here; the next process then makes a new one.
+            # The last owner may have removed the file after it was opened here; others would then lock a new file.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     return descriptor
         os.close(descriptor)
         time.sleep(0.01)
-    raise BlockingIOError(f"{path} is still locked after {_TRIES} tries")
+    raise BlockingIOError(f"{path} is still locked after {_ATTEMPTS} attempts")
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process is making the run of a directory."""
+    """Return whether a process is running the run of a directory."""
     try:
         descriptor = os.open(folder / ".lock", os.O_RDONLY)
     except FileNotFoundError:
@@ -150,7 +139,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _is_owned(descriptor: int) -> bool:
-    """Return whether another process owns a lock file; a process that only asks takes a shared lock."""
+    """Return whether another process owns a lock file. The question itself takes a shared lock for a moment."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -158,6 +147,3 @@ def _is_owned(descriptor: int) -> bool:
     except OSError:  # a file system without locks
         return False
     return False
-
-
-_TRIES = 100  # to lock a file that other processes share for a moment, to ask whether it is owned

@@ -1,4 +1,4 @@
-"""A run from its checkpoint and the config beside it: its network, and its data where they are wanted."""
+"""A run that is restored from a checkpoint and the config beside it: its network, its data and its results."""
 
 from __future__ import annotations
 
@@ -6,36 +6,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
-from lightning_subnets.methods import Supermask
 from lightning_subnets.run_files.builders import leave_defaults_to_builder, without_defaults_of_callees
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.training import checkpoint
 from lightning_subnets.training.module import SubnetModule
 
-_MEASURED = ("test_accuracy", "test_top5")
-
 
 class SavedRun:
-    """What a checkpoint is of.
-
-    Args:
-        path: of the checkpoint; its config.yaml stands in the directory above.
-
-    Raises:
-        ValueError: if one of the two is missing or damaged, or they are of different runs.
-    """
+    """The run of a checkpoint, whose ``config.yaml`` is in the directory above the checkpoint's."""
 
     def __init__(self, path: str) -> None:
         if path.endswith(".subnet"):
-            raise UserError(f"{path} is a .subnet file, and what is wanted here is a run's checkpoint")
+            raise UserError(f"{path} is a .subnet file, but this command needs the checkpoint of a run")
         self._content = checkpoint.read(path)
         self._folder = Path(path).resolve().parent.parent
         config = self._folder / "config.yaml"
@@ -44,10 +34,10 @@ class SavedRun:
         self._config = read_config(config)
 
     def module(self) -> SubnetModule:
-        """The module with the weights and the masks of the checkpoint, to evaluate."""
+        """Return the module with the weights and the masks of the checkpoint, ready to evaluate."""
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(SubnetModule, "model", fail_untyped=False)
-        module: SubnetModule = self._instantiated(parser, {"model": self._config["model"]}, "seed").model
+        module: SubnetModule = self._instantiate(parser, "model", "seed")
         if checkpoint.in_float64(self._content):
             module.double()
         checkpoint.validate_and_complete_(self._content, module, to_train=False)
@@ -55,20 +45,16 @@ class SavedRun:
         return module
 
     def data(self) -> ImageDataModule:
-        """The data it was trained on.
-
-        Raises:
-            ValueError: if they are not there any more, or are no ``ImageDataModule``.
-        """
+        """Return the data of the run, if they still exist and are an ``ImageDataModule``."""
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
-        data = self._instantiated(parser, {"data": self._config["data"]}, "init_args.seed").data
+        data = self._instantiate(parser, "data", "init_args.seed")
         if not isinstance(data, ImageDataModule):
-            raise UserError(f"{type(data).__name__} is no ImageDataModule, whose images could be looked at here")
+            raise UserError(f"{type(data).__name__} is no ImageDataModule, so its images are unknown here")
         return data
 
     def details(self) -> dict[str, Any]:
-        """What a ``.subnet`` file says of it beside the network, as arguments of ``save_subnet``."""
+        """Return the optional arguments of ``save_subnet`` for this run."""
         classes: list[str] = []
         preprocessing: dict[str, Any] = {}
         try:
@@ -78,34 +64,27 @@ class SavedRun:
                 preprocessing["resize"] = shorter_side(data.image_shape[-1])
             classes = data.classes
         except UserError as error:
-            reason = printable(str(error))
-            print(
-                f"classes and preprocessing are left out, because the run's data are not here: {reason}",
-                file=sys.stderr,
-            )
-        accuracy = {name: value for name, value in self._summary().items() if name in _MEASURED and value is not None}
+            print(f"classes and preprocessing are left out: {printable(str(error))}", file=sys.stderr)
+        summary = read_summary(self._folder) or {}
+        # A Supermask run measured a sampled mask, and the file has the most probable one.
+        if summary.get("method") == "Supermask" or summary.get("steps") != self._content["global_step"]:
+            summary = {}
+        accuracy = {name: summary.get(name) for name in ("test_accuracy", "test_top5")}
         return {
             "network": without_defaults_of_callees(self._config["model"]["network"]),
             "classes": classes,
-            "accuracy": accuracy,
+            "accuracy": {name: value for name, value in accuracy.items() if value is not None},
             "preprocessing": preprocessing,
             "config": self._config,
         }
 
-    def _summary(self) -> dict[str, Any]:
-        """What the run came to, if that is at this checkpoint, and by the mask that is likeliest."""
-        summary = read_summary(self._folder) or {}
-        drawn_anew = summary.get("method") == Supermask.__name__
-        return {} if drawn_anew or summary.get("steps") != self._content["global_step"] else summary
-
-    def _instantiated(self, parser: ArgumentParser, config: dict[str, Any], seed: str) -> Namespace:
-        (key,) = config
+    def _instantiate(self, parser: ArgumentParser, key: str, seed: str) -> Any:
+        """Return the object that the config describes under ``key``. The config states the seed elsewhere."""
         try:
-            parsed = parser.parse_object(config)
-            parsed[f"{key}.{seed}"] = self._config["seed_everything"]  # which the config does not say twice
+            parsed = parser.parse_object({key: self._config[key]})
+            parsed[f"{key}.{seed}"] = self._config["seed_everything"]
             if key == "model":
                 leave_defaults_to_builder(parsed.model.network)
-            objects: Namespace = parser.instantiate(parsed)
-            return objects
+            return parser.instantiate(parsed)[key]
         except Exception as error:  # a class that a config names may raise anything
             raise as_user_error(error) from error

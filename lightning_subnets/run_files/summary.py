@@ -1,4 +1,4 @@
-"""What a run came to, for people and for programs."""
+"""The summary of a finished run: ``summary.json`` for programs, and a table for people."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from pydantic import Field
-from rich.console import Console
-from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
 
 from lightning_subnets import masking
 from lightning_subnets._version import versions
@@ -29,7 +25,7 @@ from lightning_subnets.training.schema import Count, Strict, first_mistake
 
 
 class Summary(Strict):
-    """The values that are read from a run's summary; the summary of an older version may lack some."""
+    """The values that are read from a summary. Summaries of older versions may lack some."""
 
     method: str | None = None
     weights: str | None = None
@@ -61,20 +57,17 @@ def summarize(
     diagnosis: Diagnosis | None,
     log10_trace: float | None,
 ) -> dict[str, Any]:
-    """What was found: accuracy on the test set, weights kept, what is left of paths, whether any weight changed.
+    """Return the summary of a run that has been trained and tested.
 
-    Args:
-        digest_before: of the network's weights when training began, see ``digest.weights_digest``.
-        seconds: of training, validation included.
-        data: the name of the data set.
-        diagnosis: of the masks, where there is one.
-        log10_trace: of the path kernel, where there is one.
+    ``digest_before`` is ``digest.weights_digest`` of the network before training, ``seconds`` the time of training and
+    validation, and ``data`` the name of the data set.
     """
-    layers = [layer for _, layer in masking.masked_layers(module.network)]
-    kept, total = sum(int(layer.mask().sum()) for layer in layers), sum(layer.weight.numel() for layer in layers)
+    masks = masking.masks(module.network).values()
+    kept, total = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
     digest_after = digest.weights_digest(module.network)
     trainer = module.trainer
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    device = trainer.strategy.root_device
     return {
         **{key: value for key, value in module.identity.items() if key != "density"},
         "test_accuracy": metrics.get("test/accuracy"),  # None without test batches
@@ -92,7 +85,9 @@ def summarize(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "processes": trainer.world_size,
-        "device": _device(trainer.strategy.root_device),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "data": data,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
@@ -102,13 +97,13 @@ def summarize(
 def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosis | None, float | None]:
     """Return the diagnosis of a network under its masks, and log10 of the trace of its path kernel.
 
-    Returns: None for both if the masks keep everything, the shape of the images is unknown, or the network's units
-        cannot be followed; None for the trace if the network does not compute in float64.
+    Both are None if the masks keep everything, the shape of the images is unknown, or the network's units cannot be
+    followed. The trace is None if the network does not compute in float64.
     """
     network = module.network
     found = trace = None
     if masking.density(network) < 1.0 and isinstance(data, ImageDataModule):
-        masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
+        masks = masking.masks(network)
         with suppress(UserError):
             with masking.temporarily_unmasked(network):
                 found = diagnose(network, data.image_shape, masks)
@@ -117,16 +112,8 @@ def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosi
 
 
 def _finite(value: float) -> float | None:
-    """The value, or None for what JSON has no number for: no path, or more than float64 holds."""
+    """Return the value, or None for infinity (no path, or more than float64 holds), which JSON cannot express."""
     return value if math.isfinite(value) else None
-
-
-def _device(device: torch.device) -> str:
-    """What computed, by the name that a person knows it by."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu = torch.backends.cpu.get_cpu_capability()
-    return f"CPU, {torch.get_num_threads()} threads, {cpu}"
 
 
 def write(summary: dict[str, Any], path: Path) -> None:
@@ -135,11 +122,7 @@ def write(summary: dict[str, Any], path: Path) -> None:
 
 
 def read(run: Path) -> dict[str, Any] | None:
-    """Return the summary that a run writes when it is finished, or None if it is not finished.
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
+    """Return the checked summary of a run, or None if the run is not finished."""
     path = run / "summary.json"
     if not path.is_file():
         return None
@@ -152,19 +135,27 @@ def read(run: Path) -> dict[str, Any] | None:
 
 
 def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
-    """Print the summary as a person would like to read it."""
+    """Print the summary as a table."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.panel import Panel
+    from rich.table import Table
+
+    accuracy, unchanged = summary["test_accuracy"], summary["weights_unchanged"]
+    rows = {
+        "test accuracy": "not tested" if accuracy is None else f"{accuracy:.2%}",
+        "weights kept": f"{summary['kept']:,} of {summary['total']:,} ({summary['density']:.1%})",
+        "weights changed": f"none: sha256 {summary['weights_digest'][:16]}… before and after"
+        if unchanged
+        else "yes, by this method",
+        "training": f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s",
+        "run": escape(printable(str(run))),
+        "pictures": ", ".join(picture.name for picture in pictures),
+    }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", justify="right")
     table.add_column(overflow="fold")
-    accuracy = summary["test_accuracy"]
-    table.add_row("test accuracy", "not tested" if accuracy is None else f"{accuracy:.2%}")
-    table.add_row("weights kept", f"{summary['kept']:,} of {summary['total']:,} ({summary['density']:.1%})")
-    if summary["weights_unchanged"]:
-        table.add_row("weights changed", f"none: sha256 {summary['weights_digest'][:16]}… before and after")
-    else:
-        table.add_row("weights changed", "yes, by this method")
-    table.add_row("training", f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s")
-    table.add_row("run", escape(printable(str(run))))
-    table.add_row("pictures", ", ".join(picture.name for picture in pictures))
+    for name, text in rows.items():
+        table.add_row(name, text)
     title = printable(f"{run.parent.name}: {summary['method']}")
     Console().print(Panel.fit(table, title=escape(title)))

@@ -95,7 +95,7 @@ def test_a_run_whose_data_are_gone_is_exported_without_what_they_say(
     config["data"] = {"class_path": "lightning_subnets.datamodules.ImageNet", "init_args": {"root": "nowhere"}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     main(["export", last(run), str(tmp_path / "blind.subnet")])
-    assert "left out, because the run's data are not here: nowhere lacks train.beton" in capsys.readouterr().err
+    assert "left out: nowhere lacks train.beton" in capsys.readouterr().err
     header = Container(tmp_path / "blind.subnet").header
     assert (header.classes, header.preprocessing) == ([], {})
     assert "--input_shape=" in fails(["export", last(run), str(tmp_path / "blind.onnx")], capsys)
@@ -223,7 +223,7 @@ def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path)
         (["inspect", "LAST.subnet"], "LAST.subnet cannot be read"),
         (["inspect", "SUBNET", "--input_shape=[1, -8, 8]"], "input_shape = [1, -8, 8] has a size below 1"),
         (["inspect", "SUBNET", "--against", "other.subnet"], "other.subnet cannot be read"),
-        (["check", "SUBNET"], "digits.subnet is a .subnet file, and what is wanted here is a run's checkpoint"),
+        (["check", "SUBNET"], "digits.subnet is a .subnet file, but this command needs the checkpoint of a run"),
         (["import", "LAST", "net.subnet", "--network", "torchvision.models.resnet18"], "subnets export"),
         (["import", "nowhere.pth", "net.subnet", "--network=torchvision.models.resnet18"], "nowhere.pth cannot be"),
         (["import", "nowhere.pth", "net.pt", "--network", "torchvision.models.resnet18"], "does not end in .subnet"),
