@@ -43,12 +43,15 @@ def import_subnet_(
     Conv2 to Conv8, which are the networks of this package, and its CIFAR ResNets, which are ``small_stem_resnet``.
 
     Args:
+        path: the file.
         network: plain, built like the network of the file.
         density: fraction of the weights kept, which scores do not say; ``prune_rate`` in the public code.
         weights: distribution to draw from if the file has no weights, see ``initialization.draw_weights``.
         seed: of the weights that are drawn.
 
-    Returns: the same network.
+    Returns:
+        The same network.
+
     Raises:
         ValueError: if the file cannot be read, belongs to another network, lacks a tensor or has one twice, or contains
             NaN or masks with numbers other than 0 and 1; if density or weights are missing, or contradict the file; or

@@ -33,6 +33,7 @@ def layout_of(tensors: Mapping[str, Tensor], network: nn.Module) -> Layout:
     """Sort the tensors and check that they belong to this network; scores and masks are not checked for NaN.
 
     Args:
+        tensors: of the file, by name.
         network: plain; it is not changed.
 
     Raises:

@@ -40,6 +40,7 @@ def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[s
 
     Args:
         network: plain, in evaluation mode, on the CPU.
+        input_shape: of one image, (channels, height, width).
         details: for the metadata of the model.
 
     Raises:

@@ -1,4 +1,8 @@
-"""Ways to find a subnetwork, one file each."""
+"""Methods that find a subnetwork, one file each; docs/design/methods.md compares them with the authors' code.
+
+Start with ``edge_popup.py``, which trains scores, and ``snip.py``, which prunes at initialisation. This room may import
+``graph``, ``masking`` and ``errors``.
+"""
 
 from lightning_subnets.methods.biprop import Biprop
 from lightning_subnets.methods.dense import Dense

@@ -1,4 +1,4 @@
-"""biprop: edge-popup on weights of two values, with a gain for each layer."""
+"""biprop: edge-popup with binary weights and one gain for each layer."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from lightning_subnets.methods.edge_popup import EdgePopup
 
 
 class Biprop(EdgePopup):
-    """A multi-prize ticket: a subnetwork of a random network whose weights are binary, -a or +a in each layer.
+    """A multi-prize ticket: a subnetwork of random weights that are binary, -a or +a in each layer.
 
-    Forward:  w_eff = a * sign(w) * h(|s|), a = sum |w| h / sum h: of all weights of two values on this mask the
-              nearest to w * h. The gain a follows the mask.
-    Backward: ds = sign(s) * w * dL/dw_eff, straight through h; the gain is taken as a constant.
+    Forward:  w_eff = a * sign(w) * h(|s|), a = sum |w| h / sum h, which makes w_eff the binary tensor nearest to w * h.
+    Backward: ds = sign(s) * w * dL/dw_eff, straight through h, with the gain a as a constant.
 
-    The gradient is that of the authors' public code. By a sign(w) for w it would be that of the binary weights, whose
-    steps on large and on small weights are alike.
-
-    On signed constants this is edge-popup: all |w| of a layer are equal, so a is that constant and w_eff = w * h. The
-    authors use Kaiming normal weights on CIFAR-10, and signed constants for Wide ResNet-50 on ImageNet. Their public
-    code divides by int(k n); Algorithm 1 and this class divide by the number of weights kept.
+    As in the public code, the gradient has w and not a * sign(w), so steps are larger on larger weights. The public
+    code computes a with int(k n); Algorithm 1 and this class use the number of weights kept. On signed constants this
+    is edge-popup. The authors use Kaiming normal weights on CIFAR-10, and signed constants for Wide ResNet-50 on
+    ImageNet.
 
     Args:
         density: fraction of the weights kept, in (0, 1].
-        allocation, absolute: as ``EdgePopup``.
+        allocation: as for ``EdgePopup``.
+        absolute: as for ``EdgePopup``.
 
     Raises:
         ValueError: if the density is out of range.
@@ -33,5 +31,5 @@ class Biprop(EdgePopup):
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         kept = weight * mask
-        gain = kept.abs().sum() / mask.sum().clamp(min=1)  # of a layer that has nothing left, 0
+        gain = kept.abs().sum() / mask.sum().clamp(min=1)  # 0 for an empty layer
         return torch.mul(kept.sign_(), gain, out=out)

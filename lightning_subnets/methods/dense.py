@@ -1,4 +1,4 @@
-"""Dense training: the baseline every subnetwork is held against."""
+"""Dense training: the baseline for every subnetwork."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class Dense(Method):
-    """All weights are used and trained: the horizontal lines of the paper's figures.
+    """A dense network with all weights trained: the horizontal lines of the paper's figures.
 
     Source: Ramanujan et al. 2020, section 4.1, "Learned Dense Weights".
     """

@@ -1,4 +1,4 @@
-"""edge-popup: train a score for every weight, use the weights with the highest scores."""
+"""edge-popup: train a score for every weight, and compute with the weights of the highest scores."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class EdgePopup(Method):
 
     Args:
         density: fraction of the weights kept, in (0, 1].
-        allocation: ``uniform`` keeps it in every layer, as the paper does; ``global`` keeps the highest scores of all
-            layers together. These then all start from U(-b, b) of one b: by the paper's, which is smaller in a larger
-            layer, large layers would begin empty.
-        absolute: rank weights by |s|, as the paper's public code does; if not by s, with ds = w * dL/dw_eff.
+        allocation: ``uniform`` keeps this fraction of every layer, as in the paper; ``global`` keeps the highest scores
+            of all layers together. For ``global`` all scores start from U(-b, b) with one b, because the paper's b is
+            smaller in larger layers, which would start empty.
+        absolute: whether to rank by |s|, as the paper's public code does; otherwise by s, with ds = w * dL/dw_eff.
 
     Raises:
         ValueError: if the density is out of range.
@@ -33,7 +33,7 @@ class EdgePopup(Method):
     """
 
     trainable = "scores"
-    spread: ClassVar[float] = 1.0  # of the first scores, see ``initialization.draw_scores``
+    spread: ClassVar[float] = 1.0  # see ``initialization.draw_scores``
 
     def __init__(
         self, density: float, allocation: Literal["uniform", "global"] = "uniform", absolute: bool = True
@@ -55,8 +55,7 @@ class EdgePopup(Method):
         return scores
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
-        # |s| in (0, b): what is kept goes into the upper half, and the rest into the lower one; b is that of all layers
-        # where their scores are compared.
+        # Move kept scores into the upper half of (0, b), the others into the lower half; global ranking needs one b.
         bound = _GLOBAL_BOUND * math.sqrt(self.spread) if self.global_ranking else float(scores.abs().max())
         above = bound / 2 + scores.abs() / 2
         return torch.where(mask, above.copysign(scores) if self.absolute else above, scores * 0.499)
@@ -72,8 +71,8 @@ class EdgePopup(Method):
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         if not self.absolute:
             return weight * gradient
-        # In one tensor: the others would be as large as all weights together.
+        # One buffer, because each temporary would be as large as the weight.
         return scores.sign().mul_(weight).mul_(gradient)
 
 
-_GLOBAL_BOUND = 0.05  # about that of a layer of 400 inputs, sqrt(1 / fan_in)
+_GLOBAL_BOUND = 0.05  # the paper's sqrt(1 / fan_in) of a layer with 400 inputs

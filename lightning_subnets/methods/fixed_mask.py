@@ -1,4 +1,4 @@
-"""A mask from elsewhere: that of another run, as it is or shuffled."""
+"""A mask that exists already, for instance another run's, unchanged or shuffled."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit
 
 
 class FixedMask(PruneAtInit):
-    """Train the weights under a mask that exists already.
+    """A mask that exists already; the weights are trained under it.
 
-    With the seed and the distribution of the run that found the mask, the weights are those it was found on. With
-    others, new weights are drawn under it.
+    The weights are those that the mask was found on if seed and distribution are those of its run.
 
     Args:
         masks: the mask of each layer by its name, for instance ``ls.read_masks("run.ckpt", network)``. A config names
             the file instead: a checkpoint of any method of this package, or a ``.subnet`` file.
-        shuffle: move the kept weights to other places of their layer, at random by the seed, each place equally likely.
+        shuffle: whether to move the kept weights to random places of their layer, drawn from the seed.
 
     Raises:
         ValueError: when the masks are installed, if they are not boolean or belong to another network, or ``masks`` is
             a path and the network is masked by ``mask_``.
     Source: Frankle et al. 2021, "Pruning Neural Networks at Initialization", section 5, and Su et al. 2020,
-        "Sanity-Checking Pruning Methods", section 3, for what shuffling and drawing again tell of a method.
+        "Sanity-Checking Pruning Methods", section 3, on shuffled masks and redrawn weights as tests of a method.
     """
 
-    density = 1.0  # for a scaled distribution: the weights are drawn as for a dense network
+    density = 1.0  # a distribution that is scaled by the density draws weights of a dense network
 
     def __init__(self, masks: str | Mapping[str, Any], shuffle: bool = False) -> None:
         self.masks_given, self.shuffle = masks, shuffle
 
     def identity(self) -> dict[str, Any]:
-        # Without the file that the masks came from, which may be gone when a run resumes.
+        # Leave out the path of the masks, because the file may be gone when a run resumes.
         return {"shuffle": self.shuffle}
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""IteRand: edge-popup that gives the weights it does not use another chance."""
+"""IteRand: edge-popup that draws unused weights again during training."""
 
 from __future__ import annotations
 
@@ -10,36 +10,32 @@ from torch import nn
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import initialization
-from lightning_subnets.masking.method import current_masks
 from lightning_subnets.methods.edge_popup import EdgePopup
 
-STEP = 128  # images in each of the steps that the period counts
+STEP = 128  # images per step of the period
 
 
 class IteRand(EdgePopup):
-    """edge-popup, and every so many steps a share of the weights that are not selected is drawn again.
+    """edge-popup that periodically draws a share of the unused weights again.
 
     Forward:  w_eff = w * h(s), h = 1 for the layer's k largest s, signed; s starts from U(-b, b), b = sqrt(6 / fan_in).
     Backward: ds = w * dL/dw_eff, straight through h.
-    After each K_per steps: w_j is drawn again from its distribution with probability r, if h_j = 0.
+    After each K_per steps: w_j is drawn from its distribution again with probability r, if h_j = 0.
 
-    Weights in use never change, and none is trained. What is drawn is a function of the seed, the step and the layer,
-    so that ranks agree; a checkpoint keeps the weights.
+    Weights in use never change, and no weight is trained. The new weights are a function of the seed, the step and the
+    layer, so all ranks agree; checkpoints store the weights.
 
-    Ranking and first scores follow the authors' public code. Edge-popup differs: it ranks |s|, and s starts from
-    U(-sqrt(1 / fan_in), sqrt(1 / fan_in)). The public code draws weights again before each K_per-th step; this class
-    does so after it. The public code has an option ``rerand_rate``, which spares all weights but those of the lowest
-    scores; it is 1 in all published settings, so any weight outside the mask may be drawn again, as here. The published
-    runs on CIFAR-10 have learning rate 0.3 and weight decay 1e-4 for Conv6, and 0.1 and 5e-4 for ResNets; those on
-    ImageNet have 0.1 and 1e-4.
+    Ranking by signed scores and their start follow the authors' public code, and both differ from ``EdgePopup``. The
+    published runs on CIFAR-10 have learning rate 0.3 and weight decay 1e-4 for Conv6, and 0.1 and 5e-4 for ResNets;
+    those on ImageNet have 0.1 and 1e-4.
 
     Args:
         density: fraction of the weights kept, in (0, 1].
         every: K_per, in steps of 128 images, the batch size of the published runs: 300 on CIFAR-10 and 1000 on
-            ImageNet. Weights are drawn again each time that another 128 * K_per images have been seen.
-        share: r, in [0, 1]; the paper's 0.1.
-        allocation: as ``EdgePopup``.
-        absolute: rank weights by |s| instead, with ds = sign(s) * w * dL/dw_eff.
+            ImageNet. Weights are drawn again after each 128 * K_per images.
+        share: r, in [0, 1]; 0.1 in the paper.
+        allocation: as for ``EdgePopup``.
+        absolute: whether to rank by |s| instead, with ds = sign(s) * w * dL/dw_eff.
 
     Raises:
         ValueError: if an argument is out of range; or, by ``mask_``, if there is no distribution to draw from.
@@ -60,9 +56,9 @@ class IteRand(EdgePopup):
     ) -> None:
         super().__init__(density, allocation, absolute)
         if every < 1:
-            raise UserError(f"every = {every} is below 1: it is a number of optimizer steps of {STEP} images")
+            raise UserError(f"every = {every} is below 1: it is a number of steps of {STEP} images")
         if not 0.0 <= share <= 1.0:
-            raise UserError(f"share = {share} is outside [0, 1]: it is the share of the unused weights drawn again")
+            raise UserError(f"share = {share} is outside [0, 1]: it is the share of unused weights to draw again")
         self.every, self.share = every, share
 
     @torch.no_grad()
@@ -71,13 +67,13 @@ class IteRand(EdgePopup):
         period = self.every * STEP
         if step * images // period == (step - 1) * images // period:
             return
-        layers = [layer for _, layer in masking.masked_layers(network)]
-        for layer, mask in zip(layers, current_masks(layers), strict=True):
+        masks = masking.masks(network)
+        for key, layer in masking.masked_layers(network):
             assert layer.origin is not None
             distribution, seed, name = layer.origin
-            weight, again = layer.weight, f"{name} after step {step}"
+            weight, stream = layer.weight, f"{name} after step {step}"
             drawn = initialization.draw_weights(
-                distribution, weight.shape, seed=seed, layer=again, density=self.density
+                distribution, weight.shape, seed=seed, layer=stream, density=self.density
             ).to(weight)
-            chosen = initialization.draw_chances(weight.shape, seed=seed, layer=again).to(weight.device) < self.share
-            weight.copy_(torch.where(chosen & ~mask, drawn, weight))
+            chosen = initialization.draw_chances(weight.shape, seed=seed, layer=stream).to(weight.device) < self.share
+            weight.copy_(torch.where(chosen & ~masks[key], drawn, weight))

@@ -1,4 +1,4 @@
-"""A linear classifier on random features: the related-work baseline of the paper."""
+"""A linear classifier on random features: a baseline from the paper's related work."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from lightning_subnets.methods.dense import Dense
 
 
 class LinearProbe(Dense):
-    """All weights are used, and those of the last layer and its bias are trained; the rest stays as it was drawn.
+    """A dense network that trains only weight and bias of its last layer, and keeps the other weights as drawn.
 
-    The last layer is the last in the order in which the network was built.
+    The last layer is the one that was registered last when the network was built.
 
     Source: Ramanujan et al. 2020, section 2, "Randomly Initialized Neural Networks"; Rahimi and Recht 2009, "Weighted
         Sums of Random Kitchen Sinks".

@@ -1,4 +1,4 @@
-"""Magnitude pruning: keep the largest weights."""
+"""Magnitude pruning at initialisation: keep the largest weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit
 
 
 class Magnitude(PruneAtInit):
-    """The largest |w| as they were drawn are kept, and trained.
+    """The weights with the largest |w| as drawn; they are then trained.
 
-    At density 1 all of them: what ``IterativePruning`` starts from to find lottery tickets.
+    At density 1 it keeps all of them; ``IterativePruning`` starts from there to find lottery tickets.
 
     Args:
         density: fraction of the weights kept, in (0, 1].
-        allocation: ``global``, the largest of all layers together, which leaves layers empty whose weights are drawn
-            smaller; ``uniform``, of each layer.
+        allocation: ``global`` ranks all layers together, which may empty layers with small weights; ``uniform`` ranks
+            within each layer.
 
     Raises:
         ValueError: if the density is out of range.
-    Source: Han et al. 2015, "Learning both Weights and Connections"; at initialization as the baseline of Frankle et
-        al. 2021, "Pruning Neural Networks at Initialization", section 3.
+    Source: Han et al. 2015, "Learning both Weights and Connections"; at initialisation the baseline of Frankle et al.
+        2021, "Pruning Neural Networks at Initialization", section 3.
     """
 
     ranks_by_magnitude = True
@@ -34,12 +34,11 @@ class Magnitude(PruneAtInit):
         self.density = check_density(density)
         self.allocation = check_allocation(allocation, ("global", "uniform"))
 
-    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         layers = maskable.maskable_layers(network)
         magnitudes = {name: layer.weight.detach().abs() for name, layer in layers.items()}
         if self.allocation == "global":
             total = sum(each.numel() for each in magnitudes.values())
             return allocation.global_(magnitudes, allocation.num_kept(total, self.density))
         counts = [allocation.num_kept(each.numel(), self.density) for each in magnitudes.values()]
-        masks = selection.top_k_each(list(magnitudes.values()), counts)
-        return dict(zip(layers, masks, strict=True))
+        return dict(zip(layers, selection.top_k_each(list(magnitudes.values()), counts), strict=True))

@@ -1,4 +1,4 @@
-"""Random masks: the baseline every choice is held against."""
+"""Random masks: the baseline for every method that chooses a mask before training."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit
 
 
 class Random(PruneAtInit):
-    """Each layer keeps weights at random, a function of the seed; then they are trained.
+    """A random mask in each layer, a function of the seed; the weights are then trained.
 
     Args:
         density: fraction of all weights kept, in (0, 1].
-        allocation: ``uniform``, the same density in every layer, also in the first; ``erk``, higher densities in small
+        allocation: ``uniform`` keeps the same fraction of every layer, the first included; ``erk`` keeps more of small
             layers, see ``allocation.erk``.
 
     Raises:
         ValueError: if the density is out of range.
-    Source: Evci et al. 2020, "Rigging the Lottery", section 3, for ``erk``. The paper's own uniform allocation keeps
-        the first layer dense, and ``uniform`` here does not.
+    Source: Evci et al. 2020, "Rigging the Lottery", section 3, for ``erk``; its uniform allocation keeps the first
+        layer dense, and ``uniform`` here does not.
     """
 
     def __init__(self, density: float, allocation: Literal["uniform", "erk"] = "uniform") -> None:
         self.density = check_density(density)
         self.allocation = check_allocation(allocation, ("uniform", "erk"))
 
-    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
+    def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         weights = {name: layer.weight for name, layer in maskable.maskable_layers(network).items()}
         if self.allocation == "erk":
             counts = allocation.erk({name: weight.shape for name, weight in weights.items()}, self.density)
         else:
             counts = allocation.uniform({name: weight.numel() for name, weight in weights.items()}, self.density)
-        return {
-            name: selection.top_k(
-                initialization.draw_chances(weight.shape, seed=scoring.seed, layer=name), counts[name]
-            ).to(weight.device)
-            for name, weight in weights.items()
-        }
+        masks = {}
+        for name, weight in weights.items():
+            chances = initialization.draw_chances(weight.shape, seed=data.seed, layer=name)
+            masks[name] = selection.top_k(chances, counts[name]).to(weight.device)
+        return masks

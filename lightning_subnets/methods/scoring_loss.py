@@ -1,67 +1,90 @@
-"""The loss by which weights are scored before training, its gradient and its Hessian."""
+"""Scores from the loss on training images before training: its gradient and its Hessian."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import prune_at_init
+from lightning_subnets.masking import allocation, prune_at_init
 from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.masking.prune_at_init import PruneAtInit
+
+Batches = Sequence[tuple[Tensor, Tensor]]
 
 
-def check_samples_per_class(samples_per_class: int) -> int:
-    """The number itself.
+class PruneByLoss(PruneAtInit):
+    """A method that scores weights on training images and keeps the highest scores of all layers together.
+
+    Args:
+        density: fraction of all weights kept, in (0, 1].
+        samples_per_class: training images of each class for the scores. A data module provides as many; ``mask_`` uses
+            all batches that it is given.
 
     Raises:
-        ValueError: if it is below 1.
+        ValueError: if an argument is out of range.
     """
-    if samples_per_class < 1:
-        raise UserError(f"samples_per_class = {samples_per_class} is below 1: weights are scored on images, 10 a class")
-    return samples_per_class
+
+    requires = "batches"
+
+    def __init__(self, density: float, samples_per_class: int = 10) -> None:
+        self.density = allocation.check_density(density)
+        if samples_per_class < 1:
+            raise UserError(
+                f"samples_per_class = {samples_per_class} is below 1: weights are scored on images, 10 a class"
+            )
+        self.samples_per_class = samples_per_class
+
+    @abstractmethod
+    def scores(self, network: nn.Module, batches: Batches) -> dict[str, Tensor]:
+        """Return the scores of the weights of each layer by its name."""
+
+    def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
+        scores = self.scores(network, data.batches)
+        total = sum(each.numel() for each in scores.values())
+        return allocation.global_(scores, allocation.num_kept(total, self.density))
 
 
 class ScoringLoss:
     """The mean cross-entropy over all scoring images, as a function of the weights of the layers to mask.
 
-    L(w) = 1/N sum_n CE(z_n(w) / T, y_n), N images of all batches together, z logits, T the temperature. It is worked
-    out batch by batch: memory is that of one. Norms take the statistics of the batch, as in training; dropout and
-    stochastic depth are off, so that nothing but weights and images counts. The network itself stays as it is, for all
-    this is done with a copy.
+    L(w) = 1/N sum_n CE(z_n(w) / T, y_n), over the N images of all batches, with logits z and temperature T. It is
+    computed batch by batch on a copy of the network, so it needs the memory of one batch. Norms use the statistics of
+    the batch, as in training; dropout and stochastic depth are off, so that L depends on weights and images only.
 
     Args:
-        network: a plain one.
+        network: plain; it is not changed.
         batches: images (n, c, h, w) and labels (n,), on the network's device.
         temperature: T.
     """
 
-    def __init__(
-        self, network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], *, temperature: float = 1.0
-    ) -> None:
+    def __init__(self, network: nn.Module, batches: Batches, *, temperature: float = 1.0) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
-                module.training = True  # of this module alone: timm has norms with dropout in them
+                module.training = True  # not train(), because timm has norms with dropout inside
         self.weights = {name: layer.weight.requires_grad_() for name, layer in maskable_layers(self.network).items()}
         self.batches, self.temperature = batches, temperature
 
     def gradient(self) -> dict[str, Tensor]:
-        """g = dL/dw of each layer, by its name; zero where a layer has no part in the loss.
+        """Return g = dL/dw of each layer by its name; zero if the loss does not depend on the layer.
 
         Raises:
             ValueError: if it is not finite.
         """
-        return self._sum(lambda loss: self._derivative(loss))
+        return self._sum(self._derivative)
 
     def hessian_product(self, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """H v of each layer, by its name: d<v, dL/dw>/dw, without H.
+        """Return H v = d<v, dL/dw>/dw of each layer by its name, without computing H.
 
         Args:
-            vector: v, a tensor like the weight for each layer, by its name.
+            vector: v, for each layer a tensor like its weight.
 
         Raises:
             ValueError: if it is not finite.
@@ -73,33 +96,28 @@ class ScoringLoss:
             pairs = zip(gradient, self.weights, strict=True)
             return self._derivative(torch.stack([(each * vector[name]).sum() for each, name in pairs]).sum())
 
-        # Of attention, only the plain formula can be derived twice.
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel with a second derivative
             return self._sum(product)
 
-    def _sum(self, share: Callable[[Tensor], list[Tensor]]) -> dict[str, Tensor]:
-        """The sum over batches of a linear function of the loss."""
+    def _sum(self, of_batch: Callable[[Tensor], list[Tensor]]) -> dict[str, Tensor]:
+        """Sum a linear function of the loss over the batches; each graph is freed before the next batch."""
         total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        num_images = sum(len(labels) for _, labels in self.batches)
         with torch.enable_grad():
-            for loss in self._losses():
-                for each, part in zip(total.values(), share(loss), strict=True):
+            for index in prune_at_init.progress(range(len(self.batches)), "scoring weights"):
+                images, labels = self.batches[index]
+                logits = self.network(images) / self.temperature
+                loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / num_images
+                for each, part in zip(total.values(), of_batch(loss), strict=True):
                     each += part
         for name, each in total.items():
             if not each.isfinite().all():
                 raise UserError(
-                    f"the layer {name!r} of {type(self.network).__name__} cannot be scored, for the loss on the "
-                    "scoring batches or its gradient is infinite or NaN: see that the images are finite and "
-                    "normalised, and draw weights that keep activations in range (weights='kaiming_normal')"
+                    f"the layer {name!r} of {type(self.network).__name__} cannot be scored, because the loss on the "
+                    "scoring batches or its gradient is infinite or NaN: use finite, normalised images, and weights "
+                    "that keep activations in range (weights='kaiming_normal')"
                 )
         return total
-
-    def _losses(self) -> Iterator[Tensor]:
-        """What each batch adds to the loss; each graph can be freed before the next."""
-        images_in_all = sum(len(labels) for _, labels in self.batches)
-        for index in prune_at_init.progress(range(len(self.batches)), "scoring weights"):
-            images, labels = self.batches[index]
-            logits = self.network(images) / self.temperature
-            yield nn.functional.cross_entropy(logits, labels, reduction="sum") / images_in_all
 
     def _derivative(self, function: Tensor, *, create_graph: bool = False) -> list[Tensor]:
         weights = list(self.weights.values())

@@ -1,4 +1,4 @@
-"""Supermasks: train the probability of every weight."""
+"""Supermasks: train the probability that each weight is kept."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class Supermask(Method):
-    """A subnetwork of fixed random weights drawn anew in each forward pass, whose probabilities are trained.
+    """A random subnetwork of fixed random weights, drawn in each forward pass from probabilities that are trained.
 
-    Forward:  w_eff = w * b, b ~ Bernoulli(sigmoid(s)), of each weight by itself.
+    Forward:  w_eff = w * b, b ~ Bernoulli(sigmoid(s)), independent for each weight.
     Backward: ds = sigmoid'(s) * w * dL/dw_eff, straight through the draw.
 
-    How many weights are kept follows from the scores. An evaluation draws masks too and is the mean of several passes;
-    each rank draws its own, as it has its own images. ``density`` and ``mask`` are of the k weights of the highest
-    scores, k the expected number kept, sum sigmoid(s), rounded: the likeliest mask of that size. It is what
-    ``unmask_`` folds into the weights.
+    The scores determine how many weights are kept. An evaluation averages several passes with random masks; each rank
+    draws its own masks, because it has its own images. ``density``, ``masks`` and ``unmask_`` use the likeliest mask of
+    the expected size: the k highest scores, k = sum sigmoid(s), rounded.
 
     Args:
-        density: the expected density to begin with, in (0, 1): all scores start at log(d / (1 - d)), which is 0 for
-            the paper's 0.5.
-        dynamic_scaling: multiply the weights of a layer by n / ones, ones the number of its n that are drawn.
-        samples: passes that an evaluation is the mean of.
+        density: the expected density at the start, in (0, 1): all scores start at log(d / (1 - d)), which is 0 for the
+            paper's 0.5.
+        dynamic_scaling: whether to multiply the n weights of a layer by n / (the number drawn).
+        samples: passes that an evaluation averages.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -41,9 +40,9 @@ class Supermask(Method):
 
     def __init__(self, density: float = 0.5, dynamic_scaling: bool = False, samples: int = 5) -> None:
         if not 0.0 < density < 1.0:
-            raise UserError(f"density = {density} is outside (0, 1): it is the probability of a weight to begin with")
+            raise UserError(f"density = {density} is outside (0, 1): it is the probability of a weight at the start")
         if samples < 1:
-            raise UserError(f"samples = {samples} is below 1")
+            raise UserError(f"samples = {samples} is below 1: an evaluation averages so many passes")
         self.density, self.dynamic_scaling, self.samples = density, dynamic_scaling, samples
 
     @property
@@ -57,10 +56,10 @@ class Supermask(Method):
         return torch.full(shape, math.log(self.density / (1 - self.density)))
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
-        # Probabilities near 1 and 0 whose sum is the number that is kept.
+        # The probabilities are near 1 and 0, and their sum is the number of weights kept.
         density = float(mask.sum() / mask.numel())
-        sure = torch.where(mask, 1 - 0.1 * (1 - density), 0.1 * density)
-        return sure.logit().clamp(-30, 30)
+        probability = torch.where(mask, 1 - 0.1 * (1 - density), 0.1 * density)
+        return probability.logit().clamp(-30, 30)
 
     def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
         scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
@@ -79,7 +78,7 @@ class Supermask(Method):
 
 
 class _Bernoulli(torch.autograd.Function):
-    """Forward: 1 with probability p, else 0. Backward: dL/dp = dL/db, straight through."""
+    """A draw of 1 with probability p, else 0; its gradient is dL/dp = dL/db, straight through."""
 
     @staticmethod
     def forward(ctx: Any, probability: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""SynFlow and SynFlow-L2: keep the weights that carry most of what can flow from input to output, without any data."""
+"""SynFlow and SynFlow-L2: keep the weights that carry most of the flow from input to output, without data."""
 
 from __future__ import annotations
 
@@ -16,30 +16,26 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit
 
 
 class _Flow(PruneAtInit):
-    """What both share: rounds of scoring the weights that are left by the flow through them, and pruning some.
+    """Scoring by flow and pruning in rounds, which SynFlow and SynFlow-L2 share.
 
-    theta is what the network computes with here instead of its parameters, none of it negative; R the sum of the
-    outputs for an image of ones; score = theta * dR/dtheta, the part of R that flows through a weight. After round i of
-    n, density^(i/n) of all weights are left, those of the highest scores over all layers together, to the exact
-    number; what is pruned stays pruned.
+    theta replaces the parameters and is never negative; R is the sum of the outputs for an image of ones; score =
+    theta * dR/dtheta, the part of R that flows through a weight. Round i of n keeps the density^(i/n) of all weights
+    with the highest scores over all layers; the number is exact, and pruned weights stay pruned.
 
-    Where activations are ReLU or linear, pools take a maximum or mean, and norms are batch norm, the flow into a unit
-    is the flow out of it: the scores of its incoming weights, and what its bias adds, sum to those of its outgoing
-    weights. So each layer of a chain without biases holds R in all; where paths part, as at a shortcut, the layers
-    beside each other do. Enough rounds then never empty a layer of a chain while another holds more than one weight;
-    a layer beside a shortcut they may. With other activations (SiLU, GELU) or norms (layer norm) scores are |theta *
-    dR/dtheta| and none of this holds, nor is R sure to be positive.
+    With ReLU, max or mean pooling and batch norm, the flow into a unit equals the flow out of it: the scores of its
+    incoming weights, plus what its bias adds, sum to those of its outgoing weights. So each layer of a chain without
+    biases carries all of R, and parallel layers, as at a shortcut, carry it together. With enough rounds no layer of a
+    chain is emptied while another has more than one weight; a layer beside a shortcut may be. With other activations
+    (SiLU, GELU) or norms (layer norm) scores are |theta * dR/dtheta| and none of this holds.
 
-    All is done in float64 (6 s of a CPU core a round for ResNet-50 at 224 px, 2 s at 64): R is about 1e70 for ResNet-50
-    and 1e220 for ResNet-152, out of float32's range. Batch norm is in evaluation, with the statistics that it starts
-    with, whatever it has seen: a mean that is subtracted would bring back the signs. Dropout is off. Once no more
-    weights carry a flow than are to be kept, the others that are left, all of score 0, are kept in the order of the
-    layers. Every weight before a norm that scales by 0 has the score 0 too: timm builds ResNets with such norms unless
-    ``zero_init_last=False``, and ``weights=None`` keeps those norms.
+    The computation is in float64, because R exceeds float32 (1e70 for ResNet-50), and takes 6 s of a CPU core per round
+    for ResNet-50 at 224 px. Batch norm uses its initial statistics, since subtracting a mean would bring back signs.
+    Once fewer weights carry a flow than are kept, the rest is kept in the order of the layers. A weight before a norm
+    with scale 0 has the score 0, as for SNIP.
 
     Args:
         density: fraction of all weights kept, in (0, 1].
-        rounds: in which they are chosen.
+        rounds: number of pruning rounds.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -50,25 +46,23 @@ class _Flow(PruneAtInit):
     def __init__(self, density: float, rounds: int = 100) -> None:
         self.density = allocation.check_density(density)
         if rounds < 1:
-            raise UserError(
-                f"rounds = {rounds} is below 1: 100 in the paper; 1 chooses all at once, and empties layers"
-            )
+            raise UserError(f"rounds = {rounds} is below 1: the paper has 100, and a single round empties layers")
         self.rounds = rounds
 
     @staticmethod
     @abstractmethod
     def theta_(parameter: Tensor) -> None:
-        """Make a parameter into its theta, in place."""
+        """Replace a parameter by its theta, in place."""
 
-    def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
-        assert scoring.input_shape is not None
+    def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
+        assert data.input_shape is not None
         flow = self.positive(network)
         layers = maskable_layers(flow)
         total = sum(layer.weight.numel() for layer in layers.values())
         masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}
         for step in prune_at_init.progress(range(1, self.rounds + 1), type(self).__name__):
-            # Only among what is left, or a pruned weight might return in place of one that is left without a flow.
-            left = {name: scores[masks[name]] for name, scores in self.scores(flow, scoring.input_shape).items()}
+            # Rank remaining weights only: a pruned weight must not replace a remaining one whose flow is 0.
+            left = {name: scores[masks[name]] for name, scores in self.scores(flow, data.input_shape).items()}
             kept = allocation.global_(left, allocation.num_kept(total, self.density ** (step / self.rounds)))
             for name, layer in layers.items():
                 masks[name] = masks[name].masked_scatter(masks[name], kept[name])
@@ -76,7 +70,7 @@ class _Flow(PruneAtInit):
         return masks
 
     def positive(self, network: nn.Module) -> nn.Module:
-        """A copy that computes with theta, in float64 and in evaluation."""
+        """Return a copy that computes with theta, in float64 and evaluation mode."""
         flow = copy.deepcopy(network).double().eval().requires_grad_(False)
         for module in flow.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
@@ -86,10 +80,10 @@ class _Flow(PruneAtInit):
         return flow
 
     def scores(self, flow: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """theta * dR/dtheta of the weights of each layer, by its name; 0 where a layer has no part in the output.
+        """Return theta * dR/dtheta of each layer by its name; 0 if the output does not depend on the layer.
 
         Args:
-            flow: made by ``positive``.
+            flow: from ``positive``.
             input_shape: of one image, (c, h, w).
 
         Raises:
@@ -105,26 +99,23 @@ class _Flow(PruneAtInit):
                     f"{type(flow).__name__} cannot take an image of shape {input_shape}: {error}"
                 ) from error
             gradients = torch.autograd.grad(total, list(weights.values()), materialize_grads=True)
-        # In their own memory, and NaN is the largest: these passes take as long as the network.
-        scores = {
-            name: gradient.mul_(weight.detach()).abs_()
-            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-        }
-        for name, each in scores.items():
-            if not each.max().isfinite():
+        scores = {}
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            scores[name] = gradient.mul_(weight.detach()).abs_()  # in place, because these passes dominate the time
+            if not scores[name].max().isfinite():  # the maximum is NaN if a score is
                 raise UserError(
-                    f"{type(self).__name__} cannot score the layer {name!r} of {type(flow).__name__}: what flows "
-                    "through its weights is beyond 1e308, or a weight is NaN. Networks of more than 200 layers take "
-                    "SynFlowL2, whose flow stays small, or weights drawn smaller"
+                    f"{type(self).__name__} cannot score the layer {name!r} of {type(flow).__name__}: the flow through "
+                    "its weights exceeds 1e308, or a weight is NaN. For more than 200 layers use SynFlowL2, whose flow "
+                    "stays small, or smaller weights"
                 )
         return scores
 
 
 class SynFlow(_Flow):
-    __doc__ = f"""Iterative synaptic flow pruning: all parameters by their absolute values, theta = |w|.
+    __doc__ = f"""Iterative synaptic flow pruning with absolute values of the parameters, theta = |w|.
 
-    R = sum over paths of the product of their |w|; score = |w * dR/d|w||. The public code leaves float64 commented
-    out, lets a trained batch norm subtract |mean|, and prunes all of several equal scores at the threshold.
+    R = sum over paths of the product of their |w|; score = |w * dR/d|w||. Unlike the public code, this class computes
+    in float64, ignores the means of trained batch norms, and keeps an exact number of equal scores.
 
     {_Flow.__doc__}
     Source: Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
@@ -137,11 +128,11 @@ class SynFlow(_Flow):
 
 
 class SynFlowL2(_Flow):
-    __doc__ = f"""SynFlow on squares: all parameters by their squares, theta = w^2.
+    __doc__ = f"""SynFlow with squares of the parameters, theta = w^2.
 
-    R2 = sum over paths of the product of their w^2; score = w^2 * dR2/d(w^2). The sum of dR2/d(w^2) over the weights
-    that are kept is the trace of the path kernel before training, up to the eps of norms; this method makes the trace
-    large. The public code of PHEW multiplies by |w| once instead of w^2; such scores are not conserved.
+    R2 = sum over paths of the product of their w^2; score = w^2 * dR2/d(w^2). The sum of dR2/d(w^2) over the kept
+    weights is the trace of the path kernel before training, up to the eps of norms, and this method makes it large.
+    The public code of PHEW multiplies by |w| instead of w^2; such scores are not conserved.
 
     {_Flow.__doc__}
     Source: Gebhart et al. 2021, "A Unified Paths Perspective for Pruning at Initialization", arXiv:2101.10552.

@@ -1,6 +1,7 @@
-"""Networks of the papers that torchvision does not have; every torchvision and timm network works as it is.
+"""Networks of the papers that torchvision lacks; networks of torchvision and timm need no entry here.
 
-ResNet-18 for CIFAR is ``small_stem_resnet``, whose default it is; in a config, with 200 classes for Tiny ImageNet:
+Start with ``conv.py``. This room may import ``errors`` and torch; torchvision inside functions, for quick imports.
+``small_stem_resnet`` is ResNet-18 for CIFAR by default; a config for Tiny ImageNet has
 ``model.network: {class_path: lightning_subnets.networks.small_stem_resnet, init_args: {num_classes: 200}}``.
 """
 

@@ -1,4 +1,4 @@
-"""How wide a network's layers are."""
+"""The width of a network's layers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from lightning_subnets.errors import UserError
 
 
 def scaled(width: int, multiplier: float, network: str) -> int:
-    """A number of channels or units times the multiplier, rounded down.
-
-    Args:
-        network: the name for the error.
+    """Return a number of channels or units times the multiplier, rounded down.
 
     Raises:
-        ValueError: if none is left.
+        ValueError: if the result is 0; ``network`` names the network in the message.
     """
     if not width * multiplier >= 1:
         raise UserError(f"width_multiplier = {multiplier} leaves {network} without channels: at least 1/{width}")

@@ -248,12 +248,12 @@ def test_the_seed_determines_the_mask_and_nothing_else_is_touched() -> None:
 def test_a_density_that_walks_do_not_get_to_is_refused_with_the_one_they_get_to() -> None:
     network = Residual()
     with pytest.raises(
-        UserError, match=r"PHEW\(density=1.0\).*get to 11 of 12.*other than 0. Take a density up to 0.916"
+        UserError, match=r"PHEW\(density=1.0\).*reach 11 of 12.*other than 0. Take a density up to 0.916"
     ):
         PHEW(1.0).compute_masks(network, PruningData(input_shape=(2, 4, 4)))
     with torch.no_grad():
         network.conv.weight[0, 0, 0, 0] = 1e-9
-    with pytest.raises(UserError, match=r"PHEW\(density=0.9\).*get to 10 of 12.*less than one in 100.* up to 0.833"):
+    with pytest.raises(UserError, match=r"PHEW\(density=0.9\).*reach 10 of 12.*less than one in 100.* up to 0.833"):
         PHEW(0.9).compute_masks(network, PruningData(input_shape=(2, 4, 4)))
 
 
