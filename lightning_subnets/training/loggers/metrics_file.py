@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +23,12 @@ NAME = "metrics.csv"
 class MetricsFile(Logger):
     """Writes ``metrics.csv``: a row for each time metrics are logged, a column for each metric, sorted by name.
 
-    Rows are appended, and are in the file when ``save`` returns; ``sync`` puts them on the disk. A new column needs a
-    new file, which replaces the old one when it is complete. If a write fails, on a full disk for instance, a message
-    says so once, and the rows stay in memory until a write succeeds.
+    Rows are appended, and are in the file when ``save`` returns; ``sync`` puts them on the disk. A new column replaces
+    the file by a complete new one. If a write fails, on a full disk for instance, a message says so once, and the rows
+    are written as soon as a write succeeds. If another program deletes or shortens the file, it is written again.
 
-    If some lines cannot be read, the file is kept as ``metrics_damaged_N.csv``, and ``metrics.csv`` continues with the
-    other lines. If the file is changed while the run writes to it, it is read again; if it is deleted, it begins again.
+    If a resumed run finds lines that it cannot read, the file is kept as ``metrics_damaged_N.csv``, and ``metrics.csv``
+    continues with the other lines.
 
     Args:
         save_dir: the run's directory.
@@ -40,9 +40,10 @@ class MetricsFile(Logger):
         super().__init__()
         self._path = Path(save_dir, NAME)
         self._step = step
+        self._rows: list[Mapping[str, Any]] = []  # all rows of the run
+        self._written = 0  # the number of rows in the file
         self._columns: list[str] = []  # those of the file
-        self._left: tuple[int, int] | None = None  # inode and size in bytes of the file as this process left it
-        self._rows: list[dict[str, Any]] = []  # those that are not in the file yet
+        self._size = 0  # of the file, in bytes
         self._last: dict[str, Any] = {}
         self._failed = False
 
@@ -61,25 +62,25 @@ class MetricsFile(Logger):
     root_dir = log_dir = save_dir
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: ``config.yaml`` stands beside the file."""
+        """Do nothing, because the run's directory has a ``config.yaml``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {**metrics, "step": self._last.get("step", 0) if step is None else step}
-        if row != self._last:  # which comes again where a checkpoint has asked for it beforehand
+        if row != self._last:  # Lightning logs a row again that LastCheckpoint has logged early
             self._rows.append(row)
         self._last = row
 
     @rank_zero_only
     def save(self) -> None:
-        self._unless_it_fails(self._write)
+        self._attempt(self._write)
 
     @rank_zero_only
     def sync(self) -> None:
         """Put all rows on the disk, so that a checkpoint can rely on them even if the machine loses power."""
-        self._unless_it_fails(self._sync)
+        self._attempt(self._sync)
 
-    def _unless_it_fails(self, write: Callable[[], None]) -> None:
+    def _attempt(self, write: Callable[[], None]) -> None:
         try:
             write()
         except OSError as error:
@@ -89,44 +90,42 @@ class MetricsFile(Logger):
 
     def _sync(self) -> None:
         self._write()
-        if self._left is not None:
+        if self._written:
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def _write(self) -> None:
         if self._step is not None:
-            self._read_again(self._step)
+            self._resume(self._step)
             self._step = None
-        elif self._left is not None and _identity(self._path) != self._left:
-            self._read_again(sys.maxsize)
-        if not self._rows:
+        if self._written == len(self._rows):
             return
-        columns = sorted({*self._columns, *(name for row in self._rows for name in row)})
-        if columns == self._columns:
-            self._append(_lines(self._rows, columns))
+        new = self._rows[self._written :]
+        columns = sorted({*self._columns, *(name for row in new for name in row)})
+        if columns == self._columns and self._path.exists() and self._path.stat().st_size == self._size:
+            self._append(_lines(new, columns))
         else:
-            if self._columns:
-                self._read_again(sys.maxsize)
-            before = ParsedMetrics(self._path.read_bytes()).rows if self._columns else []
-            self._replace(_lines([dict(zip(columns, columns, strict=True)), *(row.cells for row in before)], columns))
+            # A full disk may have room for the file as it was, but not for the new rows.
+            self._replace(_lines([dict(zip(columns, columns, strict=True)), *self._rows[: self._written]], columns))
             self._columns = columns
-            self._append(_lines(self._rows, columns))
-        self._rows.clear()
+            self._append(_lines(new, columns))
+        self._written = len(self._rows)
 
-    def _read_again(self, step: int) -> None:
-        """Read the file again, and drop the rows from a step on."""
+    def _resume(self, step: int) -> None:
+        """Read the file, keep a damaged one under another name, and drop the rows from a step on."""
         if not self._path.exists():
-            if self._left is not None or step > 0:
+            if step > 0:
                 print(f"{self._path} is gone, with the rows that were in it: a new file begins", file=sys.stderr)
-            self._columns, self._left = [], None
             return
         there = self._path.read_bytes()
         content = ParsedMetrics(there)
         kept = _set_aside(there, self._path) if content.damaged else None
-        before = content.header + b"".join(row.line for row in content.rows if row.step < step)
-        if before != there:
-            self._replace(before)
-        self._columns, self._left = content.columns, _identity(self._path)
+        before = [row for row in content.rows if row.step < step]
+        complete = content.header + b"".join(row.line for row in before)
+        if complete != there:
+            self._replace(complete)
+        self._rows = [*(row.cells for row in before), *self._rows]
+        self._written, self._columns, self._size = len(before), content.columns, len(complete)
         if kept is not None:
             what = f"{content.damaged} of its lines" if content.columns else "its header"
             print(
@@ -136,19 +135,17 @@ class MetricsFile(Logger):
             )
 
     def _append(self, rows: bytes) -> None:
-        assert self._left is not None
-        inode, size = self._left
         with self._path.open("r+b", buffering=0) as file:
-            file.seek(size)
+            file.seek(self._size)
             if file.write(rows) < len(rows):
-                file.truncate(size)
+                file.truncate(self._size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._left = inode, size + len(rows)
+        self._size += len(rows)
 
     def _replace(self, content: bytes) -> None:
         with replacing(self._path) as file:
             file.write(content)
-        self._left = _identity(self._path)
+        self._size = len(content)
 
 
 class Row(NamedTuple):
@@ -186,14 +183,6 @@ class ParsedMetrics:
                 self.damaged += 1
 
 
-def rows_before(run: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
-    """The rows of a run's file that were logged before a step: each one's step, and its metrics by name."""
-    path = run / NAME
-    for row in ParsedMetrics(path.read_bytes()).rows if path.exists() else []:
-        if row.step < step:
-            yield row.step, {name: float(cell) for name, cell in row.cells.items() if name != "step"}
-
-
 def _columns(line: bytes) -> list[str]:
     """Return the names in a header; none if the line is not a header that this module writes."""
     try:
@@ -219,18 +208,10 @@ def _fields(line: bytes) -> list[str]:
     return next(csv.reader([line.decode()], strict=True), [])
 
 
-def _lines(rows: Iterable[dict[str, Any]], columns: list[str]) -> bytes:
+def _lines(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> bytes:
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns).writerows(rows)
     return text.getvalue().encode()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size
 
 
 def _set_aside(content: bytes, path: Path) -> Path:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's ``TensorBoardLogger``, except that a full disk does not end the run.
+    """Lightning's ``TensorBoardLogger`` that a full disk does not stop.
 
-    If its file cannot be written, a message says so once and nothing more is written to the file, because TensorBoard
-    reads nothing behind an incomplete record. ``metrics.csv`` has the same metrics.
+    If its file cannot be written, a message says so once, and the file gets no more records, because TensorBoard reads
+    nothing after an incomplete one. ``metrics.csv`` has the same metrics.
     """
 
     _failed = False
@@ -32,7 +32,7 @@ class TensorBoard(TensorBoardLogger):
                 self._fail(error)
             if self._failed:
                 return cast("SummaryWriter", _DummyExperiment())
-            # A thread writes everything through this object, and the next call would raise the thread's error.
+            # A thread writes through this object, and an error of the thread would be raised by the next call.
             records: Any = writer._get_file_writer().event_writer._async_writer._writer
             for name in ("write", "flush", "close"):
                 setattr(records, name, self._until_it_fails(getattr(records, name)))

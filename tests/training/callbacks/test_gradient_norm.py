@@ -7,13 +7,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
+from metric_rows import column
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import GradientNorm
 from lightning_subnets.training.loggers import MetricsFile
-from lightning_subnets.training.loggers.metrics_file import rows_before
 from lightning_subnets.training.module import SubnetModule
 
 
@@ -49,8 +49,7 @@ def fit(
         **{"log_every_n_steps": 3, **options},
     )
     trainer.fit(module, datamodule=Digits())
-    name = "train/gradient_norm"
-    return {step: row[name] for step, row in rows_before(folder, 10**6) if name in row}, expected.norms
+    return column(folder, "train/gradient_norm"), expected.norms
 
 
 @pytest.mark.parametrize("method", [ls.EdgePopup(0.5), ls.Dense()], ids=["scores", "weights"])
