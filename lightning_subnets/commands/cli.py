@@ -190,9 +190,7 @@ class SubnetCLI(LightningCLI):
                             folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
                         )
                     )
-                self.last = LastCheckpoint(
-                    folder
-                )  # after ModelCheckpoint, whose best path it saves
+                self.last = LastCheckpoint(folder)  # after ModelCheckpoint, whose best path it saves
                 callbacks.append(self.last)
         self.trainer_defaults["callbacks"] = callbacks
 
