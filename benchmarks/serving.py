@@ -1,10 +1,11 @@
-"""What unstructured zeros buy on a CPU: a subnetwork as it is served, interleaved in one run.
+"""Time a subnetwork on a CPU, to see what unstructured zeros gain.
 
     python benchmarks/serving.py
 
-Dense; with zeros in dense weights, as ``subnets export`` writes it; masked, as in training; each layer's product by
-compressed rows (CSR, int32 indices), by torch (MKL) and by SciPy; onnxruntime dense, with zeros, and with
-ONNX's sparse initializers. One thread, and the processor time of the program, which other work adds little to.
+The variants are a dense network; one with zeros in dense weights, as ``subnets export`` writes it; one that is masked,
+as in training; layers in compressed rows (CSR, int32 indices), by torch (MKL) and by SciPy; and onnxruntime with a
+dense network, with zeros, and with ONNX's sparse initializers. One thread computes. The program's own processor time is
+measured, because other programs hardly change it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def by_scipy(rows: scipy.sparse.csr_array) -> Product:
 
 
 class CompressedConv2d(nn.Module):
-    """A convolution as its compressed rows times the patches of each image; of 1x1, times the image itself."""
+    """A convolution that multiplies compressed rows by the patches of each image, or by the image if it is 1x1."""
 
     def __init__(self, conv: nn.Conv2d, product: Product) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ def with_sparse_initializers(content: bytes) -> bytes:
 
 
 def subnetwork(name: str, density: float | None, images: Tensor) -> nn.Module:
-    """A network by its name, masked where there is a density, in evaluation, with statistics of the images."""
+    """Return a network in evaluation mode, with running statistics of the images; masked, if there is a density."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(*LARGE, bias=False)) if name == "linear" else getattr(torchvision.models, name)()
     if density is not None:
@@ -132,7 +133,7 @@ def subnetwork(name: str, density: float | None, images: Tensor) -> nn.Module:
 
 
 def variants_of(name: str, size: int, densities: list[float]) -> dict[str, Callable[[], Tensor]]:
-    """What computes the logits of the same images, by what it is called."""
+    """Return the variants by name. A call computes the logits of the same images."""
     shape: tuple[int, ...] = (LARGE[0],) if name == "linear" else (3, 224, 224)
     images = torch.randn(size, *shape)
     prepared = images if name == "linear" else torch.randn(4, *shape)
@@ -172,11 +173,11 @@ def measured(run: Callable[[], Tensor], steps: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     networks = ["resnet50:1", "resnet50:8", "linear:1", "linear:16"]
-    parser.add_argument("--networks", nargs="+", default=networks, help="name:batch size, of torchvision or linear")
+    parser.add_argument("--networks", nargs="+", default=networks, help="name:batch size, from torchvision or linear")
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("--densities", nargs="+", type=float, default=[0.3, 0.1, 0.05, 0.01])
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--steps", type=int, default=1, help="a round")
+    parser.add_argument("--steps", type=int, default=1, help="steps in a round")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
