@@ -11,20 +11,14 @@ from lightning_subnets.datamodules.ffcv.preparation import prepare
 
 
 def main() -> None:
-    """``prepare`` by command line; a user's mistake ends it with one clear error and exit code 2."""
+    """Run ``prepare`` with the arguments of the command line; a user's mistake ends with one line and exit code 2."""
     parser = ArgumentParser(description="Write train.beton and val.beton from a folder of images, or verify them.")
     parser.add_function_arguments(prepare, as_positional=False, skip={"skip_bad", "verify"})
-    parser.add_argument("--skip_bad", action="store_true", help="Leave out images that cannot be read.")
-    parser.add_argument("--verify", action="store_true", help="Compare the files in out with their digests instead.")
+    parser.add_argument("--skip_bad", action="store_true", help="leave out unreadable images instead of stopping")
+    parser.add_argument("--verify", action="store_true", help="compare the files in out with their digests instead")
     with failures.told_in_one_line():
         try:
-            prepare(**parser.parse_args([_underscored(argument) for argument in sys.argv[1:]]).as_dict())
+            prepare(**parser.parse_args().as_dict())
         except KeyboardInterrupt:
-            print("interrupted; what was not finished is removed", file=sys.stderr)
+            print("interrupted; unfinished files are removed", file=sys.stderr)
             sys.exit(130)
-
-
-def _underscored(argument: str) -> str:
-    """``--skip-bad`` as well as ``--skip_bad``."""
-    name, equals, value = argument.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torchvision import datasets
 
 from lightning_subnets.datamodules.image_files import common_classes, list_files
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError
 
+if TYPE_CHECKING:
+    from torchvision import datasets
+
 
 class CIFAR10(InMemoryDataModule):
-    """50,000 images of 32x32 pixels to train on and 10,000 to test, in 10 classes.
+    """50,000 training and 10,000 test images of 32x32 pixels in 10 classes.
 
-    Training images are padded by 4 pixels, cut at random and mirrored at random, as in the paper.
+    Training images are padded by 4 pixels, then cut and mirrored at random, as in the paper.
 
     Args:
         root: directory with torchvision's ``cifar-10-batches-py``, or with an image folder,
             ``train/<class>/*`` and ``test/<class>/*``.
         batch_size: images per step and process.
-        validation_fraction: the share of the training set held out; at 0 validation is on the test set.
-        download: fetch torchvision's files where they are missing.
-        seed: of the order of the samples and of their augmentation.
+        validation_fraction: fraction of the training set that is held out; with 0, validation is on the test set.
+        download: download torchvision's files if they are missing.
+        seed: of the order of the samples, their augmentation and the held-out images.
 
     Raises:
-        ValueError: if the data are missing, an image is unreadable or not of 32x32 pixels, or train and test
-            have different classes.
+        ValueError: if the data are missing, an image is unreadable or not of 32x32 pixels, or train and test have
+            different classes.
+
     Source: Krizhevsky 2009.
     """
 
-    torchvision_class: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
+    base_folder: ClassVar[str] = "cifar-10-batches-py"
     mean, std = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
     image_shape = (3, 32, 32)
     padding = 4
@@ -48,10 +51,10 @@ class CIFAR10(InMemoryDataModule):
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
         self.root, self.download = Path(root), download
-        if not download and not self._is_folder and not (self.root / self.torchvision_class.base_folder).is_dir():
+        if not download and not self._is_folder and not (self.root / self.base_folder).is_dir():
             raise UserError(
-                f"{self.root} holds neither {self.torchvision_class.base_folder} nor train/<class>/ and test/<class>/: "
-                "let torchvision fetch it with --data.download=true, or see data/README.md"
+                f"{self.root} holds neither {self.base_folder} nor train/<class>/ and test/<class>/: let torchvision "
+                "download the files with --data.download=true, or see data/README.md"
             )
 
     @property
@@ -61,25 +64,28 @@ class CIFAR10(InMemoryDataModule):
     @property
     def classes(self) -> list[str]:
         if not self._is_folder:
-            return list(self._files(train=False).classes)
+            return list(self._torchvision(train=False).classes)
         return common_classes(self.root / "train", self.root / "test")
 
     def prepare_data(self) -> None:
         if self.download and not self._is_folder:
-            self.torchvision_class(self.root, download=True)
+            self._torchvision(train=False, download=True)
 
-    def _files(self, *, train: bool) -> datasets.CIFAR10:
+    def _torchvision(self, *, train: bool, download: bool = False) -> datasets.CIFAR10:
+        from torchvision import datasets
+
+        kinds = {each.base_folder: each for each in (datasets.CIFAR10, datasets.CIFAR100)}
         try:
-            return self.torchvision_class(self.root, train=train)
+            return kinds[self.base_folder](self.root, train=train, download=download)
         except RuntimeError as error:
             raise UserError(
-                f"{self.root / self.torchvision_class.base_folder} is incomplete or damaged: take it away and let "
-                "torchvision fetch it again with --data.download=true"
+                f"{self.root / self.base_folder} is incomplete or damaged ({error}): remove it, and let torchvision "
+                "download it again with --data.download=true"
             ) from error
 
     def load(self, *, train: bool) -> Batch:
         if not self._is_folder:
-            data = self._files(train=train)
+            data = self._torchvision(train=train)
             return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
         return self.read(list_files(self.root / ("train" if train else "test"), self.classes))
 
@@ -87,7 +93,7 @@ class CIFAR10(InMemoryDataModule):
 class CIFAR100(CIFAR10):
     """As ``CIFAR10``, in 100 classes of 500 training and 100 test images; torchvision's ``cifar-100-python``."""
 
-    torchvision_class = datasets.CIFAR100
+    base_folder = "cifar-100-python"
     mean, std = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which part of a photograph is cut out: at random to train, in the centre to evaluate."""
+"""The part of a photograph that is cut out: at random in training, the centre in evaluation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ Integers = NDArray[np.int64]
 
 
 def random_crops(seed: int, keys: Integers, heights: Integers, widths: Integers) -> Integers:
-    """A random part of each image, 8 to 100 % of its area, of aspect 3:4 to 4:3, mirrored with probability 1/2.
+    """Draw a random part of each image: 8 to 100 % of its area, aspect 3:4 to 4:3, mirrored with probability 1/2.
 
-    A function of (seed, key) and the image's size: the same crop of a sample in an epoch, whoever cuts it. Ten
-    proposals are drawn, area uniform and aspect log-uniform; the first that fits is taken, placed uniformly. If
-    none fits, it is the central part of the nearest aspect.
+    The crop is a function of (seed, key) and the image's size, so both loaders cut the same. Ten proposals are drawn,
+    area uniform and aspect log-uniform; the first that fits is placed uniformly. If none fits, the crop is the central
+    part of the nearest aspect.
 
     Args:
+        seed: of the data.
         keys: of ``EpochSampler``, int64 (images,).
-        heights, widths: in pixels, int64 (images,).
+        heights: in pixels, int64 (images,).
+        widths: in pixels, int64 (images,).
 
-    Returns: int64 (images, 5): top, left, height and width in pixels, and 1 for mirrored.
+    Returns:
+        int64 (images, 5): top, left, height and width in pixels, and 1 for mirrored.
+
     Source: Szegedy et al. 2015, section 6; as torchvision's RandomResizedCrop.
     """
     uniform = _uniform(seed, keys, 2 * _PROPOSALS + 3)
@@ -40,11 +44,12 @@ def random_crops(seed: int, keys: Integers, heights: Integers, widths: Integers)
 
 
 def central_crops(heights: Integers, widths: Integers, size: int) -> Integers:
-    """The centre of each image that is ``size`` pixels square once the shorter side is 256/224 of it.
+    """Return the centre of each image that is ``size`` pixels square once the shorter side is 256/224 of ``size``.
 
-    Where the shorter side is that already, it is torchvision's ``CenterCrop`` to the pixel.
+    If the shorter side already has that length, the crop is torchvision's ``CenterCrop`` to the pixel.
 
-    Returns: as ``random_crops``.
+    Returns:
+        As ``random_crops``.
     """
     side = np.rint(np.minimum(heights, widths) * (size / shorter_side(size))).astype(np.int64)
     top, left = np.rint((heights - side) / 2).astype(np.int64), np.rint((widths - side) / 2).astype(np.int64)
@@ -52,19 +57,22 @@ def central_crops(heights: Integers, widths: Integers, size: int) -> Integers:
 
 
 def shorter_side(size: int) -> int:
-    """Of an image, in pixels, before its centre of ``size`` is cut out: 256 for 224."""
+    """Return the shorter side of an image, in pixels, before its centre of ``size`` is cut out: 256 for 224."""
     return round(size * 256 / 224)
 
 
 def random_bits(seed: int, keys: Integers, count: int) -> NDArray[np.uint64]:
-    """64 bits each, (keys, count), a function of (seed, key): splitmix64 of Steele et al. 2014, Figure 17."""
+    """Return random 64-bit numbers, (keys, count), a function of (seed, key).
+
+    Source: splitmix64 of Steele et al. 2014, Figure 17.
+    """
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     streams = _mixed(keys.astype(np.uint64) + _mixed(np.array([seed % 2**64], dtype=np.uint64)))
     return _mixed(streams[:, None] + steps)
 
 
 def _uniform(seed: int, keys: Integers, count: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1), (keys, count), a function of (seed, key)."""
+    """Return random numbers in [0, 1), (keys, count), a function of (seed, key)."""
     return (random_bits(seed, keys, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

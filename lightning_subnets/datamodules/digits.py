@@ -1,11 +1,9 @@
-"""Handwritten digits that come with scikit-learn: real data on every machine."""
+"""Handwritten digits that scikit-learn contains: real data without a download."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
@@ -14,18 +12,19 @@ from lightning_subnets.errors import UserError
 
 
 class Digits(InMemoryDataModule):
-    """1,797 handwritten digits of 8x8 pixels, 1,437 to train on and 360 to test, each class in proportion.
+    """1,797 handwritten digits of 8x8 pixels, 1,437 to train on and 360 to test, stratified by class.
 
     Args:
         batch_size: images per step and process.
-        validation_fraction: the share of the training set held out; at 0 validation is on the test set.
-        seed: of the order of the samples.
-        image_size: height and width in pixels; larger images are the same ones, interpolated linearly, for networks
-            that halve their image more often than 8 pixels allow.
-        num_classes: the digits from 0 that there are images of.
+        validation_fraction: fraction of the training set that is held out; with 0, validation is on the test set.
+        seed: of the order of the samples and the held-out images.
+        image_size: height and width in pixels. Larger images are interpolated linearly, for networks that downsample
+            more often than 8 pixels allow.
+        num_classes: keep the digits from 0 to ``num_classes - 1``.
 
     Raises:
-        ValueError: if images would be smaller than 8 pixels, or there are not 2 to 10 classes.
+        ValueError: if ``image_size`` is below 8, or ``num_classes`` is not 2 to 10.
+
     Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository, its test set.
     """
 
@@ -41,9 +40,9 @@ class Digits(InMemoryDataModule):
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
         if image_size < 8:
-            raise UserError(f"image_size = {image_size} is below the 8 pixels that the digits have")
+            raise UserError(f"image_size = {image_size} is below 8, the size of the digits")
         if not 2 <= num_classes <= 10:
-            raise UserError(f"num_classes = {num_classes} is not 2 to 10, of ten digits")
+            raise UserError(f"num_classes = {num_classes} is outside [2, 10]")
         self.image_shape = (1, image_size, image_size)
         self.num_classes = num_classes
 
@@ -52,11 +51,14 @@ class Digits(InMemoryDataModule):
         return [str(digit) for digit in range(self.num_classes)]
 
     def load(self, *, train: bool) -> Batch:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
         pixels, labels = load_digits(return_X_y=True)  # 0 to 16
         images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
         part = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)[not train]
         part = part[labels[part] < self.num_classes]
-        pictures, size = torch.from_numpy(images[part]), self.image_shape[1:]
+        chosen, size = torch.from_numpy(images[part]), self.image_shape[1:]
         if size != (8, 8):
-            pictures = functional.interpolate(pictures.float(), size, mode="bilinear").round().byte()
-        return pictures, torch.from_numpy(labels[part])
+            chosen = functional.interpolate(chosen.float(), size, mode="bilinear").round().byte()
+        return chosen, torch.from_numpy(labels[part])

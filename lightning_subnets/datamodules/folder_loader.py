@@ -1,4 +1,4 @@
-"""Images read one by one from a folder by worker processes: slower than FFCV, and needs nothing but the photographs."""
+"""A loader that reads photographs from a folder by worker processes: slower than FFCV, without preparation."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional
 
 from lightning_subnets.datamodules.crops import random_crops, shorter_side
-from lightning_subnets.datamodules.image_files import read_image
-from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.datamodules.sampler import EpochSampler, generator
+from lightning_subnets.datamodules.image_files import Files, read_image
+from lightning_subnets.datamodules.loader import Batch, EpochSampler, WorkerLoader
 
 
-class FolderLoader(EpochLoader):
+class FolderLoader(WorkerLoader):
     """Batches of photographs from their files.
 
     Args:
         files: path and label of each sample.
-        size: from the epoch to the height and width of the images, in pixels.
-        augment: cut out a random part, mirrored or not, rather than the centre.
-        num_workers: processes that decode; at 0 this one does.
+        size: the height and width of the images in an epoch, in pixels.
+        augment: cut a random part, mirrored or not, instead of the centre.
+        num_workers: processes that decode; 0 decodes in this process.
 
     Raises:
         ValueError: if a file cannot be read.
@@ -32,50 +31,38 @@ class FolderLoader(EpochLoader):
 
     def __init__(
         self,
-        files: list[tuple[str, int]],
+        files: Files,
         sampler: EpochSampler,
         batch_size: int,
         size: Callable[[int], int],
         augment: bool,
         num_workers: int,
     ) -> None:
-        super().__init__(sampler, batch_size)
-        self.num_workers = num_workers
-        self._order: list[list[int]] = []
-        # Workers of an epoch: with those that outlive it, a Trainer takes 5 seconds a worker to be collected.
-        self._loader = DataLoader(
-            _Photographs(files, size, sampler.seed, augment),
-            batch_sampler=self._order,
-            num_workers=num_workers,
-            generator=generator(sampler.seed),  # or each loader would move the global one
-            pin_memory=torch.cuda.is_available(),
-        )
+        # The workers are not persistent, because a Trainer would then need 5 seconds per worker to shut down.
+        photographs = _Photographs(files, size, sampler.seed, augment)
+        pin_memory = torch.cuda.is_available()
+        super().__init__(photographs, sampler, batch_size, num_workers=num_workers, pin_memory=pin_memory)
 
-    def batches(self, keys: list[Tensor]) -> Generator[Batch]:
-        self._order[:] = [part.tolist() for part in keys]
-        for images, labels in self._loader:
+    def read_batches(self, keys: list[Tensor]) -> Generator[Batch]:
+        for images, labels in super().read_batches(keys):
             yield images.permute(0, 3, 1, 2), labels
 
 
 class _Photographs(Dataset[tuple[Tensor, int]]):
-    """The files by ``EpochSampler``'s keys; images uint8 (height, width, 3)."""
+    """The files, indexed by the keys of an ``EpochSampler``; images are uint8 (height, width, 3)."""
 
-    def __init__(self, files: list[tuple[str, int]], size: Callable[[int], int], seed: int, augment: bool) -> None:
+    def __init__(self, files: Files, size: Callable[[int], int], seed: int, augment: bool) -> None:
         self.files, self.size, self.seed, self.augment = files, size, seed, augment
 
     def __getitem__(self, key: int) -> tuple[Tensor, int]:
         epoch, sample = divmod(key, len(self.files))
         path, label = self.files[sample]
-        cut = self._random_part if self.augment else self._centre
-        image = cut(read_image(path), key, self.size(epoch))
+        image, size = read_image(path), self.size(epoch)
+        if self.augment:
+            crops = random_crops(self.seed, np.array([key]), np.array([image.height]), np.array([image.width]))
+            *box, mirrored = crops[0].tolist()
+            image = functional.resized_crop(image, *box, size=[size, size])
+            image = ImageOps.mirror(image) if mirrored else image
+        else:
+            image = functional.center_crop(functional.resize(image, [shorter_side(size)]), [size, size])
         return torch.from_numpy(np.array(image)), label
-
-    def _random_part(self, image: Image.Image, key: int, size: int) -> Image.Image:
-        crop = random_crops(self.seed, np.array([key]), np.array([image.height]), np.array([image.width]))
-        *box, mirrored = crop[0].tolist()
-        part: Image.Image = v2.functional.resized_crop(image, *box, size=[size, size])
-        return ImageOps.mirror(part) if mirrored else part
-
-    def _centre(self, image: Image.Image, key: int, size: int) -> Image.Image:
-        centre: Image.Image = v2.functional.center_crop(v2.functional.resize(image, [shorter_side(size)]), [size, size])
-        return centre

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -15,8 +14,7 @@ from torch import Tensor
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv.beton import RAW, Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, installed
-from lightning_subnets.datamodules.folder_loader import FolderLoader
-from lightning_subnets.datamodules.image_files import common_classes, list_files
+from lightning_subnets.datamodules.image_files import Files, common_classes, list_files
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.resizing import Resizing
@@ -24,32 +22,33 @@ from lightning_subnets.errors import UserError
 
 
 class ImageNet(ImageDataModule):
-    """Photographs: ImageNet, or any data set laid out as it is.
+    """Photographs: ImageNet, or any data set with the same layout.
 
-    To train, a random part of 8 to 100 % of a photograph, of aspect 3:4 to 4:3, is scaled to the image size and
-    mirrored at random; to evaluate, the shorter side is scaled to 256 and the centre of 224 pixels is cut out.
-    Order and crops are functions of (seed, epoch, sample), the same ones by both loaders.
+    In training, a random part of 8 to 100 % of a photograph, of aspect 3:4 to 4:3, is scaled to the image size and
+    mirrored at random. In evaluation, the shorter side is scaled to 256 and the central 224 pixels are cut out. Order
+    and crops are functions of (seed, epoch, sample), the same for both loaders.
 
-    - ``ffcv`` streams ``train.beton`` and ``val.beton``, which ``data/prepare_imagenet.py`` makes of a folder. In
-      ``val.beton`` the photographs are kept as the evaluation wants them, so that it is exact to the pixel.
+    - ``ffcv`` streams ``train.beton`` and ``val.beton``, which ``data/prepare_imagenet.py`` writes from a folder.
+      ``val.beton`` stores photographs already scaled for evaluation, so evaluation is exact to the pixel.
     - ``folder`` reads ``train/<class>/*`` and ``val/<class>/*``.
 
     Args:
         root: directory with the files or folders.
-        loader: what reads the photographs.
-        train_dir, val_dir: the two directories of the folder loader, from ``root``.
+        loader: how photographs are read.
+        train_dir: directory of the training images for the folder loader, relative to ``root``.
+        val_dir: directory of the validation images for the folder loader, relative to ``root``.
         batch_size: images per step and process.
         image_size: height and width in pixels; evaluation scales the shorter side to 256/224 of it.
-        train_size: the size by epoch to train on; null is ``image_size`` throughout.
-        num_workers: threads (ffcv) or processes (folder) that decode; null takes the cores there are, shared among
-            the processes of a node, and leaves one to each of those.
-        validation_fraction: the share of the training set held out; at 0 validation is on ``val``, as published.
-            By ffcv the held-out photographs are evaluated as they are stored, scaled by OpenCV's area filter.
-        seed: of the order of the samples and of their augmentation.
+        train_size: size of the training images by epoch; null is ``image_size`` throughout.
+        num_workers: threads (ffcv) or processes (folder) that decode; null divides the cores of the machine among its
+            processes and leaves one core to each.
+        validation_fraction: fraction of the training set that is held out; with 0, validation is on ``val``, as
+            published. With ffcv, held-out photographs are evaluated as stored, scaled by OpenCV's area filter.
+        seed: of the order of the samples, their augmentation and the held-out images.
 
     Raises:
-        ValueError: if files or folders are missing, empty or damaged, the two have different classes, or FFCV is
-            not installed.
+        ValueError: if files or folders are missing, empty or damaged, their classes differ, or FFCV is not installed.
+
     Source: Russakovsky et al. 2015; the protocol of Goyal et al. 2017.
     """
 
@@ -76,33 +75,23 @@ class ImageNet(ImageDataModule):
         self.train_size = train_size or self.evaluation_size
         self.least_workers = 1 if loader == "ffcv" else 0
         if num_workers is not None and num_workers < self.least_workers:
-            raise UserError(f"num_workers = {num_workers}: the {loader} loader takes at least {self.least_workers}")
-        if loader == "ffcv":
-            self._require_ffcv()
-        else:
-            self._require_folders()
-
-    def _require_ffcv(self) -> None:
-        missing = [name for name in ("train.beton", "val.beton") if not (self.root / name).is_file()]
-        if missing:
+            raise UserError(f"num_workers = {num_workers}: the {loader} loader needs at least {self.least_workers}")
+        if loader == "folder":
+            for folder in (self.train_dir, self.val_dir):
+                if not folder.is_dir():
+                    raise UserError(
+                        f"{folder} does not exist: put one directory of images per class into {self.root}/train and "
+                        f"{self.root}/val, see data/README.md; --data.root names another place"
+                    )
+        elif missing := [name for name in ("train.beton", "val.beton") if not (self.root / name).is_file()]:
             raise UserError(
-                f"{self.root} lacks {' and '.join(missing)}: make them with data/prepare_imagenet.py, see "
-                "data/README.md, or read a folder of images as it is with --data.loader=folder; --data.root names "
-                "another place"
+                f"{self.root} lacks {' and '.join(missing)}: write them with data/prepare_imagenet.py, see "
+                "data/README.md, or read a folder of images with --data.loader=folder; --data.root names another place"
             )
-        if not installed():
+        elif not installed():
             raise UserError(
                 "FFCV is not installed: run data/install_ffcv.sh, or read a folder of images with --data.loader=folder"
             )
-
-    def _require_folders(self) -> None:
-        for folder in (self.train_dir, self.val_dir):
-            if not folder.is_dir():
-                raise UserError(
-                    f"{folder} does not exist. ImageNet goes into {self.root}/train/<class>/ and {self.root}/val/"
-                    "<class>/, one directory of images per class: data/README.md says how to make them, --data.root "
-                    "names another place"
-                )
 
     @cached_property
     def _betons(self) -> tuple[Beton, Beton]:
@@ -118,37 +107,35 @@ class ImageNet(ImageDataModule):
     def setup(self, stage: str) -> None:
         if hasattr(self, "train_set"):
             return
-        self.train_set: Beton | list[tuple[str, int]]
-        self.val_set: Beton | list[tuple[str, int]]
+        self.train_set: Beton | Files
+        self.val_set: Beton | Files
         if self.loader == "folder":
             self.train_set = list_files(self.train_dir, self.classes)
             self.val_set = list_files(self.val_dir, self.classes)
             return
-        self.train_set, self.val_set = self._betons
-        self._warn_if_inexact(self.val_set)
-
-    def _warn_if_inexact(self, val: Beton) -> None:
+        self.train_set, self.val_set = _, val = self._betons
         size = self.image_shape[-1]
-        as_wanted = (np.minimum(val.heights, val.widths) == shorter_side(size)) & (val.modes == RAW)
-        if not as_wanted.all():
+        if not ((np.minimum(val.heights, val.widths) == shorter_side(size)) & (val.modes == RAW)).all():
             rank_zero_warn(
-                f"{val.path} was not written for evaluation at {size} pixels: photographs in it are scaled once more "
-                f"or were compressed. data/prepare_imagenet.py --image_size={size} makes it exact"
+                f"{val.path} was not written for evaluation at {size} pixels: its photographs are scaled once more, or "
+                f"were compressed. data/prepare_imagenet.py --image_size={size} makes evaluation exact"
             )
 
     @property
     def num_train(self) -> int:
         return len(self.train_set)
 
-    def batches(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
+    def make_loader(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
         data = self.train_set if train else self.val_set
-        samples = torch.arange(len(data)) if samples is None else samples
         sampler = self.sampler(samples, size=len(data), shuffle=augment)
         size = self.train_size if augment else self.evaluation_size
-        loader: Any = FFCVLoader if self.loader == "ffcv" else FolderLoader
-        return loader(data, sampler, self.batch_size, size, augment, self._workers())  # type: ignore[no-any-return]
+        make: Any = FFCVLoader
+        if self.loader == "folder":
+            from lightning_subnets.datamodules.folder_loader import FolderLoader
 
-    def _workers(self) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        return max(self.least_workers, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))
+            make = FolderLoader
+        workers = self.num_workers
+        if workers is None:
+            processes = self.trainer.num_devices if self.trainer else 1
+            workers = max(self.least_workers, suggested_max_num_workers(processes))
+        return make(data, sampler, self.batch_size, size, augment, workers)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What every image data module has: its classes, its split, its batches as uint8 until they are on the device."""
+"""The base class of the image data modules."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.datamodules.sampler import EpochSampler, generator
+from lightning_subnets.datamodules.loader import Batch, EpochLoader, EpochSampler, generator
 from lightning_subnets.errors import UserError
 
 
 class ImageDataModule(LightningDataModule, ABC):
     """Batches of (images, labels): images uint8 (batch, channels, height, width), labels int64 (batch,).
 
-    With a Trainer the images are normalised on the device, (x / 255 - mean) / std, before the step sees them.
+    A Trainer gets the images normalised, (x / 255 - mean) / std by channel; this happens on the device.
 
     Args:
         batch_size: images per step and process.
-        validation_fraction: the share of the training set held out for validation; at 0 validation is on the
-            test set, the published protocol, which reports the last epoch's accuracy and chooses nothing by it.
-        seed: of the order of the samples, of their augmentation and of the held-out share.
+        validation_fraction: fraction of the training set that is held out for validation. With 0, validation is on the
+            test set: the published protocol, which reports the last epoch and selects nothing by it.
+        seed: of the order of the samples, their augmentation and the held-out images.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -46,45 +45,47 @@ class ImageDataModule(LightningDataModule, ABC):
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the labels."""
 
-    @abstractmethod
-    def batches(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
-        """Batches of the training or the test set; of these samples, or of all."""
-
     @property
     @abstractmethod
     def num_train(self) -> int:
-        """The size of the whole training set, the held-out share included."""
+        """The size of the whole training set, held-out images included."""
+
+    @abstractmethod
+    def make_loader(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
+        """Return a loader of the training or the test set: of these samples, or of all."""
 
     def train_dataloader(self) -> EpochLoader:
-        # To overfit is to see the same few batches again and again.
-        return self.batches(self.split()[0], train=True, augment=not getattr(self.trainer, "overfit_batches", 0))
+        # With overfit_batches the same few batches have to repeat.
+        augment = not getattr(self.trainer, "overfit_batches", 0)
+        return self.make_loader(self.split()[0], train=True, augment=augment)
 
     def val_dataloader(self) -> EpochLoader:
         if not self.validation_fraction:
             return self.test_dataloader()
-        return self.batches(self.split()[1], train=True, augment=False)
+        return self.make_loader(self.split()[1], train=True, augment=False)
 
     def test_dataloader(self) -> EpochLoader:
-        return self.batches(None, train=False, augment=False)
+        return self.make_loader(None, train=False, augment=False)
 
     def predict_dataloader(self) -> EpochLoader:
         return self.test_dataloader()
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """The samples of the training set to train on and those held out, a function of the seed."""
+        """Return the samples of the training set to train on and the held-out ones, a function of the seed."""
         if not self.validation_fraction:
             return torch.arange(self.num_train), torch.arange(0)
         held_out = int(self.num_train * self.validation_fraction)
         if not held_out:
             raise UserError(
-                f"validation_fraction = {self.validation_fraction} of {self.num_train} images holds out none: "
-                f"at least {1 / self.num_train:.2g}, or 0 to validate on the test set"
+                f"validation_fraction = {self.validation_fraction} of {self.num_train} images holds out none: set at "
+                f"least {1 / self.num_train:.2g}, or 0 to validate on the test set"
             )
         order = torch.randperm(self.num_train, generator=generator(self.seed))
         return order[held_out:].sort().values, order[:held_out].sort().values
 
-    def sampler(self, samples: Tensor, *, size: int, shuffle: bool) -> EpochSampler:
-        """The sampler of this process: of its rank, where a Trainer has ranks."""
+    def sampler(self, samples: Tensor | None, *, size: int, shuffle: bool) -> EpochSampler:
+        """Return the sampler of this rank for these samples of a data set of ``size``, or for all."""
+        samples = torch.arange(size) if samples is None else samples
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return EpochSampler(samples, size=size, shuffle=shuffle, seed=self.seed, rank=rank, num_replicas=ranks)
 
@@ -93,9 +94,9 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.normalize(images), labels
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 to float32, (x / 255 - mean) / std by channel, on the images' device."""
+        """Return uint8 images as float32, (x / 255 - mean) / std by channel, on their device."""
         if images.device not in self._scaling:
-            # Kept on the device: a copy from the host at every step would make the step wait for it.
+            # Keep mean and std on the device, because a copy from the host would stall every step.
             mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)
             self._scaling[images.device] = ((255 * mean).to(images.device), (255 * std).to(images.device))
         mean, std = self._scaling[images.device]

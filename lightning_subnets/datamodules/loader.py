@@ -1,90 +1,152 @@
-"""What every loader has: a sampler's order, cut into batches, and a place in it to go on from."""
+"""The order of the samples, a function of (seed, epoch), and loaders that resume in the middle of an epoch."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from lightning_subnets.datamodules.sampler import EpochSampler
 from lightning_subnets.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 
 
-class EpochLoader(ABC):
-    """Batches of (images, labels) in the order of a sampler, each in memory that is not written to again.
+def generator(*key: int) -> torch.Generator:
+    """Return a generator seeded by a key, such as (seed, epoch)."""
+    return torch.Generator().manual_seed(seed_of(*key))
 
-    An epoch begins with the first batch that is asked for, so that one who only calls ``iter``, as Lightning does
-    to look at a loader, starts nothing; and it ends with the iterator, wherever that is. What it holds is the
-    sampler's epoch at that time: ``loader.sampler.set_epoch(n)``, which a Trainer calls.
 
-    A loader goes on in the middle of an epoch, on any number of ranks, from the ``state_dict`` of one that stopped
-    there; a Trainer keeps it in its checkpoints.
+def seed_of(*key: int) -> int:
+    """Return a seed for torch, int64, that is a function of a key."""
+    digest = hashlib.sha256(":".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+class EpochSampler:
+    """The order of an epoch: each sample once over all ranks, shuffled by (seed, epoch) or as given.
+
+    It consists of keys: ``epoch, sample = divmod(key, size)``. Because the key contains the epoch, any worker process
+    can draw the augmentation of (epoch, sample).
 
     Args:
-        sampler: gives the order.
-        batch_size: of each rank.
-        drop_last: leave out a last training batch that would be smaller than the others.
+        samples: the indices to go through, in a data set of ``size`` samples.
+        shuffle: shuffle the samples by (seed, epoch).
+        train: give every rank the same number of samples, by omitting the last ``len(samples) % num_replicas`` of the
+            epoch's order. The default is ``shuffle``.
     """
 
-    batch_sampler = None  # Lightning looks for one beside a sampler
+    epoch = 0
+
+    def __init__(
+        self,
+        samples: Tensor,
+        *,
+        size: int,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        num_replicas: int = 1,
+        train: bool | None = None,
+    ) -> None:
+        self.samples, self.size, self.shuffle, self.seed = samples, size, shuffle, seed
+        self.train = shuffle if train is None else train
+        self.rank, self.num_replicas = rank, num_replicas
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch; a Trainer calls this before each one."""
+        self.epoch = epoch
+
+    def keys(self, start: int = 0) -> Tensor:
+        """Return this rank's keys of the epoch, int64, after the first ``start`` samples of all ranks together."""
+        order = self.samples
+        if self.shuffle:
+            order = order[torch.randperm(len(order), generator=generator(self.seed, self.epoch))]
+        if self.train:
+            order = order[: start + self.left(start)]
+        return order[start:][self.rank :: self.num_replicas] + self.epoch * self.size
+
+    def left(self, start: int) -> int:
+        """Return how many training samples all ranks together hand out after the first ``start``.
+
+        If another number of ranks began the epoch, the rest may not divide evenly; then all of the rest is used.
+        """
+        left = max(0, len(self.samples) - start)
+        return left if start % self.num_replicas else left - left % self.num_replicas
+
+    def __len__(self) -> int:
+        if self.train:
+            return len(self.samples) // self.num_replicas
+        return len(range(self.rank, len(self.samples), self.num_replicas))
+
+
+class EpochLoader(ABC):
+    """A loader of (images, labels) in the order of an ``EpochSampler``. It never overwrites a batch it handed out.
+
+    An epoch starts when its first batch is requested, not at ``iter``, because Lightning calls ``iter`` only to inspect
+    a loader. The epoch's number is ``sampler.epoch`` at that time; a Trainer sets it through ``set_epoch``.
+
+    A new loader resumes in the middle of an epoch from the ``state_dict`` of a stopped one, on any number of ranks.
+
+    Args:
+        sampler: the order.
+        batch_size: samples per batch and rank.
+        drop_last: omit a last training batch that would be smaller than the others.
+    """
+
+    batch_sampler = None  # Lightning reads this attribute
 
     def __init__(self, sampler: EpochSampler, batch_size: int, *, drop_last: bool = False) -> None:
         self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
-        self._handed_out = {"epoch": 0, "samples": 0}
+        self._position = {"epoch": 0, "samples": 0}
         self._resumed: dict[str, int] | None = None
 
     def __len__(self) -> int:
         if self.sampler.train:
-            return self._count(len(self.sampler))
+            return self._num_train_batches(len(self.sampler))
         return math.ceil(len(self.sampler) / self.batch_size)
 
-    def _count(self, samples: int) -> int:
-        """Return how many training batches a rank's samples make.
-
-        A single last sample joins the batch before it, because batch norm cannot be trained on a batch of one.
-        """
+    def _num_train_batches(self, samples: int) -> int:
+        # A single last sample joins the batch before it, because batch norm cannot train on one sample.
         full, rest = divmod(samples, self.batch_size)
-        if self.drop_last:
-            return full
-        return max(full + (rest > 1), min(samples, 1))
+        return full if self.drop_last else max(full + (rest > 1), min(samples, 1))
 
-    def remaining(self, batches: int) -> int:
-        """How many batches it will hand out next, in a training epoch that is cut off after so many.
-
-        That is fewer than an epoch's where it goes on in the middle of one, whoever handed out the batches before.
-        """
+    def remaining(self, limit: int) -> int:
+        """Return how many training batches the next iteration gives, if an epoch is cut off after ``limit`` batches."""
         start = self._resumed["samples"] if self._resumed else 0
         step = self.batch_size * self.sampler.num_replicas
-        return min(len(self._parts(start)[0]), -(-max(0, batches * step - start) // step))
+        return min(len(self._split(start)[0]), math.ceil(max(0, limit * step - start) / step))
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self.sampler.epoch, 0
         if self._resumed and self._resumed["epoch"] == epoch:
             start = self._resumed["samples"]
         self._resumed = None
-        parts, ends = self._parts(start)
-        with closing(self.batches(parts)) as batches:  # or one who breaks off would leave its end to the collector
+        keys, ends = self._split(start)
+        # Closing stops the workers at once, also if the caller breaks out of the loop.
+        with closing(self.read_batches(keys)) as batches:
             for batch, end in zip(batches, ends, strict=True):
-                self._handed_out = {"epoch": epoch, "samples": end}
+                self._position = {"epoch": epoch, "samples": end}
                 yield batch
 
-    def _parts(self, start: int) -> tuple[list[Tensor], list[int]]:
-        """The batches after the first ``start`` samples: their keys, and how many samples are handed out after each.
+    def _split(self, start: int) -> tuple[list[Tensor], list[int]]:
+        """Return the keys of each batch after the first ``start`` samples, and the number handed out after each.
 
-        To train, there are as many on every rank.
+        In training every rank has as many batches.
         """
         sampler, size = self.sampler, self.batch_size
         keys, ranks = sampler.keys(start), sampler.num_replicas
         if sampler.train:
-            # If another number of ranks began the epoch, the first ranks may have a sample more than the others.
+            # If another number of ranks began the epoch, the first ranks may have one sample more than the others.
             left = sampler.left(start)
-            count, end = self._count(left // ranks), start + left
+            count, end = self._num_train_batches(left // ranks), start + left
             if self.drop_last:
                 keys = keys[: count * size]
         else:
@@ -94,16 +156,38 @@ class EpochLoader(ABC):
         return list(parts), [*(start + cut * ranks for cut in cuts), end][:count]
 
     @abstractmethod
-    def batches(self, keys: list[Tensor]) -> Generator[Batch]:
-        """The batches of these keys; of each batch the keys of its samples, int64 (samples,)."""
+    def read_batches(self, keys: list[Tensor]) -> Generator[Batch]:
+        """Yield one batch for each tensor of keys, int64 (samples,)."""
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its samples all ranks together have handed out."""
-        return self._handed_out
+        """Return the epoch, and how many of its samples all ranks together have handed out."""
+        return self._position
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        if state.keys() != self._handed_out.keys() or not all(
-            type(count) is int and count >= 0 for count in state.values()
-        ):
+        counts = [count for count in state.values() if type(count) is int and count >= 0]
+        if state.keys() != self._position.keys() or len(counts) < len(state):
             raise UserError(f"the checkpoint is damaged: its position in the data is {reprlib.repr(state)}")
-        self._handed_out = self._resumed = state
+        self._position = self._resumed = state
+
+
+class WorkerLoader(EpochLoader):
+    """An ``EpochLoader`` that reads with the worker processes of a DataLoader.
+
+    Args:
+        dataset: indexed by the sampler's keys.
+        options: further arguments of the DataLoader.
+    """
+
+    def __init__(
+        self, dataset: Any, sampler: EpochSampler, batch_size: int, *, drop_last: bool = False, **options: Any
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last=drop_last)
+        self._order: list[list[int]] = []
+        # Without a generator of its own, each epoch of a DataLoader would draw from the global one.
+        seeds = generator(sampler.seed)
+        self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=self._order, generator=seeds, **options)
+        self.num_workers = self._loader.num_workers
+
+    def read_batches(self, keys: list[Tensor]) -> Generator[Batch]:
+        self._order[:] = [part.tolist() for part in keys]
+        yield from self._loader

@@ -1,4 +1,4 @@
-"""The images that weights are scored on before training."""
+"""The training images that weights are scored on before training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lightning_subnets.masking.method import Method, PruningData
 
 
 class PruningBatches(Sequence[Batch]):
-    """Batches with a number of training images of each class, normalised, on one device and in one precision.
+    """Batches with a fixed number of training images of each class, normalised, on one device and in one dtype.
 
-    They are the first of each class in the order of the first epoch, augmented as there: a function of the data's seed,
-    the same on every rank. Of a class that has fewer, all of its images. What is kept is uint8, in the host's memory: a
-    thousand classes by ten images of 224 pixels are 1.5 GB.
+    They are the first images of each class in the order of the first epoch, with its augmentation: a function of the
+    data's seed, the same on every rank. A class with fewer images gives all of them. The images are kept as uint8 in
+    host memory; 1,000 classes of 10 images of 224 pixels take 1.5 GB.
 
     Args:
-        data: set up.
+        data: a data module after ``setup``.
         per_class: images of each class.
-        like: a tensor with the device of the batches and the precision of their images.
+        like: a tensor with the device of the batches and the dtype of their images.
         by_class: sort the images by class and make an even number of batches, so that the first half of the batches
-            has the first half of the images.
+            contains the first half of the images.
     """
 
     def __init__(self, data: ImageDataModule, per_class: int, like: Tensor, *, by_class: bool = False) -> None:
@@ -38,7 +38,7 @@ class PruningBatches(Sequence[Batch]):
             images, labels = images[order], labels[order]
         total = len(labels)
         multiple = 2 if by_class and total >= 4 else 1
-        # Of about one size, and never a single image, which a norm makes nothing of.
+        # The batches have similar sizes, at least 2, because batch norm cannot use a single image.
         count = multiple * max(1, min(-(-total // (multiple * data.batch_size)), total // (2 * multiple)))
         parts = (torch.tensor_split(each, count) for each in (images, labels))
         self._batches = list(zip(*parts, strict=True))
@@ -58,26 +58,25 @@ def _first_of_each_class(data: ImageDataModule, per_class: int) -> Iterator[Batc
     for images, labels in loader:
         images, labels = images.cpu(), labels.cpu()
         one_hot = torch.nn.functional.one_hot(labels, len(wanted))
-        chosen = _rank_in_class(one_hot) <= wanted[labels]
+        rank_in_class = (one_hot.cumsum(dim=0) * one_hot).sum(dim=1)  # from 1
+        chosen = rank_in_class <= wanted[labels]
         wanted -= one_hot[chosen].sum(dim=0)
         yield images[chosen], labels[chosen]
         if not wanted.any():
             break
 
 
-def _rank_in_class(one_hot: Tensor) -> Tensor:
-    """Of each sample the how-manieth of its class it is, from 1."""
-    return (one_hot.cumsum(dim=0) * one_hot).sum(dim=1)
-
-
-def scoring(method: Method, data: LightningDataModule | None, *, like: Tensor, seed: int) -> PruningData:
-    """What a method chooses its masks from, before a run.
+def pruning_data(method: Method, data: LightningDataModule | None, *, like: Tensor, seed: int) -> PruningData:
+    """Return the data that a method chooses its masks from before training.
 
     Args:
-        like: a weight of the network; the images have its device and precision.
+        method: says which data it requires.
+        data: of the run.
+        like: a weight of the network; the images get its device and dtype.
+        seed: of the weights, and of everything that the method draws.
 
     Raises:
-        ValueError: if it needs images, or their shape, and the data are no ``ImageDataModule``.
+        ValueError: if the method requires images or their shape, and the data are not an ``ImageDataModule``.
     """
     if isinstance(data, ImageDataModule):
         if method.requires != "batches":
@@ -86,7 +85,7 @@ def scoring(method: Method, data: LightningDataModule | None, *, like: Tensor, s
         return PruningData(batches, data.image_shape, seed)
     if method.requires:
         raise UserError(
-            f"{type(method).__name__} chooses its masks from {method.requires}, which an ImageDataModule has and "
-            f"{type(data).__name__} has not: make yours a subclass of it"
+            f"{type(method).__name__} chooses its masks from {method.requires}, which {type(data).__name__} does not "
+            "provide: make it a subclass of ImageDataModule"
         )
     return PruningData(seed=seed)

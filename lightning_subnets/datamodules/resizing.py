@@ -1,4 +1,4 @@
-"""Smaller images first: the size of the training images by epoch."""
+"""The size of the training images by epoch: small images first make early epochs cheaper."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from lightning_subnets.errors import UserError
 
 @dataclass(frozen=True)
 class Resizing:
-    """Height and width of the training images: one size, a ramp, another size.
+    """Height and width of the training images by epoch: one size, a ramp, another size.
 
-    ``start`` up to ``start_epoch``, ``end`` from ``end_epoch``, between them linear in the epoch and rounded to a
-    multiple of 32, which never leaves the two ends. Early epochs on small images cost less, and what is learned
-    there holds.
+    The size is ``start`` up to ``start_epoch`` and ``end`` from ``end_epoch``. In between it is linear in the epoch,
+    rounded to a multiple of 32 and clipped to the two sizes.
 
     Args:
-        start, end: in pixels.
-        start_epoch, end_epoch: counted from 0.
+        start: in pixels.
+        end: in pixels.
+        start_epoch: counted from 0.
+        end_epoch: counted from 0.
 
     Raises:
         ValueError: if a size is below 1 or the ramp ends before it starts.
+
     Source: Howard 2018, "Training Imagenet in 3 hours for 25 minutes"; the ramp of Leclerc et al. 2023 (FFCV).
     """
 
@@ -31,7 +33,7 @@ class Resizing:
 
     def __post_init__(self) -> None:
         if min(self.start, self.end) < 1:
-            raise UserError(f"images of {min(self.start, self.end)} pixels: start and end are at least 1")
+            raise UserError(f"start = {self.start} and end = {self.end} must be at least 1 pixel")
         if self.start_epoch > self.end_epoch:
             raise UserError(f"end_epoch = {self.end_epoch} is before start_epoch = {self.start_epoch}")
 

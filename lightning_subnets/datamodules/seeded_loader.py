@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -21,44 +21,29 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
-from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.datamodules.sampler import EpochSampler, generator, seed_of
+from lightning_subnets.datamodules.loader import EpochSampler, WorkerLoader, seed_of
+
+_OPTIONS = ["num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
+_OPTIONS += ["prefetch_factor", "persistent_workers"]
 
 
-class SeededLoader(EpochLoader):
-    """The batches of a DataLoader, read from its data set by its workers, in the order of an ``EpochSampler``.
+class SeededLoader(WorkerLoader):
+    """The batches of a user's DataLoader, in the order of an ``EpochSampler``.
 
-    Random numbers that the data set draws from torch, NumPy and Python are a function of (seed, epoch, first sample of
-    the batch), for any number of workers. The generators of the process stay as they were.
+    The random numbers that the data set draws from torch, NumPy and Python are a function of (seed, epoch, first sample
+    of the batch), for any number of workers. The generators of the process stay as they were.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: EpochSampler) -> None:
-        batches = loader.batch_sampler
+        batches, self.dataset = loader.batch_sampler, loader.dataset
         assert isinstance(batches, BatchSampler)
-        super().__init__(sampler, batches.batch_size, drop_last=batches.drop_last)
-        self.dataset, self.num_workers = loader.dataset, loader.num_workers
-        self._order: list[list[int]] = []
-        self._loader: DataLoader[Any] = DataLoader(
-            _Seeded(loader.dataset, sampler.size, sampler.seed),
-            batch_sampler=self._order,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            generator=generator(sampler.seed),  # without it each epoch would draw from the global generator
-            prefetch_factor=loader.prefetch_factor,
-            persistent_workers=loader.persistent_workers,
-        )
-
-    def batches(self, keys: list[Tensor]) -> Generator[Batch]:
-        self._order[:] = [part.tolist() for part in keys]
-        yield from self._loader
+        options = {name: getattr(loader, name) for name in _OPTIONS}
+        dataset = _SeededDataset(loader.dataset, sampler.size, sampler.seed)
+        super().__init__(dataset, sampler, batches.batch_size, drop_last=batches.drop_last, **options)
 
     @property
     def _iterator(self) -> Any:
-        """The iterator with the persistent workers; Lightning ends them through this name."""
+        """The iterator with the persistent workers; Lightning stops them through this name."""
         return self._loader._iterator
 
     @_iterator.setter
@@ -66,8 +51,8 @@ class SeededLoader(EpochLoader):
         self._loader._iterator = iterator
 
 
-class _Seeded(Dataset[Any]):
-    """A data set that is indexed by the keys of an ``EpochSampler``, a batch at a time."""
+class _SeededDataset(Dataset[Any]):
+    """A data set that is indexed by a batch of keys of an ``EpochSampler``."""
 
     def __init__(self, dataset: Any, size: int, seed: int) -> None:
         self.dataset, self.size, self.seed = dataset, size, seed
@@ -82,7 +67,7 @@ class _Seeded(Dataset[Any]):
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the data set, which a ``worker_init_fn`` may use."""
-        if name == "dataset":  # which is missing while this object is unpickled
+        if name == "dataset":  # it is missing while this object is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -90,36 +75,29 @@ class _Seeded(Dataset[Any]):
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seed the CPU generators of torch, NumPy and Python inside the block, and restore them after it."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
+    with isolate_rng(include_cuda=False):
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         yield
-    finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])
 
 
 def seeded(loader: DataLoader[Any], *, seed: int, rank: int, ranks: int) -> SeededLoader | None:
-    """Return the loader with its order by (seed, epoch), or None if its sampler or the loader itself is another kind.
+    """Return a loader of the same samples, ordered by (seed, epoch), or None if the loader or its sampler is unknown.
 
     The sampler may be a ``SequentialSampler``, a ``RandomSampler`` without replacement, a ``SubsetRandomSampler`` or a
     ``DistributedSampler``, under a ``BatchSampler``. The loader's own ``generator`` is not used.
 
     Args:
         loader: a user's DataLoader.
-        seed: of the order, and of what the data set draws.
-        rank, ranks: of this process, unless the loader has a ``DistributedSampler``, which gives its own.
+        seed: of the order, and of the random numbers that the data set draws.
+        rank: of this process. A ``DistributedSampler`` of the loader overrides it.
+        ranks: the number of ranks. A ``DistributedSampler`` of the loader overrides it.
     """
     batches, data = loader.batch_sampler, loader.dataset
-    if (
-        type(loader) is not DataLoader
-        or type(batches) is not BatchSampler
-        or isinstance(data, IterableDataset)
-        or not hasattr(data, "__len__")
-    ):
+    if type(loader) is not DataLoader or type(batches) is not BatchSampler:
+        return None
+    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
         return None
     sampler: Any = batches.sampler
     size = len(data)

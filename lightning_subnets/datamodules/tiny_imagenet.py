@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_subnets.datamodules.ffcv.layouts import list_labelled
 from lightning_subnets.datamodules.image_files import class_names, list_files
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
+from lightning_subnets.datamodules.label_lists import list_labelled
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.errors import UserError
 
@@ -14,27 +14,28 @@ SOURCE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 class TinyImageNet(InMemoryDataModule):
-    """100,000 images of 64x64 pixels to train on and 10,000 to test, in 200 classes of ImageNet.
+    """100,000 training and 10,000 test images of 64x64 pixels in 200 of ImageNet's classes.
 
-    Training images are padded by 4 pixels, cut at random and mirrored at random. What is tested on is ``val``: the
-    labels of ``test`` were never published. The images take 1.4 GB of memory.
+    Training images are padded by 4 pixels, then cut and mirrored at random. The test set is ``val``, because the labels
+    of ``test`` were never published. The images take 1.4 GB of memory.
 
     Args:
         root: directory with ``wnids.txt``, ``train/<class>/images/*.JPEG``, ``val/images/*.JPEG`` and
             ``val/val_annotations.txt``.
         batch_size: images per step and process.
-        validation_fraction: the share of the training set held out; at 0 validation is on ``val``.
-        seed: of the order of the samples and of their augmentation.
+        validation_fraction: fraction of the training set that is held out; with 0, validation is on ``val``.
+        seed: of the order of the samples, their augmentation and the held-out images.
 
     Raises:
         ValueError: if the data are missing or incomplete, an image is unreadable or not of 64x64 pixels, or classes,
-            images and annotations do not fit together.
+            images and annotations do not match.
+
     Source: Le and Yang 2015, "Tiny ImageNet Visual Recognition Challenge"; the augmentation of Tanaka et al. 2020
         (SynFlow), in their public code.
     """
 
-    # 0.4802 0.4481 0.3975 and 0.2770 0.2691 0.2821, as widely published, and to 0.001 those of SynFlow's public code.
-    # The deviations of 0.23 that are also in use are means of those within single images.
+    # The widely published 0.4802 0.4481 0.3975 and 0.2770 0.2691 0.2821, to 0.001 those of SynFlow's public code. The
+    # deviations of 0.23 that are also in use are means of the deviations within single images.
     mean, std = (0.480, 0.448, 0.398), (0.277, 0.269, 0.282)
     image_shape = (3, 64, 64)
     padding = 4
@@ -51,25 +52,22 @@ class TinyImageNet(InMemoryDataModule):
         for part in ("wnids.txt", "train", "val/images", "val/val_annotations.txt"):
             if not (self.root / part).exists():
                 raise UserError(
-                    f"{self.root} holds no {part}: unzip {SOURCE} in data/, and let --data.root name the "
-                    "tiny-imagenet-200 that comes out of it; see data/README.md"
+                    f"{self.root} holds no {part}: unzip {SOURCE} in data/, and set --data.root to the "
+                    "tiny-imagenet-200 in it; see data/README.md"
                 )
 
     @property
     def classes(self) -> list[str]:
-        """The WordNet ids, sorted, and not in the order of wnids.txt.
-
-        So a label is the same number as for all who read ``train`` as an image folder, data/prepare_imagenet.py too.
-        """
+        """The WordNet ids, sorted, as in an image folder of ``train``; the order of wnids.txt is not used."""
         names, folder = self.root / "wnids.txt", self.root / "train"
         try:
             named = set(names.read_text().split())
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{names} cannot be read as a list of classes: {error}") from error
-        if apart := sorted(named ^ set(class_names(folder))):
+        if differing := sorted(named ^ set(class_names(folder))):
             raise UserError(
-                f"{names} and the directories in {folder} do not fit: {len(apart)} classes are in one only, "
-                f"{apart[0]} for one; unzip {SOURCE} again"
+                f"{names} and the directories in {folder} do not match: {len(differing)} classes are in one only, such "
+                f"as {differing[0]}; unzip {SOURCE} again"
             )
         return sorted(named)
 

@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_subnets import masking
-from lightning_subnets.datamodules.pruning_batches import scoring
-from lightning_subnets.datamodules.sampler import seed_of
+from lightning_subnets.datamodules.loader import seed_of
+from lightning_subnets.datamodules.pruning_batches import pruning_data
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, prune_at_init
 from lightning_subnets.masking.method import Method
@@ -169,7 +169,7 @@ class SubnetModule(MaskedModule):
             self._chosen = True
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
-                images = scoring(self.method, data, like=next(self.network.parameters()), seed=self.seed)
+                images = pruning_data(self.method, data, like=next(self.network.parameters()), seed=self.seed)
                 self.method.prune_(self.network, images._replace(read_masks=run_masks.read_masks))
             if self.trainer.world_size > 1:
                 prune_at_init.share_masks_(self.network)

@@ -1,4 +1,4 @@
-"""Which part of a photograph is cut out."""
+"""The part of a photograph that is cut out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def integers(*values: int) -> Integers:
 
 
 def drawn(height: int, width: int, *, count: int = MANY, seed: int = 0, first: int = 0) -> Integers:
-    """The crops of as many images of one size, of neighbouring keys."""
+    """Return the crops of many images of one size, with neighbouring keys."""
     keys = np.arange(first, first + count)
     return random_crops(seed, keys, np.full(count, height), np.full(count, width))
 
@@ -56,26 +56,23 @@ def test_a_crop_never_changes() -> None:
 
 
 @given(seed=SEEDS, images=st.lists(st.tuples(KEYS, SIDES, SIDES), min_size=1, max_size=8))
-def test_a_crop_is_a_function_of_seed_key_and_size_whatever_it_is_drawn_with(
+def test_a_crop_lies_inside_its_image_and_is_a_function_of_seed_key_and_size_alone(
     seed: int, images: list[tuple[int, int, int]]
 ) -> None:
     together = random_crops(seed, *np.array(images).T)
     assert together.dtype == np.int64
+    for (_, height, width), (top, left, crop_height, crop_width, mirrored) in zip(
+        images, together.tolist(), strict=True
+    ):
+        assert 0 <= top < top + crop_height <= height
+        assert 0 <= left < left + crop_width <= width
+        assert mirrored in (0, 1)
     alone = [random_crops(seed, *np.array([image]).T)[0] for image in images]
     assert np.array_equal(together, alone)
     assert np.array_equal(random_crops(seed, *np.array(images[::-1]).T), alone[::-1])
 
 
-@given(seed=SEEDS, key=KEYS, height=SIDES, width=SIDES)
-def test_a_crop_lies_inside_its_image_and_has_a_pixel(seed: int, key: int, height: int, width: int) -> None:
-    crop = random_crops(seed, integers(key), integers(height), integers(width))
-    top, left, crop_height, crop_width, mirrored = crop[0].tolist()
-    assert 0 <= top < top + crop_height <= height
-    assert 0 <= left < left + crop_width <= width
-    assert mirrored in (0, 1)
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 65535), (65535, 1), (2, 2), (1, 2), (3, 1)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 65535), (3, 1)])
 def test_a_crop_of_the_smallest_images_lies_inside_too(height: int, width: int) -> None:
     top, left, crop_height, crop_width, _ = drawn(height, width).T
     assert (np.minimum(top, left) >= 0).all()
@@ -84,7 +81,7 @@ def test_a_crop_of_the_smallest_images_lies_inside_too(height: int, width: int) 
     assert (left + crop_width <= width).all()
 
 
-@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (64, 64)])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (64, 64)])
 def test_area_and_aspect_are_in_the_published_range_but_for_the_rounding_to_pixels(height: int, width: int) -> None:
     crop_heights, crop_widths = drawn(height, width)[:, 2:4].T
     assert ((crop_heights + 0.5) * (crop_widths + 0.5) >= 0.08 * height * width).all()
@@ -93,9 +90,9 @@ def test_area_and_aspect_are_in_the_published_range_but_for_the_rounding_to_pixe
 
 
 def area_below(area: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of the proposals that fit a square of area 1 and are smaller than this.
+    """Return the share of the proposals that fit a square of area 1 and are smaller than this.
 
-    Of uniform area a and log aspect u, such fit that have |u| <= -log a: all up to 3/4, then fewer and fewer.
+    A proposal of uniform area a and log aspect u fits if |u| <= -log a: always up to 3/4, then less and less often.
     """
     beyond = np.maximum(area, 0.75)
     integral = beyond * (1 - np.log(beyond)) - 0.75 * (1 - math.log(0.75))
@@ -104,24 +101,21 @@ def area_below(area: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(fitting / total)
 
 
-def test_areas_and_the_logarithms_of_aspects_are_uniform_among_what_fits() -> None:
-    crop_heights, crop_widths = drawn(HUGE, HUGE)[:, 2:4].T
+def test_areas_log_aspects_places_and_mirroring_are_uniform_among_what_fits() -> None:
+    top, left, crop_heights, crop_widths, mirrored = drawn(HUGE, HUGE).T
     areas, aspects = crop_heights * crop_widths / HUGE**2, np.log(crop_widths / crop_heights)
     assert kstest(areas, area_below).pvalue > LEAST
     all_fit = areas < 0.75
     assert kstest(areas[all_fit], "uniform", (0.08, 0.67)).pvalue > LEAST
     assert kstest(aspects[all_fit], "uniform", (-WIDEST, 2 * WIDEST)).pvalue > LEAST
-
-
-def test_a_crop_is_anywhere_with_the_same_probability() -> None:
-    top, left, crop_heights, crop_widths, _ = drawn(HUGE, HUGE).T
     for place, room in ((top, HUGE - crop_heights), (left, HUGE - crop_widths)):
         wide = room > 1000  # where a whole pixel is no step
         assert wide.mean() > 0.9
         assert kstest((place[wide] + 0.5) / (room[wide] + 1), "uniform").pvalue > LEAST
+    assert binomtest(int(mirrored.sum()), MANY).pvalue > LEAST
 
 
-def test_every_place_in_a_small_image_comes_the_first_and_the_last_included() -> None:
+def test_every_place_in_a_small_image_occurs() -> None:
     top, left, crop_heights, crop_widths, _ = drawn(9, 9).T
     for place, room in ((top, 9 - crop_heights), (left, 9 - crop_widths)):
         for space in range(6):
@@ -131,11 +125,7 @@ def test_every_place_in_a_small_image_comes_the_first_and_the_last_included() ->
             assert (abs(counts - expected) < 4.5 * math.sqrt(expected)).all()
 
 
-def test_half_of_the_crops_are_mirrored() -> None:
-    assert binomtest(int(drawn(300, 400)[:, 4].sum()), MANY).pvalue > LEAST
-
-
-@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (100, 900)])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (100, 900)])
 def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     transform, image = v2.RandomResizedCrop(224), torch.zeros(1).expand(1, height, width)
     theirs = [transform.make_params([image]) for _ in range(4000)]
@@ -147,7 +137,7 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
 
 
 @given(seed=SEEDS, key=KEYS, shorter=st.integers(3, 300), times=st.integers(25, 200), landscape=st.booleans())
-def test_what_no_proposal_fits_into_is_cropped_as_by_torchvision(
+def test_an_image_that_no_proposal_fits_is_cropped_as_by_torchvision(
     seed: int, key: int, shorter: int, times: int, landscape: bool
 ) -> None:
     height, width = (shorter, shorter * times) if landscape else (shorter * times, shorter)
@@ -156,17 +146,17 @@ def test_what_no_proposal_fits_into_is_cropped_as_by_torchvision(
     assert ours == [theirs[name] for name in ("top", "left", "height", "width")]
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 300), (300, 360), (300, 399), (101, 100)])
-def test_an_image_of_an_aspect_in_range_is_taken_whole_where_no_proposal_fits(
+@pytest.mark.parametrize(("height", "width"), [(300, 300), (300, 399), (101, 100)])
+def test_an_image_of_an_aspect_in_range_is_taken_whole_if_no_proposal_fits(
     height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Proposals of the whole area and aspect 4:3, which the chance of 1e-9 does not show otherwise.
+    # Proposals of the whole area and aspect 4:3, which otherwise have a probability of 1e-9.
     monkeypatch.setattr(crops, "_uniform", lambda seed, keys, count: np.full((len(keys), count), 1 - 2.0**-53))
     assert random_crops(0, integers(0), integers(height), integers(width)).tolist() == [[0, 0, height, width, 0]]
 
 
-def test_neighbouring_keys_epochs_and_seeds_have_nothing_to_do_with_one_another() -> None:
-    first = drawn(HUGE, HUGE)
+def test_crops_of_neighbouring_keys_epochs_and_seeds_are_uncorrelated_and_so_are_their_parts() -> None:
+    first, state = drawn(HUGE, HUGE), repr(np.random.get_state())
     others = {
         "key": drawn(HUGE, HUGE, first=1),
         "epoch": drawn(HUGE, HUGE, first=1281167),
@@ -179,26 +169,15 @@ def test_neighbouring_keys_epochs_and_seeds_have_nothing_to_do_with_one_another(
         between = np.corrcoef(first.T, other.T)[:5, 5:]
         assert abs(between).max() < 4.5 / math.sqrt(MANY), name
     assert len(np.unique(np.concatenate([first, others["seed"], others["negative seed"]]), axis=0)) == 3 * MANY
-
-
-def test_area_aspect_place_and_mirroring_have_nothing_to_do_with_one_another() -> None:
-    top, left, crop_heights, crop_widths, mirrored = drawn(HUGE, HUGE).T
+    assert repr(np.random.get_state()) == state
+    top, left, crop_heights, crop_widths, mirrored = first.T
     areas, aspects = crop_heights * crop_widths / HUGE**2, np.log(crop_widths / crop_heights)
     places = (top / (HUGE - crop_heights + 1), left / (HUGE - crop_widths + 1))
-    traits = np.stack([areas, aspects, *places, mirrored])[:, areas < 0.75]
-    between = np.corrcoef(traits) - np.eye(5)
-    assert abs(between).max() < 4.5 / math.sqrt(traits.shape[1])
+    parts = np.stack([areas, aspects, *places, mirrored])[:, areas < 0.75]
+    assert abs(np.corrcoef(parts) - np.eye(5)).max() < 4.5 / math.sqrt(parts.shape[1])
 
 
-def test_the_global_generators_have_no_part_in_it() -> None:
-    before = repr(np.random.get_state())
-    first = drawn(300, 400, count=5)
-    assert repr(np.random.get_state()) == before
-    np.random.random()
-    assert np.array_equal(drawn(300, 400, count=5), first)
-
-
-@pytest.mark.parametrize("size", [224, 64, 160])
+@pytest.mark.parametrize("size", [224, 64])
 def test_the_centre_of_an_image_of_the_right_shorter_side_is_torchvisions_to_the_pixel(size: int) -> None:
     shorter = shorter_side(size)
     grid = torch.stack(torch.meshgrid(torch.arange(1000), torch.arange(1000), indexing="ij"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,8 @@ from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets import UserError
-from lightning_subnets.datamodules import CIFAR10, ImageNet, TinyImageNet
+from lightning_subnets.datamodules import CIFAR10, ImageNet
 from lightning_subnets.datamodules.ffcv.beton import Beton
-from lightning_subnets.datamodules.ffcv.layouts import find_images
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.image_files import class_names, image_paths, list_files
@@ -27,12 +28,12 @@ from lightning_subnets.training.callbacks import Predictions
 from lightning_subnets.training.module import SubnetModule
 
 COLOURS = {"cat": "red", "dog": "blue"}
-LATIN_1 = os.fsdecode(b"caf\xe9")  # no UTF-8
+LATIN_1 = os.fsdecode(b"caf\xe9")  # not UTF-8
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes, of three images to train and two to test, of 32x32 pixels."""
+    """Return a folder of two classes, three training and two test images each, of 32x32 pixels."""
     for part, count in (("train", 3), ("test", 2)):
         for name, colour in COLOURS.items():
             (tmp_path / part / name).mkdir(parents=True)
@@ -42,7 +43,6 @@ def root(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> list[tuple[str, int]]:
-    """The files that are found, relative to the folder."""
     return [(os.path.relpath(path, folder), label) for path, label in list_files(folder, class_names(folder))]
 
 
@@ -50,7 +50,6 @@ PLAIN = [(f"{name}/{index}.png", label) for label, name in enumerate(COLOURS) fo
 
 
 def data_modules(root: Path) -> list[Any]:
-    """Every data module that reads the folder, set up."""
     modules = [CIFAR10(str(root)), ImageNet(str(root), "folder", val_dir="test", image_size=32, num_workers=0)]
     for data in modules:
         data.setup("fit")
@@ -61,15 +60,9 @@ def test_hidden_directories_and_files_are_neither_classes_nor_images(root: Path)
     for folder in (root / "train", root / "train" / "cat"):
         (folder / ".ipynb_checkpoints").mkdir()
         Image.new("RGB", (32, 32)).save(folder / ".ipynb_checkpoints" / "0-checkpoint.png")
-    (root / "train" / ".git").mkdir()
-    (root / "train" / "dog" / "._0.png").write_bytes(b"\0\5\x16\7")  # what macOS leaves beside a copied file
+    (root / "train" / "dog" / "._0.png").write_bytes(b"\0\5\x16\7")  # macOS leaves such a file beside a copied one
     (root / "train" / "dog" / ".DS_Store").touch()
     assert files(root / "train") == PLAIN
-    for data in data_modules(root):
-        assert (data.classes, data.num_train) == (["cat", "dog"], 6)
-    assert find_images(root, "train", "test", None)[0] == ["cat", "dog"]
-    (root / "train" / "val.txt").write_text("0 0\n1 0\n2 0\n")
-    assert len(find_images(root, "train", "train/cat", root / "train" / "val.txt")[2]) == 3
 
 
 def test_a_link_that_leads_back_is_not_followed(root: Path) -> None:
@@ -81,8 +74,6 @@ def test_a_link_that_leads_back_is_not_followed(root: Path) -> None:
     (root / "train" / "all").symlink_to(".")
     (root / "train" / "parent").symlink_to("..")
     assert files(root / "train") == PLAIN
-    for data in data_modules(root):
-        assert data.num_train == 6
 
 
 def test_links_to_classes_and_to_directories_of_images_are_followed_once(root: Path) -> None:
@@ -90,7 +81,6 @@ def test_links_to_classes_and_to_directories_of_images_are_followed_once(root: P
     (root / "elsewhere").mkdir()
     (train / "dog").rename(root / "elsewhere" / "hounds")
     (train / "dog").symlink_to(root / "elsewhere" / "hounds")
-    assert files(train) == PLAIN
     (root / "elsewhere" / "kittens").mkdir()
     Image.new("RGB", (32, 32)).save(root / "elsewhere" / "kittens" / "3.png")
     for name in ("one", "two"):
@@ -98,7 +88,7 @@ def test_links_to_classes_and_to_directories_of_images_are_followed_once(root: P
     assert files(train) == [*PLAIN[:3], ("cat/one/3.png", 0), *PLAIN[3:]]
 
 
-def test_the_images_of_an_ordinary_folder_are_in_the_order_that_they_have_always_had(tmp_path: Path) -> None:
+def test_the_order_of_the_images_never_changes(tmp_path: Path) -> None:
     for name in ("a/b/1.png", "a-b/1.JPG", "a/2.png", "a/10.jpeg", "B.png", "b.PNG", "é.bmp", "a.tiff"):
         (tmp_path / "class" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "class" / name).touch()
@@ -107,47 +97,73 @@ def test_the_images_of_an_ordinary_folder_are_in_the_order_that_they_have_always
 
 
 def test_every_image_that_pillow_reads_is_one(root: Path) -> None:
-    endings = ["jfif", "jpe", "gif", "webp", "jp2", "tga", "PNG", *["avif"] * bool(features.check("avif"))]
-    for ending in endings:
-        Image.new("RGB", (32, 32), "red").save(root / "train" / "cat" / f"x.{ending}")
+    extensions = ["jfif", "jpe", "gif", "webp", "jp2", "tga", "PNG", *["avif"] * bool(features.check("avif"))]
+    for extension in extensions:
+        Image.new("RGB", (32, 32), "red").save(root / "train" / "cat" / f"x.{extension}")
     for data in data_modules(root):
-        assert data.num_train == 6 + len(endings)
-        images, labels = (
-            torch.cat(parts) for parts in zip(*data.batches(None, train=True, augment=False), strict=True)
-        )
+        assert data.num_train == 6 + len(extensions)
+        batches = data.make_loader(None, train=True, augment=False)
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
         red = images[labels == 0].float()
-        assert len(red) == 3 + len(endings)
+        assert len(red) == 3 + len(extensions)
         assert red[:, 0].mean() > 253
         assert red[:, 1:].mean() < 2
 
 
-def test_files_that_are_no_images_are_counted_by_their_endings(root: Path) -> None:
+def test_other_files_are_counted_by_their_extensions(root: Path) -> None:
     cat, dog = root / "train" / "cat", root / "train" / "dog"
-    # A format is not an image if Pillow has only a stub for its decoder, or if its files are not pictures.
-    for path in (
-        cat / "a.heic",
-        dog / "b.HEIC",
-        dog / "notes",
-        cat / "a.h5",
-        cat / "a.pdf",
-        cat / "a.mpg",
-        cat / "a.eps",
-    ):
+    # A format does not count as an image if Pillow has only a stub for its decoder, or if its files are not pictures.
+    for path in (cat / "a.heic", dog / "b.HEIC", dog / "notes", cat / "a.h5", cat / "a.pdf", cat / "a.mpg"):
         path.touch()
+    (cat / "a.eps").touch()
     (cat / "cat_boxes.txt").touch()
     with pytest.warns(UserWarning, match=r"train: 7 files are left out, .*: \.heic \(2\), .*, \.\.\.$") as caught:
         assert files(root / "train") == PLAIN
     assert len(caught) == 1
 
 
-def test_a_class_without_images_says_so_and_what_it_has(root: Path) -> None:
+def another_size(root: Path) -> None:
+    Image.new("RGB", (48, 32)).save(root / "train" / "cat" / "1.png")
+
+
+def cut_short(root: Path) -> None:
+    path = root / "test" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def without_images(root: Path) -> None:
     for path in (root / "train" / "dog").iterdir():
-        path.rename(path.with_suffix(".heic"))
-    with (
-        pytest.warns(UserWarning, match=r"3 files are left out, .* \.heic \(3\)$"),
-        pytest.raises(UserError, match="train has no image of 1 classes, dog: "),
-    ):
-        files(root / "train")
+        path.unlink()
+
+
+def of_the_other_name(root: Path) -> None:
+    (root / "test" / "dog").rename(root / "test" / "horse")
+
+
+def empty(root: Path) -> None:
+    shutil.rmtree(root / "test")
+    (root / "test").mkdir()
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "another size": (another_size, "CIFAR10", "{root}/train/cat/1.png is 48x32 pixels; those of CIFAR10 are 32x32"),
+    "cut short": (cut_short, "CIFAR10", "{root}/test/dog/1.png is not a readable image"),
+    "a class without images": (without_images, "CIFAR10 ImageNet", "{root}/train has no image of 1 classes, dog: "),
+    "different classes": (of_the_other_name, "CIFAR10 ImageNet", "only one of them has dog, horse"),
+    "no classes": (empty, "CIFAR10 ImageNet", "{root}/test is missing or empty"),
+    "no folder": (lambda root: shutil.rmtree(root / "test"), "CIFAR10", "{root}/test is missing or empty"),
+}
+
+
+@pytest.mark.parametrize(("damage", "kinds", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_folder_that_does_not_fit_is_an_error_that_names_the_place(
+    damage: Callable[[Path], None], kinds: str, message: str, root: Path
+) -> None:
+    damage(root)
+    for kind in kinds.split():
+        data = CIFAR10(str(root)) if kind == "CIFAR10" else ImageNet(str(root), "folder", val_dir="test")
+        with pytest.raises(UserError, match=re.escape(message.format(root=root))):
+            data.setup("fit")
 
 
 def test_a_directory_that_cannot_be_read_is_an_error_that_names_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,17 +180,9 @@ def test_a_directory_that_cannot_be_read_is_an_error_that_names_it(root: Path, m
         files(root / "train")
 
 
-def test_tiny_imagenets_classes_are_its_visible_directories(tmp_path: Path) -> None:
-    (tmp_path / "wnids.txt").write_text("n1\nn2\n")
-    for name in ("train/n1/images", "train/n2/images", "train/.ipynb_checkpoints", "val/images"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "val" / "val_annotations.txt").touch()
-    assert TinyImageNet(str(tmp_path)).classes == ["n1", "n2"]
-
-
 @pytest.fixture
 def odd_names(root: Path) -> Path:
-    """A class and images whose names are not UTF-8, or contain a line break."""
+    """Return a folder with a class and images whose names are not UTF-8, or contain a line break."""
     for part in ("train", "test"):
         (root / part / "cat").rename(root / part / LATIN_1)
         folder = root / part / LATIN_1
@@ -183,17 +191,13 @@ def odd_names(root: Path) -> Path:
     return root
 
 
-def test_names_that_are_no_utf_8_train_and_predict(odd_names: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_train_and_predict(odd_names: Path, tmp_path: Path) -> None:
     data = CIFAR10(str(odd_names), batch_size=2)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
     options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_epochs": 1}
-    trainer = Trainer(
-        **options,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        callbacks=[Predictions(str(tmp_path / "predictions.csv"))],
-    )
+    predictions = Predictions(str(tmp_path / "predictions.csv"))
+    options |= {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    trainer = Trainer(**options, callbacks=[predictions])
     module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=0.1))
     trainer.fit(module, datamodule=data)
     trainer.predict(module, datamodule=data)
@@ -202,29 +206,17 @@ def test_names_that_are_no_utf_8_train_and_predict(odd_names: Path, tmp_path: Pa
     assert [row[1] for row in rows] == [r"caf\udce9"] * 2 + ["dog"] * 2
 
 
-def test_an_image_whose_name_is_no_utf_8_is_named_when_it_is_damaged(
-    odd_names: Path, capsys: pytest.CaptureFixture[str], mistake: Any
-) -> None:
+def test_a_damaged_image_whose_name_is_not_utf_8_is_named(odd_names: Path, mistake: Any) -> None:
     (odd_names / "train" / LATIN_1 / f"{LATIN_1}.png").write_bytes(b"no image")
-    error = mistake(
-        [
-            "fit",
-            "-c",
-            str(ROOT / "configs" / "quickstart.yaml"),
-            "--trainer.accelerator=cpu",
-            f"--trainer.default_root_dir={odd_names / 'runs'}",
-            "--data=CIFAR10",
-            f"--data.root={odd_names}",
-            "--model.network.in_channels=3",
-            "--model.network.image_size=32",
-            "--model.network.num_classes=2",
-        ]
-    )
+    network = ["in_channels=3", "image_size=32", "num_classes=2"]
+    command = ["fit", "-c", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.accelerator=cpu", "--data=CIFAR10"]
+    command += [f"--trainer.default_root_dir={odd_names / 'runs'}", f"--data.root={odd_names}"]
+    error = mistake([*command, *(f"--model.network.{option}" for option in network)])
     assert r"caf\udce9/caf\udce9.png is not a readable image" in error
 
 
 @pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
-def test_names_that_are_no_utf_8_are_prepared_and_found_again(
+def test_names_that_are_not_utf_8_are_prepared_and_found_again(
     odd_names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (odd_names / "train" / LATIN_1 / f"bad{LATIN_1}.png").write_bytes(b"no image")
@@ -232,5 +224,5 @@ def test_names_that_are_no_utf_8_are_prepared_and_found_again(
         prepare(tmp_path / "out", odd_names, val="test", image_size=32, num_workers=1, skip_bad=True)
     error = capsys.readouterr().err
     assert r"badcaf\udce9.png is not a readable image" in error
-    assert error.count("is there already, of the same images and settings") == 2
+    assert error.count("exists with the same images and settings") == 2
     assert Beton.open(tmp_path / "out" / "train.beton").classes == [LATIN_1, "dog"]

@@ -1,4 +1,4 @@
-"""A user's own DataLoader resumes in the middle of an epoch as the package's own data do."""
+"""A user's own DataLoader resumes in the middle of an epoch like the package's data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COUNT, SIZE = 200, 8
 
 
 class Noisy(Dataset[tuple[Tensor, int]]):
-    """Images that say which sample they are, with a random number from each generator."""
+    """Images of the sample's index and one random number from each generator."""
 
     def __len__(self) -> int:
         return COUNT
@@ -55,7 +55,7 @@ class Stop(Exception):  # noqa: N818
 
 
 class Watch(Callback):
-    """Keeps the images of each batch, and can stop the run after a number of steps."""
+    """Records the images of each batch, and can stop the run after a number of steps."""
 
     def __init__(self, stop: int = 0, path: Path | None = None) -> None:
         self.images: list[Tensor] = []
@@ -105,19 +105,21 @@ def resumed(loader: Callable[[], Any], stop: int, path: Path) -> tuple[Watch, Wa
 
 
 LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
-    "shuffled": lambda: DataLoader(Noisy(), SIZE, shuffle=True),
+    "shuffled": lambda: DataLoader(Noisy(), SIZE, shuffle=True, generator=torch.Generator().manual_seed(3)),
     "by two workers": lambda: DataLoader(Noisy(), SIZE, shuffle=True, num_workers=2),
-    "by workers that stay": lambda: DataLoader(Noisy(), SIZE, shuffle=True, num_workers=2, persistent_workers=True),
+    "by persistent workers": lambda: DataLoader(Noisy(), SIZE, shuffle=True, num_workers=2, persistent_workers=True),
     "without the last": lambda: DataLoader(Noisy(), 9, shuffle=True, drop_last=True),
-    "with a smaller last": lambda: DataLoader(Noisy(), 9, shuffle=True),
     "in order": lambda: DataLoader(Noisy(), SIZE),
-    "by a generator": lambda: DataLoader(Noisy(), SIZE, shuffle=True, generator=torch.Generator().manual_seed(3)),
     "a part": lambda: DataLoader(Noisy(), SIZE, sampler=SubsetRandomSampler(range(0, COUNT, 2))),
     "a subset": lambda: DataLoader(Subset(Noisy(), range(50, 150)), SIZE, shuffle=True),
 }
+SAMPLE = ["shuffled", "a part"]
 
 
-@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS.keys())
+@pytest.mark.parametrize(
+    "loader",
+    [pytest.param(LOADERS[name], marks=[pytest.mark.thorough] * (name not in SAMPLE), id=name) for name in LOADERS],
+)
 def test_a_run_that_resumes_in_the_middle_of_an_epoch_sees_what_it_would_have_seen(
     loader: Callable[[], DataLoader[Any]], tmp_path: Path
 ) -> None:
@@ -142,7 +144,7 @@ def test_the_order_is_a_function_of_the_seed_and_the_number_of_workers_changes_n
     assert sorted(one.samples()) == list(range(COUNT))
 
 
-def test_a_users_loader_leaves_the_global_generators_as_they_are() -> None:
+def test_a_users_loader_leaves_the_global_generators() -> None:
     for workers in (0, 2):
         before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
         loader = seeded(DataLoader(Noisy(), SIZE, shuffle=True, num_workers=workers), seed=0, rank=0, ranks=1)
@@ -161,7 +163,13 @@ UNKNOWN: dict[str, Callable[[], DataLoader[Any]]] = {
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
-@pytest.mark.parametrize("loader", UNKNOWN.values(), ids=UNKNOWN.keys())
+@pytest.mark.parametrize(
+    "loader",
+    [
+        pytest.param(make, marks=[pytest.mark.thorough] * (name != "by weight"), id=name)
+        for name, make in UNKNOWN.items()
+    ],
+)
 def test_a_line_says_that_a_loader_of_unknown_order_may_repeat_samples(
     loader: Callable[[], DataLoader[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,7 +183,7 @@ def test_a_line_says_that_a_loader_of_unknown_order_may_repeat_samples(
 
 
 class Eager:
-    """A loader with a state, which its iterator reads when it is made."""
+    """A loader with a state, which ``iter`` reads."""
 
     def __init__(self) -> None:
         self.place = 0
@@ -199,7 +207,7 @@ class Eager:
         self.place = state["place"]
 
 
-def test_a_loader_with_a_state_of_its_own_resumes_by_it(tmp_path: Path) -> None:
+def test_a_loader_with_its_own_state_resumes_by_it(tmp_path: Path) -> None:
     whole, first, rest, same = resumed(Eager, 30, tmp_path / "middle.ckpt")
     assert first.samples() + rest.samples() == whole.samples()
     assert same

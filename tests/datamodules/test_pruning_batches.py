@@ -1,4 +1,4 @@
-"""The images that weights are scored on: so many of each class, the same ones on every rank."""
+"""The images that weights are scored on: a number of each class, the same images on every rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_subnets import SNIP, GraSP, Random, SynFlow, UserError
 from lightning_subnets.datamodules import CIFAR10, Digits, ImageNet
-from lightning_subnets.datamodules.pruning_batches import PruningBatches, scoring
+from lightning_subnets.datamodules.pruning_batches import PruningBatches, pruning_data
 
 WEIGHT = torch.empty(0)
 
@@ -23,7 +23,7 @@ def digits(**options: Any) -> Digits:
     return data
 
 
-def test_there_are_as_many_of_each_class_as_asked_for_normalised_and_in_batches_of_about_one_size() -> None:
+def test_there_are_as_many_of_each_class_as_asked_normalised_in_batches_of_similar_size() -> None:
     data = digits()
     batches = PruningBatches(data, 7, WEIGHT)
     images, labels = (torch.cat(each) for each in zip(*batches, strict=True))
@@ -35,14 +35,10 @@ def test_there_are_as_many_of_each_class_as_asked_for_normalised_and_in_batches_
     nearest = torch.cdist(images.flatten(1), pictures, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
     assert nearest.values.max() < 1e-3
     assert torch.equal(data.train_set[1][nearest.indices], labels)
+    assert len(torch.unique(images.flatten(1), dim=0)) == 70
 
 
-def test_no_image_is_there_twice() -> None:
-    images = torch.cat([images for images, _ in PruningBatches(digits(), 20, WEIGHT)]).flatten(1)
-    assert len(torch.unique(images, dim=0)) == 200
-
-
-def test_of_a_class_that_has_fewer_all_images_are_taken(cifar_folder: Path) -> None:
+def test_a_class_with_fewer_images_gives_all(cifar_folder: Path) -> None:
     data = CIFAR10(root=str(cifar_folder))
     data.setup("fit")
     labels = torch.cat([labels for _, labels in PruningBatches(data, 100, WEIGHT)])
@@ -72,10 +68,10 @@ def test_photographs_come_from_either_loader(loader: Any, photographs: Path, req
 
 
 def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:
-    """Wang et al. 2020, in their public code: the first half is of the classes 0 to 4, the second of 5 to 9."""
+    """Wang et al. 2020, in their public code: the first half has the classes 0 to 4, the second 5 to 9."""
     data = Digits(batch_size=128)
     data.setup("fit")
-    halves, whole = (scoring(each, data, like=WEIGHT, seed=0).batches for each in (GraSP(0.1), SNIP(0.1)))
+    halves, whole = (pruning_data(each, data, like=WEIGHT, seed=0).batches for each in (GraSP(0.1), SNIP(0.1)))
     in_order = [label for label in range(10) for _ in range(10)]
     assert [labels.tolist() for _, labels in halves] == [in_order[:50], in_order[50:]]
     ((images, labels),) = whole
@@ -83,9 +79,7 @@ def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:
     assert torch.equal(torch.cat([images for images, _ in halves]), images[labels.argsort(stable=True)])
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "sizes"), [(128, [50, 50]), (50, [50, 50]), (49, [25] * 4), (17, [17] * 4 + [16] * 2)]
-)
+@pytest.mark.parametrize(("batch_size", "sizes"), [(50, [50, 50]), (49, [25] * 4), (17, [17] * 4 + [16] * 2)])
 def test_halves_that_are_larger_than_a_batch_are_divided_further(batch_size: int, sizes: list[int]) -> None:
     data = Digits(batch_size=batch_size)
     data.setup("fit")
@@ -95,7 +89,7 @@ def test_halves_that_are_larger_than_a_batch_are_divided_further(batch_size: int
     assert labels == sorted(labels)
 
 
-def test_no_batch_is_of_a_single_image() -> None:
+def test_no_batch_has_a_single_image() -> None:
     data = Digits(batch_size=2)
     data.setup("fit")
     data.test_set = data.train_set = (data.train_set[0][:45], data.train_set[1][:45])
@@ -107,15 +101,15 @@ def test_no_batch_is_of_a_single_image() -> None:
     assert [len(labels) for _, labels in PruningBatches(three, 1, WEIGHT, by_class=True)] == [3]
 
 
-def test_only_a_method_that_needs_them_gets_them() -> None:
+def test_only_a_method_that_requires_images_gets_them() -> None:
     data = digits()
-    assert len(scoring(SNIP(0.1, samples_per_class=2), data, like=WEIGHT, seed=5).batches) == 1
-    without = scoring(SynFlow(0.1), data, like=WEIGHT, seed=5)
+    assert len(pruning_data(SNIP(0.1, samples_per_class=2), data, like=WEIGHT, seed=5).batches) == 1
+    without = pruning_data(SynFlow(0.1), data, like=WEIGHT, seed=5)
     assert (without.batches, without.input_shape, without.seed) == ((), (1, 8, 8), 5)
 
 
 @pytest.mark.parametrize(("method", "needed"), [(SNIP(0.1), "batches"), (SynFlow(0.1), "input_shape")])
 def test_other_data_modules_are_an_error_that_says_what_to_do(method: Any, needed: str) -> None:
-    with pytest.raises(UserError, match=f"chooses its masks from {needed}, .* make yours a subclass"):
-        scoring(method, LightningDataModule(), like=WEIGHT, seed=0)
-    assert scoring(Random(0.1), None, like=WEIGHT, seed=3).seed == 3
+    with pytest.raises(UserError, match=f"chooses its masks from {needed}, .* make it a subclass of ImageDataModule"):
+        pruning_data(method, LightningDataModule(), like=WEIGHT, seed=0)
+    assert pruning_data(Random(0.1), None, like=WEIGHT, seed=3).seed == 3

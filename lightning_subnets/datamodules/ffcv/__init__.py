@@ -1,1 +1,1 @@
-"""Data sets in one file, in FFCV's format: written, checked, streamed."""
+"""Data sets in one file, in FFCV's format: ``writer`` writes it, ``beton`` checks it, ``loader`` streams it."""

@@ -1,10 +1,10 @@
-"""A data set in one file, in FFCV's format, opened only if it is whole."""
+"""A data set in one ``.beton`` file, FFCV's format, opened only if it is whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_subnets.errors import UserError
 
-# FFCV 1.0.2's ffcv.types, for a data set of an image and a label; here so that a file is checked without FFCV.
+# The types of FFCV 1.0.2's ffcv.types for an image and a label, repeated here to check a file without FFCV.
 HEADER = np.dtype(
     [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("allocations", "<u8")]
 )
@@ -32,11 +32,16 @@ class Beton:
     """The table of contents of a ``.beton`` file: where each image is, how it is stored, its label.
 
     Attributes:
-        pointers, sizes: of the stored bytes of each image in the file, int64 (samples,).
+        path: of the file.
+        pointers: where the stored bytes of each image begin in the file, int64 (samples,).
+        sizes: the number of those bytes, int64 (samples,).
         modes: ``JPEG`` or ``RAW``, uint8 (samples,); raw pixels are uint8 (height, width, 3), RGB.
-        heights, widths: in pixels, int64 (samples,).
+        heights: in pixels, int64 (samples,).
+        widths: in pixels, int64 (samples,).
         labels: int64 (samples,).
-        classes: the names of the classes, or their numbers where nothing beside the file tells names.
+        classes: the names of the classes, or their numbers for a file without a description.
+        payload: the part of the file that holds the images.
+        digest: SHA-256 of the rest of the file.
     """
 
     path: Path
@@ -47,59 +52,34 @@ class Beton:
     widths: NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: list[str]
+    payload: range
+    digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @classmethod
     def open(cls, path: Path) -> Beton:
-        """Read a file's table of contents, and check it.
+        """Read a file's table of contents, and check it against itself and the description.
 
-        Everything but the images themselves is checked: each lies inside the file and on no other, no sample is
-        missing, and where a description lies beside the file (``description_path``), the digest in it holds. Rot in
-        the images is found by ``verify``, and by their decoder.
+        Each image lies inside the file and overlaps no other, no sample is missing, and the digest in the description,
+        if there is one, matches. The images themselves are not read: ``verify`` and the decoder find damage in them.
 
         Raises:
-            ValueError: naming the file and what is wrong with it.
+            ValueError: if the file is damaged; the error names the file and the damage.
         """
-        contents = Contents.read(path)
-        description = read_description(path)
-        if description and description["structure_sha256"] != contents.digest:
+        table, description = cls.read(path), read_description(path)
+        if description is None:
+            return table
+        if description["structure_sha256"] != table.digest:
             raise _damaged(path, f"its table of contents is not the one that {description_path(path).name} describes")
-        images, labels = contents.samples["image"], contents.samples["label"]
-        classes = description["classes"] if description else [str(label) for label in range(labels.max() + 1)]
-        if len(classes) <= labels.max():
-            raise _damaged(path, f"it has a label {labels.max()} and {len(classes)} classes")
-        return cls(
-            path,
-            pointers=images["pointer"].astype(np.int64),
-            sizes=contents.allocations["size"].astype(np.int64),
-            modes=images["mode"].copy(),
-            heights=images["height"].astype(np.int64),
-            widths=images["width"].astype(np.int64),
-            labels=labels.astype(np.int64),
-            classes=classes,
-        )
-
-
-@dataclass(frozen=True)
-class Contents:
-    """A file without its images.
-
-    Attributes:
-        samples: in their order.
-        allocations: in the order of the samples.
-        digest: SHA-256 of all of the file but ``payload``.
-        payload: the part of the file that holds the images.
-    """
-
-    samples: NDArray[Any]
-    allocations: NDArray[Any]
-    digest: str
-    payload: range
+        if len(table.classes) > len(description["classes"]):
+            raise _damaged(path, f"it has a label {table.labels.max()} and {len(description['classes'])} classes")
+        return replace(table, classes=description["classes"])
 
     @classmethod
-    def read(cls, path: Path) -> Contents:
+    def read(cls, path: Path) -> Beton:
+        """Read and check a file's table of contents without its description."""
         try:
             length = path.stat().st_size
             with path.open("rb") as file:
@@ -108,58 +88,72 @@ class Contents:
                     raise _damaged(path, f"it is {length} bytes long, less than its header")
                 header, fields = np.frombuffer(head, HEADER, 1)[0], np.frombuffer(head, FIELD, offset=HEADER.itemsize)
                 if header["version"] != VERSION:
-                    raise UserError(f"{path} is not of FFCV's format, version {VERSION} (its is {header['version']})")
+                    raise UserError(f"{path} is not in FFCV's format, version {VERSION} (found {header['version']})")
                 if header["num_fields"] != len(FIELDS) or fields[["type", "name"]].tolist() != FIELDS:
                     raise UserError(f"{path} does not hold an image and a label for each sample")
-                # Python's integers, for the sum of two hostile numbers could overflow.
+                # Python integers, because sums of hostile 64-bit numbers could overflow.
                 count, end = int(header["num_samples"]), int(header["allocations"])
                 start = HEAD_SIZE + count * SAMPLE.itemsize
                 if not count:
                     raise _damaged(path, "it holds no sample")
                 if not start <= end or end + count * ALLOCATION.itemsize != length:
-                    raise _damaged(path, f"it is {length} bytes long, which is not what its header tells")
+                    raise _damaged(path, f"it is {length} bytes long, which contradicts its header")
                 table = file.read(count * SAMPLE.itemsize)
                 file.seek(end)
                 tail = file.read()
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         samples, allocations = np.frombuffer(table, SAMPLE), np.frombuffer(tail, ALLOCATION)
-        allocations = allocations[np.argsort(allocations["sample"], kind="stable")]  # quick on what is sorted
+        allocations = allocations[np.argsort(allocations["sample"], kind="stable")]  # fast on sorted records
         _check(path, samples, allocations, range(start, end), int(header["page_size"]))
-        digest = hashlib.sha256(head + table + tail).hexdigest()
-        return cls(samples, allocations, digest, range(int(allocations["pointer"].min()), end))
+        images, labels = samples["image"], samples["label"].astype(np.int64)
+        return cls(
+            path,
+            pointers=images["pointer"].astype(np.int64),
+            sizes=allocations["size"].astype(np.int64),
+            modes=images["mode"].copy(),
+            heights=images["height"].astype(np.int64),
+            widths=images["width"].astype(np.int64),
+            labels=labels,
+            classes=[str(label) for label in range(labels.max() + 1)],
+            payload=range(int(allocations["pointer"].min()), end),
+            digest=hashlib.sha256(head + table + tail).hexdigest(),
+        )
 
 
 def _check(path: Path, samples: NDArray[Any], allocations: NDArray[Any], room: range, page_size: int) -> None:
-    images = samples["image"]
-    if not np.array_equal(allocations["sample"], np.arange(len(samples), dtype=np.uint64)):
-        raise _damaged(path, "its allocation table does not have each sample once")
-    if not np.array_equal(allocations["pointer"], images["pointer"]):
-        raise _damaged(path, "its samples and its allocation table place images differently")
+    """Raise an error if the records contradict each other, or an image lies outside of ``room``."""
+    images, labels = samples["image"], samples["label"]
     by_place = np.argsort(allocations["pointer"], kind="stable")
     pointers, sizes = allocations["pointer"][by_place], allocations["size"][by_place]
-    if pointers[0] < room.start or pointers[-1] > room.stop:
-        raise _damaged(path, "an image in it lies outside of the images' part of the file")
-    if (sizes > np.append(pointers[1:], np.uint64(room.stop)) - pointers).any():
-        raise _damaged(path, "images in it overlap")
-    if not page_size or page_size & (page_size - 1):
-        raise _damaged(path, f"its pages are of {page_size} bytes, which is not a power of two")
     modes, pixels = images["mode"], images["height"].astype(np.uint64) * images["width"]
-    if (modes > RAW).any() or not pixels.all() or not allocations["size"].all():
-        raise _damaged(path, "an image in it has no size, or is stored in an unknown way")
-    if (allocations["size"] != 3 * pixels)[modes == RAW].any():
-        raise _damaged(path, "an image in it is not as many bytes as its height and width tell")
-    if samples["label"].min() < 0 or samples["label"].max() >= _MOST_CLASSES:
-        raise _damaged(path, f"a label in it is outside [0, {_MOST_CLASSES})")
+    indices = np.arange(len(samples), dtype=np.uint64)
+    damages = {
+        "its allocation table does not have each sample once": (allocations["sample"] != indices).any(),
+        "its samples and its allocation table place images differently": (
+            allocations["pointer"] != images["pointer"]
+        ).any(),
+        "an image in it lies outside of the images' part of the file": pointers[0] < room.start
+        or pointers[-1] > room.stop,
+        "images in it overlap": (sizes > np.append(pointers[1:], np.uint64(room.stop)) - pointers).any(),
+        f"its pages are of {page_size} bytes, which is not a power of two": page_size.bit_count() != 1,
+        "an image in it has no size": not pixels.all() or not sizes.all(),
+        "an image in it is stored in an unknown way": (modes > RAW).any(),
+        "an image in it has not 3 bytes a pixel": (allocations["size"] != 3 * pixels)[modes == RAW].any(),
+        f"a label in it is outside [0, {_MOST_CLASSES})": labels.min() < 0 or labels.max() >= _MOST_CLASSES,
+    }
+    for damage, found in damages.items():
+        if found:
+            raise _damaged(path, damage)
 
 
 def head(count: int, page_size: int, allocations: int) -> bytes:
-    """The first ``HEAD_SIZE`` bytes of a file.
+    """Return the first ``HEAD_SIZE`` bytes of a file.
 
     Args:
-        count: of samples.
-        page_size: in bytes, a power of two; no image lies across two pages, counted from the file's beginning.
-        allocations: where in the file the allocation table begins.
+        count: the number of samples.
+        page_size: in bytes, a power of two; no image crosses a page boundary, counted from the start of the file.
+        allocations: the position of the allocation table in the file.
     """
     header = np.array([(VERSION, len(FIELDS), page_size, count, allocations)], HEADER)
     return header.tobytes() + np.array([(*field, b"") for field in FIELDS], FIELD).tobytes()
@@ -169,14 +163,12 @@ def verify(path: Path) -> None:
     """Read the whole file and compare it with the digests in its description.
 
     Raises:
-        ValueError: if it has none, or a byte of the file is another.
+        ValueError: if it has no description, or a byte of the file has changed.
     """
     description = read_description(path)
     if description is None:
-        raise UserError(f"{description_path(path)} is missing: there is nothing to compare {path.name} with")
-    Beton.open(path)
-    payload = Contents.read(path).payload
-    digest = hashlib.sha256()
+        raise UserError(f"{description_path(path)} is missing, so {path.name} cannot be verified")
+    payload, digest = Beton.open(path).payload, hashlib.sha256()
     with path.open("rb") as file:
         file.seek(payload.start)
         while position := payload.stop - file.tell():
@@ -186,12 +178,12 @@ def verify(path: Path) -> None:
 
 
 def description_path(path: Path) -> Path:
-    """Where the classes, counts, settings and digests of a file are kept: beside it."""
+    """Return the path of a file's description: its classes, counts, settings and digests."""
     return path.with_name(path.name + ".json")
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """What is told beside a file about it, or None where nothing is, for a file that FFCV itself has written."""
+    """Return the description of a file, or None if there is none, as for a file that FFCV itself wrote."""
     place = description_path(path)
     try:
         description = json.loads(place.read_text())
@@ -210,4 +202,4 @@ def read_description(path: Path) -> dict[str, Any] | None:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path} is damaged or was never finished: {what}. Write it again, see data/README.md")
+    return UserError(f"{path} is damaged or incomplete: {what}. Write it again, see data/README.md")

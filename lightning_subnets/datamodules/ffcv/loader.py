@@ -1,9 +1,8 @@
-"""Images streamed from a ``.beton`` file through FFCV's decoder, by threads, each batch into memory of its own.
+"""A loader that streams images from a ``.beton`` file through FFCV's decoder, by threads.
 
-From FFCV come the file format and the C code that decodes, cuts and scales an image. Its ``Loader`` is not used:
-it hands out buffers that it fills again while they may still be in use, leaks a thread at every epoch that is broken
-off, waits for ever when its thread has died, ignores what the JPEG decoder reports, and draws augmentations that no
-seed repeats.
+From FFCV come the file format and the C code that decodes, crops and scales an image. Its ``Loader`` is not used,
+because it refills buffers that may still be in use, leaks a thread for each interrupted epoch, hangs when its thread
+has died, ignores errors of the JPEG decoder, and draws augmentations that no seed repeats.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import signal
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator
@@ -28,23 +25,22 @@ from torch import Tensor
 
 from lightning_subnets.datamodules.crops import Integers, central_crops, random_crops
 from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton
-from lightning_subnets.datamodules.loader import Batch, EpochLoader
-from lightning_subnets.datamodules.sampler import EpochSampler
+from lightning_subnets.datamodules.loader import Batch, EpochLoader, EpochSampler
 from lightning_subnets.errors import UserError
 
 BATCHES_AHEAD = 3
 
 
 class FFCVLoader(EpochLoader):
-    """Batches of photographs from a ``.beton`` file.
+    """Batches of photographs from a ``.beton`` file, each in memory of its own.
 
-    The threads of all loaders of a process are the same, and stay: FFCV keeps a decoder for each thread and never
-    gives it back.
+    All loaders of a process share their threads, which are never stopped, because FFCV never frees the decoder that it
+    keeps for each thread.
 
     Args:
         beton: the file.
-        size: from the epoch to the height and width of the images, in pixels.
-        augment: cut out a random part, mirrored or not, rather than the centre.
+        size: the height and width of the images in an epoch, in pixels.
+        augment: cut a random part, mirrored or not, instead of the centre.
         num_workers: threads that decode, at least 1.
 
     Raises:
@@ -65,26 +61,26 @@ class FFCVLoader(EpochLoader):
         self._decode = _decoder()
         self._file = np.memmap(beton.path, np.uint8, "r").view(np.ndarray)
 
-    def batches(self, keys: list[Tensor]) -> Generator[Batch]:
-        under_way: deque[tuple[Batch, list[Future[None]]]] = deque()
+    def read_batches(self, keys: list[Tensor]) -> Generator[Batch]:
+        started: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
             for part in keys:
-                under_way.append(self._begin(part.numpy()))
-                if len(under_way) > BATCHES_AHEAD:
-                    yield _finished(under_way.popleft())
-            while under_way:
-                yield _finished(under_way.popleft())
+                started.append(self._start(part.numpy()))
+                if len(started) > BATCHES_AHEAD:
+                    yield _finished(*started.popleft())
+            while started:
+                yield _finished(*started.popleft())
         finally:
-            futures = [future for _, futures in under_way for future in futures]
+            futures = [future for _, futures in started for future in futures]
             for future in futures:
                 future.cancel()
             wait(futures)
 
-    def _begin(self, keys: Integers) -> tuple[Batch, list[Future[None]]]:
-        """A batch whose images are being filled in, and those who do it."""
+    def _start(self, keys: Integers) -> tuple[Batch, list[Future[None]]]:
+        """Return a batch whose images are still being decoded, and the work to wait for."""
         epochs, samples = np.divmod(keys, len(self.beton))
         size = self.size(int(epochs[0]))
-        # Pinned memory comes from torch's cache, which takes it back only after the copies to a GPU are through.
+        # Pinned memory comes from torch's cache, which reuses it only after the copies to a GPU are complete.
         images = torch.empty((len(keys), size, size, 3), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         share = -(-len(keys) // self.num_workers)
         pool = _threads(self.num_workers, os.getpid())
@@ -112,39 +108,35 @@ class FFCVLoader(EpochLoader):
 
 
 def installed() -> bool:
-    """Whether there is an FFCV to import."""
+    """Return whether FFCV can be imported; a directory of that name does not count."""
     found = importlib.util.find_spec("ffcv")
-    return found is not None and found.origin is not None  # any directory of that name is found too
+    return found is not None and found.origin is not None
 
 
-def _finished(batch: tuple[Batch, list[Future[None]]]) -> Batch:
-    images_and_labels, futures = batch
-    wait(futures)  # for all of them, also where one has failed
+def _finished(batch: Batch, futures: list[Future[None]]) -> Batch:
+    wait(futures)  # for all of them, also if one has failed
     for future in futures:
         future.result()
-    return images_and_labels
+    return batch
 
 
 @cache
 def _threads(count: int, process: int) -> ThreadPoolExecutor:
-    """The threads of this process: a fork has none of its parent's."""
+    """Return the threads of this process; a fork has none of its parent's."""
     return ThreadPoolExecutor(count, thread_name_prefix="ffcv")
 
 
 @cache
 def imported(name: str) -> ModuleType:
-    """A module of FFCV, and torch's number of threads as it was: importing it sets that to 1.
+    """Import a module of FFCV, and restore torch's number of threads, which importing FFCV sets to 1.
 
     Raises:
         ValueError: if it cannot be imported.
     """
-    threads, interrupted = torch.get_num_threads(), threading.Event()
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:  # Ctrl-C is lost where it arrives while compiled code calls back
-        handler = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what Python will one day not have any more
+            warnings.simplefilter("ignore")  # about features that Python will remove
             return importlib.import_module(name)
     except (ImportError, OSError) as error:
         raise UserError(
@@ -153,15 +145,11 @@ def imported(name: str) -> ModuleType:
         ) from error
     finally:
         torch.set_num_threads(threads)
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
-        if interrupted.is_set():
-            raise KeyboardInterrupt
 
 
 @cache
 def _decoder() -> Callable[..., int]:
-    """The loop over a batch, compiled: about a second, once a process."""
+    """Compile the loop over a batch, which takes about a second."""
     library = imported("ffcv.libffcv")
     from numba import njit
 
@@ -172,12 +160,12 @@ def _decoder() -> Callable[..., int]:
     def decode(
         images: Any, file: Any, pointers: Any, sizes: Any, modes: Any, heights: Any, widths: Any, crops: Any
     ) -> int:
-        """Fill in the images; the number of the first that is damaged, or -1."""
+        """Fill in the images, and return the index of the first damaged one, or -1."""
         for index in range(len(images)):
             height, width = heights[index], widths[index]
             stored = file[pointers[index] : pointers[index] + sizes[index]]
             if modes[index] == JPEG:
-                # FFCV takes height and width on trust.
+                # FFCV writes as many pixels as the JPEG has, whatever the size of the buffer.
                 if jpeg_shape(stored) != (height, width):
                     return index
                 pixels = np.empty(height * width * 3, np.uint8)
@@ -189,12 +177,7 @@ def _decoder() -> Callable[..., int]:
             whole, image = pixels.reshape(height, width, 3), images[index]
             resize_crop(whole, top, top + crop_height, left, left + crop_width, image)
             if mirrored:
-                for row in range(image.shape[0]):
-                    for column in range(image.shape[1] // 2):
-                        for channel in range(3):
-                            left_value = image[row, column, channel]
-                            image[row, column, channel] = image[row, -1 - column, channel]
-                            image[row, -1 - column, channel] = left_value
+                image[:] = image[:, ::-1].copy()
         return -1
 
     loop: Callable[..., int] = compiled(decode)
@@ -202,7 +185,7 @@ def _decoder() -> Callable[..., int]:
 
 
 def _jpeg_shape(stored: NDArray[np.uint8]) -> tuple[int, int]:
-    """Height and width by a JPEG's own frame header, or (0, 0) where there is none."""
+    """Return height and width from a JPEG's own frame header, or (0, 0) if it has none."""
     position = 2
     while position + 9 <= len(stored) and stored[position] == 0xFF:
         marker = stored[position + 1]

@@ -1,4 +1,4 @@
-"""A folder of images made into ``.beton`` files: resized once, so that they are read fast ever after."""
+"""``.beton`` files from a folder of images: resized once, then fast to read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv import beton
-from lightning_subnets.datamodules.ffcv.layouts import find_images
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
+from lightning_subnets.datamodules.label_lists import find_images
 from lightning_subnets.errors import UserError
 
 
@@ -30,25 +30,25 @@ def prepare(
 ) -> None:
     """Write ``train.beton`` and ``val.beton`` from a folder of images, or verify them.
 
-    A file appears under its name only once it is whole. Beside each stands a ``.json`` with its classes, counts,
-    settings and digests. Files that are there already, of the same images and settings, are kept.
+    A file gets its name only once it is whole. A ``.json`` beside it holds its classes, counts, settings and digests.
+    Existing files of the same images and settings are kept.
 
     Args:
         out: directory of the two files.
-        source: directory with ``train/<class>/`` and ``val/<class>/``, or ``val/`` and a list of its labels.
-        train: the training images' directory, from the source.
-        val: the validation images' directory, from the source.
-        val_labels: the list of labels of validation images that are not in directories of classes; by default the
-            one of ImageNet's development kit, of Kaggle or of Tiny ImageNet where it lies in the source.
+        source: directory with ``train/<class>/`` and ``val/<class>/``, or with ``val/`` and a list of its labels.
+        train: directory of the training images, relative to the source.
+        val: directory of the validation images, relative to the source.
+        val_labels: list of labels of validation images that are not in directories of classes; by default the list of
+            ImageNet's development kit, Kaggle, Caffe or Tiny ImageNet in the source.
         longer_side: of a training image, in pixels, at most.
         quality: of JPEG, 1 to 100.
-        raw_share: of the training images, stored as pixels: faster to read, more disk.
-        image_size: that will be evaluated at, in pixels; validation images are scaled for it here, exactly as
-            torchvision does.
-        val_raw_share: of the validation images, stored as pixels; below 1 evaluation is not exact to the pixel.
-        skip_bad: leave images out that cannot be read, rather than stop.
+        raw_share: fraction of the training images that is stored as pixels: faster to read, more disk.
+        image_size: size of the images in evaluation, in pixels; validation images are scaled for it here, exactly as
+            torchvision scales them.
+        val_raw_share: fraction of the validation images that is stored as pixels; below 1, evaluation is not exact.
+        skip_bad: leave out unreadable images instead of stopping.
         num_workers: threads; null takes all cores.
-        verify: compare the files in ``out`` with their digests instead, every byte of them.
+        verify: instead of writing, compare every byte of the files in ``out`` with their digests.
     """
     if verify:
         for name in ("train.beton", "val.beton"):
@@ -56,9 +56,9 @@ def prepare(
             print(f"{out / name} is as it was written")
         return
     if source is None:
-        raise UserError("--source is missing: the directory with the images to prepare")
+        raise UserError("--source is missing: set it to the directory with the images")
     for name, value, low, high in (
-        ("longer_side", longer_side, 1, 1600),  # an image of 3 bytes a pixel fits into a page
+        ("longer_side", longer_side, 1, 1600),  # so that an image of 3 bytes a pixel fits into a page
         ("quality", quality, 1, 100),
         ("raw_share", raw_share, 0, 1),
         ("val_raw_share", val_raw_share, 0, 1),
@@ -74,7 +74,7 @@ def prepare(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}") from error
+        raise UserError(f"{out} cannot be created: {error.strerror}") from error
     train_storage = Storage(longer_side, None, quality, raw_share)
     val_storage = Storage(None, shorter_side(image_size), quality, val_raw_share)
     write(out / "train.beton", train_files, classes, train_storage, skip_bad=skip_bad, num_workers=workers)

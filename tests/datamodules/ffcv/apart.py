@@ -1,4 +1,4 @@
-"""Functions run in a process of their own, where they may crash, hang, be killed, or start processes themselves."""
+"""Run a function in its own process, where it may crash, hang, be killed, or start processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 
-# A process is forked from one that has imported these and has no threads: in milliseconds, rather than 10 seconds.
+# A fork of a process that has these imports and no threads starts in milliseconds instead of 10 seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["pytest", "lightning_subnets.datamodules.ffcv.preparation", "ffcv.loader", "ffcv.writer"]
@@ -15,7 +15,7 @@ _CONTEXT.set_forkserver_preload(
 
 
 def get_ready() -> None:
-    """Begin with those imports, for processes that are wanted later."""
+    """Start the imports for later processes."""
     forkserver.ensure_running()
 
 
@@ -26,11 +26,7 @@ def started(function: Callable[..., object], *arguments: object) -> ForkServerPr
 
 
 def run_apart(function: Callable[..., object], *arguments: object, limit: float = 60.0) -> int | None:
-    """Exit code of a process that does this: negative for the signal that ended it, None if it took too long.
-
-    Args:
-        limit: in seconds.
-    """
+    """Return the exit code of a process: negative for a signal, None if it took longer than ``limit`` seconds."""
     process = started(function, *arguments)
     process.join(limit)
     code = process.exitcode

@@ -1,4 +1,4 @@
-"""What the tests of ``.beton`` files share: images and labels to write, and what a file holds."""
+"""Shared by the tests of ``.beton`` files: images and labels to write, and the contents of a file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
 from lightning_subnets.datamodules.ffcv.writer import Storage
 from lightning_subnets.datamodules.image_files import Files, read_image
-from lightning_subnets.datamodules.loader import Batch
-from lightning_subnets.datamodules.sampler import EpochSampler
+from lightning_subnets.datamodules.loader import Batch, EpochSampler
 
 CLASSES = ["cat", "dog", "owl"]
 PIXELS = Storage(longer_side=None, shorter_side=None, quality=90, raw_share=1.0)
@@ -25,7 +24,7 @@ MIXED = Storage(longer_side=None, shorter_side=None, quality=90, raw_share=0.5)
 
 
 def noise_files(directory: Path, count: int, *, one_size: bool = False) -> Files:
-    """Small images, of all sizes or of one, and labels that do not ascend."""
+    """Write small images of various sizes or of one; return their paths with labels that do not ascend."""
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     files = []
@@ -38,7 +37,7 @@ def noise_files(directory: Path, count: int, *, one_size: bool = False) -> Files
 
 
 def photographs_in(folder: Path) -> Files:
-    """Path and label of each photograph in a directory of classes, not in the order of the classes."""
+    """Return path and label of each photograph in a directory of classes, not in the order of the classes."""
     classes = sorted(path.name for path in folder.iterdir())
     paths = sorted(folder.glob("*/*"), key=lambda path: (path.name, path.parent.name))
     return [(str(path), classes.index(path.parent.name)) for path in paths]
@@ -49,7 +48,7 @@ def pixels_of(files: Files) -> list[NDArray[np.uint8]]:
 
 
 def stored(path: Path) -> list[NDArray[np.uint8]]:
-    """The images of a file, by this and by Pillow alone."""
+    """Return the images of a file, decoded by Pillow."""
     content, table = path.read_bytes(), Beton.open(path)
     read = []
     for pointer, size, mode, height, width in zip(
@@ -66,7 +65,7 @@ def stored(path: Path) -> list[NDArray[np.uint8]]:
 
 
 def header(content: bytearray) -> NDArray[Any]:
-    """To change a file by: as are the next three."""
+    """Return the header of a file as a view, to change it; the next three functions return other parts."""
     return np.frombuffer(content, beton.HEADER, 1)
 
 
@@ -84,7 +83,7 @@ def allocations(content: bytearray) -> NDArray[Any]:
 
 
 def epoch(table: Beton, *, size: int = 32, augment: bool = False) -> Batch:
-    """All images and labels, in their order; by default as evaluation sees them."""
+    """Return all images and labels in their order; by default as in evaluation."""
     sampler = EpochSampler(torch.arange(len(table)), size=len(table), shuffle=False, seed=0)
     loader = FFCVLoader(table, sampler, 8, lambda _: size, augment, num_workers=2)
     pixels, labels = zip(*loader, strict=True)

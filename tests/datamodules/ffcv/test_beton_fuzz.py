@@ -1,4 +1,4 @@
-"""Random damage, of which none may crash, hang, or pass for a whole file where that can be known."""
+"""Random damage may not crash or hang a reader, and is found if the description shows it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from contents import CLASSES, allocations, epoch, images, noise_files, photograp
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules.ffcv import beton, writer
-from lightning_subnets.datamodules.ffcv.beton import Beton, Contents, description_path, verify
+from lightning_subnets.datamodules.ffcv.beton import Beton, description_path, verify
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
 
-ROOM = 2 << 30  # bytes that a campaign may take beyond what its process begins with
+ROOM = 2 << 30  # bytes that a campaign may take beyond those of its process at the start
 
 
 @pytest.fixture(scope="module")
 def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """JPEG and pixels, noise and photographs, on small pages so that damage does not all fall between the images."""
+    """Return a file of JPEG and raw images on small pages, so that most damage falls on images."""
     if not installed():
         pytest.skip("FFCV is not installed: data/install_ffcv.sh")
     root = tmp_path_factory.mktemp("whole")
@@ -38,19 +38,15 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parts_of(whole: Path) -> dict[str, range]:
-    """The header, the names of the fields, the metadata, what fills the page, the images, the allocation table."""
-    contents, length = Contents.read(whole), whole.stat().st_size
-    start, end = beton.HEAD_SIZE + contents.samples.nbytes, contents.payload
-    ends = [0, beton.HEADER.itemsize, beton.HEAD_SIZE, start, end.start, end.stop, length]
+    table, length = Beton.open(whole), whole.stat().st_size
+    start, payload = beton.HEAD_SIZE + len(table) * beton.SAMPLE.itemsize, table.payload
+    ends = [0, beton.HEADER.itemsize, beton.HEAD_SIZE, start, payload.start, payload.stop, length]
     names = ["header", "fields", "metadata", "filling", "images", "allocations"]
     return {name: range(*ends[index : index + 2]) for index, name in enumerate(names)}
 
 
 def damaged(content: bytes, parts: dict[str, range], seed: int) -> bytes:
-    """A file cut, with up to 8 bits flipped, with a range of zeros or noise, or with an image elsewhere.
-
-    Half of them in the structure.
-    """
+    """Cut a file, flip bits, write zeros or noise, or move an image; half of the damage is in the structure."""
     rng = np.random.default_rng(seed)
     structure = [parts["header"], parts["fields"], parts["metadata"], parts["allocations"]]
     while True:
@@ -67,7 +63,7 @@ def damaged(content: bytes, parts: dict[str, range], seed: int) -> bytes:
                 changed[place : place + length] = bytes(len(changed[place : place + length]))
             case 3:
                 changed[place : place + length] = rng.bytes(len(changed[place : place + length]))
-            case 4:  # where sample and allocation table agree on it
+            case 4:  # in both the sample and the allocation table
                 sample = rng.integers(len(samples(changed)))
                 pointer = [0, place, 2**31, 2**63, 2**64 - 1, int(rng.integers(2**63))][rng.integers(6)]
                 images(changed)["pointer"][sample] = allocations(changed)["pointer"][sample] = pointer
@@ -79,7 +75,7 @@ def damaged(content: bytes, parts: dict[str, range], seed: int) -> bytes:
 
 
 def read(path: Path, seed: int) -> str:
-    """What becomes of a file that is opened and read."""
+    """Return the outcome of opening and reading a file."""
     try:
         table = Beton.open(path)
     except UserError:
@@ -95,7 +91,7 @@ def read(path: Path, seed: int) -> str:
 
 def check(path: Path, content: bytes, parts: dict[str, range], seed: int, pristine: torch.Tensor) -> str:
     changed = damaged(content, parts, seed)
-    path.unlink(missing_ok=True)  # a file that is cut while it is being read ends the process
+    path.unlink(missing_ok=True)  # cutting a file that is mapped into memory would end the process
     path.write_bytes(changed)
     outcome = read(path, seed)
     if not description_path(path).exists():
@@ -104,7 +100,7 @@ def check(path: Path, content: bytes, parts: dict[str, range], seed: int, pristi
     touched |= {
         name for name, part in parts.items() if changed[part.start : part.stop] != content[part.start : part.stop]
     }
-    if touched == {"filling"}:  # which nobody reads
+    if touched == {"filling"}:  # nothing reads it
         assert torch.equal(epoch(Beton.open(path))[0], pristine)
         return "harmless"
     if touched <= {"images", "filling"}:
@@ -137,9 +133,11 @@ def campaign(whole: Path, described: bool, seeds: range, log: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(200), pytest.param(range(200, 3200), marks=pytest.mark.long)], ids=["sample", "campaign"]
+    "seeds", [range(120), pytest.param(range(200, 3200), marks=pytest.mark.long)], ids=["sample", "campaign"]
 )
-@pytest.mark.parametrize("described", [True, False], ids=["described", "alone"])
+@pytest.mark.parametrize(
+    "described", [True, pytest.param(False, marks=pytest.mark.thorough)], ids=["described", "alone"]
+)
 def test_a_damaged_file_is_an_error_or_harmless(whole: Path, described: bool, seeds: range, tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     code = run_apart(campaign, whole, described, seeds, log, limit=60 + len(seeds))
@@ -147,7 +145,7 @@ def test_a_damaged_file_is_an_error_or_harmless(whole: Path, described: bool, se
     assert code == 0, (code, lines[-20:])
     assert len(lines) == len(seeds)
     outcomes = Counter(line.partition(": ")[2] for line in lines)
-    # A campaign whose damage is all of one kind would show nothing.
+    # All outcomes have to occur.
     assert outcomes["refused"] > len(seeds) / 4
     assert outcomes["found by the decoder"] > len(seeds) / 50
     assert outcomes["read"] > len(seeds) / 50

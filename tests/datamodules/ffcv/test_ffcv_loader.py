@@ -1,4 +1,4 @@
-"""Batches streamed from a ``.beton`` file: what they are, in which order, and whose memory they are in."""
+"""Batches streamed from a ``.beton`` file: their form, their order and their memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.ffcv import loader as ffcv_loader
 from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
-from lightning_subnets.datamodules.loader import Batch
-from lightning_subnets.datamodules.sampler import EpochSampler
+from lightning_subnets.datamodules.loader import Batch, EpochSampler
 
 COUNT = 21
 
 
 @pytest.fixture
 def table(betons: Path) -> Beton:
-    """The training photographs, each of which is its own class, half of them raw."""
+    """Return the training photographs, each of which is its own class, half of them raw."""
     return dataclasses.replace(Beton.open(betons / "train.beton"), labels=np.arange(COUNT))
 
 
@@ -72,28 +70,22 @@ def test_a_batch_is_uint8_channels_last_images_and_int64_labels(augment: bool, t
         assert labels.is_contiguous()
 
 
-def test_a_batch_of_one_image_has_all_its_dimensions(table: Beton) -> None:
-    batches = list(stream(table, batch_size=1))
-    assert {images.shape for images, _ in batches} == {(1, 3, 32, 32)}
-    assert {labels.shape for _, labels in batches} == {(1,)}
-    assert {images.stride() for images, _ in batches} == {(32 * 32 * 3, 1, 32 * 3, 3)}
-
-
-def test_no_batch_shares_memory_with_another_and_none_that_is_held_ever_changes(table: Beton) -> None:
-    loader = stream(table, batch_size=2)
-    held: list[Batch] = []
-    copies: list[Batch] = []
-    for epoch in range(5):
-        loader.sampler.set_epoch(epoch)
-        for images, labels in loader:
-            held.append((images, labels))
-            copies.append((images.clone(), labels.clone()))
-    assert len(held) == 50
-    for (images, labels), (images_then, labels_then) in zip(held, copies, strict=True):
-        assert torch.equal(images, images_then)
-        assert torch.equal(labels, labels_then)
-    for part in (0, 1):
-        assert not overlapping([batch[part] for batch in held])
+def test_batches_share_no_memory_and_may_be_overwritten(table: Beton) -> None:
+    loader, content = stream(table, batch_size=2), table.path.read_bytes()
+    for _ in range(2):
+        held = list(loader)
+        copies = [(images.clone(), labels.clone()) for images, labels in held]
+        expected = list(stream(table, batch_size=2))
+        for batches in (held, copies):
+            for (images, labels), (images_then, labels_then) in zip(batches, expected, strict=True):
+                assert torch.equal(images, images_then)
+                assert torch.equal(labels, labels_then)
+        for part in (0, 1):
+            assert not overlapping([batch[part] for batch in held])
+        for images, labels in held:
+            images.zero_()
+            labels.zero_()
+    assert table.path.read_bytes() == content
 
 
 def overlapping(tensors: list[Tensor]) -> bool:
@@ -101,50 +93,37 @@ def overlapping(tensors: list[Tensor]) -> bool:
     return any(end > start for (_, end), (start, _) in pairwise(spans))
 
 
-def test_who_writes_into_a_batch_writes_into_nothing_else(table: Beton) -> None:
-    expected = [(images.clone(), labels.clone()) for images, labels in stream(table)]
-    content = table.path.read_bytes()
-    loader = stream(table)
-    for images, labels in loader:
-        images.zero_()
-        labels.zero_()
-    assert table.path.read_bytes() == content
-    for (images, labels), (images_then, labels_then) in zip(loader, expected, strict=True):
-        assert torch.equal(images, images_then)
-        assert torch.equal(labels, labels_then)
-
-
 @pytest.mark.parametrize("augment", [True, False])
-def test_neither_workers_nor_batches_change_a_pixel_or_the_order(
+def test_workers_and_batch_sizes_change_neither_pixels_nor_order(
     augment: bool, table: Beton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = joined(stream(table, augment=augment))
-    for ahead in (0, 1, 3, 50):
+    for ahead in (0, 3, 50):
         monkeypatch.setattr(ffcv_loader, "BATCHES_AHEAD", ahead)
-        for num_workers in (1, 2, 5):
-            for batch_size in (1, 4, 20, 100):
+        for num_workers in (1, 5):
+            for batch_size in (1, 20, 100):
                 again = stream(table, augment=augment, num_workers=num_workers, batch_size=batch_size)
                 other_images, other_labels = joined(again)
                 assert torch.equal(other_images, images)
                 assert torch.equal(other_labels, labels)
 
 
-def test_no_more_batches_are_under_way_than_are_wanted_ahead(table: Beton, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_batches_are_decoded_ahead(table: Beton, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = stream(table)
-    begun = 0
-    begin = loader._begin
+    started = 0
+    start = loader._start
 
     def count(keys: NDArray[np.int64]) -> object:
-        nonlocal begun
-        begun += 1
-        return begin(keys)
+        nonlocal started
+        started += 1
+        return start(keys)
 
-    monkeypatch.setattr(loader, "_begin", count)
-    assert [begun for _ in loader] == [4, 5, 5, 5, 5]
+    monkeypatch.setattr(loader, "_start", count)
+    assert [started for _ in loader] == [4, 5, 5, 5, 5]
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 5])
-def test_a_batch_is_shared_evenly_among_threads_that_are_those_of_every_loader(num_workers: int, table: Beton) -> None:
+@pytest.mark.parametrize("num_workers", [1, 5])
+def test_a_batch_is_divided_evenly_among_threads_that_all_loaders_share(num_workers: int, table: Beton) -> None:
     shares: list[int] = []
     threads: set[threading.Thread] = set()
     for _ in range(5):
@@ -165,35 +144,24 @@ def test_a_batch_is_shared_evenly_among_threads_that_are_those_of_every_loader(n
     assert threading.current_thread() not in threads
 
 
-def test_training_is_in_another_order_each_epoch_and_evaluation_in_that_of_the_file(table: Beton) -> None:
-    orders = {tuple(joined(stream(table, epoch=epoch, seed=seed))[1].tolist()) for epoch in (0, 1) for seed in (0, 1)}
-    assert len(orders) == 4
-    assert {tuple(sorted(order)) for order in orders} == {tuple(range(COUNT))}
-    assert joined(stream(table, augment=False, epoch=3))[1].tolist() == list(range(COUNT))
+def test_order_and_crops_are_a_function_of_seed_and_epoch_in_training_and_fixed_in_evaluation(table: Beton) -> None:
+    fixed = by_sample(stream(table, augment=False))
+    orders, crops = set(), set()
+    for epoch, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        images, labels = joined(stream(table, epoch=epoch, seed=seed))
+        again = joined(stream(table, epoch=epoch, seed=seed))
+        assert torch.equal(images, again[0])
+        assert torch.equal(labels, again[1])
+        assert labels.sort().values.tolist() == list(range(COUNT))
+        orders.add(tuple(labels.tolist()))
+        crops |= {image.numpy().tobytes() for image in images}
+        evaluation = stream(table, augment=False, epoch=epoch, seed=seed)
+        assert by_sample(evaluation) == fixed
+        assert joined(evaluation)[1].tolist() == list(range(COUNT))
+    assert (len(orders), len(crops)) == (4, 4 * COUNT)
 
 
-def test_the_labels_are_those_of_the_images(betons: Path, table: Beton) -> None:
-    named = Beton.open(betons / "train.beton")
-    assert named.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
-    images, labels = joined(stream(named))
-    numbered_images, numbers = joined(stream(table))
-    assert torch.equal(images, numbered_images)
-    assert labels.tolist() == named.labels[numbers.numpy()].tolist()
-
-
-def test_an_epoch_and_a_seed_have_crops_of_their_own_and_the_same_ones_again(table: Beton) -> None:
-    seen = {(epoch, seed): by_sample(stream(table, epoch=epoch, seed=seed)) for epoch in (0, 1) for seed in (0, 1)}
-    assert len({pixels for crops in seen.values() for pixels in crops.values()}) == 4 * COUNT
-    for (epoch, seed), crops in seen.items():
-        assert by_sample(stream(table, epoch=epoch, seed=seed)) == crops
-
-
-def test_evaluation_is_the_same_in_every_epoch_and_of_every_seed(table: Beton) -> None:
-    expected = by_sample(stream(table, augment=False))
-    assert by_sample(stream(table, augment=False, epoch=1, seed=5)) == expected
-
-
-@pytest.mark.parametrize("ranks", [2, 3, 4, 30])
+@pytest.mark.parametrize("ranks", [2, 30])
 def test_ranks_evaluate_every_image_exactly_once(ranks: int, table: Beton) -> None:
     alone = by_sample(stream(table, augment=False))
     parts = [stream(table, augment=False, rank=rank, ranks=ranks) for rank in range(ranks)]
@@ -203,8 +171,8 @@ def test_ranks_evaluate_every_image_exactly_once(ranks: int, table: Beton) -> No
     assert max(len(part) for part in seen) - min(len(part) for part in seen) <= 1
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_train_on_crops_of_one_rank_and_never_on_the_same(ranks: int, table: Beton) -> None:
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_training_images_of_one_rank(ranks: int, table: Beton) -> None:
     alone = by_sample(stream(table, epoch=2))
     seen = [by_sample(stream(table, epoch=2, rank=rank, ranks=ranks)) for rank in range(ranks)]
     assert [len(part) for part in seen] == [COUNT // ranks] * ranks
@@ -223,14 +191,6 @@ def test_loaders_side_by_side_do_not_disturb_one_another(table: Beton) -> None:
     assert torch.equal(third, expected[0])
 
 
-def test_after_the_end_there_is_no_batch_again_and_again(table: Beton) -> None:
-    iterator = iter(stream(table))
-    assert len(list(iterator)) == 5
-    for _ in range(3):
-        with pytest.raises(StopIteration):
-            next(iterator)
-
-
 def test_the_size_of_the_images_is_that_of_the_epoch(table: Beton) -> None:
     loader = stream(table)
     loader.size = lambda epoch: 16 * (epoch + 1)
@@ -239,18 +199,9 @@ def test_the_size_of_the_images_is_that_of_the_epoch(table: Beton) -> None:
         assert {images.shape[2:] for images, _ in loader} == {(16 * (epoch + 1),) * 2}
 
 
-def test_loading_leaves_the_global_generators_and_torchs_threads_as_they_are(table: Beton) -> None:
+def test_loading_leaves_the_global_generators_and_torchs_number_of_threads(table: Beton) -> None:
     before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state()), torch.get_num_threads()
     joined(stream(table))
     joined(stream(table, augment=False))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), repr(np.random.get_state()), torch.get_num_threads()) == before[1:]
-
-
-def test_without_a_trainer_a_data_module_is_a_plain_iterable(betons: Path) -> None:
-    data = ImageNet(str(betons), batch_size=8, image_size=64)
-    data.setup("fit")
-    assert data.classes == Beton.open(betons / "train.beton").classes
-    sizes = [(data.normalize(images).shape, labels.shape) for images, labels in data.train_dataloader()]
-    assert sizes == [((count, 3, 64, 64), (count,)) for count in (8, 8, 5)]
-    assert sum(len(labels) for _, labels in data.val_dataloader()) == 12

@@ -1,4 +1,4 @@
-"""What only a GPU can show: batches on their way there are not written over."""
+"""Batches are not overwritten while their copies to a GPU wait."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def test_no_batch_changes_while_its_copy_to_a_gpu_waits(betons: Path) -> None:
     batches = [images for images, _ in loader]
     assert all(images.is_pinned() for images in batches)
     expected = [images.clone() for images in batches]
-    del batches  # what they lay in is free again
+    del batches  # their memory is free again
     busy = torch.randn(8192, 8192, device="cuda")
-    for _ in range(50):  # about a second, behind which the copies queue up, while the loader goes on
+    for _ in range(50):  # about a second of work; the copies queue behind it while the loader continues
         busy = busy @ busy / 8192
     copies = [images.to("cuda", non_blocking=True) for images, _ in loader]
     assert all(torch.equal(copy.cpu(), images) for copy, images in zip(copies, expected, strict=True))

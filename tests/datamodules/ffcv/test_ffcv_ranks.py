@@ -1,4 +1,4 @@
-"""Two processes that train and test one network on one ``.beton`` file."""
+"""Two processes train and test one network on one ``.beton`` file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: 
 
 
 class Witness(SubnetModule):
-    """Keeps a digest of each image that it is shown. Without batch norm, whose statistics are each rank's own."""
+    """Records a digest of each image. It has no batch norm, because each rank has its own statistics."""
 
     def __init__(self) -> None:
         network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
@@ -51,22 +51,14 @@ def digests(batch: Batch) -> list[str]:
 
 
 def train_and_test(root: Path, rank: int, port: int) -> None:
-    """What a rank does, and writes down: what it saw, and what there is to be seen."""
+    """Train and test as one rank, and write the digests that it saw and those of all images to a file."""
     warnings.simplefilter("ignore")
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.manual_seed(0)
     module = Witness()
     options: dict[str, Any] = {"batch_size": 2, "image_size": 64, "num_workers": 1}
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, enable_model_summary=False, **quiet)
     trainer.fit(module, datamodule=ImageNet(str(root), **options))
     (metrics,) = trainer.test(module, datamodule=ImageNet(str(root), **options), verbose=False)
     alone = ImageNet(str(root), **options)

@@ -1,4 +1,4 @@
-"""A writer may be killed or interrupted at any moment: a file under its own name is whole, and another run makes it."""
+"""A writer may be killed or interrupted at any moment: a file under its own name is whole, and can be written again."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SMALL_PAGE = 1 << 14
 
 
 def at_line(number: int, act: Callable[[], object]) -> None:
-    """Have this done before a line of the writer, counted as they are gone through, is run."""
+    """Call ``act`` before the writer's line of this number, in the order of execution."""
     left = number
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != writer.__file__ or frame.f_code.co_name not in ("write", "_write"):
+        if frame.f_code.co_filename != writer.__file__ or frame.f_code.co_name not in ("write", "_write", "_locked"):
             return None
         if event == "line":
             if not left:
@@ -48,11 +48,11 @@ def at_line(number: int, act: Callable[[], object]) -> None:
 
 
 def at_every_line(begin: Callable[[Path], object], act: Callable[[], object], root: Path, step: int) -> None:
-    """In a directory for each line, named after its number, begin a run that this is done to before that line.
+    """Run ``begin`` in a directory for each line, in its own process, and call ``act`` before that line.
 
-    Each in a process of its own, whose exit code is left beside; the last is of a run that nothing was done to.
+    The exit codes are written beside the directories. The last run is the one that is not interrupted.
     """
-    begin(root / "whole")  # once, for what is slow at first is then ready in all
+    begin(root / "whole")  # the forks share its imports
     for line in count(0, step):
         process = os.fork()
         if not process:
@@ -71,7 +71,7 @@ def at_every_line(begin: Callable[[Path], object], act: Callable[[], object], ro
 
 
 def codes(root: Path) -> dict[Path, int]:
-    """Directory and exit code of each of these runs, in the order of the lines."""
+    """Return directory and exit code of each of these runs, in the order of the lines."""
     ends = sorted(root.glob("*.code"), key=lambda path: int(path.stem))
     return {path.with_suffix(""): int(path.read_text()) for path in ends}
 
@@ -86,7 +86,8 @@ def be_killed(root: Path, files: Files) -> None:
     at_every_line(begin, lambda: os.kill(os.getpid(), signal.SIGKILL), root, 1)
 
 
-def test_a_writer_killed_before_any_line_leaves_no_half_file_and_the_next_one_makes_it_whole(
+@pytest.mark.thorough
+def test_a_writer_killed_before_any_line_leaves_no_incomplete_file_and_can_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "PAGE", SMALL_PAGE)
@@ -106,13 +107,13 @@ def test_a_writer_killed_before_any_line_leaves_no_half_file_and_the_next_one_ma
 
 
 def state(path: Path) -> str:
-    """How far a run has come, once it is seen that a file under its own name is whole."""
+    """Return how far a run came, after checking that a file under its own name is whole."""
     names = {file.name for file in path.parent.iterdir()}
     if path.exists():
         verify(path)
         assert names == {"a.beton", "a.beton.json"}
         return "finished"
-    assert names <= {"a.beton.json", "a.beton.partial", "a.beton.json.partial"}
+    assert names <= {"a.beton.json", "a.beton.partial", ".a.beton.json.partial"}
     return "described" if description_path(path).exists() else "partial" if names else "nothing"
 
 
@@ -121,7 +122,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.long
-def test_a_writer_killed_at_any_size_leaves_no_half_file_and_the_next_one_makes_it_whole(
+def test_a_writer_killed_at_any_size_leaves_no_incomplete_file_and_can_run_again(
     photographs: Path, tmp_path: Path
 ) -> None:
     files, whole = photographs_in(photographs / "train") * 30, tmp_path / "whole.beton"
@@ -145,7 +146,7 @@ def size(path: Path) -> int:
 
 
 def be_interrupted(source: Path, root: Path, step: int) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background of a shell ignores it
 
     def begin(directory: Path) -> None:
         os.dup2(os.open(directory.with_suffix(".err"), os.O_CREAT | os.O_WRONLY), 2)
@@ -155,9 +156,11 @@ def be_interrupted(source: Path, root: Path, step: int) -> None:
     at_every_line(begin, lambda: os.kill(os.getpid(), signal.SIGINT), root, step)
 
 
-@pytest.fixture(scope="module", params=[5, pytest.param(1, marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(5, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.long)]
+)
 def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, int]:
-    """What the command leaves, and its exit code, interrupted before each line or each fifth."""
+    """Return directory and exit code of commands that were interrupted before each line or each fifth."""
     root = tmp_path_factory.mktemp("interrupted")
     for folder in ("train/cat", "val/cat"):
         noise_files(root / "images" / folder, 1)
@@ -165,7 +168,7 @@ def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return codes(root)
 
 
-def test_the_command_interrupted_before_any_line_ends_with_130_and_what_it_leaves_is_whole(
+def test_the_command_interrupted_before_any_line_ends_with_130_and_leaves_whole_files(
     interrupted: dict[Path, int],
 ) -> None:
     *ends, end = interrupted.values()
@@ -174,20 +177,15 @@ def test_the_command_interrupted_before_any_line_ends_with_130_and_what_it_leave
     for directory, code in interrupted.items():
         error = directory.with_suffix(".err").read_text()
         assert "Traceback" not in error
-        assert (error.splitlines()[-1] == "interrupted; what was not finished is removed") == (code == 130)
+        assert (error.splitlines()[-1] == "interrupted; unfinished files are removed") == (code == 130)
         whole = sorted(path.name for path in directory.glob("*.beton"))
         for name in whole:
             verify(directory / name)
         finished.append(len(whole))
     assert sorted(finished) == finished
     assert set(finished) == {0, 1, 2}
-
-
-def test_an_interrupted_command_leaves_nothing_but_whole_files_or_an_empty_one_by_its_partial_name(
-    interrupted: dict[Path, int],
-) -> None:
     train, val = {"train.beton", "train.beton.json"}, {"val.beton", "val.beton.json"}
     for directory in interrupted:
-        # Between the making of a file and its lock it is not known whose it is.
+        # An empty file remains if the interrupt comes between opening and locking it.
         left = {path.name for path in directory.iterdir() if path.suffix != ".partial" or path.stat().st_size}
         assert left in (set(), train, train | val)

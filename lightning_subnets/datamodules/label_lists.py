@@ -1,0 +1,96 @@
+"""Photographs and labels in the layouts of ImageNet: directories of classes, or one directory and a list of labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lightning_subnets.datamodules.image_files import Files, common_classes, image_paths, list_files
+from lightning_subnets.errors import UserError
+
+# The lists of ImageNet's development kit, Kaggle, Caffe and Tiny ImageNet, relative to the source or to the images.
+LABEL_LISTS = (
+    "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
+    "data/ILSVRC2012_validation_ground_truth.txt",
+    "ILSVRC2012_validation_ground_truth.txt",
+    "LOC_val_solution.csv",
+    "val.txt",
+    "val_annotations.txt",
+)
+
+
+def find_images(source: Path, train: str, val: str, val_labels: Path | None) -> tuple[list[str], Files, Files]:
+    """Return the classes, the training files and the validation files, each file with its label.
+
+    Training images are in ``train/<class>/``, at any depth. Validation images are in ``val/<class>/``, or all in
+    ``val`` with a list of labels: ``val_labels``, or the first file of ``LABEL_LISTS`` that exists.
+
+    Raises:
+        ValueError: if a directory or the list is missing, or images and list do not match.
+    """
+    train_dir, val_dir = source / train, source / val
+    classes, labels = common_classes(train_dir, train_dir), val_labels
+    if labels is None and not any((val_dir / name).is_dir() for name in classes):
+        places = (directory / name for directory in (source, val_dir) for name in LABEL_LISTS)
+        labels = next((place for place in places if place.is_file()), None)
+    if labels is not None:
+        return classes, list_files(train_dir, classes), list_labelled(val_dir, labels, classes)
+    classes = common_classes(train_dir, val_dir)
+    return classes, list_files(train_dir, classes), list_files(val_dir, classes)
+
+
+def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
+    """Return path and label of each image of a directory, from a list with one line per image.
+
+    A line starts with the name of an image and its class: the class's name, or its index in the sorted names. A header
+    line is skipped. In ImageNet's ``ILSVRC2012_validation_ground_truth.txt`` a line is a class alone, by its number in
+    ``meta.mat`` beside the list, in the order of the images' names.
+
+    Raises:
+        ValueError: if the list is missing, an image has no label, a label has no image, or a class is unknown.
+    """
+    paths = sorted(map(Path, image_paths(directory))) if directory.is_dir() else []
+    images = {path.stem: path for path in paths}
+    if len(images) < len(paths):
+        raise UserError(f"{directory} has {len(paths) - len(images)} images with the name of another image")
+    try:
+        lines = [re.split(r"[\s,]+", line.strip()) for line in labels.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{labels} cannot be read as a list of labels: {error}") from error
+    indices = {name: index for index, name in enumerate(classes)}
+    indices |= {str(index): index for index in range(len(classes)) if str(index) not in indices}
+    if all(len(line) == 1 for line in lines):
+        if len(lines) != len(images):
+            raise UserError(f"{labels} has {len(lines)} labels for the {len(images)} images in {directory}")
+        lines = _lines_of_the_kit(labels, [number for (number,) in lines], list(images))
+    elif lines[0][-1] not in indices and Path(lines[0][0]).stem not in images:
+        del lines[0]
+    if short := [line for line in lines if len(line) == 1]:
+        raise UserError(f"{labels} has a line {short[0][0]!r} without a class")
+    labelled = {Path(name).stem: label for name, label, *_ in lines}
+    if len(labelled) < len(lines):
+        raise UserError(f"{labels} has {len(lines) - len(labelled)} labels for an image that already has one")
+    if unknown := [name for name in labelled.values() if name not in indices]:
+        raise UserError(f"{labels} names a class {unknown[0]!r} that has no directory of training images")
+    if differing := sorted(images.keys() ^ labelled.keys()):
+        raise UserError(
+            f"{labels} and {directory} do not match: {len(differing)} names are in one only, such as {differing[0]}"
+        )
+    return [(str(path), indices[labelled[stem]]) for stem, path in images.items()]
+
+
+def _lines_of_the_kit(labels: Path, numbers: list[str], images: list[str]) -> list[list[str]]:
+    """Return lines of image and class, from the numbers of the classes in ImageNet's development kit."""
+    from scipy.io import loadmat
+
+    table = labels.with_name("meta.mat")
+    if not table.is_file():
+        raise UserError(f"{labels} gives classes by number, and {table}, which gives their names, is missing")
+    try:
+        synsets = loadmat(table, squeeze_me=True)["synsets"]
+        names = {str(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+    except Exception as error:  # SciPy raises many types on damaged bytes
+        raise UserError(f"{table} cannot be read: {error}") from error
+    if unknown := [number for number in numbers if number not in names]:
+        raise UserError(f"{labels} names a class {unknown[0]!r} that is not in {table}")
+    return [[image, names[number]] for image, number in zip(images, numbers, strict=True)]
