@@ -1,4 +1,4 @@
-"""What there is to report on: sweeps, ordinary runs, or one run."""
+"""The sweeps and the runs in a directory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Summary = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """
+    """The contents of a directory.
+
     Attributes:
-        run: the directory, where it is a run's own.
-        sweeps: each with its results, by its path from the directory.
-        runs: the summaries of other runs by name and version, None of a run that is not finished.
+        run: the directory, if it is a run's own.
+        sweeps: each sweep with its results, by its path from the directory.
+        runs: the summaries of other runs by name and version; None for a run that is not finished.
     """
 
     run: Path | None
@@ -28,29 +29,29 @@ class Found(NamedTuple):
 
 
 def find(path: Path) -> Found:
-    """What stands in a directory: in it, in directories in it, and in those in these.
+    """Find the sweeps and the runs in a directory, and in two levels of directories below it.
 
     Raises:
-        ValueError: if there is nothing, or no directory.
+        UserError: if the directory does not exist, or has neither sweeps nor runs.
     """
     if not path.is_dir():
         raise UserError(f"{path} is no directory: name one with runs or sweeps in it, such as runs")
     if _is_run(path):
         return Found(path, {}, {})
     folders = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
-    sweeps = [folder for folder in folders if (folder / "sweep.yaml").is_file()]
-    # The runs of sweeps are in the tables of these.
-    stores = {folder.parent / "runs" for folder in sweeps}
-    runs = [folder for folder in folders if _is_run(folder) and folder.parent not in stores]
+    sweeps = {folder: results.read(folder) for folder in folders if (folder / "sweep.yaml").is_file()}
+    in_sweeps = {folder.parent / "runs" for folder in sweeps}  # these runs are in their sweeps' tables
+    runs = [folder for folder in folders if _is_run(folder) and folder.parent not in in_sweeps]
     if not sweeps and not runs:
         raise UserError(
-            f"{path} has no runs in it, nor sweeps: name what `lightning fit` leaves (runs/<name>/<version>, or the "
-            f"directories above it) or the --out of `subnets sweep`"
+            f"{path} has no runs in it, nor sweeps: name a run's directory (runs/<name>/<version>), one above it, "
+            "or the --out of `subnets sweep`"
         )
-    named = {(folder.resolve().parent.name, folder.name): summary.read(folder) for folder in runs}
-    read = {folder: results.read(folder) for folder in sweeps}
-    places = {folder: str(folder.relative_to(path)) if folder != path else read[folder][0].name for folder in sweeps}
-    return Found(None, {places[folder]: found for folder, found in read.items()}, named)
+    return Found(
+        None,
+        {read[0].name if at == path else str(at.relative_to(path)): read for at, read in sweeps.items()},
+        {(folder.resolve().parent.name, folder.name): summary.read(folder) for folder in runs},
+    )
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Units on paths of kept weights, layer by layer."""
+"""The plot of a network's width by layer: units on paths of kept weights."""
 
 from __future__ import annotations
 
@@ -10,55 +10,43 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lightning_subnets.experiments.report import points
-from lightning_subnets.experiments.report.styles import Style
+from lightning_subnets.experiments.report.figure_layout import Style
 from lightning_subnets.experiments.sweep.results import Row
 
-SHOWN = 20  # names of layers, at most
-DECADES = 1.5  # over which units are drawn on a logarithmic scale
-TYPE = 7
+SHOWN = 20  # names of layers on the x axis, at most
+DECADES = 1.5  # units that span more decades are drawn on a logarithmic scale
+FONT_SIZE = 7
 
 
 def draw(axes: Axes, rows: Sequence[Row], looks: Mapping[str, Style]) -> list[str]:
-    """A line for each of the figure's: the mean over seeds, and one standard deviation as a band.
+    """Draw the mean over seeds for each line, and one standard deviation as a band.
 
-    Returns: the lines that are drawn.
+    Returns: the lines that have runs to draw.
     """
     layers = _layers(rows)
     every = max(math.ceil(len(layers) / SHOWN), 1)
     drawn = []
-    for line, style in looks.items():
+    for line, look in looks.items():
         runs = [units for row in rows if row["line"] == line and (units := _units(row))]
-        if not runs:
+        values = [[run[layer] for run in runs if layer in run] for layer in layers]
+        places = [place for place, units in enumerate(values) if units]
+        if not places:
             continue
-        found = [
-            (place, points.measured([run[layer] for run in runs if layer in run])) for place, layer in enumerate(layers)
-        ]
-        here = [(place, units) for place, units in found if units is not None]
-        places, mean = [place for place, _ in here], np.array([units.mean for _, units in here])
-        deviation = np.array([units.deviation if units.deviation is not None else np.nan for _, units in here])
-        axes.plot(
-            places,
-            mean,
-            color=style.colour,
-            marker=style.marker,
-            linestyle=style.dashes,
-            markersize=4,
-            markevery=every,
-            linewidth=1.2,
-        )
-        axes.fill_between(
-            places, np.maximum(mean - deviation, 0), mean + deviation, color=style.colour, alpha=0.15, linewidth=0
-        )
+        found = [points.measured(values[place]) for place in places]
+        mean = np.array([units.mean for units in found])
+        deviation = np.array([math.nan if units.deviation is None else units.deviation for units in found])
+        axes.plot(places, mean, **look, markersize=4, markevery=every, linewidth=1.2)
+        low, high = np.maximum(mean - deviation, 0), mean + deviation
+        axes.fill_between(places, low, high, color=look["color"], alpha=0.15, linewidth=0)
         drawn.append(line)
     shown = range(0, len(layers), every)
-    axes.set_xticks(shown, [layers[place] for place in shown], rotation=90, fontsize=TYPE, parse_math=False)
+    axes.set_xticks(shown, [layers[place] for place in shown], rotation=90, fontsize=FONT_SIZE, parse_math=False)
     return drawn
 
 
-def scale(panels: Sequence[Axes]) -> None:
-    """Logarithmic where units span decades, with a place for none."""
-    lines = (np.asarray(line.get_ydata(), dtype=float) for axes in panels for line in axes.lines)
-    means = np.concatenate([np.empty(0), *lines])
+def set_scale(panels: Sequence[Axes]) -> None:
+    """Make y logarithmic if the units span decades, and linear around 0 if some layer has none."""
+    means = np.array([y for axes in panels for line in axes.lines for y in np.asarray(line.get_ydata(), dtype=float)])
     positive = means[means > 0]
     if len(positive) == 0 or positive.max() < 10**DECADES * positive.min():
         panels[0].set_ylim(bottom=0)
@@ -72,9 +60,9 @@ def scale(panels: Sequence[Axes]) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
 
 
-def room(rows: Sequence[Row]) -> float:
-    """Inches that the names of layers need under a panel."""
-    return 0.6 * TYPE / 72 * max(map(len, _layers(rows)), default=0)
+def label_height(rows: Sequence[Row]) -> float:
+    """Return the inches that the names of layers need under a panel."""
+    return 0.6 * FONT_SIZE / 72 * max(map(len, _layers(rows)), default=0)
 
 
 def _layers(rows: Sequence[Row]) -> list[str]:

@@ -1,12 +1,12 @@
-"""The pictures of a sweep, in the paper's form: means over seeds, one standard deviation, horizontal dense lines."""
+"""The figures of a sweep as papers draw them: means over seeds, one standard deviation, horizontal dense lines."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,27 +14,28 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lightning_subnets.errors import unknown
 from lightning_subnets.experiments.report import layers_plot, point_labels, points
-from lightning_subnets.experiments.report.figure_layout import TICK, FigureLayout
-from lightning_subnets.experiments.report.point_labels import PointLabel
-from lightning_subnets.experiments.report.quantities import quantity, spoken, written
-from lightning_subnets.experiments.report.styles import Style, styles
+from lightning_subnets.experiments.report.figure_layout import TICK, FigureLayout, Style, styles
+from lightning_subnets.experiments.report.quantities import quantity, with_axis, written
 from lightning_subnets.experiments.sweep.figure import Plot, Value
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
 
-DODGE = 0.36  # between the first and the last line at a name on x, of the distance between names
-Panel = tuple[str, list[Row]]
+DODGE = 0.36  # distance between the first and the last line at a name on x, where names are 1 apart
 
 
 def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
-    """
-    Args:
-        rows: the sweep's results. What is missing or has failed is not drawn, and said under the picture.
+    """Draw one plot of a sweep's figure.
 
-    Returns: a panel for each value of ``plot.panels`` and of every axis that is neither this nor x; a line that is not
-        run along one of them stands in each of its panels.
+    There is a panel for each value of ``plot.panels``, and of every other axis that is not x. A line that does not vary
+    along such an axis is in each of its panels. Runs that are missing or have failed are named below the panels.
+
+    Args:
+        sweep: the figure at one of its scales.
+        plot: the plot to draw.
+        rows: the sweep's results.
+
     Raises:
-        ValueError: if the results have no such axis or number.
+        UserError: if the results have no such axis or number.
     """
     axes_names = points.axes_of(sweep, rows)
     over_layers = plot.y == "units_on_paths"
@@ -42,141 +43,140 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
         if name is not None and rows and name not in rows[0]:
             raise unknown("axis or number", name, rows[0])
     panels = _panels(plot, rows, axes_names)
-    names = [] if over_layers or plot.x not in axes_names else points.values_of(rows, plot.x)
-    categories = [name for name in names if isinstance(name, str)]
-    slanted = len(categories) > 0 and _crowded(categories, len(panels))
-    room = layers_plot.room(rows) if over_layers else 0.03 * max(map(len, categories)) if slanted else 0.0
-    sheet = FigureLayout(len(panels), room=0.3 * (len(panels) > 4) + room, share_x=not over_layers)
-    sheet.label("layer" if over_layers else quantity(plot.x).label, quantity(plot.y).label)
-    curves = [
-        line for line in sweep.lines() if any(row["line"] == line and row.get(plot.x) is not None for row in rows)
-    ]
     looks = styles(sweep.figure.lines)
-    drawn: dict[str, bool] = {}  # whether as a curve
-    labels: list[PointLabel] = []
-    for axes, (title, panel) in zip(sheet.axes, panels, strict=True):
+    draw_panels = _draw_layers if over_layers else _draw_curves
+    layout, drawn = draw_panels(sweep, plot, rows, panels)
+    for axes, title in zip(layout.axes, panels, strict=True):
         axes.set_title(title, fontsize=10, parse_math=False)
-        if over_layers:
-            drawn |= dict.fromkeys(layers_plot.draw(axes, panel, looks), True)
-            continue
-        for line in sweep.lines():
-            of_line = [row for row in panel if row["line"] == line and _drawable(row, plot)]
-            runs = [row for row in of_line if row[plot.x] is not None]
-            if runs:
-                dodge = DODGE * (curves.index(line) / max(len(curves) - 1, 1) - 0.5)
-                labels += _curve(axes, plot, runs, looks[line], axes_names, categories, dodge)
-            elif of_line:
-                _horizontal(axes, points.numbers(of_line, plot.y), quantity(plot.y).scale, looks[line])
-            if of_line:
-                drawn[line] = bool(runs)
-    for axes in sheet.axes if not over_layers else ():
-        _ticks(axes, plot, names, slanted)
-    if over_layers:
-        layers_plot.scale(sheet.axes)
-    if not drawn:
-        for axes in sheet.axes:
+        if not drawn:
             axes.text(0.5, 0.5, "nothing to draw yet", ha="center", va="center", transform=axes.transAxes)
-            axes.set(yticks=[], **({} if names else {"xticks": []}))
-    handles = [_handle(name, looks[name], drawn[name]) for name in sweep.lines() if name in drawn]
-    sheet.finish(sweep.figure.title, notes(sweep, plot, rows), handles)
-    point_labels.place(sheet.figure, labels)
-    return sheet.figure
+            axes.set(yticks=[])
+    handles = [
+        Line2D([], [], **looks[line] | ({} if drawn[line] else {"marker": "none"}), markersize=5, label=line)
+        for line in sweep.lines()
+        if line in drawn
+    ]
+    note = "; ".join([sweep.scale.note, *points.seeds(rows, axes_names)])
+    layout.finish(sweep.figure.title, [note], _warnings(plot, rows, axes_names), handles)
+    point_labels.place(layout)
+    return layout.figure
 
 
-def notes(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> list[tuple[str, bool]]:
-    """What stands under a picture, each with whether it warns: of what it is the mean, and what is not in it."""
-    axes = points.axes_of(sweep, rows)
-    found = [("; ".join(filter(None, [sweep.scale.note, points.seeds(rows, axes)])), False)]
-    if missing := points.not_there(rows, axes):
-        found.append((missing, True))
-    without = [row for row in rows if row["status"] == "finished" and -np.inf in (row.get(plot.x), row[plot.y])]
+def _warnings(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
+    """Return in words which runs are not drawn."""
+    found = [missing] if (missing := points.incomplete(rows, axes)) else []
+    without = [row for row in rows if row["status"] == "finished" and -math.inf in (row.get(plot.x), row[plot.y])]
     if without:
-        runs = "1 run" if len(without) == 1 else f"{len(without)} runs"
-        found.append(
-            (f"not drawn: {runs} without a path from inputs to outputs ({points.named_of(without, rows, axes)})", True)
-        )
+        found.append(f"no path from inputs to outputs, so not drawn: {points.describe(without, axes)}")
     return found
 
 
-def _drawable(row: Row, plot: Plot) -> bool:
-    return bool(points.numbers([row], plot.y)) and row[plot.x] != -np.inf
-
-
-def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[Panel]:
-    """The title and the rows of each."""
+def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[Row]]:
+    """Return the rows of each panel by its title."""
     values = {axis: points.values_of(rows, axis) for axis in axes}
-    # Where x was measured, the axes are what a line's points differ in.
+    # If x was measured, the points of a line differ in the axes, and only ``plot.panels`` is split.
     further = axes if plot.y == "units_on_paths" else [axis for axis in axes if plot.x in axes and axis != plot.x]
-    split = [axis for axis in axes if axis == plot.panels or (axis in further and len(values[axis]) > 1)]
-    split = [axis for axis in split if values[axis]]
-    panels = []
+    split = [axis for axis in axes if values[axis] and (axis == plot.panels or (axis in further and values[axis][1:]))]
+    panels = {}
     for point in itertools.product(*(values[axis] for axis in split)):
         place = dict(zip(split, point, strict=True))
-        here = [row for row in rows if all(row[axis] in (None, value) for axis, value in place.items())]
-        panels.append((", ".join(spoken(axis, value) for axis, value in place.items()), here))
+        title = ", ".join(with_axis(axis, value) for axis, value in place.items())
+        panels[title] = [row for row in rows if all(row[axis] in (None, value) for axis, value in place.items())]
     return panels
 
 
+def _draw_layers(
+    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: dict[str, list[Row]]
+) -> tuple[FigureLayout, dict[str, bool]]:
+    layout = FigureLayout(len(panels), extra_height=layers_plot.label_height(rows), share_x=False)
+    layout.label("layer", quantity(plot.y).label)
+    looks, drawn = styles(sweep.figure.lines), list[str]()
+    for axes, panel in zip(layout.axes, panels.values(), strict=True):
+        drawn += layers_plot.draw(axes, panel, looks)
+    layers_plot.set_scale(layout.axes)
+    return layout, dict.fromkeys(drawn, True)
+
+
+def _draw_curves(
+    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: dict[str, list[Row]]
+) -> tuple[FigureLayout, dict[str, bool]]:
+    """Return the layout, and for each line that is drawn whether it is a curve and not a horizontal line."""
+    axes_names = points.axes_of(sweep, rows)
+    on_x = points.values_of(rows, plot.x) if plot.x in axes_names else []
+    names = [name for name in on_x if isinstance(name, str)]
+    slanted = not FigureLayout(len(panels)).fits(names)
+    layout = FigureLayout(len(panels), extra_height=0.03 * max(map(len, names)) if slanted else 0.0)
+    layout.label(quantity(plot.x).label, quantity(plot.y).label)
+    looks, drawn = styles(sweep.figure.lines), dict[str, bool]()
+    curves = list(dict.fromkeys(str(row["line"]) for row in rows if row[plot.x] is not None))
+    for axes, panel in zip(layout.axes, panels.values(), strict=True):
+        for line in sweep.lines():
+            of_line = [row for row in panel if row["line"] == line and points.numbers([row], plot.y)]
+            runs = [row for row in of_line if row[plot.x] not in (None, -math.inf)]
+            if runs:
+                shift = DODGE * (curves.index(line) / max(len(curves) - 1, 1) - 0.5)
+                positions = {name: place + shift for place, name in enumerate(names)}
+                _curve(axes, plot, runs, looks[line], axes_names, positions)
+            elif of_line and line not in curves:
+                _horizontal(axes, points.measured(points.numbers(of_line, plot.y), quantity(plot.y).scale), looks[line])
+            else:
+                continue
+            drawn[line] = bool(runs)
+        _set_ticks(axes, plot, on_x, slanted)
+    return layout, drawn
+
+
 def _curve(
-    axes: Axes,
-    plot: Plot,
-    rows: Sequence[Row],
-    style: Style,
-    axes_names: Sequence[str],
-    categories: Sequence[str],
-    dodge: float,
-) -> Iterator[PointLabel]:
-    """Draw a line of the figure. Returns: the labels of its points, where x was measured."""
+    axes: Axes, plot: Plot, rows: Sequence[Row], look: Style, axes_names: Sequence[str], positions: dict[str, float]
+) -> None:
+    """Draw a line of the figure, and label its points if x was measured.
+
+    Args:
+        axes: the panel.
+        plot: the plot.
+        rows: the line's runs in this panel.
+        look: the line's style.
+        axes_names: the axes of the sweep.
+        positions: where each name on x is, for this line.
+    """
     measured_x = plot.x not in axes_names
-    named = [axis for axis in axes_names if axis != plot.panels] if measured_x else [plot.x]
+    varied = [axis for axis in axes_names if axis != plot.panels] if measured_x else [plot.x]
     found = []
-    for values, group in points.grouped(rows, named).items():
-        name = ", ".join(written(axis, value) for axis, value in zip(named, values, strict=True) if value is not None)
-        if isinstance(values[0] if not measured_x else None, str):
-            x: points.Measured | None = points.Measured(categories.index(str(values[0])) + dodge, None)
+    for values, group in points.grouped(rows, varied).items():
+        label = ", ".join(written(axis, value) for axis, value in zip(varied, values, strict=True) if value is not None)
+        y = points.measured(points.numbers(group, plot.y), quantity(plot.y).scale)
+        if not measured_x and isinstance(values[0], str):
+            x = points.Measured(positions[values[0]], None)
         else:
-            x = _scaled(points.measured(points.numbers(group, plot.x)), quantity(plot.x).scale)
-        y = _scaled(points.measured(points.numbers(group, plot.y)), quantity(plot.y).scale)
-        assert x is not None
-        assert y is not None
-        found.append((x, y, name))
+            x = points.measured(points.numbers(group, plot.x), quantity(plot.x).scale)
+        found.append((x, y, label))
     found.sort(key=lambda point: point[0].mean)
     axes.errorbar(
         [x.mean for x, _, _ in found],
         [y.mean for _, y, _ in found],
         xerr=[x.deviation or np.nan for x, _, _ in found] if measured_x else None,
-        yerr=[y.deviation if y.deviation is not None else np.nan for _, y, _ in found],
-        color=style.colour,
-        marker=style.marker,
-        linestyle=style.dashes,
+        yerr=[np.nan if y.deviation is None else y.deviation for _, y, _ in found],
+        **look,
         markersize=5,
         linewidth=1.4,
         elinewidth=1,
         capsize=2.5,
     )
-    return (PointLabel(axes, x.mean, y.mean, name, style.colour) for x, y, name in found if measured_x and name)
+    for x, y, label in found:
+        if measured_x and label:
+            point_labels.add(axes, x.mean, y.mean, label, look["color"])
 
 
-def _horizontal(axes: Axes, values: Sequence[float], scale: float, style: Style) -> None:
-    level = _scaled(points.measured(values), scale)
-    assert level is not None
-    axes.axhline(level.mean, color=style.colour, linestyle=style.dashes, linewidth=1.4)
+def _horizontal(axes: Axes, level: points.Measured, look: Style) -> None:
+    axes.axhline(level.mean, color=look["color"], linestyle=look["linestyle"], linewidth=1.4)
     if level.deviation:
-        axes.axhspan(
-            level.mean - level.deviation, level.mean + level.deviation, color=style.colour, alpha=0.12, linewidth=0
-        )
+        low, high = level.mean - level.deviation, level.mean + level.deviation
+        axes.axhspan(low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 
-def _scaled(value: points.Measured | None, scale: float) -> points.Measured | None:
-    if value is None:
-        return None
-    deviation = None if value.deviation is None else scale * value.deviation
-    return points.Measured(scale * value.mean, deviation)
-
-
-def _ticks(axes: Axes, plot: Plot, names: Sequence[Value], slanted: bool) -> None:
-    """Room on x for all that is planned, and its names or numbers."""
-    numbers = [quantity(plot.x).scale * name for name in names if not isinstance(name, str)]
+def _set_ticks(axes: Axes, plot: Plot, on_x: Sequence[Value], slanted: bool) -> None:
+    """Make x wide enough for all planned points, and label their names or numbers."""
+    numbers = [quantity(plot.x).scale * value for value in on_x if not isinstance(value, str)]
     if plot.log_x:
         axes.set_xscale("log")
         low, high = (min(numbers), max(numbers)) if numbers else axes.dataLim.intervalx
@@ -188,23 +188,12 @@ def _ticks(axes: Axes, plot: Plot, names: Sequence[Value], slanted: bool) -> Non
     elif numbers:
         edge = 0.05 * ((max(numbers) - min(numbers)) or 1)
         axes.set_xlim(min(numbers) - edge, max(numbers) + edge)
-    elif names:
-        axes.set_xlim(-0.5, len(names) - 0.5)
-        axes.set_xticks(range(len(names)), [str(name) for name in names], fontsize=TICK, parse_math=False)
+    elif on_x:
+        axes.set_xlim(-0.5, len(on_x) - 0.5)
+        axes.set_xticks(range(len(on_x)), [str(name) for name in on_x], fontsize=TICK, parse_math=False)
         if slanted:
             axes.tick_params(axis="x", rotation=30)
             for label in axes.get_xticklabels():
                 label.set(horizontalalignment="right", rotation_mode="anchor")
     else:
-        axes.margins(x=0.2, y=0.12)  # for the names of points
-
-
-def _crowded(categories: Sequence[str], panels: int) -> bool:
-    """Whether names of some length would meet if they were written side by side."""
-    inches = FigureLayout(panels).panel_width / len(categories)
-    return max(map(len, categories)) * 0.095 > inches
-
-
-def _handle(name: str, style: Style, curve: bool) -> Artist:
-    marker = style.marker if curve else "none"
-    return Line2D([], [], color=style.colour, marker=marker, linestyle=style.dashes, markersize=5, label=name)
+        axes.margins(x=0.2, y=0.12)  # leaves space for the labels of points

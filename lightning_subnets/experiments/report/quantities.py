@@ -1,4 +1,4 @@
-"""What is drawn and tabulated: its name for people, its unit, and how its values are written."""
+"""The names and units of what is drawn and tabulated, and how its values are written."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lightning_subnets.experiments.sweep.figure import Value
 
 
 class Quantity(NamedTuple):
-    """An axis of a sweep or a number that was measured.
+    """An axis of a sweep, or a number that was measured.
 
     Attributes:
-        label: with its unit.
-        scale: the factor from the results' unit to that of the label.
+        label: its name, with its unit.
+        scale: the factor from the unit of the results to the unit of the label.
     """
 
     label: str
@@ -32,18 +32,17 @@ _KNOWN = {
     "test_loss": Quantity("test cross-entropy (nats)"),
     "test_top5": Quantity("test top-5 accuracy (%)", 100),
     "total": Quantity("weights in all (millions)", 1e-6),
-    "units_on_paths": Quantity("units on paths"),
     "width": Quantity("width multiplier"),
 }
 
 
 def quantity(name: str) -> Quantity:
-    """Of a column of ``results.csv``; an axis that is not known here goes by its own name."""
+    """Return the quantity in a column of ``results.csv``; an unknown axis has its own name as its label."""
     return _KNOWN.get(name, Quantity(name.replace("_", " ")))
 
 
 def written(axis: str, value: Value) -> str:
-    """A value of an axis where the axis is named beside it: ``Conv4``, ``10 %``, ``0.5``."""
+    """Write a value next to the name of its axis: ``Conv4``, ``10 %``, ``0.5``."""
     if isinstance(value, str):
         return value
     if axis == "density":
@@ -51,8 +50,8 @@ def written(axis: str, value: Value) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-def spoken(axis: str, value: Value) -> str:
-    """A value of an axis where nothing else names the axis: ``Conv4``, ``10 % kept``, ``width 0.5``."""
+def with_axis(axis: str, value: Value) -> str:
+    """Write a value together with the name of its axis: ``Conv4``, ``10 % kept``, ``width 0.5``."""
     text = written(axis, value)
     if isinstance(value, str):
         return text

@@ -1,14 +1,16 @@
-"""The pictures of one run, from what it has left in its directory."""
+"""The section of one run in a report, drawn from the files in the run's directory."""
 
 from __future__ import annotations
 
-import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
+from lightning_subnets.experiments.report import tables
+from lightning_subnets.experiments.report.finding import Summary
+from lightning_subnets.experiments.report.page import RunSection
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.run_directory import RunDirectory
@@ -16,31 +18,28 @@ from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.saved_run import SavedRun
 
 
-def pictures(run: Path) -> dict[str, bytes]:
-    """The files by name, PNGs and PDFs: those that the run draws when it ends, from what is there of it by now."""
+def section(run: Path, summary: Summary | None) -> RunSection:
+    """Draw a run's pictures as PNG and PDF, also for a run that is not finished, and tabulate its summary."""
     layers, diagnosis = _layers(run)
     held_out = read_config(run / "config.yaml")["data"].get("init_args", {}).get("validation_fraction")
-    drawn = {}
-    with tempfile.TemporaryDirectory() as folder:
+    evaluated_on, files = "held-out images" if held_out else "test set", {}
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
         for form in ("png", "pdf"):
-            for path in drawing.draw_run(
-                run,
-                layers=layers,
-                evaluated_on="held-out images" if held_out else "test set",
-                diagnosis=diagnosis,
-                out=Path(folder),
-                form=form,
-            ):
-                drawn[path.name] = path.read_bytes()
-    return drawn
+            drawing.draw_run(run, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis, out=out, form=form)
+        files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    table = tables.of_runs({(run.parent.name, run.name): summary})
+    return RunSection(f"{run.parent.name}, {run.name}", files, table, summary)
 
 
 def _layers(run: Path) -> tuple[list[str], Diagnosis | None]:
-    """The masked layers in the network's order, and what the masks of the last checkpoint leave of them.
+    """Return the masked layers in the network's order, and the diagnosis of the last checkpoint's masks.
 
-    Where the checkpoint or the data are gone, the layers that the metrics name, and no diagnosis.
+    If the checkpoint or the data are gone, return the layers that the metrics name, and no diagnosis.
     """
-    layers, diagnosis = _named(run), None
+    metrics = drawing.read_metrics(run / "metrics.csv")
+    layers = [name.removeprefix("density/") for name in metrics if name.startswith("density/")]
+    diagnosis = None
     checkpoint = RunDirectory(run).last_checkpoint
     with suppress(UserError):
         if checkpoint is not None:
@@ -50,12 +49,3 @@ def _layers(run: Path) -> tuple[list[str], Diagnosis | None]:
             if masking.density(network) < 1.0:
                 diagnosis = diagnose(network, saved.data().image_shape)
     return layers, diagnosis
-
-
-def _named(run: Path) -> list[str]:
-    """The layers that the metrics name, ``features.2`` before ``features.10``."""
-    metrics = drawing.read_metrics(run / "metrics.csv")
-    layers = (name.removeprefix("density/") for name in metrics if name.startswith("density/"))
-    return sorted(
-        layers, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-    )

@@ -1,29 +1,41 @@
-"""Tables of a sweep's points and of ordinary runs, beside what a paper prints for them."""
+"""Tables of a sweep's points and of other runs, with the results that papers print."""
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_subnets.experiments.report import points, published
-from lightning_subnets.experiments.report.points import Cell
+from lightning_subnets.experiments.report import points
 from lightning_subnets.experiments.report.quantities import quantity, written
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.training import csv_text
 
-# Columns of results whose means are numbers of their own in a sweep's table.
-FIXED = ("test_accuracy", "kept", "units_on_paths")
+# Top-1 accuracy on ImageNet in per cent for shipped configs, after PUBLISHED_EPOCHS: Ramanujan et al. 2020, Table 2.
+PUBLISHED = {
+    "rn50_kaiming": 61.71,
+    "rn101_kaiming": 66.15,
+    "wrn50_kaiming": 67.95,
+    "rn50_signed": 68.6,
+    "rn101_signed": 72.3,
+    "wrn50_signed": 73.3,
+    "rn34_dense": 73.3,
+    "rn50_dense": 76.1,
+    "wrn50_dense": 78.1,
+}
+PUBLISHED_EPOCHS = 100
+PUBLISHED_SOURCE = "Ramanujan et al. 2020, Table 2"
+Cell = str | float | None
 
 
 class Table(NamedTuple):
-    """
+    """A table for programs and for people.
+
     Attributes:
-        data: a row of numbers and names, in the order of the CSV.
+        data: the rows, in the columns of the CSV file.
         columns: the titles for people.
-        cells: what people read, a row for each of the data.
+        cells: the texts for people, a row for each row of the data.
     """
 
     data: list[Row]
@@ -32,125 +44,135 @@ class Table(NamedTuple):
 
 
 def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
-    """A row for each point: seeds, accuracy in per cent and its standard deviation, weights kept.
+    """Return a row for each point: seeds, accuracy in per cent with its standard deviation, weights kept.
 
-    The paper's figure stands beside it where there is one, and the difference, measured minus published, at the scale
-    ``paper`` alone: the other scales run on other data or for a shorter time.
+    If the paper prints a result for the point, it is next to the measured one. The difference, measured minus
+    published, is given at the scale ``paper`` only, because other scales use other data or train for a shorter time.
     """
     axes = points.axes_of(sweep, rows)
-    further = dict.fromkeys(name for plot in sweep.figure.plots for name in (plot.x, plot.y))
-    means = [name for name in further if name not in (*FIXED, *axes)]
-    to_compare = sweep.scale_name == "paper"
-    points_of = points.grouped(rows, ["line", *axes])
-
-    def printed_of(line: Cell, values: Sequence[Cell]) -> float | None:
-        return printed_for(sweep.figure.published, str(line), [value for value in values if value is not None])
-
-    printed = any(printed_of(line, values) is not None for line, *values in points_of)
+    plotted = dict.fromkeys(name for plot in sweep.figure.plots for name in (plot.x, plot.y))
+    means = ["kept", *(name for name in plotted if name not in ("test_accuracy", "kept", "units_on_paths", *axes))]
     data: list[Row] = []
-    for (line, *values), group in points_of.items():
-        accuracy = points.measured([100 * each for each in points.numbers(group, "test_accuracy")])
+    for (line, *values), group in points.grouped(rows, ["line", *axes]).items():
         row: Row = {"line": line, **dict(zip(axes, values, strict=True)), "planned": len(group)}
         row["finished"] = sum(run["status"] == "finished" for run in group)
-        row |= {"test_accuracy_percent": accuracy and accuracy.mean, "deviation": accuracy and accuracy.deviation}
-        for name in ("kept", *means):
-            found = points.measured(points.numbers(group, name))
-            row[name] = found and found.mean
-        if printed:
-            row["published_percent"] = there = printed_of(line, values)
-            if to_compare:
-                row["difference"] = accuracy.mean - there if accuracy and there is not None else None
+        accuracies = points.numbers(group, "test_accuracy")
+        row["test_accuracy_percent"], row["deviation"] = points.measured(accuracies, 100) if accuracies else (None,) * 2
+        for name in means:
+            found = points.numbers(group, name)
+            row[name] = points.measured(found).mean if found else None
+        row["published_percent"] = published_for(sweep.figure.published, str(line), values)
+        if sweep.scale_name == "paper":
+            row["difference"] = _minus(row["test_accuracy_percent"], row["published_percent"])
         data.append(row)
-    columns = [
-        "",
-        *("density" if axis == "density" else quantity(axis).label for axis in axes),
-        "seeds",
-        "test accuracy (%)",
-    ]
-    columns += ["weights kept", *(quantity(name).label for name in means)]
-    if printed:
-        columns += ["published (%)", "measured - published"] if to_compare else ["in the paper, not on these data (%)"]
-    return Table(data, columns, [_cells(row, axes, means) for row in data])
+    columns: dict[str, Callable[[Row], str]] = {"": lambda row: str(row["line"])}
+    for axis in axes:
+        title = "density" if axis == "density" else quantity(axis).label
+        columns[title] = lambda row, axis=axis: "" if (value := row[axis]) is None else written(axis, value)  # type: ignore[misc]
+    columns |= {"seeds": _seeds, "test accuracy (%)": _accuracy, "weights kept": _cell("kept", ",.0f")}
+    columns |= {quantity(name).label: _cell(name, ".4g") for name in means[1:]}
+    if all(row["published_percent"] is None for row in data):
+        data = [{k: v for k, v in row.items() if k not in ("published_percent", "difference")} for row in data]
+    elif sweep.scale_name == "paper":
+        columns |= _PUBLISHED_COLUMNS
+    else:
+        columns["in the paper, not on these data (%)"] = _cell("published_percent", "g")
+    return _table(data, columns)
 
 
-def printed_for(all_printed: Mapping[str, object], line: str, values: Sequence[Cell]) -> float | None:
-    """What is published for a point: of a line, or by the value of its only axis; None where nothing is."""
-    printed = all_printed.get(line)
-    if isinstance(printed, Mapping):
-        printed = printed.get(values[0]) if len(values) == 1 else None
-    elif values:  # of the whole line, which is run along nothing
-        printed = None
-    return float(printed) if isinstance(printed, int | float) else None
+def published_for(published: Mapping[str, object], line: str, values: Sequence[Cell]) -> float | None:
+    """Return the published result of a point, or None if there is none.
 
-
-def _cells(row: Row, axes: Sequence[str], means: Sequence[str]) -> list[str]:
-    cells = [str(row["line"]), *("" if (value := row[axis]) is None else written(axis, value) for axis in axes)]
-    finished, planned = row["finished"], row["planned"]
-    cells.append(f"{finished:g}" if finished == planned else f"{finished:g} of {planned:g}")
-    accuracy = _number(row["test_accuracy_percent"], ".2f")
-    cells.append(accuracy if row["deviation"] is None else f"{accuracy} ± {row['deviation']:.2f}")
-    cells += [_number(row["kept"], ",.0f"), *(_number(row[name], ".4g") for name in means)]
-    return cells + [_number(row[name], form) for name, form in _PUBLISHED.items() if name in row]
-
-
-_PUBLISHED = {"published_percent": "g", "difference": "+.2f"}
+    Args:
+        published: for each line a number, or numbers by the value of the line's only axis.
+        line: the point's line.
+        values: its values on all axes; None for an axis that the line does not vary along.
+    """
+    present, found = [value for value in values if value is not None], published.get(line)
+    if isinstance(found, Mapping):
+        found = found.get(present[0]) if len(present) == 1 else None
+    elif present:  # one number is for a line that does not vary
+        found = None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def of_runs(summaries: Mapping[tuple[str, str], Mapping[str, Cell] | None]) -> Table:
-    """A row for each run, by name and version, from its ``summary.json``, None where it is not finished.
+    """Return a row for each run, with the result that a paper prints if the run is of a shipped config.
 
-    What is published for a shipped config stands beside it, and the difference where the run is as long as the paper's.
+    The difference is given if the run is as long as the paper's.
+
+    Args:
+        summaries: each run's ``summary.json`` by name and version, None if it is not finished.
     """
     data: list[Row] = []
     for (name, version), summary in summaries.items():
         found = summary or {}
-        row: Row = {"name": name, "version": version, **{key: found.get(key) for key in _OF_RUNS}}
+        row: Row = {"name": name, "version": version, **{key: found.get(key) for key in _SUMMARY_COLUMNS}}
         on_imagenet = summary is None or found.get("data") == "ImageNet"
-        printed, accuracy = published.TOP1.get(name) if on_imagenet else None, row["test_accuracy"]
-        row["published_percent"] = printed
-        whole = printed is not None and row["epochs"] == published.EPOCHS and isinstance(accuracy, int | float)
-        row["difference"] = 100 * accuracy - printed if whole else None  # type: ignore[operator]
+        row["published_percent"] = PUBLISHED.get(name) if on_imagenet else None
+        accuracy = row["test_accuracy"] if row["epochs"] == PUBLISHED_EPOCHS else None
+        percent = 100 * accuracy if isinstance(accuracy, int | float) else None
+        row["difference"] = _minus(percent, row["published_percent"])
         data.append(row)
-    columns = ["name", "version", *(title for title, _ in _OF_RUNS.values()), "published (%)", "measured - published"]
-    cells = [
-        [
-            str(row["name"]),
-            str(row["version"]),
-            *(_number(_shown(key, row[key]), form) for key, (_, form) in _OF_RUNS.items()),
-            *(_number(row[key], form) for key, form in _PUBLISHED.items()),
-        ]
-        for row in data
-    ]
-    for place, summary in enumerate(summaries.values()):
+    columns = {name: _cell(name, "") for name in ("name", "version")}
+    columns |= {title: _cell(*cell) for title, cell in zip(_TITLES, _SUMMARY_COLUMNS.items(), strict=True)}
+    table = _table(data, columns | {"test accuracy (%)": _cell("test_accuracy", ".2f", 100)} | _PUBLISHED_COLUMNS)
+    for cells, summary in zip(table.cells, summaries.values(), strict=True):
         if summary is None:
-            cells[place][2] = "not finished"
-    return Table(data, columns, cells)
+            cells[2] = "not finished"
+    return table
 
 
-_OF_RUNS = {
-    "method": ("method", ""),
-    "weights": ("weights", ""),
-    "kept": ("weights kept", ",.0f"),
-    "test_accuracy": ("test accuracy (%)", ".2f"),
-    "epochs": ("epochs", "g"),
-    "seed": ("seed", "g"),
-    "seconds": ("seconds", ",.0f"),
+def _table(data: list[Row], columns: Mapping[str, Callable[[Row], str]]) -> Table:
+    return Table(data, list(columns), [[show(row) for show in columns.values()] for row in data])
+
+
+def _cell(key: str, form: str, scale: float = 1) -> Callable[[Row], str]:
+    def show(row: Row) -> str:
+        value = row[key]
+        return "" if value is None else value if isinstance(value, str) else f"{scale * value:{form}}"
+
+    return show
+
+
+def _seeds(row: Row) -> str:
+    finished, planned = row["finished"], row["planned"]
+    return str(finished) if finished == planned else f"{finished} of {planned}"
+
+
+def _accuracy(row: Row) -> str:
+    deviation = "" if row["deviation"] is None else f" ± {row['deviation']:.2f}"
+    return _cell("test_accuracy_percent", ".2f")(row) + deviation
+
+
+def _minus(measured: Cell, published: Cell) -> float | None:
+    both = isinstance(measured, int | float) and isinstance(published, int | float)
+    return measured - published if both else None  # type: ignore[operator]
+
+
+_PUBLISHED_COLUMNS = {
+    "published (%)": _cell("published_percent", "g"),
+    "measured - published": _cell("difference", "+.2f"),
+}
+_TITLES = ("method", "weights", "weights kept", "test accuracy (%)", "epochs", "seed", "seconds")
+_SUMMARY_COLUMNS = {
+    "method": "",
+    "weights": "",
+    "kept": ",.0f",
+    "test_accuracy": "",
+    "epochs": "g",
+    "seed": "g",
+    "seconds": ",.0f",
 }
 
 
-def _shown(key: str, cell: Cell) -> Cell:
-    return 100 * cell if key == "test_accuracy" and isinstance(cell, int | float) else cell
-
-
-def _number(cell: Cell, form: str) -> str:
-    return "" if cell is None else cell if isinstance(cell, str) else f"{cell:{form}}"
-
-
 def as_csv(table: Table) -> str:
+    """Return the data of a table as CSV."""
     return csv_text.table(table.data)
 
 
 def as_markdown(table: Table) -> str:
+    """Return the texts of a table as Markdown."""
     head, *rows = ([markdown(cell) for cell in row] for row in (table.columns, *table.cells))
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
 
@@ -158,13 +180,3 @@ def as_markdown(table: Table) -> str:
 def markdown(text: str) -> str:
     """Escape a text from a file for a line of Markdown, so that it is not HTML, a link or the end of a cell."""
     return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", " ".join(text.splitlines()))
-
-
-def as_html(table: Table) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>\n"
-
-    body = "".join(row("td", cells) for cells in table.cells)
-    return (
-        f'<div class="wide"><table>\n<thead>{row("th", table.columns)}</thead>\n<tbody>{body}</tbody></table></div>\n'
-    )

@@ -1,1 +1,1 @@
-"""Many runs for one figure: what they are, how they are run, what came out."""
+"""The runs of a figure: ``figure`` reads the file, ``plan`` lists the runs, ``running`` makes them."""

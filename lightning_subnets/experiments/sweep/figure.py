@@ -1,4 +1,4 @@
-"""A figure of a paper as a file: what varies, what is compared, how it is drawn, and at which scales it is run."""
+"""The file of a figure: what varies, what is compared, how it is drawn, and at which scales it is run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.training.schema import first_mistake
 
 Value = str | float
-# A value may name a class, {class_path: ..., init_args: ...}. Only the run that it is for builds it: a report reads
-# figures from elsewhere.
+# An option may name a class, {class_path: ..., init_args: ...}. Only a run builds it: a report reads others' figures.
 Options = dict[str, Any]
+
+# The columns of results.csv, besides the axes. Accuracies are fractions, times seconds, units_on_paths a JSON object.
+NUMBERS = ("test_accuracy", "test_top5", "test_loss", "kept", "total", "log10_paths", "log10_trace", "seconds")
+MEASURED = (*NUMBERS, "units_on_paths", "epochs", "steps", "method", "weights", "weights_digest", "device")
+VERSIONS = ("torch", "torchvision", "lightning", "lightning_subnets")
+COLUMNS = ("line", "seed", "status", "error", *MEASURED, "finished", *VERSIONS, "directory", "command")
 _CONFIG = ConfigDict(extra="forbid")
 
 
@@ -26,11 +31,11 @@ class Line:
     """Runs that belong together: a line of the figure, a row of its table.
 
     Args:
-        config: of ``lightning fit``, a file in the scale's ``configs``.
-        options: what it changes there, by dotted key.
-        over: the axes it is run along, all of the figure's where none are named. A line that is not run along a plot's
-            x is drawn as a horizontal one.
-        axes: its own values for some axes.
+        config: the config of ``lightning fit``, a file in the scale's ``configs``.
+        options: changes to the config, by dotted key.
+        over: the axes that the line varies along, by default all of the figure's. A line that does not vary along a
+            plot's x is drawn horizontally.
+        axes: the line's own values for some axes.
     """
 
     config: str
@@ -41,13 +46,13 @@ class Line:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Plot:
-    """A picture of the runs.
+    """A plot of the runs.
 
     Args:
-        x: an axis or a number that was measured, see ``columns.py``.
-        y: what was measured; ``units_on_paths`` is drawn over layers and not over x.
+        x: an axis, or one of ``NUMBERS``.
+        y: one of ``NUMBERS``, or ``units_on_paths``, which is drawn over layers and not over x.
         panels: the axis that has a panel for each value.
-        log_x: whether x is on a logarithmic scale.
+        log_x: whether x is logarithmic.
     """
 
     x: str = "density"
@@ -61,13 +66,13 @@ class Scale:
     """How much of a figure is run, and on what.
 
     Args:
-        configs: the folder of the lines' configs, seen from the figure's file.
-        note: on what, in a few words, for the caption.
-        seeds: as many runs are made of each point.
-        options: what is changed in every config; those of a line and of an axis go before them.
-        axes: for an axis a list, the values to keep of it, or a mapping, other values.
-        lines: the lines to keep, all where none are named.
-        at_once: runs at a time on one GPU, where no other number is asked for: as many as its memory holds.
+        configs: the folder of the lines' configs, relative to the figure's file.
+        note: data and length of training in a few words, for the caption.
+        seeds: the seeds of the runs at each point.
+        options: changes to every config; the options of a line and of an axis override them.
+        axes: for an axis a list of the values to keep, or a mapping with other values.
+        lines: the lines to keep, by default all.
+        at_once: the default number of runs at a time on one GPU, as many as fit into its memory.
     """
 
     configs: str
@@ -86,16 +91,15 @@ class Figure:
     Args:
         title: for instance ``Figure 3: going deeper``.
         source: the paper.
-        caption: what is to be seen, in a sentence or two.
-        axes: what varies. Each axis is a mapping from its values to the options that make them,
-            ``{Conv2: {model.network: ...}, Conv4: ...}``, or one option and its values,
-            ``{model.method.density: [0.1, 0.5]}``.
-        lines: what is compared, by the name in the legend.
-        plots: how it is drawn.
+        caption: the content of the figure in a sentence or two.
+        lines: the lines by their names in the legend.
+        plots: the plots of the figure.
         scales: ``paper`` is the paper's protocol; the others are smaller.
-        published: accuracies in per cent that the paper prints, by line and, where it has one, by the value of the
-            line's only axis. Only runs at the scale ``paper`` are compared with them.
-        published_source: where they are printed.
+        axes: what varies. Each axis maps its values to options, ``{Conv2: {model.network: ...}, Conv4: ...}``, or is
+            one option with its values, ``{model.method.density: [0.1, 0.5]}``.
+        published: accuracies in per cent that the paper prints, by line, or by line and the value of the line's only
+            axis. Only runs at the scale ``paper`` are compared with them.
+        published_source: the table or figure that prints them.
     """
 
     title: str
@@ -110,6 +114,11 @@ class Figure:
 
 
 def content_of(path: Path) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        UserError: if the file cannot be read or is not YAML.
+    """
     try:
         return yaml.safe_load(path.read_text())
     except OSError as error:
@@ -119,13 +128,13 @@ def content_of(path: Path) -> Any:
 
 
 def figure_of(path: Path, content: Any) -> Figure:
-    """The figure in what a file holds.
+    """Return the figure in the content of a file.
 
     Raises:
-        ValueError: if it is none.
+        UserError: if the content is not a figure.
     """
     try:
-        json.dumps(content)  # options are written into command lines so
+        json.dumps(content)  # because options become JSON on command lines
         return TypeAdapter(Figure).validate_python(content)
     except ValidationError as error:
         raise UserError(f"{path} is no figure: {first_mistake(error)}") from error

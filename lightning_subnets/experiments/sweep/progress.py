@@ -1,4 +1,4 @@
-"""How far a sweep is, and when it will be done."""
+"""The progress of a sweep on the terminal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from lightning_subnets.experiments.sweep.results import Row
 
 
 class SweepProgress:
-    """A bar over the runs on a terminal, and a line for each that has ended.
+    """A progress bar over the runs, and a line for each run that has ended.
 
     Args:
-        name: of the sweep.
-        done, total: runs.
+        name: the sweep's name.
+        done: the number of runs that are finished.
+        total: the number of all runs.
     """
 
     def __init__(self, name: str, *, done: int, total: int) -> None:
         console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
         self._began, self._done, self._before, self._total = time.monotonic(), done, done, total
-        self.signals = 0
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        # Rich would count from the end of the first run, where several at once have been under way as long.
+        # Rich's own estimate counts from the end of the first run, which is wrong for runs that began together.
         self._bar = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console)
         self._bar.disable = not console.is_terminal
         self._task = self._bar.add_task(name, total=total, completed=done, left="")
@@ -38,42 +38,34 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show(self, under_way: list[PlannedRun]) -> None:
-        """Say which runs are under way."""
-        if under_way and not self.signals:
-            self._bar.update(self._task, description=f"{len(under_way)} at once: {under_way[0].label}")
+    def show(self, running: list[PlannedRun]) -> None:
+        """Show how many runs are running, and one of them."""
+        if running:
+            self._bar.update(self._task, description=f"{len(running)} at once: {running[0].label}")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(text)
 
     def signal(self, number: int, *, second: bool) -> None:
-        """Say that a signal to end has come."""
-        self.signals += 1
-        what = "the runs are killed" if second else "waiting for the runs to write their checkpoints; again kills them"
-        self._say(f"{signal.Signals(number).name}: {what}")
-
-    def elsewhere(self, run: PlannedRun) -> None:
-        """Say that a run is left to another process."""
-        self._say(f"{run.label}: another process is making it")
-
-    def give_up(self, failed: int, left: int) -> None:
-        """Say that no more runs are tried."""
-        self._say(f"the first {failed} runs have failed for the same reason: the other {left} are not tried")
+        """Say what a signal does to the runs."""
+        what = (
+            "the runs are killed" if second else "waiting for the runs to save checkpoints; a second signal kills them"
+        )
+        self.say(f"{signal.Signals(number).name}: {what}")
 
     def ended(self, run: PlannedRun, row: Row) -> None:
-        """Say what came out of a run."""
-        accuracy = row["test_accuracy"]
-        if row["status"] == "failed":
-            what = f"failed: {row['error']}"
-        elif row["status"] == "missing":
-            what = "stopped; the same command goes on"
-        else:
+        """Say how a run ended, and how much time is left."""
+        accuracy, status = row["test_accuracy"], row["status"]
+        if status == "finished":
             what = "done" if accuracy is None else f"{accuracy:.2%}"
-        self._done += row["status"] != "missing"
+        else:
+            what = f"failed: {row['error']}" if status == "failed" else "stopped; the same command resumes it"
+        self._done += status != "missing"
         left = f"{timedelta(seconds=round(self.left(time.monotonic())))} left"
         self._bar.update(self._task, completed=self._done, left=left)
-        self._say(f"{self._done}/{self._total}, {left}: {run.label}: {what}")
+        self.say(f"{self._done}/{self._total}, {left}: {run.label}: {what}")
 
     def left(self, now: float) -> float:
-        """Seconds that the other runs will take at the pace of those that have ended."""
+        """Return the seconds that the remaining runs take at the pace of those that have ended."""
         return (now - self._began) / max(1, self._done - self._before) * (self._total - self._done)
-
-    def _say(self, text: str) -> None:
-        self._bar.console.print(text)

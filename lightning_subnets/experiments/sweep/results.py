@@ -1,4 +1,4 @@
-"""What came out of a sweep: a table with a row for each run, made or not."""
+"""The results of a sweep: a table with a row for each planned run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pydantic import Json
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.sweep.columns import COLUMNS, MEASURED, NUMBERS, VERSIONS
-from lightning_subnets.experiments.sweep.figure import Value
+from lightning_subnets.experiments.sweep.figure import COLUMNS, MEASURED, NUMBERS, VERSIONS, Value
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.run_files.names import plain_name
 from lightning_subnets.run_files.summary import read as read_summary
@@ -37,31 +36,36 @@ class _Row(Strict):
 
 
 def folder_of(sweep: Sweep, out: Path) -> Path:
-    """Where the results of a sweep are; its runs are in ``runs`` beside it, which all figures share."""
+    """Return the directory of a sweep's results; the runs of all sweeps are in ``runs`` beside it."""
     return out / sweep.name
 
 
 def directory_of(run: str, out: Path) -> Path:
-    """The directory of a run, by its name."""
+    """Return the directory of a run, by its name."""
     return out / "runs" / run
 
 
 def failure_of(run: str, out: Path) -> Path:
-    """The file that says why a run has failed."""
+    """Return the file with the reason for which a run has failed."""
     return out / "runs" / f"{run}.failed"
 
 
+def log_of(run: str, out: Path) -> Path:
+    """Return the file with the output of a run."""
+    return out / "runs" / f"{run}.log"
+
+
 def collect(sweep: Sweep, out: Path) -> list[Row]:
-    """A row for each run that is planned, with what there is of it."""
+    """Return a row for each planned run, with its results if it is finished."""
     axes = list(dict.fromkeys(axis for line in sweep.lines().values() for axis in sweep.axes(line)))
     return [_row(run, axes, out) for run in sweep.runs()]
 
 
 def write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
-    """Write ``sweep.yaml`` and ``results.csv``, which a report is made of.
+    """Write ``sweep.yaml`` and ``results.csv``, from which a report is made.
 
     Raises:
-        ValueError: if they cannot be written, or another figure of the same file name has its results there.
+        UserError: if they cannot be written, or another figure of the same file name has its results there.
     """
     try:
         _write(sweep, rows, folder)
@@ -83,25 +87,25 @@ def _write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
 
 
 def read(folder: Path) -> tuple[Sweep, list[Row]]:
-    """A sweep and its rows: as they are now, where a run is at hand, and else as they were written.
+    """Read a sweep and its rows; the results of runs that are on this machine are read from the runs themselves.
 
     Raises:
-        ValueError: if a file is missing or damaged, or a run in it has no name for a directory.
+        UserError: if a file is missing or damaged, or the name of a run cannot be the name of a directory.
     """
     sweep = Sweep.load(folder / "sweep.yaml")
-    path = folder / "results.csv"
-    points: dict[str, dict[str, Value]] = {}  # the values of each axis, by how they are written
+    path, out = folder / "results.csv", folder.parent
+    on_axes: dict[str, dict[str, Value]] = {}  # the values of each axis by their texts
     for line in sweep.lines().values():
         for axis, values in sweep.axes(line).items():
-            points.setdefault(axis, {}).update({str(value): value for value in values})
+            on_axes.setdefault(axis, {}).update({str(value): value for value in values})
     try:
         with path.open(newline="") as file:
             written = csv_text.rows(file)
         if not written:
             raise ValueError("it has no rows")
-        rows = [{name: _value(name, text, points) for name, text in row.items()} for row in written]
-        if any(row.keys() != {*COLUMNS, *points} for row in rows):
-            raise UserError(f"{path} has other columns than it should: the same subnets sweep writes it again")
+        rows = [{name: _value(name, text, on_axes) for name, text in row.items()} for row in written]
+        if any(row.keys() != {*COLUMNS, *on_axes} for row in rows):
+            raise ValueError("it has other columns than it should")
         for row in rows:
             _Row.model_validate(row)
             plain_name(row["directory"], f"the directory of a run in {path}")
@@ -109,8 +113,12 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         raise
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         wrong = first_mistake(error)
-        raise UserError(f"{path} cannot be read ({wrong}): the same subnets sweep writes it again") from error
-    return sweep, [row | _now(row, folder.parent) for row in rows]
+        raise UserError(f"{path} cannot be read ({wrong}): repeat the sweep to write it again") from error
+    for row in rows:
+        run = str(row["directory"])
+        if directory_of(run, out).is_dir() or failure_of(run, out).is_file() or row["status"] != "finished":
+            row |= _measured(run, out)
+    return sweep, rows
 
 
 def _row(run: PlannedRun, axes: list[str], out: Path) -> Row:
@@ -124,15 +132,8 @@ def _row(run: PlannedRun, axes: list[str], out: Path) -> Row:
     }
 
 
-def _now(row: Row, out: Path) -> Row:
-    """What has changed of a run since its row was written; nothing where it is elsewhere."""
-    run = str(row["directory"])
-    at_hand = directory_of(run, out).is_dir() or failure_of(run, out).is_file()
-    return _measured(run, out) if at_hand or row["status"] != "finished" else {}
-
-
 def _measured(run: str, out: Path) -> Row:
-    """What there is of a run: whether it is finished, and what it came to."""
+    """Return the status of a run, and its results if it is finished."""
     row: Row = dict.fromkeys(("status", "error", *MEASURED, "finished", *VERSIONS))
     failure = failure_of(run, out)
     try:
@@ -148,16 +149,16 @@ def _measured(run: str, out: Path) -> Row:
         value = summary.get(name)
         row[name] = json.dumps(value) if isinstance(value, dict) else value
     units = summary.get("units_on_paths")
-    if units and not any(units.values()):  # no path, and no logarithm of that, which JSON could not say
+    if units and not any(units.values()):  # the logarithm of no path is -inf, for which JSON has no number
         row |= {name: -math.inf for name in ("log10_paths", "log10_trace") if row[name] is None}
     return row | {name: summary.get("versions", {}).get(name) for name in VERSIONS}
 
 
-def _value(name: str, text: str, points: Mapping[str, Mapping[str, Value]]) -> str | float | None:
+def _value(name: str, text: str, on_axes: Mapping[str, Mapping[str, Value]]) -> str | float | None:
     if not text:
         return None
-    if name in points:
-        return points[name][text]
+    if name in on_axes:
+        return on_axes[name][text]
     if name in ("seed", "epochs", "steps"):
         return int(text)
     return float(text) if name in NUMBERS else text

@@ -1,4 +1,4 @@
-"""Sweeps as a report finds them, with results that are made here."""
+"""Sweeps with invented results."""
 
 from __future__ import annotations
 
@@ -7,23 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
+from lightning_subnets.experiments.sweep.figure import COLUMNS, Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
-
-MEASURED = ["error", "test_accuracy", "test_top5", "test_loss", "kept", "total", "log10_paths", "log10_trace"]
-MEASURED += [
-    "units_on_paths",
-    "seconds",
-    "epochs",
-    "steps",
-    "method",
-    "weights",
-    "weights_digest",
-    "device",
-    "finished",
-]
-MEASURED += ["torch", "torchvision", "lightning", "lightning_subnets", "directory", "command"]
 
 
 def made(
@@ -37,11 +23,11 @@ def made(
     published: Mapping[str, Any] | None = None,
     title: str = "Figure 0",
 ) -> tuple[Sweep, list[Row]]:
-    """A sweep and its results.
+    """Return a sweep and its results.
 
     Args:
-        lines: the axes of each, all where it is None.
-        measure: what a row has that is not the same in all of them.
+        lines: the axes of each line, None for all.
+        measure: returns the columns in which a row differs from the others.
     """
     figure = Figure(
         title=title,
@@ -59,8 +45,14 @@ def made(
         of_line = sweep.axes(line)
         for point in itertools.product(*of_line.values()):
             row: Row = {"line": name, **dict.fromkeys(figure.axes), **dict(zip(of_line, point, strict=True))}
-            row |= {"seed": float(seed), "status": "finished", **dict.fromkeys(MEASURED)}
-            row |= {"kept": 5e5, "test_accuracy": 0.5, "seconds": 30.0, "finished": "2026-01-02T03:04:05"}
+            row |= dict.fromkeys(COLUMNS[1:]) | {
+                "seed": float(seed),
+                "status": "finished",
+                "kept": 5e5,
+                "test_accuracy": 0.5,
+                "seconds": 30.0,
+                "finished": "2026-01-02T03:04:05",
+            }
             row |= {"command": f"lightning fit -c base.yaml --seed_everything={seed}"}
             rows.append(row | dict(measure(row)))
     return sweep, rows
@@ -71,7 +63,7 @@ DENSITIES = {"model.method.density": [0.1, 0.5, 0.9]}
 
 
 def figure3(scale: str = "smoke", **changes: Any) -> tuple[Sweep, list[Row]]:
-    """Two networks, three densities, two seeds: a line over densities and a dense one over networks alone."""
+    """Return a sweep of two networks, three densities, and two seeds, with a dense line over the networks only."""
 
     def measure(row: Row) -> dict[str, float]:
         seed, density = float(row["seed"] or 0), float(row["density"] or 1.5)

@@ -1,4 +1,4 @@
-"""A directory from elsewhere is reported on, whatever stands in it, and nothing outside the report is written."""
+"""A report on a stranger's directory is safe: it writes only its own files, whatever the directory contains."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from made_sweeps import figure3, made
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.report import figure_layout, plots, report, single_run, tables
+from lightning_subnets.experiments.report import report, single_run, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -27,7 +26,7 @@ METRICS = "density/a,epoch,step,swapped/a,val/accuracy\n,0,9,,0.5\n0.5,0,9,0.2,\
 
 
 def a_sweep(folder: Path) -> Sweep:
-    """A sweep that has not been run, in ``folder/figure0-smoke``."""
+    """Write a sweep without results into ``folder/figure0-smoke``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "base.yaml").write_text("a: 1\n")
     lines, scales = {"a": Line("base.yaml")}, {"smoke": Scale(str(folder), "digits", [0])}
@@ -35,9 +34,6 @@ def a_sweep(folder: Path) -> Sweep:
     sweep = Sweep("figure0-smoke", figure, "smoke", folder)
     results.write(sweep, results.collect(sweep, folder), folder / sweep.name)
     return sweep
-
-
-CONFIG = "{model: {network: {class_path: Conv2}}, data: {class_path: Digits}, seed_everything: 0}"
 
 
 def a_run(folder: Path, **changes: Any) -> Path:
@@ -52,8 +48,8 @@ def everything(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["{victim}", "../../victim", "../victim", "", ".", 7])
-def test_a_sweep_whose_name_is_a_path_is_a_mistake_and_writes_nothing(name: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["{victim}", "../victim", 7])
+def test_the_name_of_a_sweep_cannot_be_a_path(name: Any, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "table.csv").write_text("mine")
     a_sweep(tmp_path / "sent")
@@ -70,8 +66,8 @@ def test_a_sweep_whose_name_is_a_path_is_a_mistake_and_writes_nothing(name: Any,
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("directory", ["../../secret", "/secret", ".."])
-def test_a_run_whose_directory_is_a_path_is_a_mistake(directory: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("directory", ["../../secret", ".."])
+def test_the_directory_of_a_run_cannot_be_a_path(directory: str, tmp_path: Path) -> None:
     sweep = a_sweep(tmp_path)
     table = tmp_path / sweep.name / "results.csv"
     (row,) = results.collect(sweep, tmp_path)
@@ -83,10 +79,10 @@ def test_a_run_whose_directory_is_a_path_is_a_mistake(directory: str, tmp_path: 
 
 
 @pytest.mark.parametrize("lines", [0, 1])
-def test_a_table_without_a_row_is_a_mistake(lines: int, tmp_path: Path) -> None:
+def test_results_without_a_row_are_a_mistake(lines: int, tmp_path: Path) -> None:
     table = tmp_path / a_sweep(tmp_path).name / "results.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:lines]))
-    with pytest.raises(UserError, match=r"results.csv cannot be read \(it has no rows\): the same subnets sweep"):
+    with pytest.raises(UserError, match=r"results.csv cannot be read \(it has no rows\): repeat the sweep"):
         report(str(tmp_path))
 
 
@@ -105,7 +101,7 @@ def test_a_link_does_not_lead_a_report_elsewhere(link: str, tmp_path: Path) -> N
     assert everything(victim) == before
 
 
-def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     run = a_run(tmp_path / "sent" / "version_0")
     names = ["index.html", ".index.html.partial", "curves.png", ".curves.png.partial"]
@@ -131,7 +127,7 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
     assert row["test_accuracy"] == "-0.5"
 
 
-def test_a_line_or_a_value_that_begins_as_a_formula_is_read_back(tmp_path: Path) -> None:
+def test_names_that_begin_like_formulas_are_read_back(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("a: 1\n")
     axes: dict[str, Any] = {"@network": {"=1": {"b": 1}, "-2": {"b": 2}, "'=3": {"b": 3}}}
     scales = {"smoke": Scale(".", "digits", [0])}
@@ -144,9 +140,19 @@ def test_a_line_or_a_value_that_begins_as_a_formula_is_read_back(tmp_path: Path)
 
 
 def test_no_text_of_a_table_is_markdown() -> None:
-    texts = ["a|b", "![x](http://y)", "<img src=x>", "`c`", "*d*", "two\nlines", "e\\"]
+    texts = [
+        "<script>\n\n# [Another](http://x)",
+        "a|b",
+        "![x](http://y)",
+        "<img src=x>",
+        "`c`",
+        "*d*",
+        "two\nlines",
+        "e\\",
+    ]
     table = tables.Table([], ["text"], [[text] for text in texts])
     assert tables.as_markdown(table).splitlines()[2:] == [
+        r"| \<script\>  # \[Another\](http://x) |",
         r"| a\|b |",
         r"| !\[x\](http://y) |",
         r"| \<img src=x\> |",
@@ -157,40 +163,18 @@ def test_no_text_of_a_table_is_markdown() -> None:
     ]
 
 
-def test_no_text_of_a_sweep_is_markdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep, rows = figure3(title="<script>\n\n# [Another](http://x)")
-    (tmp_path / "sweep.yaml").touch()
-    monkeypatch.setattr(results, "read", lambda _: (sweep, rows))
-    report(str(tmp_path))
-    text = (tmp_path / "report" / sweep.name / "table.md").read_text()
-    assert text.splitlines()[0] == r"# \<script\>  # \[Another\](http://x)"
-
-
-@pytest.mark.parametrize("form", ["png", "pdf"])
-def test_no_name_in_the_pictures_of_a_run_is_read_as_mathematics(form: str, tmp_path: Path) -> None:
+def test_no_name_in_the_pictures_of_a_run_is_read_as_mathematics(tmp_path: Path) -> None:
     run = tmp_path / MATHS / "version_0"
     run.mkdir(parents=True)
     (run / "metrics.csv").write_text(METRICS.replace("/a", f"/{MATHS}"))
-    layers = single_run._named(run)
+    layers, _ = single_run._layers(run)
     assert layers == [MATHS]
     diagnosis = Diagnosis({MATHS: LayerDiagnosis(6, 24, on_paths=5, units=4, width=3, alive=2, used=True)}, 2.5)
-    drawn = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=diagnosis, form=form)
+    drawn = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=diagnosis)
     assert [path.stem for path in drawn] == ["curves", "layers", "widths"]
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "panels"),
-    [("network", "kept", MATHS), ("kept", "loss " + MATHS, None), ("kept", "units_on_paths", None)],
-)
-def test_no_name_in_the_pictures_of_a_sweep_is_read_as_mathematics(x: str, y: str, panels: str | None) -> None:
-    measured = {"loss " + MATHS: 2.0, "units_on_paths": json.dumps({MATHS: 3, "b": 4})}
-    axes: dict[str, Any] = {"network": {MATHS: {}, "b": {}}, MATHS: {MATHS: {}}}
-    sweep, rows = made({MATHS: None}, axes, [Plot(x, y, panels)], lambda _: measured, title=MATHS)
-    picture = figure_layout.as_bytes(plots.draw(sweep, sweep.figure.plots[0], rows), "png")
-    assert picture.startswith(b"\x89PNG")
-
-
-def test_a_run_called_by_the_markup_of_the_console_is_shown(
+def test_a_name_with_the_markup_of_rich_is_printed_literally(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

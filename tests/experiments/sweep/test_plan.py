@@ -39,7 +39,7 @@ OVER_KEPT = {"lines": {"U_k": {"config": "base.yaml", "over": ["kept"]}}}
 
 
 def written(figure: dict[str, Any], tmp_path: Path) -> Path:
-    """The figure in a file, with the configs that it names."""
+    """Write the figure and its configs."""
     for folder in ("cifar10", "digits", "figures"):
         (tmp_path / folder).mkdir(exist_ok=True)
     for folder in ("cifar10", "digits"):
@@ -51,11 +51,11 @@ def written(figure: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def changed(**scale: Any) -> dict[str, Any]:
-    """The figure with another smoke scale."""
+    """Return the figure with another smoke scale."""
     return FIGURE | {"scales": {"smoke": FIGURE["scales"]["smoke"] | scale}}
 
 
-def test_a_line_is_run_along_its_axes_for_each_seed(tmp_path: Path) -> None:
+def test_a_line_varies_along_its_axes_for_each_seed(tmp_path: Path) -> None:
     sweep = Sweep.read(written(FIGURE, tmp_path), "paper")
     assert [(run.line, dict(run.values), run.seed) for run in sweep.runs()] == [
         (line, {"network": network} | ({} if density is None else {"density": density}), seed)
@@ -66,7 +66,7 @@ def test_a_line_is_run_along_its_axes_for_each_seed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_is_a_command_line_in_which_an_axis_overrules_a_line_and_a_line_the_scale(
+def test_the_options_of_an_axis_override_those_of_a_line_and_of_the_scale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,15 +99,8 @@ def test_a_line_may_have_values_of_its_own(tmp_path: Path) -> None:
     assert [run.values["density"] for run in sweep.runs()] == [0.5]
 
 
-def test_whole_classes_are_written_as_json(tmp_path: Path) -> None:
-    options = {"model.method": {"class_path": "SNIP", "init_args": {"density": 0.1}}}
-    run, *_ = Sweep.read(written(changed(options=options), tmp_path), "smoke").runs()
-    assert '--model.method={"class_path": "SNIP", "init_args": {"density": 0.1}}' in run.arguments
-    assert "method=SNIP" in run.name
-
-
 @pytest.mark.parametrize("where", ["line", "scale", "axis"])
-def test_a_class_that_a_figure_names_is_handed_on_and_not_built(where: str, tmp_path: Path) -> None:
+def test_a_class_in_a_figure_is_passed_on_and_not_built(where: str, tmp_path: Path) -> None:
     trace = tmp_path / "called"
     shell: dict[str, Any] = {"class_path": "os.system", "init_args": {"command": f"touch {trace}"}}
     method: dict[str, Any] = {"class_path": "lightning_subnets.EdgePopup", "init_args": {"density": 0.5}}
@@ -123,20 +116,22 @@ def test_a_class_that_a_figure_names_is_handed_on_and_not_built(where: str, tmp_
         path = written(figure, tmp_path)
         run, *_ = Sweep.read(path, "smoke").runs()
         assert f"--model.method={json.dumps(given)}" in run.arguments
+        assert f"method={given['class_path'].rsplit('.', 1)[-1]}" in run.name
         sweep = Sweep.read(path, "smoke")
         sweep.write(tmp_path / "sweep.yaml")
-        assert Sweep.load(tmp_path / "sweep.yaml").figure == sweep.figure
+        again = Sweep.load(tmp_path / "sweep.yaml")
+        assert (again.name, again.scale_name, again.figure) == ("figure3-smoke", "smoke", sweep.figure)
     assert not trace.exists()
 
 
-def test_runs_have_one_name_where_their_arguments_are_the_same_and_only_there(tmp_path: Path) -> None:
+def test_runs_have_the_same_name_if_and_only_if_their_arguments_are_the_same(tmp_path: Path) -> None:
     runs = list(Sweep.read(written(FIGURE, tmp_path), "paper").runs())
     assert len({run.name for run in runs}) == len(runs) == 16
     turned = FIGURE | {"axes": dict(reversed(FIGURE["axes"].items()))}
     assert {run.name for run in Sweep.read(written(turned, tmp_path), "paper").runs()} == {run.name for run in runs}
 
 
-def test_a_run_of_a_config_that_sets_something_else_is_another_run(tmp_path: Path) -> None:
+def test_a_changed_config_gives_another_run(tmp_path: Path) -> None:
     path = written(FIGURE, tmp_path)
 
     def dense() -> str:
@@ -145,7 +140,7 @@ def test_a_run_of_a_config_that_sets_something_else_is_another_run(tmp_path: Pat
     before, base = dense(), tmp_path / "digits" / "base.yaml"
     base.write_text("# The same.\nmodel.lr: 0.1\n")
     assert dense() == before
-    base.write_text("model.lr: 0.2\n")  # of which dense.yaml begins
+    base.write_text("model.lr: 0.2\n")  # the base of dense.yaml
     assert dense() != before
 
 
@@ -156,26 +151,16 @@ def test_a_name_can_be_a_directory(tmp_path: Path) -> None:
         assert run.name.replace("=", "").replace("-", "").replace("_", "").replace(".", "").isalnum()
 
 
-def test_a_written_sweep_is_read_again_without_its_configs(tmp_path: Path) -> None:
-    sweep = Sweep.read(written(FIGURE, tmp_path), "smoke")
-    (tmp_path / "alone").mkdir()
-    sweep.write(tmp_path / "alone" / "sweep.yaml")
-    again = Sweep.load(tmp_path / "alone" / "sweep.yaml")
-    assert (again.name, again.scale_name, again.figure) == ("figure3-smoke", "smoke", sweep.figure)
-
-
 @pytest.mark.parametrize(
     ("figure", "message"),
     [
         (changed(seeds=[0, 0]), r"seeds of figure3-smoke are \[0, 0\]: each once, and none below 0"),
-        (changed(seeds=[-1]), r"seeds of figure3-smoke are \[-1\]"),
         (changed(axes={"desnity": [0.5]}), r"unknown axis of the scale smoke .* 'desnity'. Did you mean 'density'"),
         (changed(axes={"density": 0.5}), r"figure3.yaml is no figure"),
         (
             FIGURE | {"axes": {"density": [0.5], "network": {}}},
-            r"the axis 'density' is \[0.5\]: it is an option and its",
+            r"the axis 'density' is \[0.5\]: give an option and its",
         ),
-        (FIGURE | {"axes": FIGURE["axes"] | {"density": {0.5: None}}}, r"the axis 'density' is .*None.*: it is an"),
         (changed(axes={"density": {0.5: {}, "full": {}}}), r"the axis 'density' of .* has numbers and names"),
         (
             FIGURE | {"axes": FIGURE["axes"] | {"density": {"model.method": [{"class_path": "SNIP"}]}}},
@@ -186,30 +171,28 @@ def test_a_written_sweep_is_read_again_without_its_configs(tmp_path: Path) -> No
         (FIGURE | {"plots": []}, r"figure3-smoke has no runs or no plots"),
         (FIGURE | {"plots": [{"x": "network", "log_x": True}]}, r"draws 'network' on a logarithmic scale"),
         (FIGURE | {"published": {"U_l": 3.0}}, r"unknown published line of .* 'U_l'. Did you mean 'U_k'"),
-        (changed(axes={"density": [0.4]}), r"unknown value of density '0.4'.*Known: 0.1, 0.5, 0.9"),
         (changed(lines=["U_l"]), r"unknown line 'U_l'. Did you mean 'U_k'"),
-        (changed(configs="../digit"), r"digit/base.yaml is missing, by which 'U_k' of figure3-smoke is run"),
+        (
+            changed(configs="../digit"),
+            r"digit/base.yaml is missing: it is the config of the line 'U_k' of figure3-smoke",
+        ),
         (changed(sedes=[0]), r"figure3.yaml is no figure.*sedes"),
-        (changed(seeds=[]), r"figure3-smoke has no runs or no plots"),
         (
             FIGURE | {"lines": {"U_k": {"config": "base.yaml", "over": ["network"], "axes": {"width": {"w": [1]}}}}},
-            r"the line 'U_k' of .* has an axis 'width' that it is not run over",
+            r"the line 'U_k' of .* has an axis 'width' that its `over` lacks",
         ),
         (FIGURE | {"axes": {}}, r"unknown axis 'network'"),
         (FIGURE | {"plots": [{"x": "densty"}]}, r"unknown quantity of a plot of .*'densty'. Did you mean 'density'"),
-        (FIGURE | {"plots": [{"y": "accuracy"}]}, r"unknown quantity of a plot of .*'accuracy'"),
         (FIGURE | {"plots": [{"panels": "depth"}]}, r"unknown axis of a plot of .*'depth'.*Known: density, network"),
-        (changed(axes={"kept": {"a": [1]}}, lines=["U_k"]) | OVER_KEPT, r"an axis of .* is called 'kept'"),
+        (changed(axes={"kept": {"a": [1]}}, lines=["U_k"]) | OVER_KEPT, r"calls an axis 'kept'"),
     ],
 )
-def test_what_a_figure_names_and_is_not_there_is_a_mistake(
-    figure: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_a_mistake_in_a_figure_is_named(figure: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Sweep.read(written(figure, tmp_path), "smoke")
 
 
-@pytest.mark.parametrize("scale", [["smoke"], {"smoke": 1}, None, 3])
+@pytest.mark.parametrize("scale", [["smoke"], None])
 def test_a_written_sweep_with_a_damaged_scale_is_a_mistake(scale: Any, tmp_path: Path) -> None:
     content = {"name": "figure3-smoke", "scale": scale, "figure": FIGURE}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
