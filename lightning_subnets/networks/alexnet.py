@@ -9,26 +9,25 @@ from lightning_subnets.networks.width import scaled
 
 
 class AlexNet(nn.Module):
-    """Five convolutions and three linear layers; batch norm and ReLU after each but the last.
+    """Five convolutions and three linear layers, each but the last followed by batch norm and ReLU.
 
-    The convolutions are AlexNet's: 96 channels of 11x11, 256 of 5x5, 384, 384 and 256 of 3x3, all in one group. Each
-    halves the image by its stride, where AlexNet has pools; the first takes an image of any size to 16x16, by a
-    stride of 2 for 32 pixels and of 4 for 64. The last leaves 1x1, which goes through two linear layers of
-    ``hidden_units`` and one of ``num_classes``.
+    The convolutions are AlexNet's: 96 channels of 11x11, 256 of 5x5, 384, 384 and 256 of 3x3, in one group. Each halves
+    the image by its stride instead of a pool; the first brings an image to 16x16, with stride 2 for 32 pixels and 4 for
+    64. The last leaves 1x1, for two linear layers of ``hidden_units`` and one of ``num_classes``.
 
     Args:
-        num_classes: outputs; the only number that the width leaves alone.
+        num_classes: number of outputs; the width does not scale it.
         in_channels: channels of an image.
         image_size: height and width of an image in pixels, a multiple of 16.
         width_multiplier: scales every number of channels and units.
-        hidden_units: 1024 is the AlexNet-s of SNIP, 2048 its AlexNet-b.
-        channels: of each convolution, so that one of them can be made wider than the rest.
+        hidden_units: 1024 for the AlexNet-s of SNIP, 2048 for its AlexNet-b.
+        channels: of each convolution, so that one of them can be wider.
 
     Raises:
-        ValueError: if the first convolution cannot bring the image to 16x16, or a layer is left without units.
+        ValueError: if the first convolution cannot bring the image to 16x16, or a layer has no units.
     Source: channels and kernels of Krizhevsky et al. 2012, section 3.5; strides, norms, linear layers and no dropout
-        of Lee et al. 2019 (SNIP), Table 2, and their public code. Ours: an odd pixel of padding is before the image
-        and not behind it, and only the last layer has biases, for batch norm takes the others out again.
+        of Lee et al. 2019 (SNIP), Table 2, and their public code. Different here: an odd pixel of padding lies before
+        the image, and only the last layer has a bias, because batch norm cancels the others.
     """
 
     def __init__(
@@ -42,34 +41,23 @@ class AlexNet(nn.Module):
     ) -> None:
         super().__init__()
         if image_size < 16 or image_size % 16:
-            raise UserError(f"AlexNet brings its image to 16x16: image_size = {image_size} is no multiple of 16")
-        if hidden_units < 1:
-            raise UserError(f"hidden_units = {hidden_units} is below 1")
-        if min(channels) < 1:
-            raise UserError(f"channels = {channels}: a convolution has at least 1")
+            raise UserError(f"image_size = {image_size} is no multiple of 16, and AlexNet brings its image to 16x16")
+        if hidden_units < 1 or min(channels) < 1:
+            raise UserError(f"hidden_units = {hidden_units} and channels = {channels} must be at least 1")
         layers: list[nn.Module] = []
         inputs = in_channels
         kernels_and_strides = ((11, image_size // 16), (5, 2), (3, 2), (3, 2), (3, 2))
         for count, (kernel, stride) in zip(channels, kernels_and_strides, strict=True):
             width = scaled(count, width_multiplier, "AlexNet")
-            layers += [
-                nn.Conv2d(inputs, width, kernel, stride, padding=kernel // 2, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
+            convolution = nn.Conv2d(inputs, width, kernel, stride, padding=kernel // 2, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
             inputs = width
         self.features = nn.Sequential(*layers)
+        layers = [nn.Flatten()]
         hidden = scaled(hidden_units, width_multiplier, "AlexNet")
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(inputs, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, num_classes),
-        )
+        for units in (inputs, hidden):
+            layers += [nn.Linear(units, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+        self.classifier = nn.Sequential(*layers, nn.Linear(hidden, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(images))

@@ -1,17 +1,16 @@
-"""ResNet-20 and ResNet-32: the residual networks made for CIFAR."""
+"""ResNet-20 and ResNet-32, the residual networks for CIFAR."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from lightning_subnets.networks.width import scaled
 
 
 class Shortcut(nn.Module):
-    """The identity where a stage begins: every second pixel, and zeros for the channels that are new.
+    """A shortcut without parameters to a smaller stage: every second pixel, and zeros for new channels.
 
-    Option A of He et al. 2016, which has no parameters.
+    Source: He et al. 2016, option A.
     """
 
     def __init__(self, new_channels: int) -> None:
@@ -23,15 +22,16 @@ class Shortcut(nn.Module):
 
 
 class _CifarResNet(nn.Module):
-    """A 3x3 convolution of 16 channels, three stages of blocks of 16, 32 and 64 channels, an average over the
-    pixels, a linear layer; a block is two 3x3 convolutions beside a shortcut. Batch norm follows every convolution.
+    """A residual network for images of any size.
 
-    The second and third stage begin with a stride of 2. Shortcuts have no parameters: where a stage begins they take
-    every second pixel and zeros for the new channels (option A), as the paper does on CIFAR. Public code that has 1x1
-    convolutions there (option B), SynFlow's for instance, has 2,560 weights more. Images may have any size.
+    A 3x3 convolution of 16 channels, three stages of blocks of 16, 32 and 64 channels, an average over the pixels and a
+    linear layer. A block is two 3x3 convolutions beside a shortcut. Batch norm follows every convolution.
+
+    The second and third stage begin with stride 2 and a shortcut without parameters (option A), as in the paper. Public
+    code with 1x1 convolutions there (option B), for instance SynFlow's, has 2,560 more weights.
 
     Args:
-        num_classes: outputs; the only number that the width leaves alone.
+        num_classes: number of outputs; the width does not scale it.
         in_channels: channels of an image.
         width_multiplier: scales every number of channels.
 
@@ -48,14 +48,17 @@ class _CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, first, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU()
-        self.layer1 = nn.Sequential(*(BasicBlock(first, first) for _ in range(self.blocks_per_stage)))
-        self.layer2 = self._smaller_stage(first, second)
-        self.layer3 = self._smaller_stage(second, third)
+        self.layer1 = self._stage(first, first, stride=1)
+        self.layer2 = self._stage(first, second, stride=2)
+        self.layer3 = self._stage(second, third, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(third, num_classes)
 
-    def _smaller_stage(self, inputs: int, outputs: int) -> nn.Sequential:
-        first = BasicBlock(inputs, outputs, stride=2, downsample=Shortcut(outputs - inputs))
+    def _stage(self, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        from torchvision.models.resnet import BasicBlock
+
+        shortcut = Shortcut(outputs - inputs) if stride > 1 else None
+        first = BasicBlock(inputs, outputs, stride, shortcut)
         return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(self.blocks_per_stage - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,10 +69,10 @@ class _CifarResNet(nn.Module):
 
 
 class ResNet20(_CifarResNet):
-    __doc__ = f"Three blocks a stage: {_CifarResNet.__doc__}"
+    __doc__ = f"ResNet-20, three blocks a stage: {_CifarResNet.__doc__}"
     blocks_per_stage = 3
 
 
 class ResNet32(_CifarResNet):
-    __doc__ = f"Five blocks a stage: {_CifarResNet.__doc__}"
+    __doc__ = f"ResNet-32, five blocks a stage: {_CifarResNet.__doc__}"
     blocks_per_stage = 5

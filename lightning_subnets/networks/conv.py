@@ -1,4 +1,4 @@
-"""Conv2, Conv4, Conv6 and Conv8: the small VGG-like networks of the paper's CIFAR-10 experiments."""
+"""Conv2, Conv4, Conv6 and Conv8, the small VGG-like networks of the paper's CIFAR-10 experiments."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from lightning_subnets.networks.width import scaled
 
 
 class _Conv(nn.Module):
-    """Pairs of 3x3 convolutions of 64, 128, 256, 512 channels, each pair followed by a 2x2 max-pool, then
-    fully connected layers of 256, 256 and ``num_classes`` units; ReLU between, no biases, no batch norm.
+    """A VGG-like network without biases and batch norm.
+
+    Pairs of 3x3 convolutions of 64, 128, 256, 512 channels, a 2x2 max-pool after each pair, then fully connected layers
+    of 256, 256 and ``num_classes`` units; ReLU between the layers.
 
     Args:
-        num_classes: outputs; the only number that the width leaves alone.
+        num_classes: number of outputs; the width does not scale it.
         in_channels: channels of an image.
         image_size: height and width of an image in pixels.
         width_multiplier: scales every number of channels and units.
@@ -29,11 +31,9 @@ class _Conv(nn.Module):
         self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width_multiplier: float = 1.0
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        if image_size < 2**self.pairs:
-            raise UserError(
-                f"{name} halves its image {self.pairs} times: image_size = {image_size} is below {2**self.pairs}"
-            )
+        name, smallest = type(self).__name__, 2**self.pairs
+        if image_size < smallest:
+            raise UserError(f"image_size = {image_size} is below {smallest}, and {name} halves it {self.pairs} times")
         layers: list[nn.Module] = []
         channels = in_channels
         for pair in range(self.pairs):
@@ -46,7 +46,7 @@ class _Conv(nn.Module):
         hidden = scaled(256, width_multiplier, name)
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels * (image_size // 2**self.pairs) ** 2, hidden, bias=False),
+            nn.Linear(channels * (image_size // smallest) ** 2, hidden, bias=False),
             nn.ReLU(),
             nn.Linear(hidden, hidden, bias=False),
             nn.ReLU(),

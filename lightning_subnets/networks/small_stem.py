@@ -7,23 +7,14 @@ from torchvision.models import ResNet, get_model
 
 from lightning_subnets.errors import unknown
 
-RESNETS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+RESNETS += ("resnext50_32x4d", "wide_resnet50_2", "wide_resnet101_2")
 
 
 def small_stem_(network: ResNet) -> ResNet:
-    """Replace a ResNet's stem, in place, by one that keeps a small image's size.
+    """Replace the stem of a ResNet, in place, by a 3x3 convolution of stride 1 without a max-pool.
 
-    The 7x7 convolution of stride 2 becomes a 3x3 convolution of stride 1, and the max-pool after it goes:
-    an image of 32 pixels reaches the first block with 32 pixels instead of 8.
+    So an image of 32 pixels reaches the first block with 32 pixels instead of 8.
 
     Returns: the same network.
     Source: He et al. 2016, section 4.2.
@@ -34,11 +25,11 @@ def small_stem_(network: ResNet) -> ResNet:
 
 
 def small_stem_resnet(name: str = "resnet18", num_classes: int = 10) -> ResNet:
-    """A torchvision ResNet with the stem for small images.
+    """Return a torchvision ResNet with a stem for small images.
 
     Args:
-        name: of a ResNet in ``torchvision.models``, ``resnet18`` for instance.
-        num_classes: outputs.
+        name: of a ResNet in ``torchvision.models``.
+        num_classes: number of outputs.
 
     Raises:
         ValueError: if torchvision has no such ResNet.

@@ -9,23 +9,23 @@ from lightning_subnets.networks.width import scaled
 
 
 class VGG16(nn.Module):
-    """13 3x3 convolutions with batch norm and ReLU, in blocks of 64, 128, 256, 512, 512 channels, and a linear layer.
+    """Thirteen 3x3 convolutions with batch norm and ReLU, in blocks of 64 to 512 channels, and a linear layer.
 
-    A 2x2 max-pool follows each block but the last; what is left, 2x2 of an image of 32 pixels and 4x4 of one of 64, is
-    averaged, so both sizes have the same weights. The convolutions have no biases, for batch norm takes them out again.
+    A 2x2 max-pool follows each block but the last, whose output is averaged over its pixels (2x2 for images of 32
+    pixels, 4x4 for 64), so both sizes have the same weights. The convolutions have no biases, because batch norm
+    cancels them.
 
     Args:
-        num_classes: outputs; the only number that the width leaves alone.
+        num_classes: number of outputs; the width does not scale it.
         in_channels: channels of an image.
         image_size: height and width of an image in pixels, a multiple of 16.
         width_multiplier: scales every number of channels.
 
     Raises:
         ValueError: if the image does not halve evenly, or the width leaves a layer without channels.
-    Source: Simonyan and Zisserman 2015, Table 1, configuration D; with the end of the network that the authors of
-        SynFlow (Tanaka et al. 2020) train on CIFAR, after Frankle and Carbin, and those of GraSP (Wang et al. 2020) on
-        CIFAR and Tiny ImageNet. For Tiny ImageNet SynFlow's public code has a fifth max-pool and three linear layers
-        with dropout instead.
+    Source: Simonyan and Zisserman 2015, Table 1, configuration D. The end of the network is that of SynFlow (Tanaka et
+        al. 2020) on CIFAR and GraSP (Wang et al. 2020) on CIFAR and Tiny ImageNet; on Tiny ImageNet, SynFlow's public
+        code has a fifth max-pool and three linear layers with dropout.
     """
 
     blocks = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
@@ -35,7 +35,7 @@ class VGG16(nn.Module):
     ) -> None:
         super().__init__()
         if image_size < 16 or image_size % 16:
-            raise UserError(f"VGG16 halves its image 4 times: image_size = {image_size} is no multiple of 16")
+            raise UserError(f"image_size = {image_size} is no multiple of 16, and VGG16 halves it 4 times")
         layers: list[nn.Module] = []
         channels = in_channels
         for index, (width, convolutions) in enumerate(self.blocks):
@@ -43,11 +43,8 @@ class VGG16(nn.Module):
                 layers.append(nn.MaxPool2d(2))
             width = scaled(width, width_multiplier, "VGG16")
             for _ in range(convolutions):
-                layers += [
-                    nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(),
-                ]
+                convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
+                layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
                 channels = width
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.AvgPool2d(image_size // 16), nn.Flatten(), nn.Linear(channels, num_classes))

@@ -1,117 +1,85 @@
-"""The networks against Table 1 of the paper, by hand."""
+"""What holds of every network of this package."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-import torchvision
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_subnets import EdgePopup, UserError, density, mask_
-from lightning_subnets.networks import Conv2, Conv4, Conv6, Conv8, small_stem_resnet
-from lightning_subnets.networks.small_stem import small_stem_
+from lightning_subnets import EdgePopup, UserError, density, mask_, masked_layers
+from lightning_subnets.networks import VGG16, AlexNet, Conv2, Conv4, Conv6, Conv8, ResNet20, ResNet32
 
-# 3x3 convolutions, then the first fully connected layer: of 32 pixels a pool leaves 16, 8, 4, 2.
-PAIR_1 = 9 * 3 * 64 + 9 * 64 * 64
-PAIR_2 = PAIR_1 + 9 * 64 * 128 + 9 * 128 * 128
-PAIR_3 = PAIR_2 + 9 * 128 * 256 + 9 * 256 * 256
-PAIR_4 = PAIR_3 + 9 * 256 * 512 + 9 * 512 * 512
-LAST = 256 * 256 + 256 * 10
-TABLE_1 = [
-    (Conv2, PAIR_1 + 64 * 16 * 16 * 256 + LAST, 4_300_992),
-    (Conv4, PAIR_2 + 128 * 8 * 8 * 256 + LAST, 2_425_024),
-    (Conv6, PAIR_3 + 256 * 4 * 4 * 256 + LAST, 2_261_184),
-    (Conv8, PAIR_4 + 512 * 2 * 2 * 256 + LAST, 5_275_840),
-]
-CONVS = [Conv2, Conv4, Conv6, Conv8]
+Kind = Callable[..., nn.Module]
+# The width of the narrowest layer that the multiplier scales.
+NARROWEST: dict[Kind, int] = {Conv2: 64, Conv8: 64, VGG16: 64, ResNet20: 16, ResNet32: 16, AlexNet: 96}
+every_network = pytest.mark.parametrize("kind", NARROWEST)
 
 
-@pytest.mark.parametrize(("conv", "by_hand", "weights"), TABLE_1)
-def test_the_number_of_weights_is_that_of_table_1(conv: type[nn.Module], by_hand: int, weights: int) -> None:
+def sized(kind: Kind, size: int) -> dict[str, int]:
+    """Return the arguments for images of this size; residual networks take images of any size."""
+    return {} if kind in (ResNet20, ResNet32) else {"image_size": size}
+
+
+@every_network
+@pytest.mark.parametrize("size", [32, 64])
+def test_images_become_logits(kind: Kind, size: int) -> None:
+    network = kind(num_classes=7, in_channels=1, width_multiplier=1 / 16, **sized(kind, size))
+    logits = network(torch.randn(2, 1, size, size))
+    assert logits.shape == (2, 7)
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@every_network
+@pytest.mark.parametrize("multiplier", [0.25, 2.0])
+def test_the_width_multiplier_scales_every_width_but_inputs_and_outputs(kind: Kind, multiplier: float) -> None:
     with torch.device("meta"):
-        network = conv()
-    assert sum(parameter.numel() for parameter in network.parameters()) == by_hand == weights
+        plain, scaled = list(kind().parameters()), list(kind(width_multiplier=multiplier).parameters())
+    expected = [[int(n * multiplier) for n in weight.shape[:2]] + list(weight.shape[2:]) for weight in plain]
+    expected[0][1] = 3  # the inputs of the first layer
+    for index, weight in enumerate(plain[-2:], start=len(plain) - 2):  # the outputs of the last layer
+        if weight.shape[0] == 10:
+            expected[index][0] = 10
+    assert [list(weight.shape) for weight in scaled] == expected
 
 
-@pytest.mark.parametrize("conv", CONVS)
-def test_there_are_no_biases_and_no_norms(conv: type[nn.Module]) -> None:
-    with torch.device("meta"):
-        network = conv()
-    assert all(parameter.dim() > 1 for parameter in network.parameters())
-    assert not list(network.buffers())
+@every_network
+def test_a_width_that_leaves_no_channels_is_an_error_and_one_channel_is_not(kind: type[nn.Module]) -> None:
+    name, narrowest = kind.__name__, NARROWEST[kind]
+    for multiplier in (0.0, -1.0, float("nan"), 1 / (narrowest + 1)):
+        message = f"width_multiplier = {multiplier} leaves {name} without channels: at least 1/{narrowest}"
+        with pytest.raises(UserError, match=message):
+            kind(width_multiplier=multiplier)
+    network = kind(width_multiplier=1 / narrowest)
+    assert next(network.parameters()).shape[0] == 1
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("multiplier", [0.25, 0.5, 2.0])
-@pytest.mark.parametrize("conv", CONVS)
-def test_the_width_multiplier_scales_every_width_but_inputs_and_outputs(
-    conv: type[nn.Module], multiplier: float
-) -> None:
-    with torch.device("meta"):
-        plain, scaled = conv(), conv(width_multiplier=multiplier)
-    shapes = [list(weight.shape) for weight in plain.parameters()]
-    for shape in shapes:
-        shape[:2] = [int(width * multiplier) for width in shape[:2]]
-    shapes[0][1], shapes[-1][0] = 3, 10
-    assert [list(weight.shape) for weight in scaled.parameters()] == shapes
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        *((conv, 2**pairs - 1, f"below {2**pairs}, and {conv.__name__} halves it {pairs} times")
+          for pairs, conv in enumerate((Conv2, Conv4, Conv6, Conv8), start=1)),
+        *((VGG16, size, "no multiple of 16, and VGG16 halves it 4 times") for size in (-16, 0, 8, 40)),
+        *((AlexNet, size, "no multiple of 16, and AlexNet brings its image to 16x16") for size in (-16, 0, 8, 40)),
+    ],
+)  # fmt: skip
+def test_an_image_size_that_does_not_fit_is_an_error(kind: Kind, size: int, message: str) -> None:
+    with pytest.raises(UserError, match=f"image_size = {size} is {message}"):
+        kind(image_size=size)
 
 
-@pytest.mark.parametrize(("conv", "smallest"), list(zip(CONVS, [2, 4, 8, 16], strict=True)))
-@pytest.mark.parametrize("factor", [1, 3])
-def test_any_image_from_the_smallest_on_becomes_logits(conv: type[nn.Module], smallest: int, factor: int) -> None:
-    size = smallest * factor
-    network = conv(num_classes=7, in_channels=1, image_size=size, width_multiplier=1 / 16)
-    assert network(torch.randn(2, 1, size, size)).shape == (2, 7)
-
-
-def test_an_image_that_does_not_halve_evenly_becomes_logits() -> None:
-    assert Conv4(image_size=30, width_multiplier=1 / 16)(torch.randn(2, 3, 30, 30)).shape == (2, 10)
-
-
-@pytest.mark.parametrize(("conv", "too_small"), list(zip(CONVS, [1, 3, 7, 15], strict=True)))
-def test_an_image_too_small_for_the_pools_is_an_error_that_names_its_size(
-    conv: type[nn.Module], too_small: int
-) -> None:
-    with pytest.raises(UserError, match=f"{conv.__name__} halves .*image_size = {too_small} is below {too_small + 1}"):
-        conv(image_size=too_small)
-
-
-@pytest.mark.parametrize("multiplier", [0.0, -1.0, 1 / 65])
-def test_a_width_that_leaves_no_channels_is_an_error_that_names_it(multiplier: float) -> None:
-    with pytest.raises(UserError, match=f"width_multiplier = {multiplier} leaves Conv2 without channels"):
-        Conv2(width_multiplier=multiplier)
-    assert Conv2(width_multiplier=1 / 64)(torch.randn(1, 3, 32, 32)).shape == (1, 10)
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_a_convolutional_network_can_be_masked(conv: type[nn.Module]) -> None:
-    network = mask_(conv(width_multiplier=1 / 16), EdgePopup(0.5))
+@every_network
+def test_a_step_under_masks_trains_the_scores_of_every_layer_and_nothing_else(kind: Kind) -> None:
+    network = mask_(kind(width_multiplier=1 / 8), EdgePopup(0.5))
     assert density(network) == pytest.approx(0.5, abs=1e-3)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_the_small_stem_brings_a_small_image_to_the_first_block_in_full_size(name: str) -> None:
-    seen: list[torch.Size] = []
-    network = small_stem_resnet(name, num_classes=7).eval()
-
-    def look(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].shape)
-
-    network.layer1.register_forward_pre_hook(look)
-    with torch.no_grad():
-        assert network(torch.randn(1, 3, 32, 32)).shape == (1, 7)
-    assert seen == [(1, 64, 32, 32)]
-
-
-def test_the_small_stem_changes_nothing_but_the_stem() -> None:
-    stock = torchvision.models.resnet18(num_classes=10)
-    state = {key: value for key, value in stock.state_dict().items() if key != "conv1.weight"}
-    network = small_stem_(stock)
-    assert network is stock
-    assert network.conv1.weight.shape == (64, 3, 3, 3)
-    assert {key for key in network.state_dict() if key != "conv1.weight"} == set(state)
-    assert all(torch.equal(value, network.state_dict()[key]) for key, value in state.items())
-
-
-def test_an_unknown_resnet_is_an_error_that_names_the_nearest_and_all() -> None:
-    with pytest.raises(UserError, match=r"unknown ResNet 'resnet81'. Did you mean 'resnet18'\? Known: .*resnet152"):
-        small_stem_resnet("resnet81")
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    scores = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(scores, lr=0.1)
+    loss = nn.functional.cross_entropy(network(torch.randn(8, 3, 32, 32)), torch.arange(8))
+    torch.autograd.backward(loss)
+    optimizer.step()
+    assert loss.isfinite()
+    changed = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {f"{name}.scores" for name, _ in masked_layers(network)}
