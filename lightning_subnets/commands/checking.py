@@ -1,4 +1,4 @@
-"""The sanity checks of a run's masks, as a table."""
+"""``subnets check``: the sanity checks of a run's masks, as a table."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from lightning_subnets.masking.prune_at_init import progress
 from lightning_subnets.run_files.saved_run import SavedRun
 
 
-def print_checks(checkpoint: str, batches: int, images: int, seeds: int) -> None:
-    """Print the accuracies of ``sanity.checks``."""
+def print_checks(checkpoint: str, train_batches: int, images: int, seeds: int) -> None:
+    """Print the accuracies of ``sanity.checks``.
+
+    Args:
+        checkpoint: the checkpoint of a run.
+        train_batches: the number of batches of training images for the running statistics of norms.
+        images: the number of test images, at most.
+        seeds: how often masks are shuffled and weights drawn.
+    """
     run = SavedRun(checkpoint)
     module, data = run.module(), run.data()
     data.prepare_data()
@@ -28,13 +35,13 @@ def print_checks(checkpoint: str, batches: int, images: int, seeds: int) -> None
     seed_everything(module.seed, verbose=False)
     found: dict[str, list[float]] = {}
     total = 1 + 2 * seeds + len(sanity.VALUES)
-    made = sanity.checks(
+    checks = sanity.checks(
         network,
-        lambda: _batches(data, data.train_dataloader(), batches * data.batch_size, device),
+        lambda: _batches(data, data.train_dataloader(), train_batches * data.batch_size, device),
         lambda: _batches(data, data.test_dataloader(), images, device),
         range(seeds),
     )
-    for _, (what, accuracy) in zip(progress(range(total), "checking"), made, strict=True):
+    for _, (what, accuracy) in zip(progress(range(total), "checking"), checks, strict=True):
         found.setdefault(what, []).append(accuracy)
     table = Table("without training", "test accuracy", "deviation")
     for what, accuracies in found.items():
@@ -43,7 +50,7 @@ def print_checks(checkpoint: str, batches: int, images: int, seeds: int) -> None
 
 
 def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:
-    """Normalised batches of so many images, or of all where there are fewer."""
+    """Yield normalised batches of this many images, or of all images if there are fewer."""
     for batch, labels in loader:
         if images <= 0:
             return

@@ -45,29 +45,29 @@ from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 from lightning_subnets.training.module import SubnetModule
 
-Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's and Python's generators take
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # the range of NumPy's seeds
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command line. A user's mistake ends it with one error and exit code 2."""
-    # Silence Lightning's advertisements and its list of the hardware, but not its warnings.
+    """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
+    # Hide Lightning's advertisements and its list of the hardware, but not its warnings.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # This logger tells that rank 0 kills all ranks because another rank has ended.
+    # Show the message that rank 0 kills all ranks because another rank has ended.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-    # Raised by Lightning 2.6 under torch 2.15, inside its own loops.
+    # Lightning 2.6 causes this one itself under torch 2.15.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # Raised if SLURM is installed and the run is not a job.
+    # SLURM is installed, but this run is not a job.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
-    # A run resumes in its own directory; a run that begins from another run's checkpoint keeps its own best and last.
+    # A run resumes in its directory; a run that starts from another's checkpoint has its own best and last.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # An evaluation needs none of the callbacks that wrote the checkpoint.
+    # The evaluation of a checkpoint needs none of the callbacks that trained it.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading a checkpoint")
-    # A run that ends before its first validation has a last checkpoint but no best one.
+    # A run that ends before its first validation has a last checkpoint and no best one.
     warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*could not find the monitored key")
-    # Raised for every short run, whose metrics by epoch are logged anyway.
+    # In a short run, metrics are logged by epoch only.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     strategies.register()
     with failures.told_in_one_line(), ending_with_launcher():
@@ -77,14 +77,14 @@ def main(args: list[str] | None = None) -> None:
 class SubnetCLI(LightningCLI):
     """LightningCLI for a ``SubnetModule`` and any data module.
 
-    A fit gets its own directory, ``<trainer.default_root_dir>/<name>/version_N``, for its checkpoints, metrics, config,
-    summary and pictures. If ``--version`` names an existing run, the fit resumes it.
+    A fit writes its checkpoints, metrics, config, summary and pictures into its own directory,
+    ``<trainer.default_root_dir>/<name>/version_N``. It resumes the run if ``--version`` names an existing one.
     """
 
     run: RunDirectory | None = None
     last: LastCheckpoint | None = None
-    subnet: str | None = None  # the .subnet file to evaluate
-    content: dict[str, Any] | None = None  # the checkpoint that a fit begins from, until it has been checked
+    subnet: str | None = None  # the file to evaluate
+    content: dict[str, Any] | None = None  # of the checkpoint to start from, until it is checked
 
     def __init__(self, args: list[str]) -> None:
         try:
@@ -111,17 +111,17 @@ class SubnetCLI(LightningCLI):
             "--seed_everything",
             type=Seed,
             default=0,
-            help="Seed of the weights, the scores, the order of the data and all other random numbers.",
+            help="Seed of the weights, the scores, the order of the data and everything else.",
         )
         parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run. Default: the name of the config file."
+            "--name", type=str | None, default=None, help="Name of the run, by default the name of the config file."
         )
         parser.add_argument(
             "--version",
             type=str | None,
             default=None,
-            help="Directory of the run in <trainer.default_root_dir>/<name>. An existing run is resumed. "
-            "Default: the next free version_N.",
+            help="Directory of the run in <trainer.default_root_dir>/<name>, by default the next free version_N. An "
+            "existing run is resumed.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -136,16 +136,15 @@ class SubnetCLI(LightningCLI):
         self.config: Namespace = parser.parse_args(with_config_of_checkpoint(args))
 
     def _parse_ckpt_path(self) -> None:
-        """Check the checkpoint instead of letting its hyperparameters replace the config, as Lightning does."""
+        """Check the checkpoint; Lightning would replace the config by the hyperparameters in it."""
         config = self.config[self.config.subcommand]
         if config.ckpt_path is None:
             return
         if config.ckpt_path.endswith(".subnet"):
             if self.config.subcommand == "fit":
                 raise UserError(
-                    f"{config.ckpt_path} has no optimizer state to resume from. To train weights under its masks, use "
-                    f"--model.method=FixedMask --model.method.masks={config.ckpt_path}; to train its scores, use "
-                    "load_subnet(..., masked=True) in Python"
+                    f"{config.ckpt_path} has no optimizer state to resume from: train weights under its mask with "
+                    f"--model.method=FixedMask --model.method.masks={config.ckpt_path}"
                 )
             self.subnet, config.ckpt_path = config.ckpt_path, None
             return
@@ -170,7 +169,7 @@ class SubnetCLI(LightningCLI):
             if config.version and self.run.summary.exists():
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     path = printable(str(self.run.path))
-                    print(f"{path} is finished: use --ckpt_path to begin another run from its checkpoint")
+                    print(f"{path} is finished: --ckpt_path starts another run from its checkpoint")
                 sys.exit(0)
             step = 0
             if last := self.run.last_checkpoint:
@@ -190,7 +189,7 @@ class SubnetCLI(LightningCLI):
                             folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
                         )
                     )
-                self.last = LastCheckpoint(folder)  # after ModelCheckpoint, whose best path it saves
+                self.last = LastCheckpoint(folder)  # after the best one, because it saves that one's path
                 callbacks.append(self.last)
         self.trainer_defaults["callbacks"] = callbacks
 
@@ -198,7 +197,7 @@ class SubnetCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-            # A network or an optimizer that refuses its arguments is a mistake in the config.
+            # The config has an argument that the constructor of a network or an optimizer refuses.
             raise as_user_error(error) from error
 
         if self.trainer.precision == "64-true":
@@ -209,7 +208,7 @@ class SubnetCLI(LightningCLI):
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
-            environment.auto_requeue = False  # Lightning would save all runs' checkpoints in one place
+            environment.auto_requeue = False  # its checkpoint would be outside the run's directory
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = CheckpointFiles()
 
@@ -233,7 +232,7 @@ class SubnetCLI(LightningCLI):
         if self.run is None:
             return
         seconds = self.last.seconds if self.last else time.perf_counter() - self.start
-        # If the job's time ends now, the test and the report are done when it is started again.
+        # If the time limit is near, test and report when the job is started again.
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
         if is_overridden("test_dataloader", self.datamodule):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
@@ -242,12 +241,12 @@ class SubnetCLI(LightningCLI):
         self._end(exit_code=0)
 
     def _end(self, exit_code: int) -> None:
-        """End all ranks together, because a launcher kills the others soon after the first has ended."""
+        """Wait for all ranks: a launcher kills the others soon after the first one has ended."""
         loggers.finish(self.trainer.loggers, exit_code)
         self.trainer.strategy.barrier("end of the run")
 
     def _report(self, seconds: float) -> None:
-        """Draw the pictures, write the summary and print it."""
+        """Draw the pictures, and write and print the summary."""
         assert self.run is not None
         diagnosis, trace = summary.diagnosis(self.model, self.datamodule)
         result = summary.summarize(
@@ -262,10 +261,10 @@ class SubnetCLI(LightningCLI):
         layers = [name for name, _ in masking.masked_layers(self.model.network)]
         try:
             pictures = drawing.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)
-            summary.write(result, self.run.summary)  # last, because its presence says that the run is finished
+            summary.write(result, self.run.summary)  # last, because it marks the run as finished
         except OSError as error:
             raise UserError(
-                f"the run is done, but its report cannot be written to {self.run.path} ({error.strerror}). Make room "
+                f"the run is done, but its report cannot be written to {self.run.path} ({error.strerror}): make room "
                 f"and repeat the command with --version {self.run.path.name}"
             ) from error
         summary.show(result, self.run.path, pictures)

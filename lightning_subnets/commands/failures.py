@@ -1,4 +1,4 @@
-"""How a command that fails ends: with one line for people and an exit code."""
+"""The end of a command that fails: an error in one line, and an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NoReturn
 from lightning_subnets.commands import streams
 from lightning_subnets.errors import UserError, printable
 
-# The disk, a person's quota or the largest size of a file is reached.
+# The disk is full, or a quota or the largest size of a file is reached.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORKER = re.compile(
     r"DataLoader worker \(pid (\d+)\) (is killed by signal: [^.]+|exited unexpectedly with exit code \d+)"
@@ -26,8 +26,8 @@ _WORKER = re.compile(
 def told_in_one_line() -> Iterator[None]:
     """End the process with one line on standard error instead of a traceback, if the reason is known.
 
-    The exit code is 2 if a person can mend the reason, and 1 if another process is lost. Printing cannot raise inside
-    the block, see ``streams``.
+    The exit code is 2 if a user can mend the reason, and 1 if another process is lost. Inside the block, printing
+    cannot raise, see ``streams``.
     """
     streams.make_lossy()
     try:
@@ -36,7 +36,7 @@ def told_in_one_line() -> Iterator[None]:
         except (RuntimeError, OSError, EOFError) as error:
             _end_if_known(error)
             raise
-    except RuntimeError as error:  # torch's handler of SIGCHLD raises one anywhere, also where another error is handled
+    except RuntimeError as error:  # torch's SIGCHLD handler raises anywhere, also in another handler
         _end_if_known(error)
         raise
     except UserError as error:
@@ -49,7 +49,7 @@ def told_in_one_line() -> Iterator[None]:
 
 
 def _end_if_known(error: Exception) -> None:
-    """End the process with one line if the reason of an error is a full disk or another process that is gone."""
+    """End the process with one line if an error means that the disk is full or another process is lost."""
     if isinstance(error, OSError) and error.errno in _FULL:
         where = error.filename or "a file"
         end(f"{where} cannot be written ({error.strerror}): make room, or name another place")
@@ -69,7 +69,7 @@ def end(message: str, *, tip: str = "", code: int = 2) -> NoReturn:
 
 
 def _lost_rank(error: Exception) -> str | None:
-    """Return in one line that another rank is lost, which torch says in forty; None if the error is another one."""
+    """Return in one line that another rank is lost, or None if the error has another cause."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from lightning_subnets.training.delayed_all_reduce import lost_rank
@@ -83,14 +83,14 @@ def _lost_rank(error: Exception) -> str | None:
 
 
 def _lost_worker(error: Exception) -> str | None:
-    """Return how a DataLoader's worker ended, if that caused the error; else None."""
+    """Return how a DataLoader worker ended, or None if the error has another cause."""
     found = _end_of_worker(error, error.__cause__, error.__context__)
     if found is None:
         if not _broken_off(error):
             return None
         try:
             found = _exit_of_worker(error)
-        except RuntimeError as reason:  # of torch's handler of SIGCHLD
+        except RuntimeError as reason:  # from torch's SIGCHLD handler
             found = _end_of_worker(reason)
     worker, ending = "a DataLoader worker", "ended unexpectedly"
     if found:
@@ -105,13 +105,13 @@ def _lost_worker(error: Exception) -> str | None:
 
 
 def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
-    """Return the process id of a DataLoader's worker and how it ended, if one of the errors says so."""
+    """Return the process id of a DataLoader worker and how it ended, if one of the errors has them."""
     found = next((match for error in errors if (match := _WORKER.search(str(error)))), None)
     return (found[1], found[2]) if found else None
 
 
 def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
-    """Return number and end of a worker of the DataLoader that raised this error: it may end just after it."""
+    """Return the same from the workers of the DataLoader that raised this error; a worker may end just after it."""
     from torch.utils.data import dataloader
 
     loaders = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
@@ -133,7 +133,7 @@ def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
 
 
 def _broken_off(error: Exception) -> bool:
-    """Return whether a DataLoader's worker ended while the main process took an image from it."""
+    """Return whether a DataLoader worker ended while the main process was reading from it."""
     from torch.utils.data import dataloader
 
     if isinstance(error, RuntimeError):

@@ -1,4 +1,4 @@
-"""What is in a run's mask, or in a ``.subnet`` file: for ``subnets inspect``."""
+"""``subnets inspect``: the layers and the paths of a run's masks, or of a ``.subnet`` file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Common = tuple[Overlap, dict[str, Overlap]]
 
 
 def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) -> None:
-    """The layers of a run's network, and the units and the paths that its masks leave; drawn beside it too."""
+    """Print the layers of a run, and the units and paths that its masks leave; draw ``widths.png`` in its directory."""
     run, console = SavedRun(checkpoint), Console()
     network = run.module().network
     shape = input_shape or run.data().image_shape
@@ -39,13 +39,8 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
         common = _overlap(kept, against, network) if against else None
         titles = ["kept", "density", "on paths", "units on paths"]
         rows = {
-            name: [
-                f"{layer.kept:,}",
-                f"{layer.density:.2%}",
-                f"{layer.on_paths:,}",
-                f"{layer.alive:,} of {layer.units:,}",
-            ]
-            for name, layer in diagnosis.layers.items()
+            name: [f"{each.kept:,}", f"{each.density:.2%}", f"{each.on_paths:,}", f"{each.alive:,} of {each.units:,}"]
+            for name, each in diagnosis.layers.items()
         }
         console.print(_table(titles, rows, common))
     _print_paths(console, network, kept, shape, diagnosis)
@@ -56,19 +51,19 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
 
 
 def show_file(path: str, against: str | None, input_shape: Shape | None) -> None:
-    """What a ``.subnet`` file says, its layers, and the paths that its masks leave where the network can be built."""
+    """Print the header and the layers of a ``.subnet`` file, and the paths in it if its network can be built."""
     console, file = Console(), Container(Path(path))
     header, kept = file.header, masks_in(path)
     titles = ["shape", "kept", "density", "mask", "weights"]
     rows = {
         name: [
-            "x".join(map(str, layer.shape)),
-            f"{layer.kept:,}",
-            f"{layer.kept / layer.size:.2%}",
-            layer.code,
-            layer.weights,
+            "x".join(map(str, each.shape)),
+            f"{each.kept:,}",
+            f"{each.kept / each.size:.2%}",
+            each.code,
+            each.weights,
         ]
-        for name, layer in header.layers.items()
+        for name, each in header.layers.items()
     }
     network = load_subnet(path) if builder(header.network.builder) else None
     common = _overlap(kept, against, network) if against else None
@@ -81,12 +76,12 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
 
 
 def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None) -> Common:
-    """What two masks have in common, which are of the same network."""
+    """Return how two masks of the same network overlap."""
     if against.endswith(".subnet"):
         others = masks_in(against)
     elif network is None:
         raise UserError(
-            f"{against} cannot be compared with it: its network is not built here; --against a .subnet file"
+            f"{against} cannot be compared: the network of the file cannot be built here; name a .subnet file"
         )
     else:
         others = read_masks(against, network)
@@ -109,7 +104,7 @@ def _facts(header: Header, size: int) -> Table:
         "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in header.accuracy.items()),
         "classes": classes if header.classes else "",
         "images": ", ".join(f"{name} {value}" for name, value in header.preprocessing.items()),
-        "config": f"of the run: {', '.join(header.config)}" if header.config else "",
+        "config": f"keys {', '.join(header.config)}" if header.config else "",
         "digests": f"weights {header.digests.weights[:16]}..., masks {header.digests.masks[:16]}...",
         "made by": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
     }
@@ -146,5 +141,5 @@ def _print_common(console: Console, common: Common | None, against: str | None) 
 
 
 def _shown(text: str) -> str:
-    """Return a text that rich prints literally, cut off after the first 400 characters."""
+    """Return the first 400 characters of a text so that rich prints them literally."""
     return escape(printable(text if len(text) <= 400 else f"{text[:400]}..."))

@@ -11,13 +11,13 @@ from lightning_subnets.commands.suggestions import suggestion
 
 _CHECKPOINT = (
     "Checkpoint of a run, or a .subnet file to evaluate. If no config is given, the config.yaml of the checkpoint's "
-    "run is used, and it can name any code to run: take a stranger's network as a .subnet file, which runs no code, "
+    "run is used, which can name any code to run: take a stranger's network as a .subnet file, which runs no code, "
     "see SECURITY.md."
 )
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong without forty lines of usage before it."""
+    """A parser whose errors have no usage before them."""
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         added: list[str] = super().add_method_arguments(*args, **kwargs)

@@ -20,11 +20,10 @@ class _Lossy(io.FileIO):
 
 
 def make_lossy() -> None:
-    """Keep messages from raising: ``print``, warnings, and the flush when Python ends.
+    """Make standard output and standard error drop what cannot be written, so that no message raises an error.
 
-    Bytes that cannot be written are dropped, and a character that the encoding lacks is escaped. A closed descriptor
-    is opened on ``/dev/null``, because otherwise the next file to be opened would get its number and the messages.
-    If ``sys.stdout`` or ``sys.stderr`` has been replaced already, it stays as it is.
+    A character that the encoding lacks is escaped. A closed descriptor is opened on ``/dev/null``, because otherwise
+    the next opened file would get its number, and the messages. A stream that has been replaced stays as it is.
     """
     for descriptor in (0, 1, 2):
         try:

@@ -1,4 +1,4 @@
-"""The ``subnets`` command: what is done with a run that is no verb of a Trainer."""
+"""The ``subnets`` command: export, import, inspect and check subnetworks, run sweeps, and report on runs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command line; a user's mistake ends it with one clear error and exit code 2."""
+    """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
     commands: dict[str, Any] = {
         "inspect": inspect,
         "check": check,
         "sweep": sweep,
         "report": report,
         "export": export,
-        "import": import_,  # a keyword of Python's
+        "import": import_,  # ``import`` is a keyword
     }
     with failures.told_in_one_line():
         auto_cli(commands, args=args, prog="subnets", parser_class=Parser)
 
 
 class Parser(ArgumentParser):
-    """Says what is wrong without the usage before it, and takes ``--force`` without a value."""
+    """A parser whose errors have no usage before them, and whose flags need no value."""
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("type") is bool:
@@ -41,7 +41,7 @@ class Parser(ArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        failures.end(message, tip="subnets --help lists what it can do")
+        failures.end(message, tip="subnets --help lists the commands")
 
 
 def export(
@@ -50,17 +50,17 @@ def export(
     input_shape: tuple[int, int, int] | None = None,
     force: bool = False,
 ) -> None:
-    """Write the subnetwork of a run into a file, of the form that its ending names.
+    """Write the subnetwork of a run into a file. The extension of the file selects its format.
 
-    - .subnet: the seed of the weights, a bit for each, and what has been trained; and the run's config, whole.
-    - .pt, .safetensors: the state dict of the plain network, the mask folded into its weights.
-    - .onnx: the plain network, once its logits in onnxruntime are found to be those of PyTorch.
+    - .subnet: the seed of the weights, one bit per weight, all trained parameters, and the run's whole config.
+    - .pt, .safetensors: the state dict of the plain network, with zeros for the weights that are not kept.
+    - .onnx: the plain network; its logits in onnxruntime are compared with PyTorch's before the file is kept.
 
     Args:
-        checkpoint: of a run, or a .subnet file.
+        checkpoint: a checkpoint of a run, or a .subnet file.
         out: the file to write.
-        input_shape: channels, height and width of an image, for .onnx where the run's data are not at hand.
-        force: replace a file that is there.
+        input_shape: channels, height and width of an image, for .onnx if the run's data are not on this machine.
+        force: replace an existing file.
     """
     from lightning_subnets import masking
     from lightning_subnets.interop import exporting
@@ -86,7 +86,7 @@ def export(
         masking.unmask_(network)
         shape = input_shape or details["preprocessing"].get("input_shape")
     if path.suffix == ".onnx" and not shape:
-        raise UserError("what shape an image has is not known here: --input_shape='[3, 224, 224]' for instance")
+        raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
     exporting.export(network.eval(), path, input_shape=tuple(shape or ()), details=texts, force=force)
     _print_size(path)
@@ -102,17 +102,17 @@ def import_(
     seed: int = 0,
     force: bool = False,
 ) -> None:
-    """Make a .subnet file of a subnetwork from elsewhere: edge-popup's public checkpoints, or plain masks.
+    """Convert another program's subnetwork to a .subnet file: a public edge-popup checkpoint, or a file of masks.
 
     Args:
-        file: of torch or safetensors, see ``interop/importing.py``.
+        file: a file of torch or safetensors, see ``interop/importing.py``.
         out: the .subnet file to write.
-        network: what builds its network, torchvision.models.resnet50 for instance.
-        arguments: of what builds it, '{num_classes: 10}' for instance.
-        density: the fraction of weights kept, for a file of scores; the public code's prune_rate.
-        weights: the distribution to draw them from, for a file of masks alone.
-        seed: of the weights that are drawn.
-        force: replace a file that is there.
+        network: the function or class that builds the network, for example torchvision.models.resnet50.
+        arguments: the arguments of the network, for example '{num_classes: 10}'.
+        density: the fraction of weights to keep, for a file of scores; the public code's prune_rate.
+        weights: the distribution to draw the weights from, for a file of masks without weights.
+        seed: the seed to draw the weights with.
+        force: replace an existing file.
     """
     from lightning_subnets.interop import exporting
     from lightning_subnets.interop.importing import import_subnet_
@@ -121,12 +121,14 @@ def import_(
 
     path = Path(out)
     if network is None:
-        raise UserError(f"what network {file} is of is not in it: --network=torchvision.models.resnet50 for instance")
+        raise UserError(f"{file} does not name its network: set it, for example --network=torchvision.models.resnet50")
     if path.suffix != ".subnet":
-        raise UserError(f"{out} does not end in .subnet, which is what is written here; subnets export writes others")
+        raise UserError(f"{out} does not end in .subnet: import writes this format only, and subnets export the others")
     exporting.check(path, force=force)
     if builder(network) is None:
-        raise UserError(f"{network} is no network of torchvision.models, timm or lightning_subnets.networks")
+        raise UserError(
+            f"{network} is not a network of torchvision.models, timm or lightning_subnets.networks: name one of them"
+        )
     plain = build(network, arguments or {})
     import_subnet_(file, plain, density=density, weights=weights, seed=seed)
     save_subnet(plain, path, network={"class_path": network, "init_args": arguments or {}}, force=force)
@@ -136,21 +138,19 @@ def import_(
 def _print_size(path: Path) -> None:
     from rich.filesize import decimal
 
-    print(
-        f"{printable(str(path))}: {decimal(path.stat().st_size)}"
-        + (", see subnets inspect" if path.suffix == ".subnet" else "")
-    )
+    hint = "; subnets inspect shows what it contains" if path.suffix == ".subnet" else ""
+    print(f"{printable(str(path))}: {decimal(path.stat().st_size)}{hint}")
 
 
 def inspect(file: str, against: str | None = None, input_shape: tuple[int, int, int] | None = None) -> None:
-    """What is in a subnetwork: by layer, weights, density and units; in all, paths and the trace of the path kernel.
+    """Print the layers of a subnetwork, with weights, density and units, its paths, and the trace of the path kernel.
 
-    Of a run, it draws ``widths.png`` beside the checkpoint's folder too; of a file, it prints all that it says.
+    For a run, ``widths.png`` is drawn in the run's directory; for a file, the file's header is printed.
 
     Args:
-        file: the checkpoint of a run, or a .subnet file.
-        against: another of the same network, to see what the two masks have in common.
-        input_shape: channels, height and width of an image, where the run's data are not at hand.
+        file: a checkpoint of a run, or a .subnet file.
+        against: another subnetwork of the same network, to compare the masks.
+        input_shape: channels, height and width of an image, if the run's data are not on this machine.
     """
     from lightning_subnets.commands.inspecting import show_file, show_run
 
@@ -164,14 +164,14 @@ def _check_shape(input_shape: tuple[int, int, int] | None) -> None:
 
 
 def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:
-    """What a found mask depends on: shuffled, with its weights drawn again, with one weight for all; see ``sanity.py``.
+    """Test what a mask depends on: shuffle it, draw its weights again, or use one value for all; see ``sanity.py``.
 
-    Prints the accuracies.
+    Prints the accuracies, and draws ``sanity.png`` in the run's directory.
 
     Args:
-        checkpoint: of a run.
-        batches: of training images for the running statistics of norms.
-        images: of the test set that the accuracy is of, at most.
+        checkpoint: a checkpoint of a run.
+        batches: the number of batches of training images for the running statistics of norms.
+        images: the number of test images, at most.
         seeds: how often masks are shuffled and weights drawn.
     """
     from lightning_subnets.commands.checking import print_checks
@@ -189,16 +189,16 @@ def sweep(
     at_once: int | None = None,
     list: str | None = None,
 ) -> None:
-    """Make all runs of a figure that are not made yet; the same command goes on with a sweep that was stopped.
+    """Run all unfinished runs of a figure; the same command resumes a stopped sweep.
 
-    Keeps ``results.csv``, a row a run, in a directory for the figure and its scale.
+    Writes ``results.csv``, with a row for each run, into a directory for the figure and its scale.
 
     Args:
         figure: a file of configs/figures.
-        scale: one of the figure's: smoke, in minutes; laptop, in an hour; evening, hours on a GPU; paper, all of it.
-        out: directory of the runs, which figures share.
-        at_once: runs at a time on each GPU, or on the processors where there is none.
-        list: a file to write the commands into for slurm/sweep.sbatch, instead of running them.
+        scale: a scale of the figure: smoke takes minutes, laptop an hour, evening hours on a GPU; paper is all of it.
+        out: the directory of the runs, which all figures share.
+        at_once: the number of runs at a time on each GPU, or on the CPU if there is no GPU.
+        list: a file for the commands, to run with slurm/sweep.sbatch; nothing is run here.
     """
     from lightning_subnets.commands import cli
     from lightning_subnets.experiments.sweep import results, running
@@ -211,18 +211,18 @@ def sweep(
     rows = running.run_all(planned, folder, running.slots(at_once, planned.scale.at_once), cli.main)
     report(str(results.folder_of(planned, folder)))
     if any(row["status"] != "finished" for row in rows):
-        print(f"error: not all runs are finished; what each prints is in {folder / 'runs'}/<run>.log", file=sys.stderr)
+        print(f"error: not all runs are finished; their output is in {folder / 'runs'}/<run>.log", file=sys.stderr)
         sys.exit(1)
 
 
 def report(runs: str, out: str | None = None) -> None:
-    """Figures and tables of what has been run, and ``index.html`` that holds them all and opens without a network.
+    """Draw figures and tables of runs, and ``index.html`` with all of them, which opens without a network.
 
-    Of a sweep that is not complete the figures are drawn with what is there, and say what is missing.
+    The figures of an incomplete sweep show the finished runs, and name the missing ones.
 
     Args:
-        runs: a directory with sweeps or runs in it, or that of one sweep or of one run.
-        out: where to write, by default ``report`` in that directory.
+        runs: a directory with sweeps or runs in it, or the directory of one sweep or of one run.
+        out: the directory to write to, by default ``report`` in that directory.
     """
     from lightning_subnets.experiments import report as reports
 
@@ -230,7 +230,7 @@ def report(runs: str, out: str | None = None) -> None:
 
 
 def _write_list(planned: Sweep, out: Path, path: Path) -> None:
-    """The runs that are not made yet, a line each, as slurm/sweep.sbatch reads them."""
+    """Write the commands of the unfinished runs, as slurm/sweep.sbatch reads them."""
     from lightning_subnets.experiments.sweep import results, running
 
     waiting = running.unfinished(planned, out)

@@ -1,4 +1,4 @@
-"""The nearest name, when a command line names something that does not exist."""
+"""Suggestions for a command line with a name that does not exist."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ from torchvision import models
 
 from lightning_subnets import datamodules, methods, networks
 
-# What each key of a config can name, beside any class path: the modules, and the names in them.
+# The class paths that a key of a config can have without being a user's own: each module, and the names in it.
 _KNOWN = {
     "model.method": {methods.__name__: methods.__all__},
     "model.network": {networks.__name__: networks.__all__, models.__name__: models.list_models(module=models)},
     "data": {datamodules.__name__: datamodules.__all__},
 }
+_WRONG = re.compile(r"(?:class_path '|import path string: |Not a valid subclass of \w+\. Got value: )([\w.]+)")
 
 
 def suggestion(message: str) -> str:
-    """What to add to a parser's error: the nearest name to a wrong one and those that are known, or the right place.
+    """Return what to add to a parser's error: the nearest names and the known ones, or the key to use instead.
 
     Args:
-        message: the parser's, which names the key and the value.
+        message: the parser's error, which has the key and the value.
     """
     if refused := re.search(r"Option '(\w+)' is not accepted", message):
-        return (
-            f"\nWhat a builder takes as **kwargs stands under dict_kwargs: --model.network.dict_kwargs.{refused[1]}=..."
-        )
-    key = re.search(r'key "([\w.]+)"', message)
-    wrong = re.search(
-        r"(?:class_path '|import path string: |Not a valid subclass of \w+\. Got value: )([\w.]+)", message
-    )
+        return f"\nAn option that a builder takes as **kwargs is --model.network.dict_kwargs.{refused[1]}=..."
+    key, wrong = re.search(r'key "([\w.]+)"', message), _WRONG.search(message)
     if key is None or wrong is None or key[1] not in _KNOWN:
         return ""
     modules = _KNOWN[key[1]]

@@ -30,7 +30,6 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("arguments", "parts"),
     [
         (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
-        (["--model.method.density=0"], ["density = 0.0", "(0, 1]"]),
         (["--model.weights=signed_constnt"], ["'signed_constnt'", "Did you mean 'signed_constant'", "kaiming_normal"]),
         (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
         (["--model.network=torchvision.models.resnet5"], ["resnet5", "torchvision.models.resnet50", "Conv2"]),
@@ -38,11 +37,9 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
         (["--model.network.in_chans=1"], ["in_chans", "--model.network.dict_kwargs.in_chans=..."]),
         (["--model.network.in_channels=3"], ["Conv2 cannot take", "(1, 8, 8)"]),
-        (["--model.network.image_size=1"], ["image_size = 1", "2"]),
         (["--model.network=torch.nn.Flatten"], ["Flatten has no layer to mask"]),
         (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
         (["--model.label_smoothing=2"], ["label_smoothing = 2.0", "[0, 1]"]),
-        (["--data.batch_size=0"], ["batch_size = 0"]),
         (["--data.validation_fraction=1"], ["validation_fraction = 1.0", "[0, 1)"]),
         (["--trainer.precision=bf16-true"], ["bf16-true would round the weights and the scores", "take bf16-mixed"]),
         (
@@ -74,7 +71,6 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (["--data=lightning_subnets.datamodules.CIFAR10"], ["data/cifar10", "--data.download=true"]),
         (["--seed_everything=-1"], ["seed_everything", "-1"]),
-        (["--model.network.dict_kwargs.foo=1"], ["foo"]),
         (["--trainer.max_epochs=-1"], ["needs an end", "--trainer.max_steps"]),
         (["--trainer.default_root_dir=/dev/null"], ["/dev/null/quickstart", "Not a directory"]),
         (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
@@ -109,17 +105,15 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["fit"], ["fti"], ["fit", "--ckpt_path"]])
-def test_half_a_command_line_is_told_how_to_go_on(arguments: list[str], mistake: Mistake) -> None:
+@pytest.mark.parametrize("arguments", [[], ["fti"], ["fit", "--ckpt_path"]])
+def test_an_incomplete_command_line_gets_an_example(arguments: list[str], mistake: Mistake) -> None:
     error = mistake(arguments)
     assert error.startswith("error: ")
     assert "lightning fit -c configs/quickstart.yaml" in error
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_named_whoever_reads_it(
-    workers: int, photographs: Path, tmp_path: Path, mistake: Mistake
-) -> None:
+def test_an_unreadable_image_is_named(workers: int, photographs: Path, tmp_path: Path, mistake: Mistake) -> None:
     shutil.copytree(photographs, tmp_path / "photographs")
     broken = sorted((tmp_path / "photographs" / "train").rglob("*.jpg"))[0]
     content = broken.read_bytes()
@@ -141,10 +135,6 @@ def test_an_unreadable_image_is_named_whoever_reads_it(
     assert "is not a readable image" in said[0]
 
 
-def test_a_missing_config_is_named(mistake: Mistake) -> None:
-    assert "nowhere.yaml" in mistake(["fit", "-c", "nowhere.yaml"])
-
-
 def test_a_mistake_under_two_processes_is_one_error(tmp_path: Path) -> None:
     ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
     command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *ddp]
@@ -157,7 +147,7 @@ def test_a_mistake_under_two_processes_is_one_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_finished_run_is_not_gone_on_with(finished_run: Path, mistake: Mistake) -> None:
+def test_a_finished_run_is_not_resumed(finished_run: Path, mistake: Mistake) -> None:
     checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
     assert "all of its 2 epochs: raise --trainer.max_epochs" in mistake(["fit", "--ckpt_path", checkpoint])
     steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=40"]
@@ -174,7 +164,7 @@ def test_a_finished_run_is_not_gone_on_with(finished_run: Path, mistake: Mistake
         (["--trainer.max_steps=40"], "--trainer.max_steps=40 is before that"),
     ],
 )
-def test_a_run_that_cannot_go_on_is_left_as_it_is(
+def test_a_run_that_cannot_resume_is_left_as_it_is(
     arguments: list[str], part: str, finished_run: Path, mistake: Mistake
 ) -> None:
     run = Path("runs/quickstart/again")
@@ -183,33 +173,34 @@ def test_a_run_that_cannot_go_on_is_left_as_it_is(
     before = {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     error = mistake(["fit", "-c", QUICKSTART, *SHORT, "--version=again", *arguments])
     assert part in error
-    assert "going on" not in error
+    assert "resuming" not in error
     assert {path.name: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("version", ["..", ".", "a/b", "/tmp/elsewhere"])
-def test_a_version_is_a_name_and_no_path(version: str, tmp_path: Path, mistake: Mistake) -> None:
+@pytest.mark.parametrize("version", ["..", "a/b"])
+def test_a_version_cannot_be_a_path(version: str, tmp_path: Path, mistake: Mistake) -> None:
     error = mistake(["fit", "-c", QUICKSTART, *SHORT, f"--version={version}"])
     assert f"--version is {version!r}: it names a directory, so use a name " in error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_is_under_way_elsewhere_is_left_alone(tmp_path: Path, mistake: Mistake) -> None:
+def test_a_run_of_another_process_is_left_alone(tmp_path: Path, mistake: Mistake) -> None:
     run = RunDirectory.claim(tmp_path / "runs", "quickstart", "shared")
     assert "is being used by another process" in mistake(["fit", "-c", QUICKSTART, *SHORT, "--version=shared"])
     run.release()
 
 
-def test_another_optimizer_does_not_take_over(finished_run: Path, mistake: Mistake) -> None:
-    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
-    error = mistake(["fit", "--ckpt_path", checkpoint, "--trainer.max_epochs=3", "--model.optimizer=Adam"])
-    assert "of a run by SGD and this run is by Adam" in error
-
-
-@pytest.mark.parametrize("content", [torch.zeros(3), 5, {"subnet": {}}, {"state_dict": {}, "epoch": 1}])
-def test_a_file_that_is_no_checkpoint_of_ours_is_refused(content: object, tmp_path: Path, mistake: Mistake) -> None:
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (torch.zeros(3), "is not a checkpoint of lightning-subnets"),
+        ({"state_dict": {}, "epoch": 1}, "is not a checkpoint of lightning-subnets"),
+        ({"subnet": {}, "state_dict": {}, "path": Path("runs code when unpickled")}, "cannot be read"),
+    ],
+)
+def test_a_foreign_checkpoint_is_refused(content: object, part: str, tmp_path: Path, mistake: Mistake) -> None:
     torch.save(content, tmp_path / "foreign.ckpt")
-    assert "is not a checkpoint of lightning-subnets" in mistake(["test", "-c", QUICKSTART, "--ckpt_path=foreign.ckpt"])
+    assert part in mistake(["test", "-c", QUICKSTART, "--ckpt_path=foreign.ckpt"])
 
 
 def test_predictions_want_a_directory(finished_run: Path, mistake: Mistake) -> None:
@@ -227,7 +218,7 @@ def test_predictions_want_a_directory(finished_run: Path, mistake: Mistake) -> N
         (["--model.network.width_multiplier=2"], "network.features.0.scores has shape (64, 1, 3, 3)"),
     ],
 )
-@pytest.mark.parametrize("verb", ["fit", "test"])
+@pytest.mark.parametrize("verb", [pytest.param("fit", marks=pytest.mark.thorough), "test"])
 def test_a_checkpoint_of_another_run_is_refused(
     verb: str, arguments: list[str], part: str, finished_run: Path, mistake: Mistake
 ) -> None:
@@ -235,7 +226,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert part in mistake([verb, "-c", QUICKSTART, "--ckpt_path", str(checkpoint), *arguments])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.999])
 def test_a_truncated_checkpoint_is_refused(share: float, finished_run: Path, tmp_path: Path, mistake: Mistake) -> None:
     whole = (finished_run / "checkpoints" / "last.ckpt").read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
@@ -249,11 +240,6 @@ def test_a_checkpoint_cut_anywhere_is_refused(finished_run: Path, tmp_path: Path
     for length in torch.randint(len(whole), (500,), generator=torch.Generator().manual_seed(0)).tolist():
         (tmp_path / "cut.ckpt").write_bytes(whole[:length])
         assert "cut.ckpt cannot be read" in mistake(["test", "-c", QUICKSTART, "--ckpt_path", "cut.ckpt"])
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, mistake: Mistake) -> None:
-    torch.save({"subnet": {}, "state_dict": {}, "path": Path("anything that is no tensor")}, tmp_path / "foreign.ckpt")
-    assert "cannot be read" in mistake(["test", "-c", QUICKSTART, "--ckpt_path", "foreign.ckpt"])
 
 
 def test_a_diverged_run_stops_and_names_the_step(mistake: Mistake) -> None:

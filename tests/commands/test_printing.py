@@ -1,4 +1,4 @@
-"""A stranger's text, in a file or in its name, is printed as a terminal only shows it."""
+"""A stranger's text, in a file or in a file name, cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.errors import printable
 
 
-def test_a_strangers_text_is_one_line_that_a_terminal_only_shows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_strangers_text_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a\x1b[2J\nerror: b\r\u202ec\u2028d\ud800\x9b"
     shown = r"a\x1b[2J\nerror: b\r\u202ec\u2028d\ud800\x9b"
     assert printable(hostile) == shown
@@ -34,7 +34,7 @@ def test_a_files_name_is_printed_as_one_line(tmp_path: Path, capsys: pytest.Capt
         assert error[:-1].isprintable()
 
 
-def test_help_says_what_a_strangers_checkpoint_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_warns_of_a_strangers_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         lightning(["test", "--help"])
     said = " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""What a command prints cannot end it, wherever its output goes."""
+"""A command does not fail because its output cannot be written."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_reader_that_has_gone_fails_no_command(options: list[str], tmp_path: P
     os.close(writing)
 
 
-@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2), (0, 1, 2)])
-def test_where_a_stream_is_closed_no_message_gets_into_a_file(closed: tuple[int, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_closed_stream_sends_no_message_into_a_file(closed: tuple[int, ...], tmp_path: Path) -> None:
     def close() -> None:
         for descriptor in closed:
             os.close(descriptor)
@@ -74,12 +74,12 @@ def test_a_character_that_the_encoding_lacks_is_written_as_its_escape(tmp_path: 
     assert b"ERROR:root:an error" in ended.stderr
 
 
-def test_what_can_be_written_is_written_as_before(tmp_path: Path) -> None:
+def test_other_output_is_unchanged(tmp_path: Path) -> None:
     ended = printing(tmp_path, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
     assert ended.stdout.decode() == "".join(f"{number}: 99.5 % ± 0.1\n" for number in range(3000)) + "False\n"
 
 
-def test_streams_that_somebody_else_has_put_there_stay(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replaced_streams_stay(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
     streams.make_lossy()
     assert (sys.stdout, sys.stderr) == before

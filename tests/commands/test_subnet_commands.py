@@ -1,4 +1,4 @@
-"""A subnetwork goes out of a run and comes in from elsewhere: subnets export, import, inspect, and lightning test."""
+"""Subnetworks in files: ``subnets export``, ``import`` and ``inspect``, and ``lightning test`` of a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def subnet(run: Path, tmp_path: Path) -> Path:
     path = tmp_path / "digits.subnet"
-    main(["export", last(run), str(path)])
+    path.write_bytes(b"something else")
+    main(["export", last(run), str(path), "--force"])
     return path
 
 
@@ -60,7 +61,7 @@ def logits_of(network: nn.Module) -> Tensor:
     return logits
 
 
-def test_a_run_in_a_file_is_the_network_that_was_found(run: Path, subnet: Path) -> None:
+def test_the_file_of_a_run_has_its_network(run: Path, subnet: Path) -> None:
     found = SavedRun(last(run)).module().network
     assert torch.equal(logits_of(load_subnet(subnet)), logits_of(found))
     again = dict(masked_layers(load_subnet(subnet, masked=True)))
@@ -69,7 +70,7 @@ def test_a_run_in_a_file_is_the_network_that_was_found(run: Path, subnet: Path) 
         assert torch.equal(layer.mask(), again[name].mask())
 
 
-def test_the_file_says_what_the_run_says(run: Path, subnet: Path) -> None:
+def test_the_header_of_a_file_agrees_with_the_run(run: Path, subnet: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     header = Container(subnet).header
     assert header.accuracy["test_accuracy"] == summary["test_accuracy"]
@@ -81,14 +82,14 @@ def test_the_file_says_what_the_run_says(run: Path, subnet: Path) -> None:
     assert (header.weights.distribution, header.weights.seed) == ("signed_constant", 0)
 
 
-def test_the_file_of_another_step_says_nothing_of_the_last_ones_accuracy(run: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_step_has_no_accuracy(run: Path, tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"steps": summary["steps"] + 1}))
     main(["export", last(run), str(tmp_path / "other.subnet")])
     assert Container(tmp_path / "other.subnet").header.accuracy == {}
 
 
-def test_a_run_whose_data_are_gone_is_exported_without_what_they_say(
+def test_a_run_without_its_data_is_exported_without_classes_and_preprocessing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -102,8 +103,8 @@ def test_a_run_whose_data_are_gone_is_exported_without_what_they_say(
     main(["export", last(run), str(tmp_path / "told.onnx"), "--input_shape=[1, 8, 8]"])
 
 
-@pytest.mark.parametrize("of", ["run", "file"])
-def test_every_ending_gives_the_same_logits(of: str, run: Path, subnet: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", [pytest.param("run", marks=pytest.mark.thorough), "file"])
+def test_every_format_gives_the_same_logits(of: str, run: Path, subnet: Path, tmp_path: Path) -> None:
     source, expected = (last(run) if of == "run" else str(subnet)), logits_of(load_subnet(subnet))
     for ending in ("pt", "safetensors", "onnx"):
         main(["export", source, str(tmp_path / f"net.{ending}")])
@@ -118,7 +119,7 @@ def test_every_ending_gives_the_same_logits(of: str, run: Path, subnet: Path, tm
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [str(digit) for digit in range(10)]
 
 
-def test_inspect_shows_what_is_in_a_file(subnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_a_file(subnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["inspect", str(subnet), "--against", str(subnet)])
     said = " ".join(capsys.readouterr().out.split())
     for part in (
@@ -141,7 +142,7 @@ def test_inspect_compares_a_file_with_a_run(run: Path, subnet: Path, capsys: pyt
         assert "100.00% of the weights that either keeps" in " ".join(capsys.readouterr().out.split())
 
 
-def test_inspect_compares_files_of_one_network_alone(
+def test_inspect_refuses_to_compare_different_networks(
     subnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, mine = str(tmp_path / "other.subnet"), str(tmp_path / "mine.subnet")
@@ -168,10 +169,10 @@ def test_lightning_test_takes_a_file(
         assert float(said.split("test/accuracy")[1].split("│")[1]) == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_of_a_files_config_only_the_data_are_made_and_nothing_is_fetched(
+def test_only_the_data_of_a_files_config_are_built_and_nothing_is_downloaded(
     run: Path, subnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may be somebody else's, and name what a run would import, call or download."""
+    """The file may be a stranger's, whose config names what a run would import, call or download."""
     header, hostile = Container(subnet).header, tmp_path / "hostile.subnet"
     header.config["trainer"] = {"callbacks": [{"class_path": "nowhere.Malice"}], "logger": {"class_path": "nowhere.X"}}
     network = SavedRun(last(run)).module().network
@@ -196,7 +197,8 @@ def test_of_a_files_config_only_the_data_are_made_and_nothing_is_fetched(
     assert not (tmp_path / "put").exists()
 
 
-def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_a_fit_keeps_the_mask_of_a_file(subnet: Path, tmp_path: Path) -> None:
     lightning(
         [
             *["fit", "-c", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.max_epochs=1"],
@@ -209,11 +211,18 @@ def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path)
     assert all(torch.equal(layer.mask(), found[name].mask()) for name, layer in masked_layers(trained))
 
 
+def test_a_fit_cannot_resume_from_a_file(subnet: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        lightning(["fit", "-c", str(run / "config.yaml"), "--ckpt_path", str(subnet)])
+    assert exit_info.value.code == 2
+    assert f"--model.method.masks={subnet}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["export", "LAST", "SUBNET"], "digits.subnet exists: --force replaces it"),
-        (["export", "LAST", "net.h5"], 'unsupported extension ".h5" of net.h5: use .subnet'),
+        (["export", "LAST", "net.h5"], "net.h5"),
         (["export", "SUBNET", "other.subnet"], "is a .subnet file already: copy it"),
         (["export", "LAST", "nowhere/net.subnet"], "nowhere is no directory"),
         (["export", "nowhere.ckpt", "net.subnet"], "the checkpoint nowhere.ckpt does not exist"),
@@ -221,7 +230,9 @@ def test_training_goes_on_under_the_mask_of_a_file(subnet: Path, tmp_path: Path)
         (["export", "LAST", "net.onnx", "--input_shape=[1, -8, 8]"], "input_shape = [1, -8, 8] has a size below 1"),
         (["export", "LAST", "folder.subnet", "--force"], "folder.subnet is a directory: name a file"),
         (["inspect", "LAST.subnet"], "LAST.subnet cannot be read"),
-        (["inspect", "SUBNET", "--input_shape=[1, -8, 8]"], "input_shape = [1, -8, 8] has a size below 1"),
+        (["inspect", "LAST", "--input_shape=[3, 8, 8]"], "cannot be followed for images of shape (3, 8, 8)"),
+        (["inspekt"], "subnets --help"),
+        (["check", "LAST", "--seeds=0"], "seeds = 0 is below 1"),
         (["inspect", "SUBNET", "--against", "other.subnet"], "other.subnet cannot be read"),
         (["check", "SUBNET"], "digits.subnet is a .subnet file, but this command needs the checkpoint of a run"),
         (["import", "LAST", "net.subnet", "--network", "torchvision.models.resnet18"], "subnets export"),
@@ -254,16 +265,3 @@ def test_a_mistake_is_one_clear_line_and_writes_nothing(
     assert "Traceback" not in said
     assert sorted(tmp_path.iterdir()) == there
     assert subnet.read_bytes() == before
-
-
-def test_force_replaces_a_file(run: Path, subnet: Path) -> None:
-    subnet.write_bytes(b"something else")
-    main(["export", last(run), str(subnet), "--force"])
-    load_subnet(subnet)
-
-
-def test_a_fit_cannot_go_on_from_a_file(subnet: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        lightning(["fit", "-c", str(run / "config.yaml"), "--ckpt_path", str(subnet)])
-    assert exit_info.value.code == 2
-    assert f"--model.method.masks={subnet}" in capsys.readouterr().err
