@@ -81,8 +81,8 @@ def test_a_summary_of_any_values_is_reported_or_refused(count: int, run: Path) -
     def read() -> None:
         found = summary.read(run)
         table = tables.of_runs({("quickstart", "run"): found})
-        assert all((tables.as_csv(table), tables.as_html(table), tables.as_markdown(table)))
-        assert page.of_run({}, "run", found)
+        assert all((tables.as_csv(table), tables.as_markdown(table)))
+        assert page.render("report", [], table, page.RunSection("run", {}, table, found))
 
     found = []
     for place, value in changes(whole, count):
