@@ -13,7 +13,8 @@ from repository import ROOT
 from lightning_subnets.commands.cli import main
 
 README = (ROOT / "README.md").read_text()
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md"), *ROOT.glob("configs/*/*.md")]
+FOLDERS = ("benchmarks", "configs", "data", "docs", "results", "slurm")
+PAGES = [*ROOT.glob("[A-Z]*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
