@@ -16,11 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def check_density(density: float) -> float:
-    """Return the density.
-
-    Raises:
-        ValueError: if it is outside (0, 1].
-    """
+    """Return the density, or raise a ``UserError`` if it is outside (0, 1]."""
     if not 0.0 < density <= 1.0:
         raise UserError(
             f"density = {density} is outside (0, 1]: it is the fraction of weights kept, 0.3 for the paper's 30 %"
@@ -29,11 +25,7 @@ def check_density(density: float) -> float:
 
 
 def check_allocation(allocation: str, known: tuple[str, ...]) -> str:
-    """Return the allocation.
-
-    Raises:
-        ValueError: if it is unknown.
-    """
+    """Return the allocation, or raise a ``UserError`` if it is unknown."""
     if allocation not in known:
         raise unknown("allocation", allocation, known)
     return allocation

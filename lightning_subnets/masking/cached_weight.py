@@ -76,13 +76,7 @@ _lock = Lock()  # guards the set, because several threads may each train a netwo
 
 
 def cached_weight(layer: CachingLayer) -> tuple[Tensor, Tensor | None]:
-    """Return w * m of a layer, without gradient, and m if w is trained.
-
-    Under autocast, the result has autocast's precision.
-
-    Raises:
-        ValueError: if a score on a CPU is NaN.
-    """
+    """Return w * m of a layer, without gradient and in autocast's precision, and m if w is trained."""
     cached = layer.cached
     if torch.compiler.is_compiling() and not layer.externally_refreshed:
         # A compiled graph cannot check whether a tensor has changed.
@@ -109,11 +103,7 @@ def compile_(network: nn.Module, layers: Iterable[CachingLayer]) -> None:
 
 
 def refresh_(layers: Iterable[CachingLayer]) -> None:
-    """Compute the effective weights that are missing or outdated.
-
-    Raises:
-        ValueError: if a score on a CPU is NaN.
-    """
+    """Compute the effective weights that are missing or outdated."""
     cacheable = (layer for layer in layers if layer.method.cacheable)
     _compute({each: _dtype(each.weight) for each in cacheable if not (each.cached and each.cached.is_fresh(each))})
 

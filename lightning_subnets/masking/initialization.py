@@ -82,11 +82,7 @@ def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
 
 
 def check_distribution(distribution: str) -> None:
-    """Check the name of a weight distribution.
-
-    Raises:
-        ValueError: if it is unknown; the message lists all.
-    """
+    """Raise a ``UserError`` that lists all distributions if this one is unknown."""
     if distribution not in DISTRIBUTIONS:
         raise unknown("weight distribution", distribution, DISTRIBUTIONS)
 

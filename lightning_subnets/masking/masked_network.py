@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, initialization, maskable, masked_layer
 from lightning_subnets.masking.masked_layer import MaskedLayer, Origin, masked_layers
-from lightning_subnets.masking.method import Method, PruningData, current_masks
+from lightning_subnets.masking.method import Method, PruningData
 
 
 def mask_(
@@ -83,9 +83,9 @@ def unmask_(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: if the network is not masked.
     """
-    layers = [layer for _, layer in masked_layers(network)]
-    for layer, mask in zip(layers, current_masks(layers), strict=True):
-        masked_layer.remove_(layer, mask)
+    kept = masked_layer.masks(network)
+    for name, layer in masked_layers(network):
+        masked_layer.remove_(layer, kept[name])
     return network.requires_grad_(True)
 
 

@@ -39,10 +39,10 @@ class PruningData(NamedTuple):
     read_masks: Callable[[str, nn.Module], Mapping[str, Tensor]] | None = None
 
     def checked_for(self, method: Method) -> PruningData:
-        """Return the data that the method requires, with the input shape of the batches if no shape is given.
+        """Return these data, by default with the input shape of the batches, after a check of what the method requires.
 
         Raises:
-            ValueError: if the data lack what the method requires, or a batch has the wrong form.
+            ValueError: if the data lack it, or a batch has the wrong form.
         """
         if method.requires is None or (method.requires == "input_shape" and self.input_shape):
             return self

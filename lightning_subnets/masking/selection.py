@@ -34,11 +34,7 @@ def top_k(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor:
 
 
 def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: bool = False) -> list[Tensor]:
-    """Return the mask of each tensor, as ``top_k`` does; all are on one device, and a GPU selects from all at once.
-
-    Raises:
-        ValueError: as ``top_k`` does.
-    """
+    """Return the mask of each tensor, as ``top_k`` does; all are on one device, and a GPU selects from all at once."""
     for each, k in zip(scores, counts, strict=True):
         if not 0 <= k <= each.numel():
             raise ValueError(f"k = {k} is outside 0 to {each.numel()}, the number of scores")
