@@ -1,4 +1,4 @@
-"""Random walks over a network's units, along its weights, many at a time."""
+"""Random walks along a network's weights, many at a time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from lightning_subnets.graph.unit_graph import NOTHING, Edges, Float64, Mask, Merge, UnitGraph, Units
 
-END = -1  # in the place of a step where a walk ends
+END = -1  # stands for a step if a walk ends
 Float32 = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
 class Visited(NamedTuple):
-    """The weights that walks went along, in no order, one as often as it was met.
+    """The weights that walks passed, in no order, repeated for each pass.
 
     Args:
-        weights: indices into all layers' weights, one layer after the other.
-        times: when; an earlier walk, and an earlier step of one walk, has a smaller number.
+        weights: indices into the concatenated weights of all layers.
+        times: of each pass; smaller for an earlier walk, and for an earlier step of the same walk.
     """
 
     weights: Integers
@@ -31,24 +31,23 @@ class Visited(NamedTuple):
 
 
 class RandomWalks:
-    """Walks from the inputs of a network to its outputs, and back, in turn.
+    """Walks that alternate between forward, from inputs to outputs, and backward, from outputs to inputs.
 
     Walk 0 goes forward from the first input, walk 1 backward from the first output, walk 2 forward from the second
-    input, and so on, round-robin in both directions. In a layer a walk draws one of the weights that leave its unit,
-    or backward that enter it, with probability |w| / sum |w|: the same as first a unit by the sum over its kernel,
-    then a position in the kernel. Where several steps begin at a unit, as a block and its shortcut do, each has the
-    same probability, however large its weights are; so have the units that were added or multiplied, backward.
-    Steps from which no walk comes to an end are not taken.
+    input, and so on, round-robin. In a layer, a walk draws one of the weights that leave its unit (backward: enter it)
+    with probability |w| / sum |w|: first a unit by the sum over its kernel, then a position in the kernel. If several
+    steps begin at a unit, such as a block and its shortcut, each has the same probability, whatever its weights; so
+    have, backward, the units that were added or multiplied. Walks avoid steps from which they could not reach an end.
 
-    A walk's random numbers are a function of the seed, its number and the step, so that it is the same one however
-    many go together; sums are taken in one fixed order, so that it is the same on every machine.
+    The random numbers of a walk are a function of the seed, the walk's number and the step, so the walk does not depend
+    on how many run together. Sums have a fixed order, so the walk is the same on every machine.
 
     Args:
         graph: of the network.
-        strengths: |w|, or another number >= 0 to go by, (out, in / groups, positions of the kernel), by layer; in the
-            order of the layers that ``Visited`` numbers weights by.
+        strengths: |w|, or other numbers >= 0, (out, in / groups, positions of the kernel), by layer. The order of the
+            layers is that in which ``Visited`` numbers weights.
         seed: any integer.
-        whole_kernels: a walk visits the whole kernel that its weight is in.
+        whole_kernels: whether a walk visits the whole kernel of each weight.
     """
 
     def __init__(
@@ -69,26 +68,26 @@ class RandomWalks:
         )
 
     def visited(self, first: int, count: int) -> Visited:
-        """What the walks from ``first`` on, ``count`` of them, go along; both numbers are even."""
+        """Return the weights that ``count`` walks pass, starting with walk ``first``; both numbers are even."""
         with ThreadPoolExecutor(len(self.directions)) as pool:
             both = pool.map(lambda direction: direction.visited(first // 2, count // 2), self.directions)
             return Visited(*(np.concatenate(each) for each in zip(*both, strict=True)))
 
 
 class _Kernels:
-    """A layer's weights, by connection (output, input) and position in the kernel."""
+    """The weights of a layer, by connection (output, input) and position in the kernel."""
 
     def __init__(self, strengths: Float32, first: int, whole: bool) -> None:
         self.positions = strengths.shape[2]
         self.strengths = strengths.reshape(-1, self.positions)
         self.first, self.whole = first, whole
-        # One position after the other: a sum in an order of its own would be rounded in its own way.
+        # Add position by position: NumPy's own order of summation, and so the rounding, may vary.
         self.totals: Float64 = np.zeros(strengths.shape[:2])
         for position in range(self.positions):
             self.totals += strengths[:, :, position]
 
     def weights(self, connections: Integers, uniform: Float64) -> Integers:
-        """A weight of each connection, (n, 1), or all of them, (n, positions)."""
+        """Return one weight of each connection, (n, 1), or all of its weights, (n, positions)."""
         start: Integers = (self.first + connections * self.positions)[:, None]
         if self.whole or self.positions == 1:
             return start + np.arange(self.positions)
@@ -98,7 +97,7 @@ class _Kernels:
 
 
 class _Direction:
-    """All walks one way; ``open_`` says from which units a walk that way comes to an end."""
+    """All walks in one direction; ``open_`` marks the units from which a walk can reach an end."""
 
     def __init__(
         self, graph: UnitGraph, kernels: Mapping[str, _Kernels], open_: Mask, seed: int, *, backward: bool
@@ -112,7 +111,7 @@ class _Direction:
             else _Identity(step, open_, backward)
             for step in (reversed(graph.steps) if backward else graph.steps)
         ]
-        # The steps that begin at each unit, unit by unit.
+        # The steps that begin at each unit, sorted by unit.
         units = np.concatenate([ends, *(step.units for step in self.steps)])
         steps = np.repeat([END, *range(len(self.steps))], [len(ends), *(len(step.units) for step in self.steps)])
         self.ways = steps[np.argsort(units, kind="stable")]
@@ -124,7 +123,7 @@ class _Direction:
         waiting: dict[int, list[tuple[Integers, Units]]] = defaultdict(list)
 
         def send(walks: Integers, units: Units, uniform: Float64) -> None:
-            """To the next step of each walk."""
+            """Queue each walk at the next step that it takes."""
             way = (uniform * self.num_ways[units]).astype(np.int64)
             steps = self.ways[self.first_way[units] + way]
             for step in np.unique(steps).tolist():
@@ -146,9 +145,9 @@ class _Direction:
         return Visited(np.concatenate(weights), np.concatenate(times))
 
     def _uniform(self, step: int, first: int, count: int) -> Float64:
-        """For each walk the step's four numbers, uniform on (0, 1), (count, 4)."""
+        """Return four numbers for each walk at this step, uniform on (0, 1), (count, 4)."""
         key = hashlib.sha256(f"{self.seed}:walks:{self.backward}:{step}".encode()).digest()[:16]
-        # Philox makes four numbers of each value of its counter, which is the number of the walk.
+        # Philox gives four numbers for each value of its counter, here the walk's number.
         raw = np.random.Philox(key=int.from_bytes(key, "little"), counter=first).random_raw(4 * count)
         return (((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52).reshape(count, 4)
 
@@ -156,12 +155,12 @@ class _Direction:
 class _Layer:
     """A step along a weight of a layer.
 
-    Rows are the layer's inputs, backward its outputs, and columns what they lead to; rows of one unit lie together.
+    Rows of the table are the layer's inputs (backward: its outputs), sorted by unit; columns are where they lead to.
     """
 
     def __init__(self, edges: Edges, kernels: _Kernels, open_: Mask, backward: bool) -> None:
         self.kernels, self.backward = kernels, backward
-        self.inputs = kernels.totals.shape[1]  # of a group, as its outputs
+        self.inputs = kernels.totals.shape[1]  # of a group, as are the outputs
         self.outputs = kernels.totals.shape[0] // edges.groups
         totals = kernels.totals.reshape(edges.groups, self.outputs, self.inputs)
         rows, columns = (edges.targets, edges.sources) if backward else (edges.sources, edges.targets)
@@ -178,7 +177,7 @@ class _Layer:
         self.units, self.low, self.high = self.units[way], self.low[way], self.high[way]
 
     def take(self, units: Units, uniform: Float64) -> tuple[Units, Integers]:
-        """The units after the step, and the weights on the way, (n, 1) or, of whole kernels, (n, positions)."""
+        """Return the units after the step, and the weights passed, (n, 1) or, for whole kernels, (n, positions)."""
         which = self.units.searchsorted(units)
         low, high = self.low[which], self.high[which]
         place = self.sums.searchsorted(_below(low + uniform[:, 0] * (high - low), high), side="right")
@@ -208,12 +207,12 @@ class _Identity:
 
 
 def _below(value: Float64, bound: Float64) -> Float64:
-    """The value, or where rounding took it to the bound, the number before that."""
+    """Return the value, or the largest number below the bound if rounding has reached the bound."""
     return np.minimum(value, np.nextafter(bound, 0.0))
 
 
 def _num_reachable(graph: UnitGraph, kernels: Mapping[str, _Kernels], reached: Mask, leading: Mask) -> int:
-    """The number of weights that some walk could visit."""
+    """Return the number of weights that some walk could visit."""
     on_a_path: dict[str, Mask] = {}
     for step in graph.steps:
         if isinstance(step, Edges):

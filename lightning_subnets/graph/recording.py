@@ -39,8 +39,8 @@ def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> Expo
         except Exception as error:  # whatever the network's own code raises
             reason = str(error).strip().splitlines()
             raise UserError(
-                f"the units of {kind} cannot be followed for images of shape {tuple(input_shape)}, because "
-                f"torch.export fails on the forward pass: {type(error).__name__}{f': {reason[0]}' if reason else ''}. "
+                f"the units of {kind} cannot be followed for images of shape {tuple(input_shape)}: torch.export "
+                f"fails on the forward pass: {type(error).__name__}{f': {reason[0]}' if reason else ''}. "
                 "Give the shape that the network is made for, or take a method that does not need paths"
             ) from error
 

@@ -1,4 +1,4 @@
-"""The unit graph of a network, from one look at what its forward pass does."""
+"""Trace the unit graph of a network through its recorded forward pass."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from lightning_subnets.graph.recording import EMPTYING, name_of, record
 from lightning_subnets.graph.unit_graph import NOTHING, Edges, Merge, UnitGraph
 from lightning_subnets.masking.maskable import maskable_layers
 
-# Operations, by their names in aten without the underscore of those in place. These only move elements: they are run
-# on units as they are on numbers.
+# Names of aten operations, without the underscore of in-place variants.
+# These only move elements; tracing runs them on the numbers of units.
 _MOVING = {"view", "_unsafe_view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "movedim"}
 _MOVING |= {"flatten", "unflatten", "squeeze", "unsqueeze", "cat", "concat", "stack", "expand", "expand_as", "repeat"}
 _MOVING |= {"split", "split_with_sizes", "chunk", "tensor_split", "slice", "select", "narrow", "unbind", "clone"}
 _MOVING |= {"repeat_interleave", "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "contiguous"}
 _MOVING |= {"slice_scatter", "select_scatter", "copy"}
-# These give each element of the first tensor a value in its place, and are not marked in torch as doing so.
+# These map each element of the first tensor to one element, but torch does not tag them as pointwise.
 _KEEPING = {"batch_norm", "_native_batch_norm_legit_no_training", "layer_norm", "native_layer_norm", "group_norm"}
 _KEEPING |= {"native_group_norm", "instance_norm", "rms_norm", "softmax", "_softmax", "log_softmax", "_log_softmax"}
 _KEEPING |= {"dropout", "feature_dropout", "alpha_dropout", "hardswish", "alias", "detach", "to", "_to_copy", "type_as"}
-# These join positions along the last dimensions, so many, and give a map of another size.
+# These join positions along this number of last dimensions, and change the size of the feature map.
 _POOLING = {"max_pool2d": 2, "max_pool2d_with_indices": 2, "avg_pool2d": 2, "adaptive_avg_pool2d": 2}
 _POOLING |= {"_adaptive_avg_pool2d": 2, "adaptive_max_pool2d": 2, "upsample_nearest2d": 2, "upsample_bilinear2d": 2}
 _POOLING |= {"upsample_bicubic2d": 2, "adaptive_avg_pool1d": 1, "avg_pool1d": 1, "max_pool1d": 1, "avg_pool3d": 3}
-# These join what lies along the dimensions in their second argument.
+# These join elements along the dimensions in their second argument.
 _REDUCING = {"mean", "sum", "amax", "amin"}
 
 
 def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
-    """The graph of a plain network's units, for images of one shape; the network stays as it was.
+    """Return the graph of a plain network's units, for images of one shape; the network stays unchanged.
 
-    The forward pass is recorded by torch.export, in evaluation mode and without computing anything. Then every tensor
-    of it is replaced by one that holds, for each element, the number of its unit: operations that move elements are
-    run on these numbers themselves, the others join units or make new ones. A layer that evaluation does not use,
-    as an auxiliary classifier, is not in the graph.
+    torch.export records the forward pass in evaluation mode, without computing anything. Tracing then replaces every
+    tensor by one that holds, for each element, the number of its unit. Operations that move elements run on these
+    numbers; other operations join units or make new ones. A layer that evaluation does not use, such as an auxiliary
+    classifier, is not in the graph.
 
     Args:
         network: of Conv2d, Linear and layers without weights to mask; see ``maskable.maskable_layers``.
@@ -50,7 +50,7 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
 
     Raises:
         ValueError: if the network cannot be recorded for such images, or has an operation through which units cannot
-            be followed, as attention; the message names it.
+            be followed, such as attention; the message names the operation.
     """
     layers = maskable_layers(network)
     program = record(network, input_shape, next(iter(layers.values())).weight)
@@ -64,10 +64,10 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
 
 
 class _Tracing:
-    """Follows units through a recorded forward pass.
+    """Follow units through a recorded forward pass.
 
-    A tensor of units has the shape of the tensor that it stands for. Along a dimension where units do not change, as
-    positions of a feature map, it is expanded, so that large maps take no memory.
+    A tensor of units has the shape of the tensor that it replaces. It is expanded along dimensions where units do not
+    change, such as the positions of a feature map, so that large maps take no memory.
     """
 
     def __init__(
@@ -146,8 +146,8 @@ class _Tracing:
         images, weight = node.all_input_nodes[:2]
         if weight.name not in self.parameters:
             raise UserError(
-                f"the units of {self.kind} cannot be followed through {node.target}, as its weight is not that of a "
-                "torch.nn.Conv2d or torch.nn.Linear. Take a method that does not need paths"
+                f"the units of {self.kind} cannot be followed through {node.target}, because its weight is not that "
+                "of a torch.nn.Conv2d or torch.nn.Linear. Take a method that does not need paths"
             )
         name = self.parameters[weight.name]
         layer = self.layers[name]
@@ -169,7 +169,7 @@ class _Tracing:
         return self._along(units, sorted(dims)).expand(shape)
 
     def _joined(self, operands: list[Tensor]) -> Tensor:
-        """One unit for each distinct pair of units that meet; nothing and a unit are the unit."""
+        """Merge each distinct pair of units that meet into a new unit; NOTHING and a unit give the unit."""
         result, *others = (_compact(units) for units in operands)
         for other in others:
             shape = torch.broadcast_shapes(result.shape, other.shape)  # type: ignore[no-untyped-call]
@@ -184,7 +184,7 @@ class _Tracing:
         return result
 
     def _along(self, units: Tensor, dims: Sequence[int]) -> Tensor:
-        """The unit along these dimensions, kept with size 1: a new one where there are several, joined into it."""
+        """Reduce these dimensions to size 1: where units differ along them, merge the units into a new one."""
         units, dims = _compact(units), tuple(dims)
         largest = units.amax(dims, keepdim=True)
         smallest = torch.where(units == NOTHING, largest, units).amin(dims, keepdim=True)
@@ -201,7 +201,7 @@ class _Tracing:
 
 
 def _flat(value: Any) -> list[Tensor]:
-    """The tensors of what an operation takes or gives: one, or several, or none."""
+    """Return the tensors in an argument or a result of an operation."""
     several = value if isinstance(value, list | tuple) else [value]
     return [each for each in several if isinstance(each, Tensor)]
 
@@ -215,14 +215,14 @@ def _constant(value: Tensor) -> Tensor:
 
 
 def _first(units: Tensor, value: Any) -> Any:
-    """These units for the first of an operation's results, which has the shape of the tensor; the others are none."""
+    """Give an operation's first result these units, and its other results none."""
     if isinstance(value, Tensor):
         return units.expand(value.shape)
     return (units.expand(value[0].shape), *map(_constant, value[1:]))
 
 
 def _compact(units: Tensor) -> Tensor:
-    """With size 1 where the tensor is expanded."""
+    """Reduce expanded dimensions to size 1."""
     for dim in range(units.dim()):
         if units.stride(dim) == 0:
             units = units.narrow(dim, 0, 1)
@@ -230,7 +230,7 @@ def _compact(units: Tensor) -> Tensor:
 
 
 def _tidy(units: Tensor) -> Tensor:
-    """Expanded along every dimension where units do not change."""
+    """Expand every dimension along which units do not change."""
     for dim in range(units.dim()):
         compact = _compact(units)
         if (compact == compact.narrow(dim, 0, 1)).all():
@@ -239,6 +239,6 @@ def _tidy(units: Tensor) -> Tensor:
 
 
 def _distinct_columns(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns of a matrix, each once, and for each column which of them it is."""
+    """Return the distinct columns of a matrix, and for each column the index of its distinct one."""
     columns, which = torch.unique(rows, dim=1, return_inverse=True)
     return columns, which
