@@ -22,7 +22,7 @@ RESNETS = {
 
 
 def bottleneck_resnet(depths: tuple[int, ...], width: int) -> Iterator[int]:
-    """The number of weights of each layer, in torchvision's order. Source: He et al. 2016, Table 1."""
+    """Yield the number of weights of each layer, in torchvision's order. Source: He et al. 2016, Table 1."""
     yield 7 * 7 * 3 * 64
     inputs = 64
     for stage, depth in enumerate(depths):
@@ -49,9 +49,7 @@ def bottleneck_resnet(depths: tuple[int, ...], width: int) -> Iterator[int]:
         (10, 0.9, 10),  # 1 - 0.9 falls short of 0.1 in floating point, and the formula is kept to the last bit
     ],
 )
-def test_what_is_kept_is_all_but_the_whole_part_of_what_the_density_leaves_out(
-    total: int, density: float, kept: int
-) -> None:
+def test_the_number_kept_is_the_total_less_the_integer_part_of_the_rest(total: int, density: float, kept: int) -> None:
     assert num_kept(total, density) == kept
 
 
@@ -77,17 +75,8 @@ def test_the_networks_of_the_paper_keep_the_published_number_of_weights(name: st
     assert sum(uniform(totals, 0.3).values()) == kept
 
 
-def test_every_layer_has_the_same_density_the_first_and_the_last_included() -> None:
-    assert uniform({"first": 10, "middle": 1000, "last": 40}, 0.3) == {"first": 3, "middle": 300, "last": 12}
-
-
-@pytest.mark.parametrize("density", [0.0, -0.0, -0.1, 1.0000001, 30.0, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.0000001, 30.0, math.inf, math.nan])
 def test_a_density_outside_its_range_is_an_error_that_names_it(density: float) -> None:
     for reject in (check_density, EdgePopup):
         with pytest.raises(UserError, match=rf"density = {density} is outside \(0, 1\]"):
             reject(density)
-
-
-@pytest.mark.parametrize("density", [5e-324, 0.3, 1.0])
-def test_a_density_in_its_range_is_returned(density: float) -> None:
-    assert check_density(density) == density

@@ -1,4 +1,4 @@
-"""The digest tells one weight from another, to the bit, and nothing else."""
+"""A digest tells weights from others to the bit, and depends on nothing else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from masked_networks import IMAGES, masked_network, small_network
 from torch import nn
 
 from lightning_subnets import Dense, EdgePopup, mask_
@@ -14,21 +15,15 @@ from lightning_subnets.masking.digest import fingerprint, fingerprints, weights_
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def small_network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-
-
-def test_the_digest_is_a_sha256_of_the_parameters_and_not_of_the_buffers() -> None:
+def test_the_digest_is_a_sha256_that_neither_buffers_nor_scores_change() -> None:
     network = small_network()
     before = weights_digest(network)
-    network(torch.randn(8, 3, 3, 3))
     assert len(before) == 64
+    network(IMAGES)
+    mask_(network, EdgePopup(0.5), weights=None)
+    with torch.no_grad():
+        network.get_parameter("0.scores").zero_()
     assert weights_digest(network) == before
-
-
-def test_equal_weights_have_equal_digests() -> None:
-    assert weights_digest(small_network()) == weights_digest(small_network())
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -49,9 +44,8 @@ def test_the_digest_of_a_weight_that_is_a_slice_is_that_of_its_copy() -> None:
 
 
 def test_any_one_bit_changes_the_digest() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Linear(3, 1))
+    network = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Linear(3, 1))
     digests = {weights_digest(network)}
-    bits = 0
     for parameter in network.parameters():
         words = parameter.detach().view(-1).view(torch.int32)
         for index in range(words.numel()):
@@ -60,65 +54,36 @@ def test_any_one_bit_changes_the_digest() -> None:
                 words[index] ^= flip
                 digests.add(weights_digest(network))
                 words[index] ^= flip
-                bits += 1
-    assert bits == 32 * (8 + 2 + 2 + 2 + 3 + 1)
-    assert len(digests) == 1 + bits
+    assert len(digests) == 1 + 32 * (8 + 2 + 3 + 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_a_different_dtype_has_a_different_digest(dtype: torch.dtype) -> None:
-    assert weights_digest(small_network().to(dtype)) != weights_digest(small_network())
-
-
-def test_a_different_dtype_of_the_same_bytes_has_a_different_digest() -> None:
-    half, brain = nn.Linear(3, 2).to(torch.float16), nn.Linear(3, 2).to(torch.bfloat16)
-    for parameter in (*half.parameters(), *brain.parameters()):
-        nn.init.zeros_(parameter)
-    assert weights_digest(half) != weights_digest(brain)
-
-
-def test_a_different_shape_of_the_same_bytes_has_a_different_digest() -> None:
+def test_another_dtype_shape_name_or_order_has_another_digest() -> None:
     wide, tall = nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False)
     tall.weight = nn.Parameter(wide.weight.detach().view(3, 2).clone())
-    assert weights_digest(wide) != weights_digest(tall)
-
-
-def test_a_different_name_has_a_different_digest() -> None:
-    layer = nn.Linear(3, 2)
-    first, second = nn.Sequential(OrderedDict(first=layer)), nn.Sequential(OrderedDict(second=layer))
-    assert weights_digest(first) != weights_digest(second)
-
-
-def test_two_layers_that_change_places_have_a_different_digest() -> None:
+    zeros = [nn.init.zeros_(nn.Linear(3, 2, bias=False, dtype=dtype).weight) for dtype in (torch.half, torch.bfloat16)]
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
-    assert weights_digest(nn.Sequential(first, second)) != weights_digest(nn.Sequential(second, first))
+    networks = [
+        nn.Sequential(OrderedDict(first=wide)),
+        nn.Sequential(OrderedDict(second=wide)),
+        nn.Sequential(OrderedDict(first=tall)),
+        *(nn.ParameterDict({"weight": weight}) for weight in zeros),
+        nn.Sequential(first, second),
+        nn.Sequential(second, first),
+    ]
+    assert len({weights_digest(network) for network in networks}) == len(networks)
 
 
-def test_scores_do_not_matter() -> None:
-    network = small_network()
-    before = weights_digest(network)
-    mask_(network, EdgePopup(0.5), weights=None)
-    assert weights_digest(network) == before
-    with torch.no_grad():
-        network.get_parameter("0.scores").zero_()
-    assert weights_digest(network) == before
-
-
-def test_the_same_seed_gives_the_same_digest_whatever_the_method() -> None:
-    by_scores = mask_(small_network(), EdgePopup(0.5), weights="kaiming_normal", seed=7)
-    by_weights = mask_(small_network(), Dense(), weights="kaiming_normal", seed=7)
-    for network in (by_scores, by_weights):
-        for name, parameter in network.named_parameters():
+def test_the_weights_of_a_seed_have_one_digest_whatever_the_method() -> None:
+    scored, dense, other = masked_network(seed=7), mask_(small_network(), Dense(), seed=7), masked_network(seed=8)
+    for network in (scored, dense, other):
+        for parameter in network.parameters():
             if parameter.dim() == 1:
-                parameter.data.fill_(1.0 if name == "1.weight" else 0.0)
-    assert weights_digest(by_scores) == weights_digest(by_weights)
-    assert weights_digest(mask_(small_network(), Dense(), weights="kaiming_normal", seed=8)) != weights_digest(
-        by_weights
-    )
+                nn.init.zeros_(parameter)  # biases, which only Dense draws
+    assert weights_digest(scored) == weights_digest(dense) != weights_digest(other)
 
 
 def plain_fingerprint(content: bytes) -> int:
-    """By Python's integers: sum over j of mix(w_j + j c) mod 2^64."""
+    """Return the sum over j of mix(w_j + j c) mod 2^64, in Python's integers."""
     total, limit = 0, 1 << 64
     content += bytes(-len(content) % 8)
     for index in range(len(content) // 8):
@@ -131,7 +96,7 @@ def plain_fingerprint(content: bytes) -> int:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32, torch.int64])
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 1000])
 def test_a_fingerprint_is_a_sum_of_mixed_words(size: int, dtype: torch.dtype, device: str) -> None:
     values = torch.randint(0, 2, (size,)).to(dtype) if dtype == torch.bool else (100 * torch.rand(size)).to(dtype)
@@ -139,21 +104,15 @@ def test_a_fingerprint_is_a_sum_of_mixed_words(size: int, dtype: torch.dtype, de
     assert int(fingerprint(values.to(device))) % (1 << 64) == expected
 
 
-def test_any_one_bit_changes_the_fingerprint_and_so_do_two_that_change_places() -> None:
-    words = torch.randint(-(2**31), 2**31, (65,), dtype=torch.int32)
-    found = {int(fingerprint(words))}
-    for index in range(len(words)):
-        for bit in range(32):
-            words[index] ^= 1 << bit if bit < 31 else -(1 << 31)
-            found.add(int(fingerprint(words)))
-            words[index] ^= 1 << bit if bit < 31 else -(1 << 31)
-    mask = torch.zeros(80, dtype=torch.bool)
-    for first in range(80):
+def test_two_mask_entries_that_change_change_the_fingerprint() -> None:
+    mask = torch.zeros(40, dtype=torch.bool)
+    found = {int(fingerprint(mask))}
+    for first in range(40):
         for second in range(first):
             mask[[first, second]] = True
             found.add(int(fingerprint(mask)))
             mask[[first, second]] = False
-    assert len(found) == 1 + 65 * 32 + 80 * 79 // 2
+    assert len(found) == 1 + 40 * 39 // 2
 
 
 def test_a_fingerprint_does_not_depend_on_the_memory_format() -> None:
@@ -162,11 +121,11 @@ def test_a_fingerprint_does_not_depend_on_the_memory_format() -> None:
 
 
 def test_a_network_has_a_fingerprint_of_each_parameter_and_mask() -> None:
-    network = mask_(small_network(), EdgePopup(0.5))
+    network = masked_network()
     before = fingerprints(network)
-    assert before.keys() == {name for name, _ in network.named_parameters()} | {"0.mask", "3.mask"}
+    assert before.keys() == {name for name, _ in network.named_parameters()} | {"0.mask", "3.mask", "6.mask"}
     with torch.no_grad():
-        network.get_parameter("3.scores").neg_()  # whose absolute values count
+        network.get_parameter("3.scores").neg_()  # the mask ranks absolute values
     after = fingerprints(network)
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"3.scores"}
     with torch.no_grad():

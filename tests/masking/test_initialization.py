@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from lightning_subnets import UserError
@@ -20,8 +17,8 @@ from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_biases,
 
 SMALL = torch.Size((64, 32, 3, 3))
 
-# The bits that a seed stands for, of numbers drawn once and kept for ever: a change of these values changes every
-# network that has been found and named by its seed. Never update them; undo what changed them.
+# The bits that a seed stands for. A change of these values changes every network that was found and named by its seed:
+# never update them, but undo the change.
 WEIGHTS = {
     "kaiming_normal": (
         ("0x1.0a49880000000p-3", "-0x1.dd86dc0000000p-6", "0x1.7fcb7e0000000p-8"),
@@ -80,7 +77,7 @@ def test_scores_and_biases_have_the_bits_they_have_always_had(
     assert sha256(drawn) == digest
 
 
-# The distributions. E z^2j of a draw of unit scale; odd moments are 0.
+# The even moments E z^2j of a draw of unit scale; odd moments are 0.
 NORMAL = {2: 1.0, 4: 3.0, 8: 105.0}
 SIGNS = {2: 1.0, 4: 1.0, 8: 1.0}
 UNIFORM = {2: 1 / 3, 4: 1 / 5, 8: 1 / 9}
@@ -100,14 +97,8 @@ def scale(distribution: str, shape: torch.Size) -> float:
     return math.sqrt((6 if distribution == "kaiming_uniform" else 2) / (kernel * inputs))
 
 
-def shapes_of_wide_resnet50() -> list[torch.Size]:
-    with torch.device("meta"):
-        network = torchvision.models.wide_resnet50_2()
-    return sorted({parameter.shape for parameter in network.parameters() if parameter.dim() > 1})
-
-
 def assert_moments(unit: Tensor, moments: dict[int, float]) -> None:
-    """Mean, variance, 4th moment and balance of signs, within 5 standard errors; 1e-6 is float32's rounding."""
+    """Check mean, variance, 4th moment and balance of signs to 5 standard errors; 1e-6 is float32's rounding."""
     n = unit.numel()
     unit = unit.double()
     square = unit.square()
@@ -118,19 +109,13 @@ def assert_moments(unit: Tensor, moments: dict[int, float]) -> None:
 
 
 @pytest.mark.parametrize("distribution", UNIT_MOMENTS)
-def test_weights_have_the_moments_of_their_distribution_in_every_layer_of_a_wide_resnet50(distribution: str) -> None:
-    shapes = shapes_of_wide_resnet50()
-    assert len(shapes) == 19
-    for shape in shapes:
-        weights = draw_weights(distribution, shape, seed=1, layer=f"{tuple(shape)}")
-        assert (weights.shape, weights.dtype, weights.device.type) == (shape, torch.float32, "cpu")
-        assert_moments(weights / scale(distribution, shape), UNIT_MOMENTS[distribution])
-
-
-def test_scores_have_the_moments_of_their_distribution_in_every_layer_of_a_wide_resnet50() -> None:
-    for shape in shapes_of_wide_resnet50():
-        bound = math.sqrt(1 / math.prod(shape[1:]))
-        assert_moments(draw_scores(shape, seed=1, layer=f"{tuple(shape)}") / bound, UNIFORM)
+@pytest.mark.parametrize("shape", [(2048, 512), (64, 3, 7, 7), (256, 256, 3, 3)])
+def test_weights_and_scores_have_the_moments_of_their_distribution(distribution: str, shape: tuple[int, ...]) -> None:
+    size = torch.Size(shape)
+    weights = draw_weights(distribution, size, seed=1, layer="a")
+    assert (weights.shape, weights.dtype, weights.device.type) == (size, torch.float32, "cpu")
+    assert_moments(weights / scale(distribution, size), UNIT_MOMENTS[distribution])
+    assert_moments(draw_scores(size, seed=1, layer="a") / math.sqrt(1 / math.prod(shape[1:])), UNIFORM)
 
 
 def test_biases_have_the_moments_and_the_bounds_of_those_of_torchs_own_layers() -> None:
@@ -157,30 +142,14 @@ def test_uniform_draws_fill_their_interval_to_the_ends_and_not_beyond(shape: tup
         assert -np.float32(bound) <= drawn.min() < -bound * (1 - 50 / n)
 
 
-@pytest.mark.parametrize("distribution", ["signed_constant", "xavier_signed_constant"])
-def test_signed_constants_have_one_size_and_both_signs(distribution: str) -> None:
-    weights = draw_weights(distribution, SMALL, seed=0, layer="a")
-    constant = float(np.float32(scale(distribution, SMALL)))
-    assert set(weights.flatten().tolist()) == {-constant, constant}
-
-
 @pytest.mark.parametrize("distribution", UNIT_MOMENTS)
 @pytest.mark.parametrize("density", [0.01, 0.3, 1.0])
 def test_scaled_weights_are_the_weights_over_the_root_of_the_density(distribution: str, density: float) -> None:
-    plain = draw_weights(distribution, SMALL, seed=0, layer="a", density=density)
+    plain = draw_weights(distribution, SMALL, seed=0, layer="a")
+    assert torch.equal(draw_weights(distribution, SMALL, seed=0, layer="a", density=density), plain)
     scaled = draw_weights(f"scaled_{distribution}", SMALL, seed=0, layer="a", density=density)
     # Each is rounded to float32 once.
     torch.testing.assert_close(scaled.double(), plain.double() * math.sqrt(1 / density), rtol=2.0**-22, atol=0.0)
-
-
-def test_weights_that_are_not_scaled_do_not_know_the_density() -> None:
-    for distribution in UNIT_MOMENTS:
-        dense = draw_weights(distribution, SMALL, seed=0, layer="a")
-        assert torch.equal(draw_weights(distribution, SMALL, seed=0, layer="a", density=0.3), dense)
-
-
-def test_every_distribution_is_tested_plain_and_scaled() -> None:
-    assert {*UNIT_MOMENTS, *(f"scaled_{distribution}" for distribution in UNIT_MOMENTS)} == set(DISTRIBUTIONS)
 
 
 def test_an_unknown_distribution_is_an_error_that_names_the_nearest_and_all() -> None:
@@ -218,78 +187,34 @@ def draw(what: str, layer: str = "a", seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("what", WHAT)
-def test_a_layer_does_not_depend_on_what_was_drawn_before_it(what: str) -> None:
+def test_a_draw_depends_neither_on_other_draws_nor_on_torchs_defaults(what: str) -> None:
     first, second = draw(what, "first"), draw(what, "second")
     torch.manual_seed(3)
     np.random.seed(3)
-    assert torch.equal(draw(what, "second"), second)
-    assert torch.equal(draw(what, "first"), first)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            again = draw(what, "second"), draw(what, "first")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again[0], second)
+    assert torch.equal(again[1], first)
 
 
-@pytest.mark.parametrize("what", WHAT)
-@pytest.mark.parametrize("chunk", [101, 4096, 18_431, 1 << 30])
-def test_a_layer_does_not_depend_on_the_chunks_it_is_drawn_in(
-    what: str, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = draw(what)
+@pytest.mark.parametrize("chunk", [101, 18_431, 1 << 30])
+def test_a_layer_does_not_depend_on_the_chunks_it_is_drawn_in(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = draw("kaiming_normal")
     monkeypatch.setattr(initialization, "_CHUNK", chunk)
-    assert torch.equal(draw(what), expected)
+    assert torch.equal(draw("kaiming_normal"), expected)
 
 
-@pytest.mark.parametrize("what", WHAT)
-def test_a_layer_does_not_depend_on_the_number_of_threads(what: str) -> None:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = draw(what)
-        torch.set_num_threads(3)
-        assert torch.equal(draw(what), expected)
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("what", ["scores", "kaiming_normal"])
-def test_a_layer_does_not_depend_on_the_default_dtype(what: str, dtype: torch.dtype) -> None:
-    expected = draw(what)
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        drawn = draw(what)
-    finally:
-        torch.set_default_dtype(default)
-    assert drawn.dtype == torch.float32
-    assert torch.equal(drawn, expected)
-
-
-@pytest.mark.parametrize("what", ["scores", "kaiming_normal"])
-def test_a_layer_does_not_depend_on_the_default_device(what: str) -> None:
-    expected = draw(what)
-    with torch.device("meta"):
-        drawn = draw(what)
-    assert torch.equal(drawn, expected)
-
-
-def test_another_process_draws_the_same() -> None:
-    code = """
-import hashlib, torch
-from lightning_subnets.masking.initialization import draw_scores, draw_weights
-shape = torch.Size((64, 32, 3, 3))
-for drawn in draw_weights("kaiming_normal", shape, seed=5, layer="a"), draw_scores(shape, seed=5, layer="a"):
-    print(hashlib.sha256(drawn.numpy().tobytes()).hexdigest())
-"""
-    other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert other.stdout.split() == [sha256(draw("kaiming_normal", seed=5)), sha256(draw("scores", seed=5))]
-
-
-@pytest.mark.parametrize("what", WHAT)
-def test_every_seed_and_every_layer_has_numbers_of_its_own(what: str) -> None:
+def test_every_seed_and_every_layer_has_numbers_of_its_own() -> None:
     keys = [(0, "a"), (1, "a"), (-1, "a"), (2**64, "a"), (0, "b"), (0, "a.0"), (0, ""), (10, "1"), (1, "01")]
-    drawn = [draw(what, layer, seed) for seed, layer in keys]
+    drawn = [draw("kaiming_normal", layer, seed) for seed, layer in keys]
     assert len({sha256(tensor) for tensor in drawn}) == len(keys)
 
 
-def test_what_is_drawn_twice_is_uncorrelated() -> None:
+def test_draws_of_other_layers_seeds_and_kinds_are_uncorrelated() -> None:
     n = SMALL.numel()
     columns = [draw("kaiming_normal"), draw("kaiming_normal", "b"), draw("kaiming_normal", seed=1), draw("scores")]
     correlation = torch.corrcoef(torch.stack([column.flatten().double() for column in columns]))

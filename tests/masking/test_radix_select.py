@@ -34,7 +34,7 @@ def _small_chunks() -> Iterator[None]:
 
 
 def stable_sort(scores: Tensor, k: int, absolute: bool) -> Tensor:
-    """Python's own sort, which keeps the order of equal keys and knows that -0.0 equals 0.0; NaN before all."""
+    """Select by Python's own stable sort, in which -0.0 equals 0.0; NaN comes first."""
     flat = (scores.abs() if absolute else scores).cpu().flatten().tolist()
     kept = sorted(range(len(flat)), key=lambda index: (0, 0.0) if math.isnan(flat[index]) else (1, -flat[index]))
     mask = torch.zeros(len(flat), dtype=torch.bool)
@@ -52,7 +52,7 @@ def assert_selected(scores: Sequence[Tensor], counts: Sequence[int], absolute: b
 
 @st.composite
 def layers(draw: st.DrawFn) -> Tensor:
-    """Scores of one of the special values for each element, or of a few of any, laid out in one way or another."""
+    """Draw scores among the special values, or among a few of any, in one of several memory layouts."""
     values = draw(st.just(SPECIAL) | st.lists(st.floats(width=32), min_size=1, max_size=60))
     layout = draw(st.sampled_from(["plain", "channels_last", "transposed", "every_other", "unaligned"]))
     shape = {
@@ -76,25 +76,10 @@ def networks(draw: st.DrawFn) -> tuple[list[Tensor], list[int]]:
     return scores, [draw(st.sampled_from([0, each.numel()]) | st.integers(0, each.numel())) for each in scores]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(networks(), st.booleans())
 def test_the_masks_are_those_of_a_plain_stable_sort(network: tuple[list[Tensor], list[int]], absolute: bool) -> None:
     assert_selected(*network, absolute=absolute)
-
-
-@pytest.mark.long
-@settings(max_examples=2000)
-@given(networks(), st.booleans())
-def test_the_masks_are_those_of_a_plain_stable_sort_in_a_long_campaign(
-    network: tuple[list[Tensor], list[int]], absolute: bool
-) -> None:
-    assert_selected(*network, absolute=absolute)
-
-
-def test_of_equal_scores_the_lowest_index_is_kept() -> None:
-    (mask,) = top_k_each([torch.full((4 * CHUNK + 3,), -2.5, device=DEVICE)], [CHUNK + 5], absolute=False)
-    assert mask[: CHUNK + 5].all()
-    assert not mask[CHUNK + 5 :].any()
 
 
 def test_of_very_many_equal_scores_the_lowest_index_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,22 +90,18 @@ def test_of_very_many_equal_scores_the_lowest_index_is_kept(monkeypatch: pytest.
     assert_selected([scores], [70_001])
 
 
-@pytest.mark.parametrize("bit", [0, 7, 8, 15, 16, 22, 23, 24, 30])
-def test_one_bit_decides(bit: int) -> None:
-    zeros = torch.zeros(9, dtype=torch.int32, device=DEVICE)
-    zeros[4] = 2**bit
-    (mask,) = top_k_each([zeros.view(torch.float32)], [1], absolute=False)
-    assert mask.nonzero().tolist() == [[4]]
+def test_one_bit_decides() -> None:
+    bits = [0, 7, 8, 15, 16, 22, 23, 24, 30]
+    zeros = torch.zeros(len(bits), 9, dtype=torch.int32, device=DEVICE)
+    zeros[:, 4] = torch.tensor([2**bit for bit in bits], dtype=torch.int32)
+    for mask in top_k_each(list(zeros.view(torch.float32)), [1] * len(bits), absolute=False):
+        assert mask.nonzero().tolist() == [[4]]
 
 
-def test_zeros_of_either_sign_are_equal() -> None:
-    assert_selected([torch.tensor([-1.0, -0.0, 0.0, -0.0, 0.0], device=DEVICE)], [2])
-
-
-@pytest.mark.parametrize("k", range(len(SPECIAL) + 1))
 @pytest.mark.parametrize("absolute", [False, True])
-def test_nan_of_either_sign_is_the_largest_and_infinities_are_numbers(k: int, absolute: bool) -> None:
-    assert_selected([torch.tensor(SPECIAL, device=DEVICE)], [k], absolute)
+def test_nan_of_either_sign_is_the_largest_and_infinities_are_numbers(absolute: bool) -> None:
+    counts = range(len(SPECIAL) + 1)
+    assert_selected([torch.tensor(SPECIAL, device=DEVICE)] * len(counts), counts, absolute)
 
 
 def test_nans_of_other_bits_are_equal() -> None:
@@ -130,17 +111,12 @@ def test_nans_of_other_bits_are_equal() -> None:
 
 def test_the_last_digit_decides_among_the_few_that_share_the_others() -> None:
     one = 0x3F800000
-    # Shuffled so that no two of the few lie in a block.
+    # Shuffled, so that no two of the few lie in one block.
     bits = one + 100 * (7 * torch.arange(300, dtype=torch.int32, device=DEVICE) % 300)
     scores = bits.view(torch.float32)
     for rank in (64, 65, 66):  # 100 * 64 is a multiple of 256
         (mask,) = top_k_each([scores], [300 - rank], absolute=False)
         assert torch.equal(mask, bits >= one + 100 * rank)
-
-
-def test_every_tensor_has_its_own_threshold() -> None:
-    small = torch.randn(CHUNK + 1, device=DEVICE)
-    assert_selected([small, 1000 * small, torch.ones(3, device=DEVICE), small - 5], [7, CHUNK, 1, BLOCK])
 
 
 def test_a_channels_last_tensor_has_the_mask_of_the_contiguous_one() -> None:
@@ -152,19 +128,13 @@ def test_a_channels_last_tensor_has_the_mask_of_the_contiguous_one() -> None:
     assert same.stride() == last.stride() != scores.stride()
 
 
-def test_scores_changed_in_place_and_moved_scores_are_read_anew() -> None:
+def test_scores_that_are_edited_or_moved_are_read_again() -> None:
     scores = torch.randn(CHUNK + 9, device=DEVICE)
     for _ in range(3):
         assert_selected([scores], [BLOCK])
         scores.neg_()
         assert_selected([scores], [BLOCK])
         scores = scores.flip(0)
-
-
-def test_the_same_scores_give_the_same_masks() -> None:
-    scores = [torch.randint(4, (CHUNK + 5,), device=DEVICE).float() for _ in range(2)]
-    first, second = (top_k_each(scores, [BLOCK, 9], absolute=False) for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 def test_a_tensor_without_elements_or_dimensions_has_a_mask() -> None:
