@@ -12,7 +12,7 @@ from lightning_subnets import atomic_file
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.training.checkpoint_files import CheckpointFiles
 
-# Without the package, and so without torch and its threads, so that a fork is a copy of all there is.
+# Loads the file without the package, and so without torch and its threads, so that a fork is a complete copy.
 KILLED_AT_EACH_BYTE = """
 import importlib.util, os, signal, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The trace of the path kernel against the sum over all paths, one by one."""
+"""The trace of the path kernel against a sum over all paths, one by one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def longer(paths: list[Path], weight: Tensor, mask: Tensor) -> list[Path]:
 
 
 def through(layer: nn.Module, units: Units, masks: Masks) -> Units:
-    """The paths to what a layer puts out, from those to what goes into it."""
+    """Return the paths to the outputs of a layer, from the paths to its inputs."""
     if isinstance(layer, nn.Sequential):
         for each in layer:
             units = through(each, units, masks)
@@ -89,7 +89,7 @@ def convolved(layer: nn.Conv2d, units: Units, mask: Tensor) -> Units:
 
 
 def by_all_paths(network: nn.Sequential, masks: Mapping[str, Tensor], channels: int, size: int) -> float:
-    """Sum over paths and their weights of (the product of the others and of all scales)^2."""
+    """Return the sum over paths and their weights of (the product of the other weights and of all scales)^2."""
     of_layers: dict[nn.Module, Tensor] = {layer: masks[name] for name, layer in maskable_layers(network).items()}
     paths = list(itertools.chain(*through(network, image(channels, size), of_layers).values()))
     assert len(paths) > 20
@@ -137,21 +137,6 @@ def test_the_trace_is_the_sum_over_all_paths_and_their_weights(name: str) -> Non
     expected = math.log10(by_all_paths(network, masks, 2, 3))
     assert log10_path_kernel_trace(network, masks, (2, 3, 3)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-
-
-def test_a_norm_with_a_variance_of_100_divides_the_trace_by_100() -> None:
-    """One weight w, a norm of gamma 2 and variance 100, a weight v: Tr = (w^2 + v^2) * 4 / 100."""
-    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0.0), nn.Flatten(), nn.Linear(1, 1))
-    norm = network[1]
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_var is not None
-    nn.init.constant_(norm.weight, 2.0)
-    norm.running_var.fill_(100.0)
-    layers = maskable_layers(network)
-    for layer, weight in zip(layers.values(), (0.5, 0.5), strict=True):
-        nn.init.constant_(layer.weight, weight)
-    masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}
-    assert 10 ** log10_path_kernel_trace(network, masks, (1, 1, 1)) == pytest.approx(0.02, rel=1e-12)
 
 
 def test_a_mean_over_positions_divides_by_their_number() -> None:

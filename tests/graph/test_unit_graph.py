@@ -1,4 +1,4 @@
-"""Networks as graphs of units, worked out by hand and counted in other ways."""
+"""Unit graphs of small networks, worked out by hand, and their paths, followed one by one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.googlenet import Inception
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.graph.unit_graph import NOTHING, Edges, Float64, Merge, UnitGraph
@@ -24,7 +21,7 @@ from lightning_subnets.networks import Conv2
 
 
 class Net(nn.Module):
-    """A forward pass of its own over two layers, a and b."""
+    """A forward pass given as a function of two layers, a and b, and the images."""
 
     def __init__(self, a: nn.Module, b: nn.Module, forward: Callable[[nn.Module, nn.Module, Tensor], Any]) -> None:
         super().__init__()
@@ -40,7 +37,7 @@ def conv(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv
 
 
 def ones(network: nn.Module) -> dict[str, Float64]:
-    """One path through each connection, and as many as a kernel has positions."""
+    """Return the number of weights in each kernel, as if all were kept."""
     return {
         name: np.full(layer.weight.shape[:2], float(math.prod(layer.weight.shape[2:])))
         for name, layer in maskable_layers(network).items()
@@ -52,6 +49,11 @@ def edges(graph: UnitGraph, name: str) -> Edges:
     return found
 
 
+def merges(graph: UnitGraph) -> list[tuple[int, int]]:
+    (found,) = [step for step in graph.steps if isinstance(step, Merge)]
+    return sorted(zip(found.sources.tolist(), found.targets.tolist(), strict=True))
+
+
 def test_a_chain_has_a_new_unit_for_each_output_and_none_for_norms_activations_and_pools() -> None:
     def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
         features = nn.functional.max_pool2d(nn.functional.relu(a(images)), 2)
@@ -61,16 +63,9 @@ def test_a_chain_has_a_new_unit_for_each_output_and_none_for_norms_activations_a
     assert graph.num_units == 9
     assert graph.inputs.tolist() == [0, 1, 2]
     assert graph.outputs.tolist() == [7, 8]
-    first, second = graph.steps
-    assert isinstance(first, Edges)
-    assert isinstance(second, Edges)
-    assert (first.name, first.sources.tolist(), first.targets.tolist(), first.groups) == (
-        "a",
-        [0, 1, 2],
-        [3, 4, 5, 6],
-        1,
-    )
-    assert (second.name, second.sources.tolist(), second.targets.tolist()) == ("b", [3, 4, 5, 6], [7, 8])
+    first, second = edges(graph, "a"), edges(graph, "b")
+    assert (first.sources.tolist(), first.targets.tolist(), first.groups) == ([0, 1, 2], [3, 4, 5, 6], 1)
+    assert (second.sources.tolist(), second.targets.tolist()) == ([3, 4, 5, 6], [7, 8])
 
 
 def test_flattening_makes_a_channel_as_many_features_as_it_has_positions() -> None:
@@ -121,9 +116,7 @@ def test_a_shortcut_merges_two_units_into_a_new_one() -> None:
 
     network = Net(conv(2, 3), conv(3, 2), forward)
     graph = trace(network, (2, 4, 4))
-    merge = graph.steps[2]
-    assert isinstance(merge, Merge)
-    assert sorted(zip(merge.sources.tolist(), merge.targets.tolist(), strict=True)) == [(0, 7), (1, 8), (5, 7), (6, 8)]
+    assert merges(graph) == [(0, 7), (1, 8), (5, 7), (6, 8)]
     assert graph.outputs.tolist() == [7, 8]
     # To each output: from both inputs through 3 units by two kernels, and one shortcut.
     assert np.allclose(10 ** graph.log_paths(ones(network))[7:], 2 * 3 * 81 + 1)
@@ -145,14 +138,7 @@ def test_a_shortcut_padded_with_channels_of_zeros_leads_to_those_in_the_middle()
 
     for forward in (padded, written):
         graph = trace(Net(conv(2, 4, stride=2), conv(4, 1), forward), (2, 4, 4))
-        merge = graph.steps[1]
-        assert isinstance(merge, Merge)
-        assert sorted(zip(merge.sources.tolist(), merge.targets.tolist(), strict=True)) == [
-            (0, 6),
-            (1, 7),
-            (3, 6),
-            (4, 7),
-        ]
+        assert merges(graph) == [(0, 6), (1, 7), (3, 6), (4, 7)]
         assert edges(graph, "b").sources.tolist() == [2, 6, 7, 5]
 
 
@@ -174,19 +160,14 @@ def test_a_factor_of_squeeze_and_excitation_is_a_way_to_the_product() -> None:
         return (features * torch.sigmoid(b(nn.functional.adaptive_avg_pool2d(features, 1)))).mean((2, 3))
 
     graph = trace(Net(conv(1, 2), nn.Conv2d(2, 2, 1), forward), (1, 4, 4))
-    merge = graph.steps[2]
-    assert isinstance(merge, Merge)
-    assert sorted(zip(merge.sources.tolist(), merge.targets.tolist(), strict=True)) == [(1, 5), (2, 6), (3, 5), (4, 6)]
+    assert merges(graph) == [(1, 5), (2, 6), (3, 5), (4, 6)]
 
 
 def test_positions_that_become_channels_are_joined_where_one_channel_takes_them() -> None:
-    """Features of a linear layer laid out as a map: a channel of it holds four units."""
+    """The features of a linear layer become a feature map with four units in each channel."""
     network = Net(nn.Linear(2, 8), conv(2, 1), lambda a, b, images: b(a(images.mean((2, 3))).view(-1, 2, 2, 2)))
     graph = trace(network, (2, 4, 4))
-    merge = graph.steps[1]
-    assert isinstance(merge, Merge)
-    assert merge.sources.tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
-    assert merge.targets.tolist() == [10, 10, 10, 10, 11, 11, 11, 11]
+    assert merges(graph) == [*((unit, 10) for unit in range(2, 6)), *((unit, 11) for unit in range(6, 10))]
     assert edges(graph, "b").sources.tolist() == [10, 11]
 
 
@@ -214,7 +195,7 @@ class Branches(nn.Module):
 
 
 def paths_of(graph: UnitGraph, weights: dict[str, Float64]) -> Iterator[float]:
-    """Every path from an input to an output, one at a time, as the product of its edges."""
+    """Yield each path from an input to an output as the product of its edges."""
     ahead: dict[int, list[tuple[int, float]]] = {unit: [] for unit in range(graph.num_units)}
     for step in graph.steps:
         if isinstance(step, Merge):
@@ -256,123 +237,6 @@ def test_the_number_of_paths_has_no_upper_end() -> None:
     paths = trace(network, (64, 2, 2)).log_paths(ones(network))
     assert paths[-1] == pytest.approx(120 * math.log10(64 * 9))
     assert paths[-1] > 309  # the largest float64 is 1.8e308
-
-
-class Excitation(nn.Module):
-    """Squeeze-and-excitation with a sum in the place of its product, as the graph counts paths."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.first, self.second = module.get_submodule("fc1"), module.get_submodule("fc2")
-
-    def forward(self, features: Tensor) -> Any:
-        return features + self.second(self.first(features))
-
-
-def linear(network: nn.Module) -> nn.Module:
-    """In float64 with weights and norms of one: an image of a single pixel of one brings out the number of paths.
-
-    Of a kernel only the middle is on the image then; a pool has one pixel to choose from, or is left out where it
-    would have none; activations are left out, or change no positive number.
-    """
-    network = copy.deepcopy(network)
-    left_out = (nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.ReLU6, nn.MaxPool2d, nn.AvgPool2d)
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, left_out):
-                setattr(module, name, nn.Identity())
-            elif isinstance(child, torchvision.ops.SqueezeExcitation):
-                setattr(module, name, Excitation(child))
-            elif isinstance(child, nn.BatchNorm2d):
-                child.eps = 0.0
-    for name, parameter in network.named_parameters():
-        nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
-    return network.double().eval()
-
-
-def check_number_of_paths(network: nn.Module, image_size: int = 32) -> None:
-    graph = trace(network, (3, image_size, image_size))
-    middles = {name: np.ones(layer.weight.shape[:2]) for name, layer in maskable_layers(network).items()}
-    for into, ends in ((False, graph.outputs), (True, graph.inputs)):
-        logs = graph.log_paths(middles, backward=into)[ends] * math.log(10)
-        with torch.no_grad():
-            expected = float(linear(network)(torch.ones(1, 3, 1, 1, dtype=torch.float64)).sum().log())
-        assert np.logaddexp.reduce(logs) == pytest.approx(expected, rel=1e-9)
-
-
-models = torchvision.models
-
-
-def small_vgg() -> nn.Module:
-    features = models.vgg.make_layers([4, "M", 8, "M", 8], batch_norm=True)
-    head = nn.Flatten(), nn.Linear(8 * 7 * 7, 16), nn.ReLU(), nn.Linear(16, 5)
-    return nn.Sequential(features, nn.AdaptiveAvgPool2d(7), *head)
-
-
-def small_mobilenet() -> nn.Module:
-    """With its depthwise convolutions and squeeze-and-excitation."""
-    block = models.mobilenetv3.InvertedResidualConfig
-    blocks = [block(16, 3, 16, 16, True, "RE", 2, 1, 1), block(16, 5, 40, 16, True, "HS", 1, 1, 1)]
-    network: nn.Module = models.MobileNetV3([*blocks, block(16, 5, 40, 24, False, "HS", 2, 1, 1)], 32, num_classes=5)
-    return network
-
-
-def inception() -> nn.Module:
-    """Of GoogLeNet: convolutions of several sizes side by side, concatenated."""
-    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 5)
-    return nn.Sequential(Inception(3, 4, 2, 6, 2, 4, 2), Inception(16, 5, 2, 5, 2, 5, 5), *head)
-
-
-FAMILIES: dict[str, Callable[[], nn.Module]] = {
-    "vgg": small_vgg,
-    "resnet": lambda: models.ResNet(models.resnet.BasicBlock, [2, 1, 1, 1], num_classes=5),
-    "resnext": lambda: models.ResNet(models.resnet.Bottleneck, [2, 1, 1, 1], 5, groups=32, width_per_group=4),
-    "mobilenet v2": lambda: models.MobileNetV2(5, 0.25, [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]),
-    "mobilenet v3": small_mobilenet,
-    "densenet": lambda: models.DenseNet(4, (2, 3), 8, num_classes=5),
-    "inception": inception,
-    "shufflenet": lambda: models.ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 128], num_classes=5),
-}
-
-
-@pytest.mark.parametrize("build", FAMILIES.values(), ids=FAMILIES)
-def test_a_family_has_as_many_paths_as_its_own_sums_say(build: Callable[[], nn.Module]) -> None:
-    check_number_of_paths(build())
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet50",
-        "wide_resnet50_2",
-        "resnext50_32x4d",
-        "densenet121",
-        "regnet_y_400mf",
-        "mobilenet_v3_small",
-        "shufflenet_v2_x1_0",
-    ],
-)
-def test_a_network_of_full_size_has_as_many_paths_as_its_own_sums_say(name: str) -> None:
-    check_number_of_paths(models.get_model(name, num_classes=5), 224)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet10t",
-        "resnest14d",
-        pytest.param("seresnext26d_32x4d", marks=pytest.mark.long),
-        pytest.param("res2net50_14w_8s", marks=pytest.mark.long),
-        pytest.param("skresnet18", marks=pytest.mark.long),
-    ],
-)
-def test_networks_of_timm_have_no_unit_off_all_paths(name: str) -> None:
-    network = timm.create_model(name, num_classes=5)
-    graph = trace(network, (3, 32, 32))
-    assert {step.name for step in graph.steps if isinstance(step, Edges)} == {*maskable_layers(network)}
-    assert np.isfinite(graph.log_paths(ones(network))).all()
-    assert np.isfinite(graph.log_paths(ones(network), backward=True)).all()
 
 
 def test_a_layer_that_evaluation_does_without_is_not_in_the_graph() -> None:
