@@ -1,4 +1,4 @@
-"""The table of all methods: a new one is a row."""
+"""The table of all methods; a new method adds a row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lightning_subnets.networks import Conv4, ResNet20
 class Row(NamedTuple):
     kind: type[Method]
     arguments: dict[str, Any]
-    by_layer: bool = True  # the density is that of each layer; else that of all together
+    by_layer: bool = True  # whether each layer has the density, or only all layers together
 
     def __call__(self, **others: Any) -> Method:
         return self.kind(**(self.arguments | others))
@@ -65,32 +65,32 @@ EVERY = [*EXACT, Row(Supermask, {"density": 0.3})]
 
 
 def shuffle_net() -> nn.Module:
-    """With convolutions in groups, strides and batch norm, and small."""
+    """Return a small network with grouped convolutions, strides and batch norm."""
     network: nn.Module = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
     return network
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:
-    """Two batches of noise, the same ones each time."""
+    """Return two batches of noise, the same at each call."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 10, 3, 64, 64, generator=generator)
     return [(each, torch.arange(10)) for each in images]
 
 
 def masked(method: Method, **options: Any) -> nn.Module:
-    """A small network, masked by the method."""
+    """Return a small network masked by the method."""
     defaults = {"weights": "kaiming_normal", "batches": batches()}
     return mask_(shuffle_net(), method, **(defaults | options))
 
 
 def masked_conv(method: Method) -> nn.Module:
-    """A smaller one, for images of 32 pixels."""
+    """Return a smaller masked network, for images of 32 pixels."""
     images = [(images[:, :, ::2, ::2], labels) for images, labels in batches()]
     return mask_(Conv4(width_multiplier=0.25), method, weights="kaiming_normal", batches=images)
 
 
 def masked_norms(method: Method) -> nn.Module:
-    """In float64, with norms and shortcuts, for images of any size."""
+    """Return a masked network in float64 with norms and shortcuts, for images of any size."""
     images = [(images[:, :, ::4, ::4].double(), labels) for images, labels in batches()]
     return mask_(ResNet20(width_multiplier=0.125).double(), method, weights="kaiming_normal", batches=images)
 

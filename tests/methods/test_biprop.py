@@ -1,3 +1,5 @@
+"""Biprop: its gain, its gradient, and edge-popup as its special case."""
+
 from __future__ import annotations
 
 import pytest
@@ -21,7 +23,7 @@ def layer() -> MaskedLayer:
 
 
 def test_weights_are_plus_or_minus_the_mean_magnitude_of_those_that_are_kept(layer: MaskedLayer) -> None:
-    # kept are 2, -1 and -3, of mean magnitude 2
+    # The weights 2, -1 and -3 are kept, with mean magnitude 2.
     assert layer.masked_weight().tolist() == [[2.0, -2.0], [0.0, -2.0]]
 
 

@@ -1,4 +1,4 @@
-"""What the papers say of the methods, in comparison with each other."""
+"""Claims of the papers that compare methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, SNIP, EdgePopup, FixedMask, Method, SynFlow, SynFlowL2, mask_, masked_layers, masks
+from lightning_subnets import PHEW, SNIP, EdgePopup, FixedMask, Method, SynFlow, SynFlowL2, mask_, masks
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import diagnose, log10_path_kernel_trace
 from lightning_subnets.networks import VGG16, Conv2, ResNet20
@@ -21,7 +21,7 @@ SHAPE = (3, 32, 32)
 
 
 class Unbiased(PHEW):
-    """Walks that any weight is as good for as any other."""
+    """PHEW with walks that prefer no weight."""
 
     def _strength(self, weight: Tensor) -> Tensor:
         return (weight != 0).to(weight)
@@ -45,6 +45,7 @@ def found_by(method: Method, build: Callable[[], nn.Module]) -> Found:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("density", [0.1, 0.02])
 @pytest.mark.parametrize("build", [lambda: VGG16(width_multiplier=0.125), ResNet20], ids=["VGG16", "ResNet20"])
 def test_synflow_l2_has_the_largest_trace_and_phew_more_than_unbiased_walks_and_wider_layers(
@@ -60,15 +61,14 @@ def test_synflow_l2_has_the_largest_trace_and_phew_more_than_unbiased_walks_and_
 
 def trained(method: Method, weights: str, *, epochs: int, rate: float) -> SubnetModule:
     torch.manual_seed(0)
-    return _fit(
-        SubnetModule(
-            Conv2(in_channels=1, image_size=8, width_multiplier=0.5),
-            method,
-            weights=weights,
-            optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
-        ),
-        epochs,
+    module = SubnetModule(
+        Conv2(in_channels=1, image_size=8, width_multiplier=0.5),
+        method,
+        weights=weights,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
     )
+    trainer(epochs).fit(module, datamodule=Digits())
+    return module
 
 
 def trainer(epochs: int) -> Trainer:
@@ -83,30 +83,22 @@ def trainer(epochs: int) -> Trainer:
     )
 
 
-def _fit(module: SubnetModule, epochs: int) -> SubnetModule:
-    trainer(epochs).fit(module, datamodule=Digits())
-    return module
-
-
 def accuracy(module: SubnetModule) -> float:
     (metrics,) = trainer(1).test(module, datamodule=Digits(), verbose=False)
     return metrics["test/accuracy"]
 
 
-def masks_of(module: SubnetModule) -> dict[str, Tensor]:
-    return {name: layer.mask() for name, layer in masked_layers(module.network)}
-
-
-def test_a_shuffled_mask_of_edge_popup_does_not_work_and_one_of_snip_does() -> None:
-    """Frankle et al. 2021, section 5, and Su et al. 2020: what SNIP chooses is how much of each layer."""
+@pytest.mark.thorough
+def test_shuffling_destroys_a_mask_of_edge_popup_and_not_one_of_snip() -> None:
+    """Frankle et al. 2021, section 5, and Su et al. 2020: SNIP chooses how much of each layer to keep."""
     edge_popup = trained(EdgePopup(0.5), "signed_constant", epochs=8, rate=0.1)
     assert accuracy(edge_popup) > 0.9
     shuffled = SubnetModule(
-        Conv2(in_channels=1, image_size=8, width_multiplier=0.5), FixedMask(masks_of(edge_popup), shuffle=True)
+        Conv2(in_channels=1, image_size=8, width_multiplier=0.5), FixedMask(masks(edge_popup.network), shuffle=True)
     )
     assert accuracy(shuffled) < 0.3  # of ten classes, on the same weights
 
     snip = trained(SNIP(0.1), "kaiming_normal", epochs=8, rate=0.05)
-    again = trained(FixedMask(masks_of(snip), shuffle=True), "kaiming_normal", epochs=8, rate=0.05)
+    again = trained(FixedMask(masks(snip.network), shuffle=True), "kaiming_normal", epochs=8, rate=0.05)
     assert accuracy(snip) > 0.9
     assert accuracy(again) > accuracy(snip) - 0.03

@@ -1,3 +1,5 @@
+"""EdgePopup: ranking over all layers, and signed scores."""
+
 from __future__ import annotations
 
 import copy
@@ -7,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import EdgePopup, UserError, density, mask_, masked_layers, unmask_
+from lightning_subnets import EdgePopup, density, mask_, masked_layers, unmask_
 from lightning_subnets.masking import MaskedLayer
 
 
@@ -32,14 +34,14 @@ def test_global_selection_keeps_the_highest_scores_of_all_layers() -> None:
     assert second.mask().tolist() == [[True, False], [False, False]]
 
 
-def test_every_layer_begins_at_about_the_same_density_whatever_its_fan_in() -> None:
+def test_every_layer_starts_at_about_the_same_density_whatever_its_fan_in() -> None:
     layers = nn.Linear(20, 1000, bias=False), nn.Linear(1000, 20, bias=False)
     network = mask_(nn.Sequential(*layers), EdgePopup(0.2, allocation="global"))
     for share in density(network, per_layer=True).values():
         assert abs(share - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 20_000)
 
 
-def test_of_equal_scores_the_one_of_the_first_layer_is_kept() -> None:
+def test_the_first_layer_wins_between_equal_scores() -> None:
     _, first, second = pair(EdgePopup(0.5, allocation="global"))
     set_scores_(first, [[1.0, 0.5], [0.5, 0.1]])
     set_scores_(second, [[0.5, 0.5], [0.5, 0.1]])
@@ -48,7 +50,7 @@ def test_of_equal_scores_the_one_of_the_first_layer_is_kept() -> None:
 
 
 def expected(network: nn.Module, images: Tensor) -> Tensor:
-    """By masks chosen at this moment."""
+    """Return the logits with masks that are computed now."""
     return unmask_(copy.deepcopy(network))(images)  # type: ignore[no-any-return]
 
 
@@ -64,7 +66,7 @@ def test_an_edit_of_one_layer_is_seen_by_all(edited: int) -> None:
     assert not layers[1 - edited].mask().any()
 
 
-def test_a_copy_of_a_network_chooses_among_its_own_layers() -> None:
+def test_a_copy_of_a_network_ranks_its_own_layers() -> None:
     network, first, _ = pair(EdgePopup(0.5, allocation="global"))
     twin = copy.deepcopy(network)
     before = [layer.mask() for _, layer in masked_layers(twin)]
@@ -85,8 +87,3 @@ def test_without_absolute_values_a_negative_score_is_a_low_one() -> None:
     torch.autograd.backward(first(images), upstream)
     assert hidden.shape == upstream.shape
     assert torch.allclose(first.scores.grad, first.weight * upstream.T * images)  # type: ignore[arg-type]
-
-
-def test_a_density_out_of_range_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"density = 0\.0 is outside"):
-        EdgePopup(0.0, allocation="global")

@@ -1,3 +1,5 @@
+"""FixedMask: masks from Python, from checkpoints, and shuffled."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,7 +24,7 @@ def test_masks_can_be_given_in_python() -> None:
     }
 
 
-def test_weights_are_those_of_the_seed_and_distribution_given_here(finished_run: Path) -> None:
+def test_weights_are_drawn_from_the_seed_and_distribution_of_mask_(finished_run: Path) -> None:
     network = Conv2(in_channels=1, image_size=8)
     found = read_masks(str(finished_run / "checkpoints" / "last.ckpt"), network)
     mask_(network, FixedMask(found), weights="kaiming_uniform", seed=7)
@@ -70,7 +72,7 @@ def test_masks_of_numbers_are_an_error() -> None:
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.full((2, 3), 0.3)}))
 
 
-def test_a_run_under_a_given_mask_needs_nothing_of_where_it_came_from(tmp_path: Path) -> None:
+def test_a_run_under_a_fixed_mask_resumes_without_the_file_of_the_mask(tmp_path: Path) -> None:
     masks = {"1": torch.rand(10, 64) < 0.3}
 
     def module(method: FixedMask) -> SubnetModule:
@@ -93,7 +95,7 @@ def test_a_run_under_a_given_mask_needs_nothing_of_where_it_came_from(tmp_path: 
     assert torch.equal(found["1"], masks["1"])
 
 
-def test_a_method_that_is_not_of_this_package_is_an_error(finished_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_method_from_elsewhere_is_an_error(finished_run: Path, tmp_path: Path) -> None:
     content = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
     content["subnet"]["method"] = "Mine"
     torch.save(content, tmp_path / "mine.ckpt")

@@ -1,4 +1,4 @@
-"""What holds of all methods that score weights by a derivative: SNIP, GraSP, SynFlow and SynFlow-L2."""
+"""What holds of every method that scores weights by a derivative: SNIP, GraSP, SynFlow and SynFlow-L2."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ every_method = pytest.mark.parametrize("method", [SNIP, GraSP, SynFlow, SynFlowL
 
 
 def made(method: type[PruneAtInit], density: float) -> PruneAtInit:
-    """With few rounds, for a method that has them."""
+    """Return the method, with few rounds if it has rounds."""
     return method(density, **({"rounds": 3} if issubclass(method, SynFlow | SynFlowL2) else {}))  # type: ignore[call-arg]
 
 
@@ -34,7 +34,7 @@ def scoring_of(size: int = 32) -> PruningData:
 
 
 def grouped() -> nn.Module:
-    """Convolutions in groups, norms, dropout, and a layer whose output nothing uses."""
+    """Return a network with grouped convolutions, norms, dropout and a layer whose output is not used."""
     layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, groups=4)]
     network = nn.Sequential(*layers, nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5))
     network.append(nn.Linear(32, 4))
@@ -43,7 +43,7 @@ def grouped() -> nn.Module:
 
 
 @every_method
-@pytest.mark.parametrize("density", [1.0, 0.9, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("density", [1.0, 0.1, 0.001])
 def test_exactly_as_many_weights_are_kept_over_all_layers_as_the_density_says(
     method: type[PruneAtInit], density: float
 ) -> None:
@@ -59,7 +59,7 @@ def test_exactly_as_many_weights_are_kept_over_all_layers_as_the_density_says(
 
 
 @every_method
-def test_the_choice_changes_nothing_and_repeats_itself(method: type[PruneAtInit]) -> None:
+def test_pruning_is_deterministic_and_changes_nothing_else(method: type[PruneAtInit]) -> None:
     network, scoring = grouped(), scoring_of()
     network.train()
     network[0].eval()  # type: ignore[index]
@@ -89,8 +89,8 @@ def test_the_choice_changes_nothing_and_repeats_itself(method: type[PruneAtInit]
 
 
 @every_method
-def test_of_equal_scores_those_of_the_first_layer_and_the_lowest_index_are_kept(method: type[PruneAtInit]) -> None:
-    """Without weights every score is 0."""
+def test_the_first_layer_and_the_lowest_index_win_between_equal_scores(method: type[PruneAtInit]) -> None:
+    """If all weights are 0, so are all scores."""
     network = grouped()
     for layer in maskable_layers(network).values():
         nn.init.zeros_(layer.weight)
@@ -104,13 +104,13 @@ def test_of_equal_scores_those_of_the_first_layer_and_the_lowest_index_are_kept(
     "build",
     [
         lambda: timm.create_model("test_efficientnet", num_classes=4),
-        pytest.param(lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=4), marks=pytest.mark.long),
-        pytest.param(lambda: small_stem_resnet("resnet18", num_classes=4), marks=pytest.mark.long),
-        pytest.param(lambda: timm.create_model("mobilevit_xxs", num_classes=4), marks=pytest.mark.long),
+        pytest.param(lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=4), marks=pytest.mark.thorough),
+        pytest.param(lambda: small_stem_resnet("resnet18", num_classes=4), marks=pytest.mark.thorough),
+        pytest.param(lambda: timm.create_model("mobilevit_xxs", num_classes=4), marks=pytest.mark.thorough),
     ],
     ids=["efficientnet", "shufflenet", "small resnet18", "mobilevit"],
 )
-def test_networks_as_they_are_built_elsewhere_can_be_scored(
+def test_networks_of_torchvision_and_timm_can_be_scored(
     method: type[PruneAtInit], build: Callable[[], nn.Module]
 ) -> None:
     masks = made(method, 0.1).compute_masks(build(), scoring_of())

@@ -1,3 +1,5 @@
+"""Supermask: its draws, its gradient and its evaluation."""
+
 from __future__ import annotations
 
 import math
@@ -8,7 +10,7 @@ import torch
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets import Supermask, UserError, mask_, masked_layers, unmask_
+from lightning_subnets import Supermask, mask_, masked_layers, unmask_
 from lightning_subnets.masking import MaskedLayer
 from lightning_subnets.training.module import SubnetModule
 
@@ -18,7 +20,7 @@ def wide(method: Supermask) -> tuple[nn.Module, MaskedLayer]:
     return network, masked_layers(network)[0][1]
 
 
-def test_each_forward_pass_draws_a_mask_of_its_own() -> None:
+def test_each_forward_pass_draws_another_mask() -> None:
     torch.manual_seed(0)
     _, layer = wide(Supermask(0.3))
     first, second = (layer.masked_weight() != 0 for _ in range(2))
@@ -26,7 +28,7 @@ def test_each_forward_pass_draws_a_mask_of_its_own() -> None:
     assert not torch.equal(first, second)
     for drawn in (first, second):
         assert abs(drawn.float().mean() - 0.3) < 4 * deviation
-    assert abs((first & second).float().mean() - 0.09) < 4 * deviation  # by themselves
+    assert abs((first & second).float().mean() - 0.09) < 4 * deviation  # independent draws
 
 
 def test_the_gradient_goes_through_the_sigmoid() -> None:
@@ -34,11 +36,11 @@ def test_the_gradient_goes_through_the_sigmoid() -> None:
     upstream = torch.randn_like(layer.weight)
     torch.autograd.backward(layer.masked_weight(), upstream)
     assert layer.scores is not None
-    # dL/ds = dL/dw_eff * w * p (1 - p), of weights that were not drawn too
+    # dL/ds = dL/dw_eff * w * p (1 - p), also for weights that were not drawn
     assert torch.allclose(layer.scores.grad, upstream * layer.weight * 0.3 * 0.7, atol=1e-7)  # type: ignore[arg-type]
 
 
-def test_dynamic_scaling_makes_up_for_the_weights_that_are_missing() -> None:
+def test_dynamic_scaling_compensates_for_weights_that_were_not_drawn() -> None:
     _, layer = wide(Supermask(0.25, dynamic_scaling=True))
     weight = layer.masked_weight().detach()
     ones = int((weight != 0).sum())
@@ -53,7 +55,7 @@ def test_unmasking_keeps_the_scale() -> None:
     assert torch.count_nonzero(weight) == 5000
 
 
-def test_a_network_of_bfloat16_stays_one() -> None:
+def test_a_network_in_bfloat16_keeps_its_type() -> None:
     network = nn.Sequential(nn.Linear(200, 100, bias=False)).to(torch.bfloat16)
     mask_(network, Supermask(0.25, dynamic_scaling=True))
     assert network(torch.rand(2, 200, dtype=torch.bfloat16)).dtype == torch.bfloat16
@@ -70,7 +72,7 @@ def test_the_density_is_the_expected_one() -> None:
     assert not layer.mask()[50:].any()
 
 
-def test_an_evaluation_is_the_mean_of_several_passes() -> None:
+def test_an_evaluation_averages_several_passes() -> None:
     torch.manual_seed(0)
     module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Supermask(0.5, samples=7))
     images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
@@ -90,14 +92,3 @@ def test_an_evaluation_draws_the_same_masks_each_time() -> None:
     first, second, other = module.predict_step(batch, 0), module.predict_step(batch, 0), module.predict_step(batch, 1)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("density", [0.0, 1.0, -0.1])
-def test_a_probability_of_0_or_1_is_an_error(density: float) -> None:
-    with pytest.raises(UserError, match=r"is outside \(0, 1\)"):
-        Supermask(density)
-
-
-def test_no_samples_are_an_error() -> None:
-    with pytest.raises(UserError, match="samples = 0 is below 1"):
-        Supermask(samples=0)

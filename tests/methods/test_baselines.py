@@ -1,0 +1,140 @@
+"""Random, Magnitude, DNW and LinearProbe, and the arguments that methods refuse."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from table import shuffle_net
+from torch import nn
+
+import lightning_subnets as ls
+from lightning_subnets import DNW, Magnitude, Random, UserError, density, mask_, masked_layers, masks
+from lightning_subnets.masking import MaskedLayer, allocation
+from lightning_subnets.networks import Conv4
+
+SHAPES = {"conv": torch.Size((20, 10, 3, 3)), "linear": torch.Size((10, 20))}  # 1800 and 200 weights
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("EdgePopup", {"density": 0.0, "allocation": "global"}, r"density = 0\.0 is outside"),
+        ("Magnitude", {"density": 1.5}, r"density = 1\.5 is outside"),
+        ("EdgePopup", {"density": 0.1, "allocation": "unifrom"}, "unknown allocation 'unifrom'.*mean 'uniform'"),
+        ("Magnitude", {"density": 0.1, "allocation": "unifrom"}, "unknown allocation 'unifrom'"),
+        ("Random", {"density": 0.1, "allocation": "unifrom"}, "unknown allocation 'unifrom'"),
+        ("IteRand", {"density": 0.5, "every": 0}, "every = 0 is below 1"),
+        ("IteRand", {"density": 0.5, "share": 1.5}, r"share = 1.5 is outside \[0, 1\]"),
+        ("Supermask", {"density": 0.0}, r"density = 0.0 is outside \(0, 1\)"),
+        ("Supermask", {"density": 1.0}, r"density = 1.0 is outside \(0, 1\)"),
+        ("Supermask", {"samples": 0}, "samples = 0 is below 1"),
+        ("SNIP", {"density": 0.5, "samples_per_class": 0}, "samples_per_class = 0 is below 1"),
+        ("GraSP", {"density": 0.5, "samples_per_class": 0}, "samples_per_class = 0 is below 1"),
+        ("GraSP", {"density": 0.5, "temperature": 0.0}, "temperature = 0.0 is not above 0"),
+        ("GraSP", {"density": 0.5, "temperature": float("nan")}, "temperature = nan is not above 0"),
+        ("SynFlow", {"density": 0.5, "rounds": 0}, "rounds = 0 is below 1"),
+    ],
+)  # fmt: skip
+def test_an_argument_out_of_range_is_an_error(method: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        getattr(ls, method)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second"),
+    [
+        (Magnitude(0.5), [[True, True], [False, False]], [[True, False]]),
+        (Magnitude(0.5, allocation="uniform"), [[True, True], [False, False]], [[True, False]]),
+        (Magnitude(0.25, allocation="uniform"), [[True, False], [False, False]], [[True, False]]),
+        (Magnitude(), [[True, True], [True, True]], [[True, True]]),
+    ],
+)
+def test_magnitude_keeps_the_largest_weights_of_all_layers_or_of_each(
+    method: Magnitude, first: list[list[bool]], second: list[list[bool]]
+) -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    with torch.no_grad():
+        network.get_parameter("0.weight").copy_(torch.tensor([[0.9, -0.8], [0.7, 0.1]]))
+        network.get_parameter("1.weight").copy_(torch.tensor([[-0.75, 0.2]]))
+    found = masks(mask_(network, method, weights=None))
+    assert {name: mask.tolist() for name, mask in found.items()} == {"0": first, "1": second}
+
+
+@pytest.mark.parametrize("method", [DNW(0.5), Magnitude(0.5)])
+def test_weights_of_one_magnitude_cannot_be_ranked_and_the_network_is_unchanged(method: ls.Method) -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(UserError, match="signed_constant"):
+        mask_(network, method, weights="signed_constant")
+    assert type(network[0]) is nn.Linear
+    mask_(network, Magnitude(1.0), weights="signed_constant")
+
+
+@pytest.fixture
+def dnw_layer() -> MaskedLayer:
+    network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False)), DNW(0.5), weights="kaiming_normal")
+    (_, layer), *_ = masked_layers(network)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.5, -2.0], [1.0, 0.1]]))
+    return layer
+
+
+def test_dnw_computes_with_the_largest_weights_and_gives_all_a_gradient(dnw_layer: MaskedLayer) -> None:
+    upstream = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert dnw_layer.masked_weight().tolist() == [[0.0, -2.0], [1.0, 0.0]]
+    torch.autograd.backward(dnw_layer.masked_weight(), upstream)
+    assert torch.equal(dnw_layer.weight.grad, upstream)  # type: ignore[arg-type]
+
+
+def test_a_weight_of_dnw_that_grows_enters_the_mask(dnw_layer: MaskedLayer) -> None:
+    dnw_layer.masked_weight()
+    dnw_layer.weight.grad = torch.tensor([[0.0, 0.0], [0.0, -5.0]])
+    torch.optim.SGD([dnw_layer.weight], lr=1.0).step()
+    assert dnw_layer.masked_weight().tolist() == [[0.0, -2.0], [0.0, 5.099999904632568]]
+
+
+def test_random_keeps_each_weight_with_the_same_probability() -> None:
+    kept = torch.zeros(40)
+    for seed in range(400):
+        kept += masks(mask_(nn.Sequential(nn.Linear(8, 5)), Random(0.3), seed=seed))["0"].flatten()
+    assert (kept / 400 - 0.3).abs().max() < 4 * math.sqrt(0.3 * 0.7 / 400)
+
+
+@pytest.mark.parametrize(
+    ("share", "conv", "linear"),
+    [
+        (0.1, 109, 91),  # the shapes sum to 36 and 30: e (36 + 30) = 0.1 * 2000, so 109.09 and 90.9 weights are kept
+        (0.5, 800, 200),  # a layer that would be over full is dense, and the others get more
+        (1.0, 1800, 200),
+    ],
+)
+def test_erk_gives_each_layer_the_density_worked_out_by_hand(share: float, conv: int, linear: int) -> None:
+    assert allocation.erk(SHAPES, share) == {"conv": conv, "linear": linear}
+
+
+@pytest.mark.parametrize("share", [0.9, 0.31, 0.001])
+def test_erk_keeps_as_many_weights_as_the_density_says_in_all(share: float) -> None:
+    network = mask_(Conv4(width_multiplier=0.25), Random(share, allocation="erk"))
+    total = sum(mask.numel() for mask in masks(network).values())
+    assert density(network) == allocation.num_kept(total, share) / total
+
+
+def test_only_weights_under_the_mask_of_a_pruned_network_are_trained() -> None:
+    network = mask_(nn.Sequential(nn.Linear(8, 5)), Random(0.3))
+    (_, layer), *_ = masked_layers(network)
+    mask, before = layer.mask(), layer.weight.detach().clone()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    torch.autograd.backward(network(torch.rand(4, 8)).square().sum())
+    optimizer.step()
+    assert torch.equal(layer.weight == before, ~mask)
+    assert torch.equal(layer.mask(), mask)
+
+
+def test_linear_probe_trains_only_the_last_layer_and_keeps_given_weights() -> None:
+    network = shuffle_net()
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    mask_(network, ls.LinearProbe(), weights=None)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in network.named_parameters())
+    assert {name for name, each in network.named_parameters() if each.requires_grad} == {"fc.weight", "fc.bias"}
