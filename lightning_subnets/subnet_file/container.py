@@ -1,10 +1,10 @@
-"""The file itself: safetensors, with the header as metadata and a digest over every byte.
+"""The bytes of a ``.subnet`` file: a safetensors file with the header as metadata and a digest of every byte.
 
-    metadata    "lightning-subnets": the header, JSON; in it "sha256", of the whole file with zeros for these 64 digits
-    tensors     "mask/<layer>", "signs/<layer>", "values/<layer>", and "state/<name>" of the rest of the state dict
+    metadata    "lightning-subnets": the header as JSON; its "sha256" is the digest of the file with 64 zeros in place
+                of the digest
+    tensors     "mask/<layer>", "signs/<layer>", "values/<layer>", and "state/<name>" for the rest of the state dict
 
-The digest tells of any damage. It is no signature: who changes a file on purpose can make it anew, so that nothing in a
-file is believed because of it.
+The digest detects damage. It is not a signature: anyone can write a file with a valid digest, so no value is trusted.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lightning_subnets.atomic_file import replacing
@@ -27,122 +26,117 @@ from lightning_subnets.subnet_file.header import Header, Json
 
 KEY = "lightning-subnets"
 
-# A file may be of this many numbers for each of its bytes: what is allocated to load it is in proportion to it. The
-# shortest of codes, gaps of 255 weights at one bit each, comes to half as many.
+# A file may describe at most this many numbers per byte, so loading allocates memory in proportion to the file. The
+# shortest code, gaps of 255 weights at one bit each, reaches about half of it.
 NUMBERS_PER_BYTE = 4096
 
-_BLANK = "0" * 64
-_LONGEST = 4 << 20  # bytes of a header; a config and the names of some thousand layers and classes take a tenth
+_ZEROS = "0" * 64
+_MAX_HEADER = 4 << 20  # bytes; a config and the names of a thousand layers and classes take a tenth
 
 
 def write(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Write a file, whole or not at all.
+    """Write a file completely or not at all."""
+    from safetensors.torch import save
 
-    Raises:
-        OSError: if it cannot be written.
-    """
-    content = io.BytesIO(save(dict(tensors), metadata={KEY: header.to_json(sha256=_BLANK)}))
-    place = _place(_beginning(content, len(content.getbuffer())), _BLANK)
-    digest = _digest(content, place)
-    content.seek(place)
+    content = io.BytesIO(save(dict(tensors), metadata={KEY: header.to_json(sha256=_ZEROS)}))
+    offset = _digest_offset(_read_json(content, len(content.getbuffer())), _ZEROS)
+    digest = _digest(content, offset)
+    content.seek(offset)
     content.write(digest.encode())
     with replacing(path) as file:
         file.write(content.getbuffer())
 
 
-class Container:
-    """A file that has been read: its header, and its tensors as they are asked for.
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Turn each error about the content of a file into a ``UserError`` that names the file."""
+    from safetensors import SafetensorError
 
-    Args:
-        path: of the file.
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({str(error)!r:.200})") from error
+    except UserError as error:
+        raise UserError(f"{path} cannot be loaded: {error}") from error
+
+
+class Container:
+    """A ``.subnet`` file whose digest and header have been checked, and whose tensors are read on request.
 
     Raises:
-        ValueError: if it is missing, is no ``.subnet`` file, or a byte of it is not as it was written.
+        ValueError: if the file is missing, is no ``.subnet`` file, or one of its bytes has changed.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        from safetensors import safe_open
+
+        with naming_file(path):
             with path.open("rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
-                self.header = Header.from_json(self._checked(file))
+                self.header = Header.from_json(self._read_header(file))
             if self.header.total > NUMBERS_PER_BYTE * self.size:
-                raise UserError(f"{self.size:,} bytes cannot be of the {self.header.total:,} weights that it says")
+                raise UserError(f"a file of {self.size:,} bytes cannot hold {self.header.total:,} weights")
             self._file = safe_open(path, framework="pt")
             self._left = set(self._file.keys())  # type: ignore[no-untyped-call]
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-        except SafetensorError as error:
-            raise UserError(f"{path} is damaged ({str(error)!r:.200})") from error
-        except UserError as error:
-            raise UserError(f"{path} cannot be loaded: {error}") from error
 
     def take(self, name: str) -> Tensor:
-        """A tensor of the file, each once.
-
-        Raises:
-            ValueError: if there is none of this name.
-        """
+        """Return a tensor of the file. Each tensor can be taken once."""
         if name not in self._left:
-            raise UserError(f"it has no {name!r}")
+            raise UserError(f"tensor {name!r:.100} is missing")
         self._left.remove(name)
-        try:
-            tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
-        except SafetensorError as error:  # of a type that torch does not have
-            raise UserError(f"its {name!r:.100} cannot be read ({str(error)!r:.200})") from error
+        tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
 
     def check_all_taken(self) -> None:
-        """Check that nothing is left in the file that nobody has asked for.
-
-        Raises:
-            ValueError: naming the first of it.
-        """
+        """Check that every tensor of the file has been taken."""
         if self._left:
-            raise UserError(f"it has {min(self._left)!r:.80}, which belongs to nothing")
+            raise UserError(f"tensor {min(self._left)!r:.80} belongs to no part of the network")
 
-    def _checked(self, file: BinaryIO) -> Json:
-        """The header's JSON, once the digest in it is that of the file."""
-        beginning = _beginning(file, self.size)
+    def _read_header(self, file: BinaryIO) -> Json:
+        """Return the header's JSON after checking the file against the digest in it."""
+        text = _read_json(file, self.size)
         try:
-            content = json.loads(json.loads(beginning)["__metadata__"][KEY], parse_constant=_refuse)
+            content = json.loads(json.loads(text)["__metadata__"][KEY], parse_constant=_refuse_constant)
             stated = content.pop("sha256")
-            place = _place(beginning, stated)
+            offset = _digest_offset(text, stated)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UserError("it is no .subnet file, or its beginning is damaged") from error
-        if stated != (found := _digest(file, place)):
+            raise UserError("it is no .subnet file, or its header is damaged") from error
+        if stated != (found := _digest(file, offset)):
             raise UserError(
-                f"it is damaged: its bytes have the digest {found[:16]}..., and had {stated!r:.18}... when written; "
-                "get it again"
+                f"the file is damaged, because its digest is {found[:16]}... instead of {stated!r:.18}...: "
+                "copy or download it again"
             )
         return dict(content)
 
 
-def _beginning(file: BinaryIO, size: int) -> bytes:
-    """The JSON that a safetensors file begins with, after its length in eight bytes."""
+def _read_json(file: BinaryIO, size: int) -> bytes:
+    """Return the JSON at the start of a safetensors file, which follows its length in eight bytes."""
     length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= min(size - 8, _LONGEST):
+    if not 2 <= length <= min(size - 8, _MAX_HEADER):
         raise UserError("it is no .subnet file, or it is truncated")
     return file.read(length)
 
 
-def _place(beginning: bytes, digest: str) -> int:
-    """Where the digest stands in the file."""
-    before = '\\"sha256\\":\\"'  # in a string of JSON in JSON
-    return 8 + beginning.index(f'{before}{digest}\\"'.encode()) + len(before)
+def _digest_offset(text: bytes, digest: str) -> int:
+    """Return the position of the digest in the file. The header is a JSON string inside JSON."""
+    before = '\\"sha256\\":\\"'
+    return 8 + text.index(f'{before}{digest}\\"'.encode()) + len(before)
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON's")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"JSON has no number {constant}")
 
 
-def _digest(file: BinaryIO, place: int) -> str:
-    """Of the whole file, with zeros for the 64 digits that begin at ``place``."""
+def _digest(file: BinaryIO, offset: int) -> str:
+    """Return the SHA-256 of the file with 64 zeros at ``offset``."""
     file.seek(0)
-    digest = hashlib.sha256(file.read(place) + _BLANK.encode())
-    file.seek(place + len(_BLANK))
+    digest = hashlib.sha256(file.read(offset) + _ZEROS.encode())
+    file.seek(offset + len(_ZEROS))
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()

@@ -1,14 +1,14 @@
-"""A mask in as few bytes as it is worth: one bit a weight, or close to its entropy.
+"""Encode a mask in at most one bit per weight, or close to its entropy.
 
-A mask of density d is worth n H(d) bits, H(d) = -d log2 d - (1 - d) log2(1 - d): 0.881 a weight at 0.3. Deflate's
-Huffman code, of the standard library, comes within a percent of that for large layers, if it is given bytes to code:
+The entropy of a mask of n weights at density d is n H(d) bits, H(d) = -d log2 d - (1 - d) log2(1 - d); H(0.3) = 0.881.
+Deflate's Huffman code comes within a percent of that for large layers, given suitable bytes:
 
-    packed        eight weights a byte, the first in its highest bit; not coded
-    coded         the same bytes, coded; the smallest for densities from 0.2 to 0.8
-    gaps          how many weights lie between one that is kept and the next, coded; for low densities
-    inverse gaps  how many lie between one that is not kept and the next, coded; for high densities
+    packed        eight weights per byte, the first in the highest bit; not compressed
+    coded         the same bytes, compressed; the smallest for densities from 0.2 to 0.8
+    gaps          the number of weights between a kept one and the next, compressed; for low densities
+    inverse gaps  the number of weights between a dropped one and the next, compressed; for high densities
 
-A gap is a byte, 0 to 254; a byte of 255 stands for 255 weights and no end of the gap.
+A gap is a byte from 0 to 254. A byte of 255 stands for 255 weights and continues the gap.
 """
 
 from __future__ import annotations
@@ -26,52 +26,46 @@ Bytes = npt.NDArray[np.uint8]
 
 CODES = ("packed", "coded", "gaps", "inverse gaps")
 
-_CHUNK = 1 << 20  # of weights or bytes gone through at a time: bounds the memory beside a large mask
+_CHUNK = 1 << 20  # weights or bytes processed at a time, to bound the memory beside a large mask
 
 
 def encode(mask: Bits) -> tuple[str, bytes]:
-    """The name of the code that is the shortest for this mask, and the mask in it.
-
-    Args:
-        mask: flat.
-    """
+    """Return the name of the shortest code for a flat mask, and the mask in this code."""
     packed = np.packbits(mask)
-    coded = {"packed": packed.tobytes(), "coded": _deflated(iter([packed]))}
-    if np.count_nonzero(mask) < mask.size / 4:
-        coded["gaps"] = _deflated(_gaps(mask))
-    elif np.count_nonzero(mask) > mask.size * 3 / 4:
-        coded["inverse gaps"] = _deflated(_gaps(~mask))
+    coded = {"packed": packed.tobytes(), "coded": _compress(iter([packed]))}
+    kept = np.count_nonzero(mask)
+    if kept < mask.size / 4:
+        coded["gaps"] = _compress(_gaps(mask))
+    elif kept > mask.size * 3 / 4:
+        coded["inverse gaps"] = _compress(_gaps(~mask))
     return min(coded.items(), key=lambda item: len(item[1]))
 
 
 def decode(code: str, data: bytes, size: int) -> Bits:
-    """The mask of so many weights, flat.
+    """Return a flat mask, and refuse data that do not encode a mask of ``size`` weights to the last bit.
 
-    Raises:
-        ValueError: if the data are not of such a mask, to the last bit. What is allocated before that is seen is
-            ``size`` bytes and some megabytes, whatever the data say.
+    Whatever the data are, this allocates ``size`` bytes and some megabytes.
     """
     if code not in CODES:
-        raise UserError(f"unknown code {code!r:.60} of a mask; known: {', '.join(CODES)}")
+        raise UserError(f"unknown mask code {code!r:.60}, expected one of {', '.join(CODES)}")
     if code == "packed":
-        return _unpacked(np.frombuffer(data, np.uint8), size)
+        return _unpack(np.frombuffer(data, np.uint8), size)
     if code == "coded":
-        chunks = _inflated(data, limit=-(-size // 8))
-        return _unpacked(np.concatenate([np.empty(0, np.uint8), *chunks]), size)
-    # A gap takes a byte of its own, or ends a weight that is counted: never more bytes than weights.
-    mask = _between(_inflated(data, limit=size), size)
+        chunks = _decompress(data, limit=-(-size // 8))
+        return _unpack(np.concatenate([np.empty(0, np.uint8), *chunks]), size)
+    # Each byte covers at least one weight, so there are never more bytes than weights.
+    mask = _from_gaps(_decompress(data, limit=size), size)
     return ~mask if code == "inverse gaps" else mask
 
 
-def _deflated(chunks: Iterator[Bytes]) -> bytes:
-    # Without a header, whose checksum the file's own digest makes needless; the Huffman code alone, for there is
-    # nothing in a mask that repeats.
+def _compress(chunks: Iterator[Bytes]) -> bytes:
+    # Raw Deflate has no checksum, which the file's digest replaces. A mask has no repetitions to search for.
     coder = zlib.compressobj(zlib.Z_BEST_COMPRESSION, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
-    return b"".join(map(coder.compress, map(np.ndarray.tobytes, chunks))) + coder.flush()
+    return b"".join(coder.compress(chunk.tobytes()) for chunk in chunks) + coder.flush()
 
 
-def _inflated(data: bytes, limit: int) -> Iterator[Bytes]:
-    """What was deflated, in chunks; refused as soon as it is more than ``limit`` bytes."""
+def _decompress(data: bytes, limit: int) -> Iterator[Bytes]:
+    """Yield the decompressed data in chunks, and raise as soon as they exceed ``limit`` bytes."""
     decoder, rest = zlib.decompressobj(-zlib.MAX_WBITS), data
     while not decoder.eof:
         try:
@@ -83,15 +77,15 @@ def _inflated(data: bytes, limit: int) -> Iterator[Bytes]:
             raise UserError("a mask is not as long as its layer")
         yield np.frombuffer(chunk, np.uint8)
     if decoder.unused_data:
-        raise UserError("a mask is followed by bytes that belong to nothing")
+        raise UserError("a mask is followed by extra bytes")
 
 
-def _unpacked(packed: Bytes, size: int) -> Bits:
+def _unpack(packed: Bytes, size: int) -> Bits:
     if len(packed) != -(-size // 8):
         raise UserError("a mask is not as long as its layer")
     bits = np.unpackbits(packed)
     if bits[size:].any():
-        raise UserError("a mask is followed by bits that belong to nothing")
+        raise UserError("a mask is followed by extra bits")
     return bits[:size].view(np.bool_)
 
 
@@ -101,26 +95,26 @@ def _gaps(mask: Bits) -> Iterator[Bytes]:
         kept = start + np.flatnonzero(mask[start : start + _CHUNK])
         if not kept.size:
             continue
-        whole, rest = np.divmod(np.diff(kept, prepend=last) - 1, 255)
-        ends = np.cumsum(whole + 1) - 1
+        full, rest = np.divmod(np.diff(kept, prepend=last) - 1, 255)
+        ends = np.cumsum(full + 1) - 1
         gaps = np.full(ends[-1] + 1, 255, np.uint8)
         gaps[ends] = rest
         last = kept[-1]
         yield gaps
 
 
-def _between(chunks: Iterator[Bytes], size: int) -> Bits:
-    mask, reached, ended = np.zeros(size, np.bool_), 0, True
+def _from_gaps(chunks: Iterator[Bytes], size: int) -> Bits:
+    mask, position, ended = np.zeros(size, np.bool_), 0, True
     for gaps in chunks:
         if not gaps.size:
             continue
         ends = gaps < 255
-        # The place after each byte: a gap that ends takes in the weight at its end.
-        places = reached + np.cumsum(gaps + ends.astype(np.int64))
-        reached, ended = int(places[-1]), bool(ends[-1])
-        if reached > size:
+        # The position after each byte; a byte that ends a gap also covers the weight after the gap.
+        positions = position + np.cumsum(gaps + ends.astype(np.int64))
+        position, ended = int(positions[-1]), bool(ends[-1])
+        if position > size:
             break
-        mask[places[ends] - 1] = True
-    if reached > size or not ended:
+        mask[positions[ends] - 1] = True
+    if position > size or not ended:
         raise UserError("a mask is not as long as its layer")
     return mask

@@ -1,4 +1,4 @@
-"""Write a subnetwork into a ``.subnet`` file."""
+"""Save a masked network into a ``.subnet`` file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lightning_subnets.masking import MaskedLayer, digest, masked_layers
 from lightning_subnets.masking import masks as current_masks
 from lightning_subnets.masking.maskable import NORMS
 from lightning_subnets.subnet_file import container, mask_codec, weight_code
-from lightning_subnets.subnet_file import header as headers
 from lightning_subnets.subnet_file import network as building
+from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, Method, Network, Weights
 
 
 def save_subnet(
@@ -33,51 +33,49 @@ def save_subnet(
     config: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> None:
-    """Write a masked network into a file: the seed that its weights were drawn from, and a bit for each of them.
+    """Save a masked network into a file: the seed of its weights, and about one bit per weight.
 
-    Masks take about their entropy, n H(d) bits for n weights at density d. Weights that the seed gives take nothing; of
-    others those that are kept are written down, as one bit each where they are of one magnitude. Biases and norms
-    are written down where they have been trained, running statistics always. Scores are not.
+    The masks of n weights at density d take about their entropy, n H(d) bits. Weights that the seed gives take nothing.
+    Of other weights the kept ones are stored, with one bit each if they all have the same magnitude. Running statistics
+    are stored, and biases and norms if they were trained. Scores are not stored.
 
     Args:
-        net: masked; it stays as it is.
-        path: to write, by custom ``.subnet``.
-        network: the name of what builds it, ``"timm.models.resnet.resnet26"``, or name and arguments as in a config,
-            ``{"class_path": "lightning_subnets.networks.Conv4", "init_args": {"image_size": 32}}``. A network of
-            torchvision.models as it is is found without. Under a name that is not of torchvision.models, timm or
-            ``lightning_subnets.networks``, who loads the file hands the network in.
-        classes: their names, in the order of the outputs.
-        accuracy: fractions by name.
-        preprocessing: of images: ``input_shape``, and ``mean`` and ``std`` by channel of values in [0, 1].
-        config: of the run.
-        force: replace a file that is there.
+        net: the masked network; it is not changed.
+        path: the file to write, by convention with the extension ``.subnet``.
+        network: the builder of the network, such as ``"timm.models.resnet.resnet26"``, or its name and arguments as in
+            a config, ``{"class_path": "lightning_subnets.networks.Conv4", "init_args": {"image_size": 32}}``. It may be
+            left out for an unchanged network of torchvision.models. If it is not in torchvision.models, timm or
+            ``lightning_subnets.networks``, ``load_subnet`` needs a network to load into.
+        classes: the names of the classes, in the order of the outputs.
+        accuracy: accuracies as fractions, by name.
+        preprocessing: ``input_shape``, and ``mean`` and ``std`` per channel for values in [0, 1].
+        config: the config of the run.
+        force: replace an existing file.
 
     Raises:
-        ValueError: if the network is not masked, its builder is not found or builds another network, its numbers are
-            of several types, the file is there already, or it cannot be written.
+        ValueError: if the network is not masked, its builder is unknown or builds another network, its parameters have
+            several dtypes, a value is not JSON, the file exists, or it cannot be written.
     """
     path = Path(path)
     check_place(path, force=force)
     if isinstance(classes, str):
-        raise UserError(f"classes = {classes!r} is one text, and not a list of names")
+        raise UserError(f"classes is the string {classes!r:.100}: give a list of names")
     layers = dict(masked_layers(net))
-    numbers = {key: each for key, each in net.state_dict().items() if key.rpartition(".")[2] != "scores"}
-    dtypes = {each.dtype for each in numbers.values() if each.dtype.is_floating_point or each.dtype.is_complex}
+    state = {key: each for key, each in net.state_dict().items() if key.rpartition(".")[2] != "scores"}
+    dtypes = {each.dtype for each in state.values() if each.dtype.is_floating_point or each.dtype.is_complex}
     if len(dtypes) > 1:
-        raise UserError(
-            f"the network's numbers are of several types, {', '.join(sorted(map(str, dtypes)))}: net.float()"
-        )
+        raise UserError(f"the network has several dtypes, {', '.join(sorted(map(str, dtypes)))}: call net.float()")
     first = next(iter(layers.values()))
-    header = headers.Header(
-        network=headers.Network(*_builder_of(net, network), str(dtypes.pop()).removeprefix("torch.")),  # type: ignore[arg-type]
-        weights=headers.Weights(
+    header = Header(
+        network=Network(*_builder_of(net, network), str(dtypes.pop()).removeprefix("torch.")),  # type: ignore[arg-type]
+        weights=Weights(
             first.origin.distribution if first.origin else None,
             first.origin.seed if first.origin else 0,
             first.method.density if first.origin else 1.0,
         ),
-        method=headers.Method(type(first.method).__name__, dict(first.method.identity())),
-        layers={name: headers.Layer(list(layer.weight.shape), kept=0) for name, layer in layers.items()},
-        digests=headers.Digests("", ""),
+        method=Method(type(first.method).__name__, dict(first.method.identity())),
+        layers={name: Layer(list(layer.weight.shape), kept=0) for name, layer in layers.items()},
+        digests=Digests("", ""),
         density=0.0,
         classes=list(classes),
         accuracy=dict(accuracy or {}),
@@ -85,52 +83,50 @@ def save_subnet(
         config=dict(config or {}),
         versions=versions(),
     )
-    _check(header)  # before any work is done
+    _check_readable(header)  # before the masks are computed and encoded
     tensors: dict[str, Tensor] = {}
-    weights, masks = hashlib.sha256(), hashlib.sha256()
-    found = current_masks(net)
-    for key, parameter in sorted(net.named_parameters()):
+    weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
+    masks, parameters = current_masks(net), dict(sorted(net.named_parameters()))
+    for key, parameter in parameters.items():
         owner, _, own = key.rpartition(".")
         if owner in layers and own == "weight":
-            mask = found[owner].cpu()
-            header.layers[owner], weight = _take_down(owner, layers[owner], mask, header.weights, tensors)
-            digest.update_(weights, key, weight)
-            digest.update_(masks, owner, mask)
+            mask = masks[owner].cpu()
+            header.layers[owner], weight = _encode_layer(owner, layers[owner], mask, header.weights, tensors)
+            digest.update_(weights_digest, key, weight)
+            digest.update_(masks_digest, owner, mask)
         elif own != "scores":
-            digest.update_(weights, key, parameter)
+            digest.update_(weights_digest, key, parameter)
             if not _is_neutral(net.get_submodule(owner), own, parameter):
                 tensors[f"state/{key}"] = _copy(parameter)
-    parameters = dict(net.named_parameters())
-    tensors |= {f"state/{key}": _copy(each) for key, each in net.state_dict().items() if key not in parameters}
-    kept = sum(layer.kept for layer in header.layers.values())
-    header.density, header.digests = kept / header.total, headers.Digests(weights.hexdigest(), masks.hexdigest())
+    tensors |= {f"state/{key}": _copy(buffer) for key, buffer in state.items() if key not in parameters}
+    header.density = sum(layer.kept for layer in header.layers.values()) / header.total
+    header.digests = Digests(weights_digest.hexdigest(), masks_digest.hexdigest())
     try:
         container.write(path, header, tensors)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
-def _check(header: headers.Header) -> None:
-    """What is written can be read again."""
+def _check_readable(header: Header) -> None:
+    """Check that a header can be read after it is written."""
     try:
         content = json.loads(header.to_json(sha256=""))
         del content["sha256"]
-        headers.Header.from_json(content)
+        Header.from_json(content)
     except (TypeError, ValueError) as error:
-        raise UserError(f"what is given cannot be written into a .subnet file: {error}") from error
+        raise UserError(f"a .subnet file cannot hold these values: {error}") from error
 
 
-def _take_down(
-    name: str, layer: MaskedLayer, mask: Tensor, drawn_from: headers.Weights, tensors: dict[str, Tensor]
-) -> tuple[headers.Layer, Tensor]:
-    """What is written down of a layer, and its weights as they are read again."""
+def _encode_layer(
+    name: str, layer: MaskedLayer, mask: Tensor, drawn_from: Weights, tensors: dict[str, Tensor]
+) -> tuple[Layer, Tensor]:
+    """Add a layer's tensors to ``tensors``; return its header entry and the weights that ``load_subnet`` restores."""
     weight = layer.weight.detach().cpu()
     drawn, stream = None, ""
     if layer.origin and (layer.origin.distribution, layer.origin.seed) == (drawn_from.distribution, drawn_from.seed):
         stream = layer.origin.layer
         drawn = drawn_from.draw(weight, stream)
-    effective = layer.method.effective_weight(weight, mask)
-    entry, stored = weight_code.encode(weight, effective, mask, drawn)
+    entry, stored = weight_code.encode(weight, layer.method.effective_weight(weight, mask), mask, drawn)
     entry.code, data = mask_codec.encode(mask.flatten().numpy())
     entry.stream = stream
     tensors[f"mask/{name}"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -140,41 +136,38 @@ def _take_down(
     return entry, weight
 
 
-def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[str, headers.Json]:
-    """The name and the arguments of what builds a network, which have been tried."""
+def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[str, Json]:
+    """Return the name and the arguments of the network's builder, after checking that it builds this network."""
     if named is None:
-        found = building.find(net)
-        if found is None:
+        if (found := building.identify(net)) is None:
             raise UserError(
-                f"no function of torchvision.models builds this {type(net).__name__}: name what does, network={{"
-                "'class_path': 'lightning_subnets.networks.Conv4', 'init_args': {'image_size': 32}} say; where the "
-                "name is of your own package, who loads the file hands the network in"
+                f"no function of torchvision.models builds this {type(net).__name__}: name its builder, for instance "
+                "network={'class_path': 'lightning_subnets.networks.Conv4', 'init_args': {'image_size': 32}}"
             )
         return found
-    of_config: Any = {"class_path": named} if isinstance(named, str) else named
-    if not isinstance(of_config, Mapping) or "." not in str(of_config.get("class_path")):
+    config: Any = {"class_path": named} if isinstance(named, str) else named
+    if not isinstance(config, Mapping) or "." not in str(config.get("class_path")):
         raise UserError(
-            f"network = {named!r:.100} is no name with its package: 'torchvision.models.resnet18' say, or "
-            "{'class_path': 'torchvision.models.resnet18', 'init_args': {'num_classes': 10}}"
+            f"network = {named!r:.100} does not name a builder with its package, as 'torchvision.models.resnet18' and "
+            "{'class_path': 'torchvision.models.resnet18', 'init_args': {'num_classes': 10}} do"
         )
-    name = of_config["class_path"]
-    arguments = {**(of_config.get("init_args") or {}), **(of_config.get("dict_kwargs") or {})}
+    name = config["class_path"]
+    arguments = {**(config.get("init_args") or {}), **(config.get("dict_kwargs") or {})}
     if building.builder(name) is None:
         return name, arguments
-    # The weights of the network are in the file, so nothing is fetched to build it.
-    arguments = {key: value for key, value in arguments.items() if not building.fetches(key)}
-    differs = building.difference(building.build(name, arguments), net)
-    if differs:
-        given = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
-        raise UserError(f"{given} does not build this network: {differs}; are these all of its arguments?")
+    # The file has the network's weights, so load_subnet need not download any.
+    arguments = {key: value for key, value in arguments.items() if not building.downloads_weights(key)}
+    if differs := building.difference(building.build(name, arguments), net):
+        call = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+        raise UserError(f"{call} does not build this network: {differs}. Check its arguments")
     return name, arguments
 
 
 def _is_neutral(module: nn.Module, key: str, parameter: Tensor) -> bool:
-    """As ``mask_`` leaves it: a norm that scales by 1, a shift of 0."""
+    """Return whether a parameter is as ``mask_`` leaves it: a bias of 0, or a norm that scales by 1."""
     return bool((parameter == (0.0 if key == "bias" else 1.0)).all()) and (key == "bias" or isinstance(module, NORMS))
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    # Of its own, for the file's writer refuses tensors that share memory.
+    # safetensors refuses tensors that share memory.
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -1,17 +1,17 @@
-"""The weights of a layer in as few bytes as give them back to the bit.
+"""Encode the weights of a layer in as few bytes as restore them to the bit.
 
-A masked layer computes with w_eff, made of its weights w by the mask, and both are wanted: w_eff to run the network, w
-to go on training. Of w, the file has
+A masked layer computes with the effective weight w_eff, a function of its weight w and its mask. A file restores both:
+w_eff runs the network, and training continues from w. The file stores w as
 
-    drawn    nothing: the seed gives them
-    signs    a magnitude, and a bit for each weight that is kept: +magnitude or -magnitude
-    values   each weight that is kept; the others are 0
+    drawn    nothing, because the seed gives w
+    signs    a magnitude, and one bit per kept weight: +magnitude or -magnitude; the other weights are 0
+    values   each kept weight; the other weights are 0
 
-and w_eff is, where the mask is 1,
+If the mask is 1, w_eff is
 
-    w                   of most methods
-    gain * w            of a ``Supermask`` with dynamic scaling
-    gain * sign(w)      of ``Biprop``
+    w                   for most methods
+    gain * w            for a ``Supermask`` with dynamic scaling
+    gain * sign(w)      for ``Biprop``
 """
 
 from __future__ import annotations
@@ -25,29 +25,26 @@ from lightning_subnets.subnet_file.header import Layer
 
 
 def encode(weight: Tensor, effective: Tensor, mask: Tensor, drawn: Tensor | None) -> tuple[Layer, Tensor | None]:
-    """What the header says of a layer's weights, and what the file has of them.
+    """Return a layer's entry in the header, without the mask's code, and the flat tensor to store, if any.
 
-    Args:
-        weight, effective, mask: w, w_eff and the mask, on the CPU.
-        drawn: the weights that the seed gives, where w came from one.
-
-    Returns: what the header says, but for the mask's code; and a flat tensor where the file has one.
+    ``drawn`` holds the weights that the seed gives, if there is a seed. All tensors are on the CPU. ``torch.equal``
+    means equal to the bit, except that +0 equals -0.
     """
     layer = Layer(shape=list(weight.shape), kept=int(mask.count_nonzero()))
-    if not _same(effective, weight * mask):
+    if not torch.equal(effective, weight * mask):
         kept, used = weight[mask], effective[mask]
         scale = (mask.numel() / mask.sum().clamp(min=1)).to(used)
-        if _same(used, kept * scale):
+        if torch.equal(used, kept * scale):
             layer.gain = float(scale)
-        elif _same(used, kept.sign() * (gain := used[:1].abs())):
+        elif torch.equal(used, kept.sign() * (gain := used[:1].abs())):
             layer.gain, layer.of = float(gain), "sign"
-        else:  # of a method from elsewhere: as it is used
+        else:  # a method of another package: only w_eff is stored
             weight = effective
-    if drawn is not None and _same(weight, drawn):
+    if drawn is not None and torch.equal(weight, drawn):
         return layer, None
     kept = weight[mask]
     magnitude = kept[:1].abs()
-    if len(kept) and _same(kept.abs(), magnitude.expand_as(kept)):
+    if len(kept) and torch.equal(kept.abs(), magnitude.expand_as(kept)):
         layer.weights, layer.magnitude = "signs", float(magnitude)
         return layer, torch.from_numpy(np.packbits(kept.signbit().numpy()))
     layer.weights = "values"
@@ -55,35 +52,27 @@ def encode(weight: Tensor, effective: Tensor, mask: Tensor, drawn: Tensor | None
 
 
 def decode(layer: Layer, stored: Tensor, mask: Tensor, out: Tensor) -> None:
-    """Write w into ``out``, of the layer's shape and precision, from the signs or values that the file has.
-
-    Raises:
-        ValueError: if these are not as many as there have to be, or of another type.
-    """
-    wanted = (torch.uint8, -(-layer.kept // 8)) if layer.weights == "signs" else (out.dtype, layer.kept)
-    if (stored.dtype, stored.numel()) != wanted or stored.dim() != 1:
+    """Write w into ``out`` from stored signs or values, after checking their number and dtype."""
+    expected = (torch.uint8, -(-layer.kept // 8)) if layer.weights == "signs" else (out.dtype, layer.kept)
+    if (stored.dtype, stored.numel()) != expected or stored.dim() != 1:
         raise UserError(
-            f"a layer has {stored.numel()} {layer.weights} of {stored.dtype} and should have {wanted[1]} of {wanted[0]}"
+            f"a layer has {layer.weights} of {stored.dtype} and shape {tuple(stored.shape)}, "
+            f"expected {expected[0]} and ({expected[1]},)"
         )
     if layer.weights == "signs":
         assert layer.magnitude is not None
         negative = np.unpackbits(stored.numpy()).view(np.bool_)
         if negative[layer.kept :].any():
-            raise UserError("the signs of a layer are followed by bits that belong to nothing")
+            raise UserError("the signs of a layer are followed by extra bits")
         magnitude = torch.tensor(layer.magnitude, dtype=out.dtype)
         stored = torch.where(torch.from_numpy(negative[: layer.kept]), -magnitude, magnitude)
     out.zero_()[mask.to(out.device)] = stored.to(out.device)
 
 
 def apply_(layer: Layer, weight: Tensor, mask: Tensor) -> None:
-    """w becomes w_eff, in place."""
+    """Turn w into w_eff in place."""
     if layer.of == "sign":
         weight.sign_()
     if layer.gain is not None:
         weight.mul_(torch.tensor(layer.gain, dtype=weight.dtype))
     weight.mul_(mask.to(weight.device))
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """To the bit, but that +0 and -0 are the same."""
-    return torch.equal(one, other)

@@ -1,9 +1,8 @@
-"""Files made once load to the same bits for ever: no change to the format or to the generator may lose one."""
+"""Golden files load to the same bits for ever, whatever changes in the format or in the generator."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,10 +27,9 @@ def test_a_golden_file_loads_to_the_same_bits(name: str, threads: int) -> None:
         torch.set_num_threads(before)
 
 
-def test_the_golden_files_are_of_everything_a_file_can_be_of() -> None:
-    files = {path.stem: path for path in Path(FOLDER).glob("*.subnet")}
+def test_the_golden_files_cover_the_format() -> None:
+    files = {path.stem: path for path in FOLDER.glob("*.subnet")}
     assert files.keys() == GOLDEN.keys() == MADE.keys()
-    assert all(path.stat().st_size < 20_000 for path in files.values())
     headers = [content(path)[0] for path in files.values()]
     layers = [layer for header in headers for layer in header["layers"].values()]
     assert {layer["code"] for layer in layers} == {"packed", "coded", "gaps", "inverse gaps"}

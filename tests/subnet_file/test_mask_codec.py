@@ -1,4 +1,4 @@
-"""A mask comes back to the bit, close to its entropy; what is no code of one is refused before it takes memory."""
+"""A mask is restored to the bit, takes about its entropy, and other bytes are refused before they take memory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def random_mask(size: int, density: float, seed: int = 0) -> Bits:
 
 
 def in_code(code: str, mask: Bits) -> bytes:
-    """The mask in this code, the shortest for it or not."""
+    """Return the mask in this code, which need not be the shortest one."""
     packed = np.packbits(mask)
     if code == "packed":
         return packed.tobytes()
     chunks = iter([packed]) if code == "coded" else mask_codec._gaps(mask if code == "gaps" else ~mask)
-    return mask_codec._deflated(chunks)
+    return mask_codec._compress(chunks)
 
 
 def deflated(data: bytes) -> bytes:
@@ -37,7 +37,7 @@ def deflated(data: bytes) -> bytes:
 
 
 @given(size=st.integers(1, 4000), density=st.floats(0, 1), seed=st.integers(0, 2**32))
-def test_any_mask_comes_back_in_its_own_code_and_in_every_other(size: int, density: float, seed: int) -> None:
+def test_any_mask_is_restored_from_every_code(size: int, density: float, seed: int) -> None:
     mask = random_mask(size, density, seed)
     code, data = encode(mask)
     assert np.array_equal(decode(code, data, size), mask)
@@ -46,8 +46,8 @@ def test_any_mask_comes_back_in_its_own_code_and_in_every_other(size: int, densi
         assert np.array_equal(decode(each, in_code(each, mask), size), mask)
 
 
-@pytest.mark.parametrize("density", [0.0, 1e-6, 0.003, 0.3, 0.997, 1.0])
-def test_a_mask_of_several_chunks_comes_back_in_every_code(density: float) -> None:
+@pytest.mark.parametrize("density", [0.0, 1e-6, 0.3, 1.0])
+def test_a_mask_of_several_chunks_is_restored_from_every_code(density: float) -> None:
     size = 2 * mask_codec._CHUNK + 4097
     mask = random_mask(size, density)
     for border in (mask_codec._CHUNK, 2 * mask_codec._CHUNK):
@@ -58,36 +58,33 @@ def test_a_mask_of_several_chunks_comes_back_in_every_code(density: float) -> No
         assert np.array_equal(decoded, mask)
 
 
-@pytest.mark.parametrize("gap", [0, 1, 253, 254, 255, 256, 509, 510, 511, 100_000])
-@pytest.mark.parametrize("after", [0, 1, 254, 255, 256])
-def test_a_gap_of_any_length_comes_back(gap: int, after: int) -> None:
-    mask = np.array([False] * gap + [True] + [False] * after)
-    for code, wanted in (("gaps", mask), ("inverse gaps", ~mask)):
-        assert np.array_equal(decode(code, in_code(code, wanted), len(mask)), wanted)
+def test_a_gap_of_any_length_is_restored() -> None:
+    for gap in (0, 1, 253, 254, 255, 256, 509, 510, 511, 100_000):
+        for after in (0, 1, 254, 255, 256):
+            mask = np.array([False] * gap + [True] + [False] * after)
+            assert np.array_equal(decode("gaps", in_code("gaps", mask), len(mask)), mask)
+            assert np.array_equal(decode("inverse gaps", in_code("inverse gaps", ~mask), len(mask)), ~mask)
 
 
 @pytest.mark.parametrize(
-    ("density", "code", "above"),
+    ("density", "code", "excess"),
     [
         (0.01, "gaps", 0.015),
-        (0.05, "gaps", 0.015),
         (0.1, "gaps", 0.015),
         (0.3, "coded", 0.01),
-        (0.5, "packed", 0.0),
-        (0.7, "coded", 0.01),
+        (0.5, "packed", 0),
         (0.9, "inverse gaps", 0.015),
-        (0.99, "inverse gaps", 0.015),
     ],
 )
-def test_a_large_mask_takes_hardly_more_than_its_entropy(density: float, code: str, above: float) -> None:
+def test_a_large_mask_takes_little_more_than_its_entropy(density: float, code: str, excess: float) -> None:
     mask = random_mask(2_000_000, density)
     found, data = encode(mask)
     entropy = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
     assert found == code
-    assert len(data) * 8 / mask.size <= entropy * (1 + above) + 1e-5
+    assert len(data) * 8 / mask.size <= entropy * (1 + excess) + 1e-5
 
 
-def test_the_most_used_codes_are_as_they_were_ever() -> None:
+def test_the_codes_never_change() -> None:
     mask = np.array([0, 0, 1, 0, 1, 1, 0, 0, 0, 1], np.bool_)
     assert in_code("packed", mask) == bytes([0b00101100, 0b01000000])
     assert zlib.decompress(in_code("coded", mask), -15) == bytes([0b00101100, 0b01000000])
@@ -97,9 +94,9 @@ def test_the_most_used_codes_are_as_they_were_ever() -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_a_mask_that_is_cut_off_or_followed_by_anything_or_of_another_layer_is_refused(code: str) -> None:
+def test_a_mask_of_another_length_is_refused(code: str) -> None:
     mask = random_mask(1003, 0.3)
-    mask[-1] = code != "inverse gaps"  # what is behind the last one that is counted takes no bytes
+    mask[-1] = code != "inverse gaps"  # weights after the last one that is counted take no bytes
     data = in_code(code, mask)
     for wrong in (*(data[:length] for length in range(len(data))), data + b"\0", data + data):
         with pytest.raises(ls.UserError, match="mask"):
@@ -109,25 +106,18 @@ def test_a_mask_that_is_cut_off_or_followed_by_anything_or_of_another_layer_is_r
             decode(code, data, size)
 
 
-@pytest.mark.parametrize("code", ["packed", "coded"])
-def test_bits_behind_the_last_weight_are_refused(code: str) -> None:
-    wrong = bytes([0b11111000])
-    with pytest.raises(ls.UserError, match="bits that belong to nothing"):
-        decode(code, wrong if code == "packed" else deflated(wrong), 4)
-
-
-def test_a_gap_without_an_end_is_refused() -> None:
-    for gaps in (b"\xff", b"\0\xff", b"\x04", b"\0" * 5, b"\xfe" * 200):
+def test_extra_bits_and_unfinished_gaps_are_refused() -> None:
+    for code, data in (("packed", bytes([0b11111000])), ("coded", deflated(bytes([0b11111000])))):
+        with pytest.raises(ls.UserError, match="extra bits"):
+            decode(code, data, 4)
+    for gaps, size in ((b"\xff", 4), (b"\0\xff", 4), (b"\x04", 4), (b"\0" * 5, 4), (b"\xfe" * 200, 4), (b"\xff", 255)):
         with pytest.raises(ls.UserError, match="not as long as its layer"):
-            decode("gaps", deflated(gaps), 4)
-    with pytest.raises(ls.UserError, match="not as long as its layer"):
-        decode("gaps", deflated(b"\xff"), 255)  # the gap might go on
+            decode("gaps", deflated(gaps), size)
 
 
 def test_an_unknown_code_is_refused() -> None:
-    with pytest.raises(
-        ls.UserError, match=r"unknown code 'x{50,60}\b.*known: packed, coded, gaps, inverse gaps"
-    ) as error:
+    message = r"unknown mask code 'x{50,60}\b.*expected one of packed, coded, gaps, inverse gaps"
+    with pytest.raises(ls.UserError, match=message) as error:
         decode("x" * 10**6, b"", 8)
     assert len(str(error.value)) < 300
 
@@ -140,7 +130,7 @@ def test_any_bytes_are_a_mask_or_refused(data: bytes, code: str, size: int) -> N
 
 
 @pytest.mark.parametrize("code", ["coded", "gaps", "inverse gaps"])
-def test_a_gigabyte_of_nothing_is_refused_without_its_memory(code: str) -> None:
+def test_a_gigabyte_of_zeros_is_refused_without_its_memory(code: str) -> None:
     coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     megabyte = coder.compress(bytes(1 << 20)) + coder.flush(zlib.Z_FULL_FLUSH)
     bomb = megabyte * 1024 + coder.flush()

@@ -1,11 +1,10 @@
-"""A file names what builds its network: known builders alone, by plain arguments, of no more than the file is worth."""
+"""A file can name known builders only, with plain arguments, and a network as large as the file can describe."""
 
 from __future__ import annotations
 
 import resource
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +12,46 @@ import pytest
 import timm
 import torch
 import torchvision
-from small_subnets import NAMED, changed, saved, small, with_norms
+from small_subnets import NAMED, changed, saved, small
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets import networks
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.network import (
-    _NotDrawing,
+    _NoInitialization,
     build,
     builder,
     check_arguments,
-    find,
-    numbers,
+    difference,
+    identify,
+    num_elements,
 )
 
 PLENTY = 10**9
+RESNET, SHUFFLENET = "torchvision.models.resnet18", "torchvision.models.shufflenet_v2_x0_5"
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "torchvision.models.resnet18",
-        "torchvision.models.resnet.resnet18",
-        "torchvision.models.shufflenet_v2_x0_5",
+        SHUFFLENET,
         "torchvision.models.shufflenetv2.shufflenet_v2_x0_5",
         "timm.models.resnet26",
         "timm.models.resnet.resnet26",
-        "lightning_subnets.networks.Conv2",
-        "lightning_subnets.networks.conv.Conv2",
         "lightning_subnets.networks.small_stem_resnet",
         "lightning_subnets.networks.small_stem.small_stem_resnet",
     ],
 )
 def test_a_network_is_built_by_either_of_its_names(name: str) -> None:
     assert builder(name) is not None
-    assert numbers(build(name, {}, at_most=PLENTY)) > 1000
+    assert num_elements(build(name, {}, at_most=PLENTY)) > 1000
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "torchvision.models.detection.fasterrcnn_resnet50_fpn",
-        "torchvision.models.segmentation.fcn_resnet50",
-        "torchvision.models.video.r3d_18",
         "torchvision.models.quantization.resnet18",
         "torchvision.models.ResNet",
         "torchvision.models.get_model",
@@ -66,7 +61,6 @@ def test_a_network_is_built_by_either_of_its_names(name: str) -> None:
         "torchvision.resnet18",
         "torchvision",
         "torchvision.models.",
-        "timm.create_model",
         "timm.models.create_model",
         "timm.models.resnet26.a1_in1k",
         "timm.models.hf-hub:timm/resnet26",
@@ -74,12 +68,11 @@ def test_a_network_is_built_by_either_of_its_names(name: str) -> None:
         "lightning_subnets.networks.scaled",
         "lightning_subnets.networks.conv._Conv",
         "lightning_subnets.methods.Random",
-        "lightning_subnets.Conv2",
         "lightning_subnets.networks.os.Conv2",
         "lightning_subnets.networks.Conv2\n" + "x" * 10**6,
     ],
 )
-def test_what_is_no_builder_of_the_three_packages_is_refused(name: str) -> None:
+def test_any_other_name_in_the_three_packages_is_refused(name: str) -> None:
     with pytest.raises(ls.UserError, match=r"has no network '") as error:
         build(name, {}, at_most=PLENTY)
     assert len(str(error.value)) < 300
@@ -89,9 +82,9 @@ def test_what_is_no_builder_of_the_three_packages_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["os.system", "builtins.eval", "torch.hub.load", "torch.nn.Linear", "", ".", "torchvision_.models.resnet18"]
 )
-def test_a_name_of_any_other_package_is_never_looked_up(name: str) -> None:
+def test_a_name_in_another_package_is_never_imported(name: str) -> None:
     assert builder(name) is None
-    with pytest.raises(ls.UserError, match="build it and hand it in"):
+    with pytest.raises(ls.UserError, match="build it yourself"):
         build(name, {"command": "true"}, at_most=PLENTY)
 
 
@@ -100,7 +93,6 @@ def test_a_name_of_any_other_package_is_never_looked_up(name: str) -> None:
     [
         {"weights": "DEFAULT"},
         {"weights_backbone": None},
-        {"pretrained": True},
         {"pretrained": False},
         {"pretrained_cfg": "a"},
         {"pretrained\n\x1b" + "x" * 10**5: 1},
@@ -115,68 +107,64 @@ def test_a_name_of_any_other_package_is_never_looked_up(name: str) -> None:
         {"layers": [10**4000, 0.5]},
         {"layers": [1] * 1001},
         {"layers": [[1]]},
-        {"layers": {"a": 1}},
         {"layers\n" + "x" * 10**5: {"a": "x" * 10**6}},
     ],
 )
-def test_an_argument_that_would_fetch_something_or_is_absurd_is_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ls.UserError, match="its network is built with") as error:
+def test_an_argument_that_downloads_something_or_is_absurd_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ls.UserError, match="the builder's argument") as error:
         check_arguments(arguments)
     assert len(str(error.value)) < 300
     assert str(error.value).isprintable()
 
 
-def test_plain_arguments_are_taken() -> None:
+def test_plain_arguments_are_accepted() -> None:
     check_arguments(
         {"num_classes": 21_841, "drop": 0.5, "layers": [3, 4, 6, 3], "pool": "avg", "bias": True, "x": None}
     )
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"no_such": 1}, {"num_classes": "ten"}, {"num_classes": -1}, {"norm_layer": "x"}]
-)
-def test_arguments_that_the_builder_does_not_take_are_one_error(arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize("arguments", [{"no_such": 1}, {"num_classes": -1}, {"norm_layer": "x"}])
+def test_arguments_that_the_builder_refuses_are_one_error(arguments: dict[str, Any]) -> None:
     with pytest.raises(ls.UserError, match=r"torchvision.models.resnet18\(.*\) cannot be built: ") as error:
-        build("torchvision.models.resnet18", arguments, at_most=PLENTY)
+        build(RESNET, arguments, at_most=PLENTY)
     assert str(error.value).isprintable()
 
 
-def test_building_draws_no_numbers_and_warns_of_nothing() -> None:
+def test_building_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.get_rng_state()
     for name in ("torchvision.models.googlenet", "timm.models.vit_tiny_patch16_224", "timm.models.resnet26"):
         build(name, {}, at_most=PLENTY)
+    monkeypatch.setattr(networks, "Conv2", lambda: nn.Linear(len(torch.randperm(3)), 2))
+    build("lightning_subnets.networks.Conv2", {}, at_most=PLENTY)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_was_in_memory_before_does_not_keep_a_builder_from_an_end() -> None:
-    """``trunc_normal_`` draws again where it finds a number outside of its bounds, in memory that is not drawn into."""
+def test_uninitialized_memory_does_not_keep_a_builder_from_ending() -> None:
+    """``trunc_normal_`` redraws while a number is out of bounds, which uninitialized memory may be for ever."""
     weight = torch.full((100, 100), 1e9)
-    with _NotDrawing():
+    with _NoInitialization():
         nn.init.trunc_normal_(weight, std=0.01)
         nn.init.kaiming_uniform_(weight)
         weight.uniform_(2, 3)
     assert not weight.any()
 
 
-def test_a_network_of_just_as_many_numbers_is_built_and_of_one_more_is_not() -> None:
-    for name in ("torchvision.models.shufflenet_v2_x0_5", "torchvision.models.googlenet", "timm.models.resnet26"):
-        exactly = numbers(build(name, {}, at_most=PLENTY))
+def test_a_network_is_built_up_to_its_exact_size() -> None:
+    for name in (SHUFFLENET, "torchvision.models.googlenet", "timm.models.resnet26"):
+        exactly = num_elements(build(name, {}, at_most=PLENTY))
         build(name, {}, at_most=exactly)
-        with pytest.raises(ls.UserError, match=rf"larger than the file can be of, more than {exactly - 1:,} numbers"):
+        with pytest.raises(ls.UserError, match=rf"more than {exactly - 1:,} numbers, too many for the size"):
             build(name, {}, at_most=exactly - 1)
 
 
+SWIN = "timm.models.swin_tiny_patch4_window7_224"
 ABSURD: list[tuple[str, dict[str, Any]]] = [
-    ("torchvision.models.resnet18", {"num_classes": 10**5}),
-    ("torchvision.models.vgg19", {}),
+    (RESNET, {"num_classes": 10**5}),
     ("torchvision.models.vit_b_16", {"image_size": 16 * 6000}),
     ("timm.models.vit_tiny_patch16_224", {"img_size": 16 * 6000}),
     ("timm.models.vit_tiny_patch16_224", {"depth": 10**4, "embed_dim": 3, "num_heads": 1}),
-    ("timm.models.swin_tiny_patch4_window7_224", {"img_size": 1600, "window_size": 200}),
-    (
-        "timm.models.swin_tiny_patch4_window7_224",
-        {"window_size": 56, "depths": [500], "embed_dim": 2, "num_heads": [1]},
-    ),
+    (SWIN, {"img_size": 1600, "window_size": 200}),
+    (SWIN, {"window_size": 56, "depths": [500], "embed_dim": 2, "num_heads": [1]}),
     ("timm.models.convnext_atto", {"depths": [10**6] * 100}),
     ("timm.models.convnext_atto", {"depths": [10**4] * 4, "dims": [1, 1, 1, 1]}),
     ("timm.models.resnet26", {"layers": [10**4] * 4}),
@@ -184,8 +172,6 @@ ABSURD: list[tuple[str, dict[str, Any]]] = [
     ("lightning_subnets.networks.Conv2", {"width_multiplier": 1e5}),
     ("lightning_subnets.networks.AlexNet", {"channels": [10**4] * 5}),
 ]
-
-
 _PROGRAM = """
 import resource, sys, time, warnings
 sys.path.insert(0, sys.argv[1])
@@ -193,7 +179,7 @@ warnings.simplefilter("error")
 from lightning_subnets.errors import UserError
 from lightning_subnets.subnet_file.network import build
 from test_network import ABSURD
-build("timm.models.resnet26", {}, at_most=10**9)  # what is imported does not count
+build("timm.models.resnet26", {}, at_most=10**9)  # imports are not measured
 for name, arguments in ABSURD:
     used, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     try:
@@ -207,10 +193,10 @@ for name, arguments in ABSURD:
 
 
 def test_an_absurd_network_is_refused_before_it_takes_memory() -> None:
-    """8,000,000 numbers are those that a file of 2 kB may be of: 32 MB."""
+    """A file of 2 kB can describe 8,000,000 numbers, which take 32 MB."""
     here = str(Path(__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, here], capture_output=True, text=True, check=True, timeout=120,
+        [sys.executable, "-c", _PROGRAM, here], capture_output=True, text=True, check=True, timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30)),
     )  # fmt: skip
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -221,70 +207,72 @@ def test_an_absurd_network_is_refused_before_it_takes_memory() -> None:
         assert int(seconds) < 10, name
 
 
+def test_a_network_of_too_many_modules_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "Conv2", lambda: nn.Sequential(*(nn.ReLU() for _ in range(5001))))
+    with pytest.raises(ls.UserError, match="more than 5,000 modules"):
+        build("lightning_subnets.networks.Conv2", {}, at_most=PLENTY)
+
+
 @pytest.mark.parametrize(
     ("builder", "arguments"),
     [
-        ("torchvision.models.resnet18", {"num_classes": 10**5}),
+        (RESNET, {"num_classes": 10**5}),
         ("os.system", {"command": "true"}),
-        ("torchvision.models.detection.fasterrcnn_resnet50_fpn", {}),
         ("lightning_subnets.networks.Conv4", {}),
         ("lightning_subnets.networks.Conv2", NAMED["init_args"] | {"num_classes": 11}),
     ],
 )
 def test_a_small_file_of_another_network_is_refused(builder: str, arguments: dict[str, Any], tmp_path: Path) -> None:
-    path, state = saved(tmp_path / "a.subnet"), torch.get_rng_state()
+    path = saved(tmp_path / "a.subnet")
     with changed(path) as (header, _):
         header["network"] |= {"builder": builder, "arguments": arguments}
     for masked in (False, True):
         with pytest.raises(ls.UserError, match="cannot be loaded"):
             load_subnet(path, masked=masked)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
-FAST, SLOW = (
-    ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v2", "googlenet"],
-    ["resnet50", "wide_resnet50_2", "regnet_y_400mf", "vgg11"],
+@pytest.mark.parametrize(
+    "name",
+    ["googlenet", *(pytest.param(name, marks=pytest.mark.long) for name in ("wide_resnet50_2", "regnet_y_400mf"))],
 )
+def test_a_stock_network_is_identified(name: str) -> None:
+    network = build(f"torchvision.models.{name}", {}, at_most=PLENTY)
+    assert identify(network) == (f"torchvision.models.{name}", {})
 
 
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.long) for name in SLOW)])
-def test_a_stock_network_is_found(name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network = build(f"torchvision.models.{name}", {}, at_most=PLENTY)
-    assert find(network) == (f"torchvision.models.{name}", {})
-
-
-def test_a_stock_network_of_other_outputs_is_found_masked_or_not() -> None:
+def test_a_stock_network_is_identified_with_its_outputs_masked_or_not() -> None:
     network = torchvision.models.shufflenet_v2_x0_5(num_classes=7)
-    assert find(network) == ("torchvision.models.shufflenet_v2_x0_5", {"num_classes": 7})
+    assert identify(network) == (SHUFFLENET, {"num_classes": 7})
     ls.mask_(network, ls.EdgePopup(density=0.5))
-    assert find(network) == ("torchvision.models.shufflenet_v2_x0_5", {"num_classes": 7})
+    assert identify(network) == (SHUFFLENET, {"num_classes": 7})
 
 
-def test_a_network_that_is_no_stock_one_is_not_found() -> None:
+def test_another_network_is_not_identified() -> None:
     changed = torchvision.models.shufflenet_v2_x0_5()
     changed.conv1[0].stride = (1, 1)
-    for network in (small(), with_norms(), timm.create_model("resnet26"), changed):
-        assert find(network) is None
+    for network in (small(), timm.create_model("resnet26"), changed):
+        assert identify(network) is None
 
 
-def test_a_builder_that_draws_by_itself_leaves_what_is_drawn_next_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "Conv2", lambda: nn.Linear(len(torch.randperm(3)), 2))
-    state = torch.get_rng_state()
-    build("lightning_subnets.networks.Conv2", {}, at_most=PLENTY)
-    assert torch.equal(torch.get_rng_state(), state)
+class Scale(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
 
 
-def test_a_network_of_endless_modules_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "Conv2", lambda: nn.Sequential(*(nn.ReLU() for _ in range(5001))))
-    with pytest.raises(ls.UserError, match="of more than 5,000 modules"):
-        build("lightning_subnets.networks.Conv2", {}, at_most=PLENTY)
-
-
-def test_a_draw_that_is_repeated_until_it_fits_comes_to_an_end() -> None:
-    """torch's trunc_normal_ looks for numbers out of its bounds, which memory that was used before may hold."""
-    for _ in range(20):
-        torch.full((1 << 20,), 1e30)
-    for name in ("googlenet", "swin_t"):
-        build(f"torchvision.models.{name}", {}, at_most=10**8)
+def test_the_first_difference_of_two_networks_is_named() -> None:
+    named = small()
+    named.remark = "mine"  # type: ignore[assignment]
+    assert difference(small(), named) is None
+    assert difference(small(), ls.mask_(small(), ls.EdgePopup(density=0.5))) is None
+    stem = torchvision.models.resnet18()
+    stem.conv1.stride = (1, 1)
+    one, two = nn.Sequential(nn.ReLU()), nn.Sequential(nn.ReLU(), nn.ReLU())
+    for expected, network, message in (
+        (torchvision.models.resnet18(), stem, "extra_repr of 'conv1' is '3, 64,"),
+        (Scale(1.0), Scale(2.0), "factor of 'the network' is 2.0 instead of 1.0"),
+        (two, one, "it has no module '1'"),
+        (one, two, "it also has a module '1'"),
+        (nn.Identity(), nn.ReLU(), "class of 'the network' is 'ReLU' instead of 'Identity'"),
+    ):
+        assert message in str(difference(expected, network))
