@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import pytest
-from apart import run_apart, started
-from contents import CLASSES, MIXED, noise_files, photographs_in
+from apart import run_apart
+from contents import CLASSES, MIXED, noise_files
 
 from lightning_subnets.commands.prepare_images import main
 from lightning_subnets.datamodules.ffcv import writer
@@ -119,30 +117,6 @@ def state(path: Path) -> str:
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-@pytest.mark.long
-def test_a_writer_killed_at_any_size_leaves_no_incomplete_file_and_can_run_again(
-    photographs: Path, tmp_path: Path
-) -> None:
-    files, whole = photographs_in(photographs / "train") * 30, tmp_path / "whole.beton"
-    write(whole, files, CLASSES, MIXED, num_workers=2)
-    for share in np.random.default_rng(0).uniform(0, 0.95, 20):
-        path = tmp_path / "a.beton"
-        process = started(write, path, files, CLASSES, MIXED)
-        while process.is_alive() and size(path.with_name("a.beton.partial")) < share * size(whole):
-            time.sleep(0.001)
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        assert not path.exists()
-        write(path, files, CLASSES, MIXED, num_workers=2)
-        assert path.read_bytes() == whole.read_bytes()
-        path.unlink()
-
-
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def be_interrupted(source: Path, root: Path, step: int) -> None:
