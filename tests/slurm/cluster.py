@@ -1,4 +1,4 @@
-"""A SLURM cluster of two nodes on this machine's loopback, and the jobs on it."""
+"""A SLURM cluster of two nodes on this machine's loopback interface, and its jobs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
 _GPUS = ("/dev/null", "/dev/zero")  # devices that every machine has
+_HANGING = 600  # seconds after which a test gives up; it waits for conditions, and continues as soon as they hold
 _OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
 
 class UnavailableError(Exception):
-    """No cluster can be made here, and why."""
+    """The reason for which no cluster can be started here."""
 
 
 class Cluster:
-    """One ``slurmctld``, and two ``slurmd`` that are the nodes n1 and n2, each of four CPUs and two GPUs.
+    """One ``slurmctld``, and two ``slurmd`` that are the nodes n1 and n2, each with four CPUs and two GPUs.
 
-    The GPUs are other devices under that name: SLURM counts them and hands them out, nothing computes on them. All that
-    the cluster writes is in ``root``; its ports are free ones and its key its own, so that it stands beside others.
+    The GPUs are other devices that SLURM allocates as GPUs; nothing computes on them. The cluster writes only into
+    ``root``, and has its own ports and key, so that several clusters can run at once.
 
     Args:
         root: an empty directory.
 
     Raises:
-        UnavailableError: if SLURM is not installed, or this is not root.
+        UnavailableError: if SLURM is not installed, or the user is not root.
     """
 
     def __init__(self, root: Path) -> None:
@@ -58,29 +59,31 @@ class Cluster:
         self._wait_for_nodes()
 
     def stop(self) -> None:
-        """End all jobs and all daemons, as far as they have been started."""
+        """End all jobs and all daemons that have been started."""
         if self._pid("slurmctld"):
             self.command("scancel", "--user=root")
-            wait_for(lambda: not self.command("squeue", "-h"), "end of all jobs", 60, self.log)
+            wait_for(lambda: not self.command("squeue", "-h"), "end of all jobs", self.log)
         daemons = [self._pid(name) for name in ("slurmd-n1", "slurmd-n2", "slurmctld", "munged")]
         running = [pid for pid in daemons if pid]
         for pid in running:
             os.kill(pid, signal.SIGTERM)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), "end of SLURM", 20, self.log)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), "end of SLURM", self.log)
 
     def submit(self, script: str, *arguments: str, options: list[str], directory: Path, **environment: str) -> Job:
         """Submit ``slurm/<script>`` from a directory.
 
         Args:
-            arguments: the script's.
-            options: sbatch's.
-            environment: what the job finds in its environment beside this process's own.
+            script: the name of the script.
+            arguments: the arguments of the script.
+            options: the options of sbatch.
+            directory: the working directory.
+            environment: variables to add to the job's environment.
         """
         command = ["sbatch", "--parsable", *options, f"slurm/{script}", *arguments]
         return Job(self, self.command(*command, directory=directory, **environment), directory)
 
     def command(self, *command: str, directory: Path | None = None, **environment: str) -> str:
-        """What one of SLURM's programs prints."""
+        """Return the output of one of SLURM's programs."""
         environment = {**self.environment, **environment}
         answer = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
         assert answer.returncode == 0, f"{' '.join(command)}: {answer.stderr}\n{self.log()}"
@@ -88,7 +91,7 @@ class Cluster:
 
     @contextmanager
     def without(self, node: str) -> Iterator[None]:
-        """Let a node die with all that runs on it, unknown to SLURM, and come back at the end."""
+        """Kill a node and all its processes without telling SLURM, and start the node again at the end."""
         processes = self.processes(f"SLURMD_NODENAME={node}")
         supervisors = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in processes}
         for pid in {self._pid(f"slurmd-{node}") or 0, *supervisors, *processes}:
@@ -100,13 +103,13 @@ class Cluster:
             self._wait_for_nodes()
 
     def processes(self, *marks: str) -> list[int]:
-        """The processes of this cluster's jobs that have these variables, written ``NAME=value``; the oldest first."""
+        """Return the processes of jobs that have these environment variables (``NAME=value``), the oldest first."""
         wanted = {f"SLURM_CONF={self.root}/slurm.conf", *marks}
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 environment = (process / "environ").read_text(errors="replace").split("\0")
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended
                 continue
             if wanted <= {*environment}:
                 found.append(int(process.name))
@@ -121,16 +124,14 @@ class Cluster:
         key = self.root / "munged.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o600)
-        # By force: munged wants its socket where every user can reach it, and root, who is all there is, always can.
+        # --force, because munged expects every user to reach its socket; here the only user is root.
         munged = ["munged", "--force", f"--socket={self.root}/munge.socket", *own]
         answer = subprocess.run(munged, capture_output=True, text=True)
         if answer.returncode != 0:
             raise UnavailableError(f"munged does not start: {answer.stderr}")
 
     def _wait_for_nodes(self) -> None:
-        wait_for(
-            lambda: self.command("sinfo", "-h", "-o", "%D", "-t", "idle,alloc,mix") == "2", "two nodes", 30, self.log
-        )
+        wait_for(lambda: self.command("sinfo", "-h", "-o", "%D", "-t", "idle,alloc,mix") == "2", "two nodes", self.log)
 
     def _pid(self, name: str) -> int | None:
         file = self.root / f"{name}.pid"
@@ -138,8 +139,10 @@ class Cluster:
 
     def _configuration(self) -> str:
         controller, n1, n2 = _free_ports(3)
-        # Job ids become ports (15000 and their last four digits), and another cluster's jobs may run on this machine.
+        # Lightning derives a port from the last four digits of a job's id, and other clusters may run on this machine.
         first_job = 1 + secrets.randbelow(9_000)
+        # SLURM's own limits are long, because a busy machine takes long to start or to stop a job: KillWait is the time
+        # for a checkpoint after SIGTERM, MinJobAge the time for which an ended job can be queried.
         return f"""
             ClusterName=test
             SlurmctldHost=localhost(127.0.0.1)
@@ -162,7 +165,10 @@ class Cluster:
             JobAcctGatherType=jobacct_gather/none
             MpiDefault=none
             ReturnToService=2
-            KillWait=10
+            KillWait=300
+            MinJobAge=86400
+            MessageTimeout=60
+            BatchStartTimeout=300
             FirstJobId={first_job}
             SchedulerParameters=batch_sched_delay=0,sched_interval=1
             GresTypes=gpu
@@ -170,7 +176,7 @@ class Cluster:
             NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={n2} CPUs=4 Gres=gpu:2 State=UNKNOWN
             PreemptType=preempt/partition_prio
             PreemptMode=REQUEUE
-            PartitionName=test Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=60 State=UP
+            PartitionName=test Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=300 State=UP
             PartitionName=urgent Nodes=n1,n2 PriorityTier=2 State=UP
         """.replace("\n            ", "\n")
 
@@ -180,8 +186,9 @@ class Job:
     """A job, or an array of them.
 
     Args:
-        number: SLURM's, of an array's task ``<array>_<task>``.
-        directory: where it was submitted and writes its log.
+        cluster: the cluster.
+        number: SLURM's id, ``<array>_<task>`` for a task of an array.
+        directory: the directory that it was submitted from, with its log.
     """
 
     cluster: Cluster
@@ -190,8 +197,8 @@ class Job:
 
     @property
     def log(self) -> str:
-        """What it has printed so far."""
-        names = (self.number, f"{self.number}_4294967294")  # the second where an array's name is none's
+        """The output so far."""
+        names = (self.number, f"{self.number}_4294967294")  # the second is %A_%a of a job that is no array
         files = [file for file in self.directory.glob("*.out") if file.stem.partition("-")[2] in names]
         return files[0].read_text() if files else ""
 
@@ -204,42 +211,54 @@ class Job:
         return int(self._field("ExitCode").partition(":")[0])
 
     def tasks(self, *numbers: int) -> list[Job]:
-        """Of an array, its tasks by their numbers."""
+        """Return tasks of this array by their numbers."""
         return [Job(self.cluster, f"{self.number}_{number}", self.directory) for number in numbers]
 
-    def wait_for_line(self, pattern: str, seconds: float = 60) -> None:
-        self._wait(lambda: re.search(pattern, self.log) is not None, f"line {pattern!r} in its log", seconds)
+    def wait_for_line(self, pattern: str) -> None:
+        self._wait(lambda: re.search(pattern, self.log) is not None, f"line {pattern!r} in its log")
 
-    def wait_for_file(self, pattern: str, seconds: float = 60) -> None:
-        """Wait for a file by its path in the directory submitted from."""
-        self._wait(lambda: any(self.directory.glob(pattern)), f"file {pattern}", seconds)
+    def wait_for_file(self, pattern: str) -> None:
+        """Wait for a file in the job's directory."""
+        self._wait(lambda: any(self.directory.glob(pattern)), f"file {pattern}")
 
-    def wait_for_end(self, seconds: float = 90) -> str:
-        """Wait until it is over, and return its last state."""
-        self._wait(lambda: self.state in _OVER, "end", seconds)
+    def wait_for_end(self) -> str:
+        """Wait until the job has ended, and return its last state."""
+        self._wait(lambda: self.state in _OVER, "end")
         return self.state
 
-    def wait_for_requeue(self, seconds: float = 60) -> None:
-        """Wait until it has queued itself again, and spare it most of the two minutes that SLURM then lets pass.
+    def wait_until_gone(self) -> None:
+        """Wait until no process of the job is left."""
+        self._wait(lambda: not self.processes(), "end of its processes")
 
-        What starts within the second in which SLURM has withdrawn the job's credential finds its own withdrawn too.
+    def wait_for_requeue(self) -> None:
+        """Wait until the job has queued itself again, and shorten the two minutes until SLURM starts it again.
+
+        It must not start in the second in which SLURM has revoked its credential, which would revoke the new one.
         """
-        self._wait(lambda: self.state == "PENDING" and self._field("Restarts") != "0", "requeue", seconds)
-        self.cluster.command("scontrol", "update", f"JobId={self.number}", "StartTime=now+2")
+        self._wait(lambda: self.state == "PENDING" and self._field("Restarts") != "0", "requeue")
+        self.update("StartTime=now+2")
+
+    def bring_time_limit_near(self) -> None:
+        """Set the time limit so that SLURM sends the signal of ``--signal=USR1@60`` within about a minute."""
+        hours, minutes, _ = self._field("RunTime").rpartition("-")[2].split(":")
+        self.update(f"TimeLimit={60 * int(hours) + int(minutes) + 2}")
+
+    def update(self, setting: str) -> None:
+        self.cluster.command("scontrol", "update", f"JobId={self.number}", setting)
 
     def send(self, name: str) -> None:
-        """A signal to its processes, as before the time limit: not to the batch script."""
+        """Send a signal to the job's processes, but not to the batch script, as SLURM does before the time limit."""
         self.cluster.command("scancel", f"--signal={name}", self.number)
 
     def cancel(self) -> None:
         self.cluster.command("scancel", self.number)
 
     def processes(self, *marks: str) -> list[int]:
-        """Those that belong to it and have these variables too."""
+        """Return the job's processes that have these environment variables."""
         return self.cluster.processes(f"SLURM_JOB_ID={self.number}", *marks)
 
     def rank(self, number: int) -> int:
-        """The process of a rank."""
+        """Return the process of a rank."""
         return self.processes("SLURM_STEP_ID=0", f"SLURM_PROCID={number}")[0]
 
     def _field(self, name: str) -> str:
@@ -247,20 +266,17 @@ class Job:
         assert found
         return found[1]
 
-    def _wait(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
         wait_for(
-            condition,
-            f"{what} of job {self.number}",
-            seconds,
-            lambda: f"--- {self.state}\n{self.log}\n{self.cluster.log()}",
+            condition, f"{what} of job {self.number}", lambda: f"--- {self.state}\n{self.log}\n{self.cluster.log()}"
         )
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float, evidence: Callable[[], str]) -> None:
-    """Wait until a condition holds; it is an error, which shows the evidence, if it does not within so many seconds."""
-    end = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool], what: str, evidence: Callable[[], str]) -> None:
+    """Wait until a condition holds; show the evidence if it still does not after ten minutes."""
+    end = time.monotonic() + _HANGING
     while not condition():
-        assert time.monotonic() < end, f"no {what} within {seconds} s\n{evidence()}"
+        assert time.monotonic() < end, f"no {what} within {_HANGING} s\n{evidence()}"
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""The cluster, which is started once, and the two fits that several tests look at."""
+"""The cluster, which is started once, and two fits that several tests use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def site(cluster: Cluster, tmp_path: Path) -> Site:
 
 @pytest.fixture(scope="session")
 def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A fit on two nodes that nothing happens to."""
+    """Return a fit on two nodes that is not interrupted."""
     job = Site.make(cluster, tmp_path_factory.mktemp("uninterrupted")).fit()
     job.wait_for_end()
     return job
@@ -41,7 +41,7 @@ def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def requeued(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The same fit, with W&B, signalled in the middle of an epoch as before a time limit, and gone on with."""
+    """Return the same fit with W&B, requeued by a signal in the middle of an epoch, and resumed."""
     job = Site.make(cluster, tmp_path_factory.mktemp("requeued")).fit(*HELD, "--trainer.logger=WandbLogger")
     wait_until_held(job)
     job.send("USR1")

@@ -1,4 +1,4 @@
-"""A callback that stops a run in the middle of an epoch, so that a test has time to do something to it."""
+"""A callback that holds a run in the middle of an epoch, so that a test can act on it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Hold(Callback):
-    """Waits before a step until a signal has come, or until there is a file ``go``.
+    """A callback that waits before a step for a signal, or for a file ``go``.
 
-    Each rank leaves a file ``held-<job>-<rank>`` to say that it waits.
+    Each rank writes a file ``held-<job>-<rank>`` when it waits.
+
+    Args:
+        step: the global step to wait before.
     """
 
     def __init__(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""A place to submit from, a small fit on two nodes, and what is the same of two runs that find the same."""
+"""A directory to submit jobs from, a small fit on two nodes, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .cluster import Cluster, Job
 ROOT = Path(__file__).parents[2]
 # 4 epochs of 12 steps on two ranks.
 FIT = ["-c", "configs/quickstart.yaml", "--trainer.accelerator=cpu", "--trainer.max_epochs=4"]
-HELD = ["--trainer.callbacks+=slurm.hold.Hold", "--trainer.callbacks.step=17"]  # in the second epoch's middle
+HELD = ["--trainer.callbacks+=slurm.hold.Hold", "--trainer.callbacks.step=17"]  # in the middle of the second epoch
 ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
@@ -24,12 +24,13 @@ ENVIRONMENT = {
     "MASTER_ADDR": "127.0.0.1",
     "GLOO_SOCKET_IFNAME": "lo",
     "WANDB_MODE": "offline",
+    "SLURM_WAIT": "300",  # for a rank that ends after another one; a busy machine takes longer than the default
 }
 
 
 @dataclass(frozen=True)
 class Site:
-    """A directory to submit from, with the templates and the configs in it."""
+    """A directory to submit from, with links to the templates and the configs."""
 
     cluster: Cluster
     directory: Path
@@ -53,7 +54,7 @@ class Site:
 
 
 def run_of(job: Job) -> Path:
-    """The directory of a fit's run."""
+    """Return the directory of a fit's run."""
     return job.directory / "runs" / "quickstart" / f"job_{job.number}"
 
 
@@ -63,13 +64,13 @@ def checkpoint_of(job: Job) -> dict[str, Any]:
 
 
 def wait_until_held(job: Job) -> None:
-    """Wait until both ranks are where ``HELD`` stops them."""
+    """Wait until both ranks wait in ``Hold``."""
     for rank in range(2):
         job.wait_for_file(f"held-{job.number}-{rank}")
 
 
 def assert_same(job: Job, uninterrupted: Job) -> None:
-    """That two runs have found the same scores, to the bit, and told the same, but for what they tell of time."""
+    """Assert that two runs have the same scores, to the bit, and the same metrics except for times."""
     checkpoint, expected = checkpoint_of(job), checkpoint_of(uninterrupted)
     assert checkpoint["global_step"] == expected["global_step"]
     torch.testing.assert_close(checkpoint["state_dict"], expected["state_dict"], rtol=0, atol=0)

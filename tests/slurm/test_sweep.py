@@ -42,20 +42,20 @@ scales: {smoke: {configs: ., note: digits, seeds: [0, 1]}}
 
 
 def submitted(site: Site) -> list[Job]:
-    """The six tasks of the array, ended."""
+    """Return the six tasks of the array when they have ended."""
     array = site.submit("sweep.sbatch", "runs.txt", options=("--array=1-6%2",))
     tasks = array.tasks(*range(1, 7))
     for task in tasks:
-        task.wait_for_end(180)
+        task.wait_for_end()
     return tasks
 
 
 def finished(site: Site) -> dict[str, float]:
-    """When each finished run wrote its summary."""
+    """Return the time at which each finished run wrote its summary."""
     return {path.parent.name: path.stat().st_mtime for path in site.directory.glob("runs/runs/*/summary.json")}
 
 
-def test_one_of_six_runs_fails_alone_and_the_same_list_again_does_what_is_left(site: Site) -> None:
+def test_one_failed_run_of_six_is_run_again_by_the_same_list(site: Site) -> None:
     (site.directory / "runs.txt").write_text(RUNS)
     (site.directory / "short.yaml").write_text(SHORT)
     tasks = submitted(site)
@@ -66,23 +66,23 @@ def test_one_of_six_runs_fails_alone_and_the_same_list_again_does_what_is_left(s
     assert before.keys() == VERSIONS - {"missing"}
 
     (site.directory / "missing.yaml").write_text(SHORT)
-    # Another order, so that a run that is known by its place in the list would be mixed up with another.
+    # In another order, because a run must not be identified by its place in the list.
     (site.directory / "runs.txt").write_text("\n".join(reversed(RUNS.splitlines())))
     tasks = submitted(site)
     assert [task.state for task in tasks] == ["COMPLETED"] * 6
     assert ["is finished" in task.log for task in tasks] == [True] * 3 + [False] + [True] * 2
     after = finished(site)
     assert after.keys() == VERSIONS
-    assert before.items() < after.items(), "finished runs are left as they are"
+    assert before.items() < after.items(), "finished runs are unchanged"
 
 
-def test_the_list_of_a_figure_makes_its_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_of_a_figure_runs_its_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.directory)
     Path("short.yaml").write_text(SHORT)
     Path("small.yaml").write_text(FIGURE)
     main(["sweep", "small.yaml", "--list=runs.txt"])
     array = site.submit("sweep.sbatch", "runs.txt", options=("--array=1-2",))
-    assert [task.wait_for_end(180) for task in array.tasks(1, 2)] == ["COMPLETED"] * 2
+    assert [task.wait_for_end() for task in array.tasks(1, 2)] == ["COMPLETED"] * 2
     _, rows = results.read(Path("runs/figures/small-smoke"))
     assert [(row["status"], row["seed"], row["epochs"]) for row in rows] == [("finished", 0, 1), ("finished", 1, 1)]
 
@@ -96,7 +96,7 @@ def test_the_list_of_a_figure_makes_its_runs(site: Site, monkeypatch: pytest.Mon
         ("-c a.yaml\n--config=a.yaml", [1], "runs 1 and 2 of runs.txt would both be a"),
     ],
 )
-def test_a_mistake_in_a_list_is_told(site: Site, text: str, tasks: list[int], error: str) -> None:
+def test_a_mistake_in_a_list_is_named(site: Site, text: str, tasks: list[int], error: str) -> None:
     (site.directory / "runs.txt").write_text(text)
     job = site.submit("sweep.sbatch", "runs.txt", options=tuple(f"--array={task}" for task in tasks))
     for task in job.tasks(*tasks) or [job]:
