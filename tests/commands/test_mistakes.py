@@ -26,73 +26,70 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
+    (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
+    (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
+    (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
+    (["--trainer.default_root_dir=/dev/null"], ["/dev/null/quickstart", "Not a directory"]),
+    (["--trainer.callbacks+=BatchSizeFinder"], ["BatchSizeFinder changes the batch size", "--data.batch_size"]),
+]
+MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["--model.weights=signed_constnt"], ["'signed_constnt'", "Did you mean 'signed_constant'", "kaiming_normal"]),
+    (["--model.network=torchvision.models.resnet5"], ["resnet5", "torchvision.models.resnet50", "Conv2"]),
+    (["--data=Digit"], ["Digit", "lightning_subnets.datamodules.Digits", "ImageNet"]),
+    (["--model.network.in_chans=1"], ["in_chans", "--model.network.dict_kwargs.in_chans=..."]),
+    (["--model.network.in_channels=3"], ["Conv2 cannot take", "(1, 8, 8)"]),
+    (["--model.network.num_classes=-1"], ["negative dimension -1"]),
+    (["--trainer.precision=bf16-true"], ["bf16-true would round the weights and the scores", "take bf16-mixed"]),
+    (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
+    (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
+    (
+        ["--data=lightning_subnets.datamodules.ImageNet"],
+        ["data/imagenet lacks train.beton and val.beton", "prepare_imagenet.py", "loader=folder"],
+    ),
+    (
+        ["--data=lightning_subnets.datamodules.ImageNet", "--data.loader=folder"],
+        ["data/imagenet/train does not exist", "data/README.md"],
+    ),
+    (["--seed_everything=-1"], ["seed_everything", "-1"]),
+    (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
+    (["--trainer.callbacks+=LearningRateFinder"], ["LearningRateFinder cannot set", "--model.optimizer.lr"]),
+    (["--trainer.callbacks+=BackboneFinetuning"], ["BackboneFinetuning changes which parameters", "remove this"]),
+    (
+        ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
+        ["StochasticWeightAveraging cannot be resumed", "take WeightAveraging", "update_starting_at_step"],
+    ),
+    (
+        ["--trainer.callbacks+=WeightAveraging", "--trainer.callbacks+=EMAWeightAveraging"],
+        ["WeightAveraging and EMAWeightAveraging average the network", "keep one of them"],
+    ),
+    (
+        [
+            "--trainer.callbacks+=ModelCheckpoint",
+            "--trainer.callbacks.monitor=val/accuracy",
+            "--trainer.callbacks.mode=max",
+        ],
+        ["more than one stateful callback of type `ModelCheckpoint`"],
+    ),
+    (
+        [
+            "--model.lr_batch_size=64",
+            "--trainer.callbacks+=GradientAccumulationScheduler",
+            "--trainer.callbacks.scheduling={1: 4}",
+        ],
+        ["GradientAccumulationScheduler changes the number of images", "set --trainer.accumulate_grad_batches"],
+    ),
+    (
+        ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
+        ["ModelPruning changes frozen weights", "IterativePruning"],
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
-    [
-        (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
-        (["--model.weights=signed_constnt"], ["'signed_constnt'", "Did you mean 'signed_constant'", "kaiming_normal"]),
-        (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
-        (["--model.network=torchvision.models.resnet5"], ["resnet5", "torchvision.models.resnet50", "Conv2"]),
-        (["--data=Digit"], ["Digit", "lightning_subnets.datamodules.Digits", "ImageNet"]),
-        (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
-        (["--model.network.in_chans=1"], ["in_chans", "--model.network.dict_kwargs.in_chans=..."]),
-        (["--model.network.in_channels=3"], ["Conv2 cannot take", "(1, 8, 8)"]),
-        (["--model.network=torch.nn.Flatten"], ["Flatten has no layer to mask"]),
-        (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
-        (["--model.label_smoothing=2"], ["label_smoothing = 2.0", "[0, 1]"]),
-        (["--data.validation_fraction=1"], ["validation_fraction = 1.0", "[0, 1)"]),
-        (["--trainer.precision=bf16-true"], ["bf16-true would round the weights and the scores", "take bf16-mixed"]),
-        (
-            ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
-            ["StochasticWeightAveraging cannot be resumed", "take WeightAveraging", "update_starting_at_step"],
-        ),
-        (
-            ["--trainer.callbacks+=WeightAveraging", "--trainer.callbacks+=EMAWeightAveraging"],
-            ["WeightAveraging and EMAWeightAveraging average the network", "keep one of them"],
-        ),
-        (["--model.network.num_classes=-1"], ["negative dimension -1"]),
-        (
-            [
-                "--trainer.callbacks+=ModelCheckpoint",
-                "--trainer.callbacks.monitor=val/accuracy",
-                "--trainer.callbacks.mode=max",
-            ],
-            ["more than one stateful callback of type `ModelCheckpoint`"],
-        ),
-        (["--trainer.max_epochs=many"], ["max_epochs", "many"]),
-        (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
-        (
-            ["--data=lightning_subnets.datamodules.ImageNet"],
-            ["data/imagenet lacks train.beton and val.beton", "prepare_imagenet.py", "data/README.md", "loader=folder"],
-        ),
-        (
-            ["--data=lightning_subnets.datamodules.ImageNet", "--data.loader=folder"],
-            ["data/imagenet/train does not exist", "data/README.md"],
-        ),
-        (["--data=lightning_subnets.datamodules.CIFAR10"], ["data/cifar10", "--data.download=true"]),
-        (["--seed_everything=-1"], ["seed_everything", "-1"]),
-        (["--trainer.max_epochs=-1"], ["needs an end", "--trainer.max_steps"]),
-        (["--trainer.default_root_dir=/dev/null"], ["/dev/null/quickstart", "Not a directory"]),
-        (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
-        (
-            [
-                "--model.lr_batch_size=64",
-                "--trainer.callbacks+=GradientAccumulationScheduler",
-                "--trainer.callbacks.scheduling={1: 4}",
-            ],
-            ["GradientAccumulationScheduler changes the number of images", "set --trainer.accumulate_grad_batches"],
-        ),
-        (["--trainer.callbacks+=BatchSizeFinder"], ["BatchSizeFinder changes the batch size", "--data.batch_size"]),
-        (["--trainer.callbacks+=LearningRateFinder"], ["LearningRateFinder cannot set", "--model.optimizer.lr"]),
-        (
-            ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
-            ["ModelPruning changes frozen weights", "IterativePruning"],
-        ),
-        (
-            ["--trainer.callbacks+=BackboneFinetuning"],
-            ["BackboneFinetuning changes which parameters", "remove this callback"],
-        ),
-    ],
+    [*MISTAKES, *(pytest.param(*mistake, marks=pytest.mark.thorough) for mistake in MORE_MISTAKES)],
     ids=lambda value: value[-1] if value[0].startswith("--") else "",
 )
 def test_a_mistake_is_named_and_leaves_nothing_behind(

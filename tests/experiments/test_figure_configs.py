@@ -1,4 +1,4 @@
-"""The figures that are shipped: what each scale runs, and that every run means what it says."""
+"""The shipped figures: the number of runs at each scale, and the options of every run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_subnets.networks import Conv4
 
 FIGURES = ROOT / "configs" / "figures"
 
-# Runs of each figure at each scale.
+# The number of runs of each figure at each scale.
 RUNS = {
     "alexnet_density": {"smoke": 13, "evening": 45, "paper": 75},
     "alexnet_width": {"smoke": 15, "evening": 60, "paper": 150},
@@ -46,7 +46,7 @@ def figure_of(name: str) -> Figure:
 
 
 def read(figure: str, scale: str) -> Sweep:
-    """The sweep, of a figure that is parsed once for all scales."""
+    """Return a sweep; its figure is parsed once for all scales."""
     return Sweep(f"{figure}-{scale}", figure_of(figure), scale, FIGURES)
 
 
@@ -60,12 +60,12 @@ def names_of(figure: str, scale: str) -> set[str]:
 
 
 def options_of(run: PlannedRun) -> Options:
-    """What its arguments change, by dotted key."""
+    """Return the options of a run, by dotted key."""
     named = [argument.removeprefix("--").split("=", 1) for argument in run.arguments[2:]]
     return {key: yaml.safe_load(value) for key, value in named}
 
 
-def test_every_figure_has_the_scales_and_the_runs_that_are_meant() -> None:
+def test_every_figure_has_its_scales_and_runs() -> None:
     assert {path.stem for path in FIGURES.glob("*.yaml")} == RUNS.keys()
     assert {name: {scale: len(runs_of(name, scale)) for scale in figure_of(name).scales} for name in RUNS} == RUNS
 
@@ -80,35 +80,27 @@ def test_every_figure_is_described_with_its_number_of_runs() -> None:
     assert described == {name: [counts[scale] for scale in scales] for name, counts in RUNS.items()}
 
 
-def test_runs_differ_but_where_all_layers_of_alexnet_have_their_own_width() -> None:
+def test_all_runs_of_a_figure_differ_except_at_the_own_width_of_alexnets_layers() -> None:
     for figure, scale in SWEEPS:
         twice = 4 * len(read(figure, scale).scale.seeds) if figure == "alexnet_width" else 0
         assert len(names_of(figure, scale)) == len(runs_of(figure, scale)) - twice, (figure, scale)
 
 
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
-def test_figures_share_the_runs_that_they_have_in_common_with_figure_3(scale: str) -> None:
-    """Of both initialisations at half of the weights, and of learned weights: counted for each seed."""
-    seeds = len(read("figure3", scale).scale.seeds)
-    third = names_of("figure3", scale)
-    shared = [len(third & names_of(other, scale)) / seeds for other in ("figure4", "figure6", "figure7")]
-    networks = {"laptop": 2, "paper": 4}[scale]  # of Figure 7
-    densities = {"laptop": 3, "paper": 5}[scale]
-    lines = {"laptop": 3, "paper": 4}[scale]  # of Figure 4
-    assert shared == [2 * lines, 4 * 2, networks * 2 * densities]
+def test_figures_share_runs_with_figure_3() -> None:
+    seeds, third = len(read("figure3", "paper").scale.seeds), names_of("figure3", "paper")
+    shared = [len(third & names_of(other, "paper")) / seeds for other in ("figure4", "figure6", "figure7")]
+    assert shared == [2 * 4, 4 * 2, 4 * 2 * 5]  # lines and networks, lines and networks, lines, networks and densities
 
 
-def test_the_papers_protocol_is_100_epochs_and_five_seeds_of_cifar_10_and_one_of_imagenet() -> None:
+def test_the_papers_protocol_has_100_epochs_and_five_seeds_or_one_on_imagenet() -> None:
     for figure in RUNS:
         scale = read(figure, "paper").scale
         assert "trainer.max_epochs" not in scale.options or figure == "phew_trace"
         assert scale.seeds == ([0] if scale.configs == "../imagenet" else [0, 1, 2, 3, 4])
 
 
-@pytest.mark.parametrize(("scale", "tolerance"), [("smoke", 3e-3), ("evening", 1e-3), ("paper", 1e-3)])
-def test_along_a_line_of_figure_5_the_width_changes_and_the_number_of_weights_kept_does_not(
-    scale: str, tolerance: float
-) -> None:
+@pytest.mark.parametrize(("scale", "tolerance"), [("smoke", 3e-3), ("paper", 1e-3)])
+def test_a_line_of_figure_5_changes_the_width_but_not_the_number_of_kept_weights(scale: str, tolerance: float) -> None:
     smoke = {"in_channels": 1, "image_size": 8} if scale == "smoke" else {}
     kept: dict[str, dict[Any, int]] = {}
     for run in runs_of("figure5", scale):
@@ -127,7 +119,7 @@ def test_along_a_line_of_figure_5_the_width_changes_and_the_number_of_weights_ke
 
 
 def kinds(run: PlannedRun) -> frozenset[str]:
-    """What the parser may refuse of a run: its config, its options, and which class an option is."""
+    """Return what the parser may refuse in a run: its config, its options, and their classes."""
     config = "/".join(Path(run.arguments[1]).parts[-2:])
     options = options_of(run)
     classes = [f"{key}={options[key]}" for key in ("model.network", "model.method", "data") if key in options]
@@ -135,7 +127,7 @@ def kinds(run: PlannedRun) -> frozenset[str]:
 
 
 def sample() -> list[PlannedRun]:
-    """A few runs that together have every config, option and class that any run has."""
+    """Return a few runs that together have every config, option and class of all runs."""
     by_kinds = {kinds(run): run for sweep in SWEEPS for run in runs_of(*sweep) if run.seed == 0}
     missing = set().union(*by_kinds)
     chosen = []
@@ -146,8 +138,7 @@ def sample() -> list[PlannedRun]:
     return chosen
 
 
-def test_every_distribution_and_every_resnet_that_a_run_names_is_there() -> None:
-    """What the parser takes for a mere word."""
+def test_every_distribution_and_every_resnet_of_a_run_exists() -> None:
     options = [options_of(run) for sweep in SWEEPS for run in runs_of(*sweep) if run.seed == 0]
     assert {each["model.weights"] for each in options if "model.weights" in each} <= set(DISTRIBUTIONS)
     name = "model.network.init_args.name"
@@ -155,13 +146,14 @@ def test_every_distribution_and_every_resnet_that_a_run_names_is_there() -> None
 
 
 def value_at(config: Any, key: str) -> Any:
-    """A value of a resolved config; ``init_args`` may be left out of the key, and a class is its path."""
+    """Return a value of a resolved config, or the path of a class; the key may lack ``init_args``."""
     for part in key.split("."):
         config = config[part] if part in config else config["init_args"][part]
     return config["class_path"] if isinstance(config, dict) else config
 
 
-def test_every_option_of_every_run_is_taken_and_leaves_the_images_as_the_network_wants_them(
+@pytest.mark.thorough
+def test_every_option_of_every_run_is_accepted_and_the_network_fits_the_images(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for run in sample():

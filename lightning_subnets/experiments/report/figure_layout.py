@@ -91,15 +91,16 @@ class FigureLayout:
         """
         wrapped, said = self._wrap(title, TITLE), "\n".join(self._wrap(note, NOTE) for note in [*notes, *warnings])
         longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-        columns = max(1, min(len(handles), int((self._width - 0.4) / (0.8 + 0.085 * longest))))
-        lines = ((wrapped, TITLE, 1), (said, NOTE, 1), ("", LABEL, math.ceil(len(handles) / columns)))
-        heights = [(text.count("\n") + rows) * size * LINE_HEIGHT for text, size, rows in lines]
+        rows = math.ceil(len(handles) / max(1, int((self._width - 0.4) / (0.8 + 0.075 * longest))))
+        columns = math.ceil(len(handles) / max(1, rows))
+        lines = ((wrapped, TITLE, 1), (said, NOTE, 1), ("", LABEL, rows))
+        heights = [(text.count("\n") + count) * size * LINE_HEIGHT for text, size, count in lines]
         self.figure.set_size_inches(self._width, self._height + sum(heights) + 0.3)
         self.figure.suptitle(wrapped, x=0.02, ha="left", size=TITLE, weight="bold", parse_math=False)
         legend = self.figure.legend(
             handles=handles,
             loc="outside lower left",
-            ncols=columns,
+            ncols=max(1, columns),
             frameon=False,
             fontsize=LABEL,
             handlelength=3.2,

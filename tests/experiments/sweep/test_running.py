@@ -92,6 +92,7 @@ def test_every_run_of_a_sweep_is_the_run_of_its_command(figure: Callable[..., st
     assert (float(row["kept"]), float(row["epochs"])) == (alone["kept"], 1)
 
 
+@pytest.mark.thorough
 def test_a_failed_run_does_not_stop_the_others_and_is_run_again(
     figure: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +117,8 @@ def test_a_failed_run_does_not_stop_the_others_and_is_run_again(
     assert summaries() == done
 
 
-def test_runs_that_all_fail_for_one_reason_are_not_all_tried(
+@pytest.mark.thorough
+def test_no_more_runs_are_tried_if_the_first_three_fail_for_the_same_reason(
     figure: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = Path(figure(**{"data.init_args.num_classes": 11}))
@@ -186,14 +188,8 @@ def test_the_time_left_counts_from_the_start_of_the_sweep() -> None:
 def started(path: str, *options: str) -> subprocess.Popen[str]:
     """Start a sweep in a process of its own, and wait until a run of it has written a checkpoint."""
     began = time.time()
-    command = [
-        sys.executable,
-        "-c",
-        "from lightning_subnets.commands.subnets import main; main()",
-        "sweep",
-        path,
-        "--out=out",
-    ]
+    program = "from lightning_subnets.commands.subnets import main; main()"
+    command = [sys.executable, "-c", program, "sweep", path, "--out=out"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300
     while not any(path.stat().st_mtime > began for path in Path("out").glob("runs/*/checkpoints/last.ckpt")):
@@ -208,9 +204,8 @@ def running() -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(
-                Path("out/runs").resolve() in Path(os.readlink(each)).parents for each in (process / "fd").iterdir()
-            ):
+            files = [Path(os.readlink(each)) for each in (process / "fd").iterdir()]
+            if any(Path("out/runs").resolve() in file.parents for file in files):
                 found.append(int(process.name))
         except OSError:
             pass  # it has ended
@@ -239,6 +234,7 @@ def test_a_stopped_sweep_saves_checkpoints_and_resumes(figure: Callable[..., str
     assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] > epoch
 
 
+@pytest.mark.thorough
 def test_a_killed_run_has_failed_and_its_row_says_why(figure: Callable[..., str]) -> None:
     process = started(figure(**{"trainer.max_epochs": 3000, "trainer.limit_val_batches": 0}), "--at_once=2")
     for run in running():
@@ -248,7 +244,8 @@ def test_a_killed_run_has_failed_and_its_row_says_why(figure: Callable[..., str]
     assert [row["error"] for row in rows()] == ["killed by SIGKILL, perhaps for memory"] * 2
 
 
-def test_the_list_for_a_job_array_has_a_line_for_each_run_that_is_left(
+@pytest.mark.thorough
+def test_the_list_for_a_job_array_has_the_unfinished_runs(
     figure: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = figure()

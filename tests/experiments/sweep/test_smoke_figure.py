@@ -11,7 +11,8 @@ from lightning_subnets.experiments.sweep import results
 FIGURES = ROOT / "configs" / "figures"
 
 
-def test_a_figure_of_the_paper_is_made_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.thorough
+def test_one_command_runs_and_draws_a_figure_of_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["sweep", str(FIGURES / "figure5.yaml")])
     _, rows = results.read(tmp_path / "runs/figures/figure5-smoke")
