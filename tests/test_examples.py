@@ -41,7 +41,9 @@ def test_edge_popup_from_scratch_gives_the_losses_and_masks_of_the_package_to_th
         assert not torch.equal(mask, before[name])
 
 
-@pytest.mark.parametrize("name", ["edge_popup_from_scratch", "own_training_loop"])
+@pytest.mark.parametrize(
+    "name", ["own_training_loop", pytest.param("edge_popup_from_scratch", marks=pytest.mark.thorough)]
+)
 def test_an_example_finds_a_subnetwork_without_lightning(name: str) -> None:
     code = f"import runpy, sys; runpy.run_path({str(EXAMPLES / name)!r} + '.py', run_name='__main__')"
     command = [sys.executable, "-c", f"{code}; assert 'lightning' not in sys.modules"]

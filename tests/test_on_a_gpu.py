@@ -1,4 +1,4 @@
-"""What only a GPU can show."""
+"""Training on a GPU: it never waits for the device, and its masks are those of a CPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_training_step_never_waits_for_the_gpu_and_its_masks_are_those_of_a_cp
         assert weight.stride() == layer.weight.stride()
 
 
-def test_a_compiled_network_learns_as_the_plain_one() -> None:
+def test_a_compiled_network_has_the_losses_of_a_plain_one() -> None:
     torch.compiler.reset()
     network = masked_network()
     compiled = copy.deepcopy(network)

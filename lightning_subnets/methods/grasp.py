@@ -27,7 +27,8 @@ class GraSP(PruneByLoss):
 
     Args:
         density: fraction of all weights kept, in (0, 1].
-        samples_per_class: training images of each class for the scores, see ``PruneByLoss``.
+        samples_per_class: training images of each class for the scores, from a data module; ``mask_`` uses all batches
+            that it is given.
         temperature: divides the logits, so that all classes are almost equally likely. Above 0.
 
     Raises:

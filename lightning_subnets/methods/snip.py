@@ -20,7 +20,8 @@ class SNIP(PruneByLoss):
 
     Args:
         density: fraction of all weights kept, in (0, 1].
-        samples_per_class: training images of each class for the scores, see ``PruneByLoss``.
+        samples_per_class: training images of each class for the scores, from a data module; ``mask_`` uses all batches
+            that it is given.
 
     Raises:
         ValueError: if an argument is out of range.

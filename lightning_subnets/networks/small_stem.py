@@ -8,8 +8,14 @@ from torchvision.models import ResNet, get_model
 from lightning_subnets.errors import unknown
 
 RESNETS = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnext50_32x4d", "wide_resnet50_2", "wide_resnet101_2"),
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
 )
 
 
