@@ -13,10 +13,9 @@ class SNIP(PruneByLoss):
     score = |dL/dm| at m = 1 = |w * dL/dw|, L the mean cross-entropy over all scoring images; the highest scores of all
     layers together are kept. The same weights are then trained.
 
-    The gradient is summed over all batches before the absolute value is taken. Batch norm uses the statistics of each
-    batch, as in the authors' later code, and dropout is off, see ``ScoringLoss``. A weight before a norm with scale 0
-    has the score 0 and is kept last: timm builds such ResNets unless ``zero_init_last=False``, and ``weights=None``
-    keeps the norms as built.
+    The gradient is summed over all batches before the absolute value is taken. Norms and dropout behave as in
+    ``ScoringLoss``. A weight before a norm with scale 0 has the score 0 and is kept last: with ``weights=None`` build
+    timm's ResNets with ``zero_init_last=False``.
 
     Args:
         density: fraction of all weights kept, in (0, 1].

@@ -22,16 +22,13 @@ class _Flow(PruneAtInit):
     theta * dR/dtheta, the part of R that flows through a weight. Round i of n keeps the density^(i/n) of all weights
     with the highest scores over all layers; the number is exact, and pruned weights stay pruned.
 
-    With ReLU, max or mean pooling and batch norm, the flow into a unit equals the flow out of it: the scores of its
-    incoming weights, plus what its bias adds, sum to those of its outgoing weights. So each layer of a chain without
-    biases carries all of R, and parallel layers, as at a shortcut, carry it together. With enough rounds no layer of a
-    chain is emptied while another has more than one weight; a layer beside a shortcut may be. With other activations
-    (SiLU, GELU) or norms (layer norm) scores are |theta * dR/dtheta| and none of this holds.
+    With ReLU, pooling and batch norm the scores of a unit's incoming weights, plus what its bias adds, sum to those of
+    its outgoing weights. So enough rounds empty no layer of a chain while another has more than one weight; a layer
+    beside a shortcut may be emptied. With other activations or norms scores are |theta * dR/dtheta| without this law.
 
-    The computation is in float64, because R exceeds float32 (1e70 for ResNet-50), and takes 6 s of a CPU core per round
-    for ResNet-50 at 224 px. Batch norm uses its initial statistics, since subtracting a mean would bring back signs.
-    Once fewer weights carry a flow than are kept, the rest is kept in the order of the layers. A weight before a norm
-    with scale 0 has the score 0, as for SNIP.
+    The computation is in float64, because R exceeds float32, and takes 6 s of a CPU core per round for ResNet-50 at 224
+    px. Batch norm uses its initial statistics. Weights without a flow are kept last, in the order of the layers. A
+    weight before a norm with scale 0 has the score 0, as for SNIP.
 
     Args:
         density: fraction of all weights kept, in (0, 1].

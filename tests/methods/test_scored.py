@@ -1,4 +1,4 @@
-"""What holds of every method that scores weights by a derivative: SNIP, GraSP, SynFlow and SynFlow-L2."""
+"""Properties of every method that scores weights by a derivative: SNIP, GraSP, SynFlow and SynFlow-L2."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lightning_subnets.networks import small_stem_resnet
 every_method = pytest.mark.parametrize("method", [SNIP, GraSP, SynFlow, SynFlowL2])
 
 
-def made(method: type[PruneAtInit], density: float) -> PruneAtInit:
+def few_rounds(method: type[PruneAtInit], density: float) -> PruneAtInit:
     """Return the method, with few rounds if it has rounds."""
     return method(density, **({"rounds": 3} if issubclass(method, SynFlow | SynFlowL2) else {}))  # type: ignore[call-arg]
 
@@ -43,22 +43,6 @@ def grouped() -> nn.Module:
 
 
 @every_method
-@pytest.mark.parametrize("density", [1.0, 0.1, 0.001])
-def test_exactly_as_many_weights_are_kept_over_all_layers_as_the_density_says(
-    method: type[PruneAtInit], density: float
-) -> None:
-    network = grouped()
-    masks = made(method, density).compute_masks(network, scoring_of())
-    layers = maskable_layers(network)
-    assert list(masks) == list(layers)
-    for name, layer in layers.items():
-        assert masks[name].dtype == torch.bool
-        assert masks[name].shape == layer.weight.shape
-    total = sum(mask.numel() for mask in masks.values())
-    assert sum(int(mask.sum()) for mask in masks.values()) == allocation.num_kept(total, density)
-
-
-@every_method
 def test_pruning_is_deterministic_and_changes_nothing_else(method: type[PruneAtInit]) -> None:
     network, scoring = grouped(), scoring_of()
     network.train()
@@ -73,7 +57,7 @@ def test_pruning_is_deterministic_and_changes_nothing_else(method: type[PruneAtI
     images = [batch[0].clone() for batch in scoring.batches]
     generator = torch.get_rng_state()
     with torch.no_grad():
-        first = made(method, 0.2).compute_masks(network, scoring)
+        first = few_rounds(method, 0.2).compute_masks(network, scoring)
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(batch[0], old) for batch, old in zip(scoring.batches, images, strict=True))
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
@@ -84,7 +68,7 @@ def test_pruning_is_deterministic_and_changes_nothing_else(method: type[PruneAtI
     assert [module.training for module in network.modules()] == modes
     assert [id(parameter) for parameter in network.parameters()] == identities
     torch.manual_seed(5)
-    second = made(method, 0.2).compute_masks(network, scoring)
+    second = few_rounds(method, 0.2).compute_masks(network, scoring)
     assert all(torch.equal(mask, second[name]) for name, mask in first.items())
 
 
@@ -94,7 +78,7 @@ def test_the_first_layer_and_the_lowest_index_win_between_equal_scores(method: t
     network = grouped()
     for layer in maskable_layers(network).values():
         nn.init.zeros_(layer.weight)
-    masks = made(method, 0.25).compute_masks(network, scoring_of())
+    masks = few_rounds(method, 0.25).compute_masks(network, scoring_of())
     joined = torch.cat([mask.flatten() for mask in masks.values()])
     assert joined[: int(joined.sum())].all()
 
@@ -113,6 +97,6 @@ def test_the_first_layer_and_the_lowest_index_win_between_equal_scores(method: t
 def test_networks_of_torchvision_and_timm_can_be_scored(
     method: type[PruneAtInit], build: Callable[[], nn.Module]
 ) -> None:
-    masks = made(method, 0.1).compute_masks(build(), scoring_of())
+    masks = few_rounds(method, 0.1).compute_masks(build(), scoring_of())
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == allocation.num_kept(total, 0.1)

@@ -1,4 +1,4 @@
-"""What holds of every method. ``make test`` runs a sample of the rows, ``make test-all`` runs all."""
+"""Properties of every method. ``make test`` runs a sample of the rows, ``make test-all`` runs all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of every network of this package."""
+"""Properties of every network of this package."""
 
 from __future__ import annotations
 
