@@ -24,7 +24,8 @@ from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.mask_codec import CODES
 
 Rng = np.random.Generator
-FEW, MANY = 75, 2000  # changes of each kind to each of the three files
+# Changes of each kind to each of the three files: 25 in make test, 75 in make test-all, 2,000 in make test-long.
+COUNTS = [25, pytest.param(75, marks=pytest.mark.thorough), pytest.param(2000, marks=pytest.mark.long)]
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -167,7 +168,7 @@ def change_tensors_(tensors: dict[str, Tensor], rng: Rng) -> str:
     return f"{name!r}, {kind}"
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_changed_file_is_refused(count: int, tmp_path: Path) -> None:
     rng, path = np.random.default_rng(0), tmp_path / "a.subnet"
     for name, file in files(tmp_path).items():
@@ -178,7 +179,7 @@ def test_a_changed_file_is_refused(count: int, tmp_path: Path) -> None:
             assert not check(path, f"{name} {index}") or changed == whole
 
 
-@pytest.mark.parametrize("count", [FEW // 3, pytest.param(MANY, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_changed_file_with_a_valid_digest_loads_or_is_refused(count: int, tmp_path: Path) -> None:
     rng, path = np.random.default_rng(1), tmp_path / "a.subnet"
     found: list[bool] = []
@@ -200,7 +201,7 @@ def test_a_changed_file_with_a_valid_digest_loads_or_is_refused(count: int, tmp_
 TEXTS = ["", "{", "[", "9" * 5000, "NaN", "1e999", '\\"', "\\\\u0000", "\\ud800", ",", "[" * 3000, str(deep(900)), "\n"]
 
 
-@pytest.mark.parametrize("count", [FEW // 3, pytest.param(MANY // 4, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", COUNTS)
 def test_a_header_of_any_text_is_refused(count: int, tmp_path: Path) -> None:
     """Change the JSON itself, of safetensors and of the header."""
     rng, path = np.random.default_rng(2), tmp_path / "a.subnet"
