@@ -163,35 +163,37 @@ class SubnetCLI(LightningCLI):
         if config.name is None:
             config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
         self.save_config_callback = None
-        self.begin_from: Path | str | None = config.get("ckpt_path")
+        self.fit_from: Path | str | None = config.get("ckpt_path")
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
-            self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name, config.version)
-            if config.version and self.run.summary.exists():
-                if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                    path = printable(str(self.run.path))
-                    print(f"{path} is finished: --ckpt_path starts another run from its checkpoint")
-                sys.exit(0)
-            step = 0
-            if last := self.run.last_checkpoint:
-                self.content, self.begin_from = checkpoint.read(last), last
-                checkpoint.check_limits(last, self.content, config.trainer.max_epochs, config.trainer.max_steps)
-                step = self.content["global_step"]
-                if config.ckpt_path:
-                    print(printable(f"resuming from {last}, not from {config.ckpt_path}"), file=sys.stderr)
-            config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
-            self.save_config_callback = SaveConfig
-            callbacks += [MaskStatistics(), Throughput(), GradientNorm()]
-            if config.trainer.enable_checkpointing is not False:
-                folder = self.run.path / "checkpoints"
-                if config.trainer.limit_val_batches != 0:
-                    callbacks.append(
-                        ModelCheckpoint(
-                            folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False
-                        )
-                    )
-                self.last = LastCheckpoint(folder)  # after the best one, because it saves that one's path
-                callbacks.append(self.last)
+            callbacks += self._prepare_run(config, chosen_loggers)
         self.trainer_defaults["callbacks"] = callbacks
+
+    def _prepare_run(self, config: Namespace, chosen_loggers: Any) -> list[Callback]:
+        """Claim the run's directory, read its last checkpoint, and return the callbacks that write into it."""
+        self.run = RunDirectory.claim(config.trainer.default_root_dir, config.name, config.version)
+        if config.version and self.run.summary.exists():
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                path = printable(str(self.run.path))
+                print(f"{path} is finished: --ckpt_path starts another run from its checkpoint")
+            sys.exit(0)
+        step = 0
+        if last := self.run.last_checkpoint:
+            self.content, self.fit_from = checkpoint.read(last), last
+            checkpoint.check_limits(last, self.content, config.trainer.max_epochs, config.trainer.max_steps)
+            step = self.content["global_step"]
+            if config.ckpt_path:
+                print(printable(f"resuming from {last}, not from {config.ckpt_path}"), file=sys.stderr)
+        config.trainer.logger = loggers.configure(chosen_loggers, self.run.path, step=step)
+        self.save_config_callback = SaveConfig
+        callbacks: list[Callback] = [MaskStatistics(), Throughput(), GradientNorm()]
+        if config.trainer.enable_checkpointing is not False:
+            folder = self.run.path / "checkpoints"
+            if config.trainer.limit_val_batches != 0:
+                best = ModelCheckpoint(folder, "best", "val/accuracy", mode="max", enable_version_counter=False)
+                callbacks.append(best)
+            self.last = LastCheckpoint(folder)  # after the best one, because it saves that one's path
+            callbacks.append(self.last)
+        return callbacks
 
     def instantiate_classes(self) -> None:
         try:
@@ -224,7 +226,7 @@ class SubnetCLI(LightningCLI):
         self.content = None
 
     def before_fit(self) -> None:
-        self.config_init.fit.ckpt_path = self.begin_from
+        self.config_init.fit.ckpt_path = self.fit_from
         self.weights_digest = digest.weights_digest(self.model.network)
         self.start = time.perf_counter()
 

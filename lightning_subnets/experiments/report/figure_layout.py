@@ -47,15 +47,21 @@ class FigureLayout:
 
     Args:
         panels: the number of panels.
-        extra_height: inches to add to each row of panels, for long labels under it.
+        x_names: the names on the x axis of each panel; they are slanted if there is no space for them side by side.
+        extra_height: inches to add to each row of panels, for other long labels under it.
         share_x: whether all panels have the same x axis.
     """
 
-    def __init__(self, panels: int, *, extra_height: float = 0.0, share_x: bool = True) -> None:
+    def __init__(
+        self, panels: int, *, x_names: Sequence[str] = (), extra_height: float = 0.0, share_x: bool = True
+    ) -> None:
         self._rows = math.ceil(panels / COLUMNS)
         self._columns = math.ceil(panels / self._rows)
-        self._height = self._rows * (PANEL_HEIGHT[self._columns] + extra_height)
         self._width = WIDTHS[self._columns]
+        longest = max(map(len, x_names), default=0)
+        self.slanted = 0.095 * longest * len(x_names) > (self._width - 0.8) / self._columns
+        extra_height += 0.03 * longest if self.slanted else 0
+        self._height = self._rows * (PANEL_HEIGHT[self._columns] + extra_height)
         self.figure = Figure(figsize=(self._width, self._height), layout="constrained")
         FigureCanvasAgg(self.figure)  # not pyplot, which needs a window system and shares state with the user's figures
         grid = self.figure.subplots(self._rows, self._columns, sharex=share_x, sharey=True, squeeze=False)
@@ -67,10 +73,6 @@ class FigureLayout:
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.set_axisbelow(True)
             axes.tick_params(labelsize=TICK, labelbottom=True)
-
-    def fits(self, labels: Sequence[str]) -> bool:
-        """Return whether labels fit side by side under a panel."""
-        return max(map(len, labels), default=0) * 0.095 * len(labels) <= (self._width - 0.8) / self._columns
 
     def label(self, x: str, y: str) -> None:
         """Label x under the last panel of each column, and y beside the first of each row."""

@@ -104,8 +104,7 @@ def _draw_curves(
     axes_names = points.axes_of(sweep, rows)
     on_x = points.values_of(rows, plot.x) if plot.x in axes_names else []
     names = [name for name in on_x if isinstance(name, str)]
-    slanted = not FigureLayout(len(panels)).fits(names)
-    layout = FigureLayout(len(panels), extra_height=0.03 * max(map(len, names)) if slanted else 0.0)
+    layout = FigureLayout(len(panels), x_names=names)
     layout.label(quantity(plot.x).label, quantity(plot.y).label)
     looks, drawn = styles(sweep.figure.lines), dict[str, bool]()
     curves = list(dict.fromkeys(str(row["line"]) for row in rows if row[plot.x] is not None))
@@ -122,7 +121,7 @@ def _draw_curves(
             else:
                 continue
             drawn[line] = bool(runs)
-        _set_ticks(axes, plot, on_x, slanted)
+        _set_ticks(axes, plot, on_x, layout.slanted)
     return layout, drawn
 
 
