@@ -94,7 +94,9 @@ class Cluster:
         """Kill a node and all its processes without telling SLURM, and start the node again at the end."""
         processes = self.processes(f"SLURMD_NODENAME={node}")
         supervisors = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in processes}
-        for pid in {self._pid(f"slurmd-{node}") or 0, *supervisors, *processes}:
+        daemon = self._pid(f"slurmd-{node}")
+        assert daemon, f"slurmd of {node} is not running"
+        for pid in {daemon, *supervisors, *processes}:
             os.kill(pid, signal.SIGKILL)
         try:
             yield
@@ -135,7 +137,7 @@ class Cluster:
 
     def _pid(self, name: str) -> int | None:
         file = self.root / f"{name}.pid"
-        return int(file.read_text()) if file.exists() else None
+        return int(file.read_text() or 0) if file.exists() else None
 
     def _configuration(self) -> str:
         controller, n1, n2 = _free_ports(3)
