@@ -50,7 +50,7 @@ def export(
     input_shape: tuple[int, int, int] | None = None,
     force: bool = False,
 ) -> None:
-    """Write the subnetwork of a run into a file. The extension of the file selects its format.
+    """Write the subnetwork of a run into a .subnet, .pt, .safetensors or .onnx file.
 
     - .subnet: the seed of the weights, one bit per weight, all trained parameters, and the run's whole config.
     - .pt, .safetensors: the state dict of the plain network, with zeros for the weights that are not kept.
@@ -105,7 +105,7 @@ def import_(
     """Convert another program's subnetwork to a .subnet file: a public edge-popup checkpoint, or a file of masks.
 
     Args:
-        file: a file of torch or safetensors, see ``interop/importing.py``.
+        file: a file of torch or safetensors, see the docstring of ``lightning_subnets.interop.importing``.
         out: the .subnet file to write.
         network: the function or class that builds the network, for example torchvision.models.resnet50.
         arguments: the arguments of the network, for example '{num_classes: 10}'.
@@ -164,7 +164,7 @@ def _check_shape(input_shape: tuple[int, int, int] | None) -> None:
 
 
 def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:
-    """Test what a mask depends on: shuffle it, draw its weights again, or use one value for all; see ``sanity.py``.
+    """Test what a mask depends on: shuffle it, draw its weights again, or use one value for all.
 
     Prints the accuracies, and draws ``sanity.png`` in the run's directory.
 

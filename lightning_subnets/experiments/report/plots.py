@@ -21,6 +21,7 @@ from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
 
 DODGE = 0.36  # distance between the first and the last line at a name on x, where names are 1 apart
+Panel = tuple[str, list[Row]]
 
 
 def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
@@ -46,7 +47,7 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     looks = styles(sweep.figure.lines)
     draw_panels = _draw_layers if over_layers else _draw_curves
     layout, drawn = draw_panels(sweep, plot, rows, panels)
-    for axes, title in zip(layout.axes, panels, strict=True):
+    for axes, (title, _) in zip(layout.axes, panels, strict=True):
         axes.set_title(title, fontsize=10, parse_math=False)
         if not drawn:
             axes.text(0.5, 0.5, "nothing to draw yet", ha="center", va="center", transform=axes.transAxes)
@@ -71,34 +72,35 @@ def _warnings(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[str]
     return found
 
 
-def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> dict[str, list[Row]]:
-    """Return the rows of each panel by its title."""
+def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[Panel]:
+    """Return the title and the rows of each panel."""
     values = {axis: points.values_of(rows, axis) for axis in axes}
     # If x was measured, the points of a line differ in the axes, and only ``plot.panels`` is split.
     further = axes if plot.y == "units_on_paths" else [axis for axis in axes if plot.x in axes and axis != plot.x]
     split = [axis for axis in axes if values[axis] and (axis == plot.panels or (axis in further and values[axis][1:]))]
-    panels = {}
+    panels = []
     for point in itertools.product(*(values[axis] for axis in split)):
         place = dict(zip(split, point, strict=True))
         title = ", ".join(with_axis(axis, value) for axis, value in place.items())
-        panels[title] = [row for row in rows if all(row[axis] in (None, value) for axis, value in place.items())]
+        here = [row for row in rows if all(row[axis] in (None, value) for axis, value in place.items())]
+        panels.append((title, here))
     return panels
 
 
 def _draw_layers(
-    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: dict[str, list[Row]]
+    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: Sequence[Panel]
 ) -> tuple[FigureLayout, dict[str, bool]]:
     layout = FigureLayout(len(panels), extra_height=layers_plot.label_height(rows), share_x=False)
     layout.label("layer", quantity(plot.y).label)
     looks, drawn = styles(sweep.figure.lines), list[str]()
-    for axes, panel in zip(layout.axes, panels.values(), strict=True):
+    for axes, (_, panel) in zip(layout.axes, panels, strict=True):
         drawn += layers_plot.draw(axes, panel, looks)
     layers_plot.set_scale(layout.axes)
     return layout, dict.fromkeys(drawn, True)
 
 
 def _draw_curves(
-    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: dict[str, list[Row]]
+    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: Sequence[Panel]
 ) -> tuple[FigureLayout, dict[str, bool]]:
     """Return the layout, and for each line that is drawn whether it is a curve and not a horizontal line."""
     axes_names = points.axes_of(sweep, rows)
@@ -108,10 +110,10 @@ def _draw_curves(
     layout.label(quantity(plot.x).label, quantity(plot.y).label)
     looks, drawn = styles(sweep.figure.lines), dict[str, bool]()
     curves = list(dict.fromkeys(str(row["line"]) for row in rows if row[plot.x] is not None))
-    for axes, panel in zip(layout.axes, panels.values(), strict=True):
+    for axes, (_, panel) in zip(layout.axes, panels, strict=True):
         for line in sweep.lines():
             of_line = [row for row in panel if row["line"] == line and points.numbers([row], plot.y)]
-            runs = [row for row in of_line if row[plot.x] not in (None, -math.inf)]
+            runs = [row for row in of_line if isinstance(row[plot.x], str) or points.numbers([row], plot.x)]
             if runs:
                 shift = DODGE * (curves.index(line) / max(len(curves) - 1, 1) - 0.5)
                 positions = {name: place + shift for place, name in enumerate(names)}
