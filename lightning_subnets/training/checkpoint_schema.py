@@ -1,15 +1,15 @@
-"""The schema of a checkpoint: everything that this package, Lightning and torch read from one.
+"""The schema of a checkpoint: everything that this package, Lightning and torch read from it.
 
-The states of other callbacks are not checked.
+The states of callbacks of other packages are not checked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,9 +22,9 @@ def check(content: Mapping[Any, Any]) -> None:
     Raises:
         ValidationError: if a value is missing, has another type, or is out of range.
     """
-    _Checkpoint.model_validate(content)
-    if "optimizer_states" in content:  # save_weights_only leaves out what a run is resumed from
-        _Training.model_validate(content)
+    _CHECKPOINT.model_validate(content)
+    if "optimizer_states" in content:  # a checkpoint saved with save_weights_only has none
+        _TRAINING.model_validate(content)
         for name, state in content["callbacks"].items():
             if name.partition("{")[0] in _CALLBACKS:
                 _CALLBACKS[name.partition("{")[0]].model_validate(state)
@@ -32,6 +32,17 @@ def check(content: Mapping[Any, Any]) -> None:
 
 class _Part(Strict):
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+def _dict(fields: Mapping[str, Any], *, extra: Literal["ignore", "forbid"] = "ignore") -> type[BaseModel]:
+    """Return the schema of a dict with these types of values; a pair is the type and default of an optional value."""
+    kinds = {key: kind if isinstance(kind, tuple) else (kind, ...) for key, kind in fields.items()}
+    base = type("Part", (_Part,), {"model_config": ConfigDict(arbitrary_types_allowed=True, extra=extra)})
+    parts: dict[str, Any] = {
+        f"value_{number}": (kind, Field(default, alias=key))
+        for number, (key, (kind, default)) in enumerate(kinds.items())
+    }
+    return create_model("Part", __base__=base, **parts)
 
 
 def _scalar(value: Tensor) -> Tensor:
@@ -54,12 +65,12 @@ def _is_no_method(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a checkpoint and a summary hold a value as it is: numbers, texts, and lists and dicts of them."""
+    """Return whether a checkpoint and a summary can hold a value unchanged: numbers, texts, lists and dicts of them."""
     if type(value) in (list, tuple):
         return all(map(is_plain, value))  # type: ignore[call-overload]
     if type(value) is dict:
         return all(is_plain(each) for each in (*value, *value.values())) and tuple not in map(type, value)
-    # Of no subclass, which a checkpoint would name and nobody would load. NaN is no value that can be compared.
+    # No subclasses, because a checkpoint would name them. No NaN, because it equals nothing.
     return type(value) in (str, int, float, bool, type(None)) and value == value
 
 
@@ -75,74 +86,35 @@ Name = Annotated[str, Field(max_length=200)]
 State = dict[str, Any]
 
 
-class _Tracker(_Part):
-    model_config = ConfigDict(extra="forbid")  # Lightning sets each one as an attribute
-
-    ready: Count
-    completed: Count
-
-
-class _Started(_Tracker):
-    started: Count
-
-
-class _Processed(_Started):
-    processed: Count
-
-
-_T = TypeVar("_T", bound=_Tracker)
-
-
-class _Progress(_Part, Generic[_T]):
-    total: _T
-    current: _T
-
-
-class _BatchProgress(_Progress[_Processed]):
-    is_last_batch: bool
-
-
-class _OptimizerProgress(_Part):
-    step: _Progress[_Tracker]
-    zero_grad: _Progress[_Started]
-
-
-class _OptimizersProgress(_Part):
-    optimizer: _OptimizerProgress
-
-
-class _Loaders(_Part):
-    combined_loader: list[State] = Field(default=[])
-
-
-class _Stepped(_Part):
-    batches: Count = Field(alias="_batches_that_stepped")
-
-
-class _FitLoop(_Part):
-    loaders: _Loaders = Field(alias="state_dict")
-    stepped: _Stepped = Field(alias="epoch_loop.state_dict")
-    batches: _BatchProgress = Field(alias="epoch_loop.batch_progress")
-    schedules: _Progress[_Tracker] = Field(alias="epoch_loop.scheduler_progress")
-    optimizers: _OptimizersProgress = Field(alias="epoch_loop.automatic_optimization.optim_progress")
-    manual: _Progress[_Tracker] = Field(alias="epoch_loop.manual_optimization.optim_step_progress")
-    validation: _BatchProgress = Field(alias="epoch_loop.val_loop.batch_progress")
-    epoch_progress: _Progress[_Processed]
-
-
-class _EvaluationLoop(_Part):
-    batch_progress: _BatchProgress
-
-
-class _PredictionLoop(_Part):
-    batch_progress: _Progress[_Processed]
-
-
-class _Loops(_Part):
-    fit_loop: _FitLoop
-    validate_loop: _EvaluationLoop
-    test_loop: _EvaluationLoop
-    predict_loop: _PredictionLoop
+# Lightning sets each item of a tracker as an attribute, so no others are allowed.
+_TRACKER = _dict({"ready": Count, "completed": Count}, extra="forbid")
+_STARTED = _dict({"ready": Count, "completed": Count, "started": Count}, extra="forbid")
+_PROCESSED = _dict({"ready": Count, "completed": Count, "started": Count, "processed": Count}, extra="forbid")
+_PROGRESS, _STARTED_PROGRESS, _PROCESSED_PROGRESS = (
+    _dict({"total": tracker, "current": tracker}) for tracker in (_TRACKER, _STARTED, _PROCESSED)
+)
+_BATCH_PROGRESS = _dict({"total": _PROCESSED, "current": _PROCESSED, "is_last_batch": bool})
+_OPTIMIZER_PROGRESS = _dict({"step": _PROGRESS, "zero_grad": _STARTED_PROGRESS})
+_FIT_LOOP = _dict(
+    {
+        "state_dict": _dict({"combined_loader": (list[State], [])}),
+        "epoch_loop.state_dict": _dict({"_batches_that_stepped": Count}),
+        "epoch_loop.batch_progress": _BATCH_PROGRESS,
+        "epoch_loop.scheduler_progress": _PROGRESS,
+        "epoch_loop.automatic_optimization.optim_progress": _dict({"optimizer": _OPTIMIZER_PROGRESS}),
+        "epoch_loop.manual_optimization.optim_step_progress": _PROGRESS,
+        "epoch_loop.val_loop.batch_progress": _BATCH_PROGRESS,
+        "epoch_progress": _PROCESSED_PROGRESS,
+    }
+)
+_LOOPS = _dict(
+    {
+        "fit_loop": _FIT_LOOP,
+        "validate_loop": _dict({"batch_progress": _BATCH_PROGRESS}),
+        "test_loop": _dict({"batch_progress": _BATCH_PROGRESS}),
+        "predict_loop": _dict({"batch_progress": _PROCESSED_PROGRESS}),
+    }
+)
 
 
 class _Identity(_Part):
@@ -156,83 +128,71 @@ class _Identity(_Part):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class _MakeUp(_Part):
-    ranks: PositiveCount
-    batch_size: PositiveCount | None
-    accumulate: PositiveCount
-    batches: PositiveCount | None
-    metrics: Tensor
-    should_stop: bool
+_LAYOUT = _dict(
+    {
+        "ranks": PositiveCount,
+        "batch_size": PositiveCount | None,
+        "accumulate": PositiveCount,
+        "batches": PositiveCount | None,
+        "metrics": Tensor,
+        "should_stop": bool,
+    }
+)
+# If the version is below 2.0, Lightning renames the loops.
+_VERSION = Field(pattern=r"^[2-9]\.[0-9]{1,4}\.[0-9]{1,4}((a|b|rc|\.post|\.dev)[0-9]{1,9})?$")
+_CHECKPOINT = _dict(
+    {
+        "pytorch-lightning_version": Annotated[str, _VERSION],
+        "epoch": Count,
+        "global_step": Count,
+        "state_dict": dict[str, Tensor],
+        "loops": _LOOPS,
+        "subnet": _Identity,
+        "optimizer": Name,
+        "run": _LAYOUT,
+        "weights_digest": (str, ""),
+        "current_model_state": (dict[str, Tensor], {}),  # set if state_dict is an average
+        "averaging_state": (_dict({"n_averaged": Scalar}, extra="forbid"), None),
+    }
+)
 
-
-class _Averaging(_Part):
-    model_config = ConfigDict(extra="forbid")
-
-    n_averaged: Scalar
-
-
-class _Checkpoint(_Part):
-    version: str = Field(  # if the version is below 2.0, Lightning renames the loops
-        alias="pytorch-lightning_version",
-        pattern=r"^[2-9]\.[0-9]{1,4}\.[0-9]{1,4}((a|b|rc|\.post|\.dev)[0-9]{1,9})?$",
-    )
-    epoch: Count
-    global_step: Count
-    state_dict: dict[str, Tensor]
-    loops: _Loops
-    subnet: _Identity
-    optimizer: Name
-    run: _MakeUp
-    weights_digest: str = ""
-    current_model_state: dict[str, Tensor] = Field(default={})  # the network in training, if state_dict is its average
-    averaging_state: _Averaging = Field(default_factory=lambda: _Averaging(n_averaged=torch.zeros(())))
-
-
-class _Group(_Part):
-    params: list[Count]
-
-
-class _OptimizerState(_Part):
-    state: dict[int, State]
-    param_groups: list[_Group]
-
-
-class _Schedule(_Part):
-    base_lrs: list[float]
-    last_epoch: Count
-    step_count: Count = Field(alias="_step_count")
-    last_lr: list[float] = Field(alias="_last_lr")
-    lr_lambdas: list[None]
-
-
-class _Scaler(_Part):
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    growth_factor: float
-    backoff_factor: float
-    growth_interval: PositiveCount
-    tracker: Count = Field(alias="_growth_tracker")
-
-
-class _Training(_Part):
-    """What a resumed run reads, and an evaluation does not."""
-
-    callbacks: dict[str, State]
-    optimizer_states: Annotated[list[_OptimizerState], Field(min_length=1, max_length=1)]
-    lr_schedulers: Annotated[
-        list[Annotated[State, AfterValidator(_is_no_method), AfterValidator(_Schedule.model_validate)]],
-        Field(min_length=1, max_length=1),
-    ]
-    scaler: _Scaler | None = Field(alias="MixedPrecision", default=None)  # only with 16-mixed
+_OPTIMIZER = _dict({"state": dict[int, State], "param_groups": list[_dict({"params": list[Count]})]})  # type: ignore[misc]
+_SCHEDULE = _dict(
+    {
+        "base_lrs": list[float],
+        "last_epoch": Count,
+        "_step_count": Count,
+        "_last_lr": list[float],
+        "lr_lambdas": list[None],
+    }
+)
+_SCALER = _dict(
+    {
+        "scale": Annotated[float, Field(gt=0, allow_inf_nan=False)],
+        "growth_factor": float,
+        "backoff_factor": float,
+        "growth_interval": PositiveCount,
+        "_growth_tracker": Count,
+    }
+)
+# The part that only a resumed run reads.
+_TRAINING = _dict(
+    {
+        "callbacks": dict[str, State],
+        "optimizer_states": Annotated[list[_OPTIMIZER], Field(min_length=1, max_length=1)],  # type: ignore[valid-type]
+        "lr_schedulers": Annotated[
+            list[Annotated[State, AfterValidator(_is_no_method), AfterValidator(_SCHEDULE.model_validate)]],
+            Field(min_length=1, max_length=1),
+        ],
+        "MixedPrecision": (_SCALER | None, None),  # only with 16-mixed
+    }
+)
 
 
 class _MaskStatistics(_Part):
     model_config = ConfigDict(extra="allow")
 
     __pydantic_extra__: dict[str, Annotated[Tensor, AfterValidator(_bits)]]
-
-
-class _LastCheckpoint(_Part):
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _ModelCheckpoint(_Part):
@@ -253,17 +213,17 @@ class _ModelCheckpoint(_Part):
         return self
 
 
-class _IterativePruning(_Part):
-    pruned: Count
-    kept: dict[str, Tensor]
-    steps_per_epoch: PositiveCount | None
-    epochs_per_round: PositiveCount
-    rewind_to: Count | None
-
-
-_CALLBACKS: dict[str, type[_Part]] = {
+_CALLBACKS: dict[str, type[BaseModel]] = {
     "MaskStatistics": _MaskStatistics,
-    "LastCheckpoint": _LastCheckpoint,
+    "LastCheckpoint": _dict({"seconds": Annotated[float, Field(ge=0, allow_inf_nan=False)]}),
     "ModelCheckpoint": _ModelCheckpoint,
-    "IterativePruning": _IterativePruning,
+    "IterativePruning": _dict(
+        {
+            "pruned": Count,
+            "kept": dict[str, Tensor],
+            "steps_per_epoch": PositiveCount | None,
+            "epochs_per_round": PositiveCount,
+            "rewind_to": Count | None,
+        }
+    ),
 }
