@@ -39,6 +39,7 @@ def edit_(network: nn.Module) -> None:
             scores.copy_(torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)))
 
 
+@pytest.mark.thorough
 def test_torch_compile_makes_one_graph_that_follows_every_change_of_the_scores() -> None:
     eager = masked_network()
     network = copy.deepcopy(eager)

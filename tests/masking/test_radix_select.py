@@ -76,12 +76,22 @@ def networks(draw: st.DrawFn) -> tuple[list[Tensor], list[int]]:
     return scores, [draw(st.sampled_from([0, each.numel()]) | st.integers(0, each.numel())) for each in scores]
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(networks(), st.booleans())
 def test_the_masks_are_those_of_a_plain_stable_sort(network: tuple[list[Tensor], list[int]], absolute: bool) -> None:
     assert_selected(*network, absolute=absolute)
 
 
+@pytest.mark.thorough
+@settings(max_examples=100)
+@given(networks(), st.booleans())
+def test_the_masks_are_those_of_a_plain_stable_sort_in_a_longer_campaign(
+    network: tuple[list[Tensor], list[int]], absolute: bool
+) -> None:
+    assert_selected(*network, absolute=absolute)
+
+
+@pytest.mark.thorough
 def test_of_very_many_equal_scores_the_lowest_index_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radix_select, "CHUNK", 2**15)
     monkeypatch.setattr(radix_select, "BLOCK", 2**14)
@@ -109,6 +119,7 @@ def test_nans_of_other_bits_are_equal() -> None:
     assert_selected([bits.view(torch.float32)] * 4, [1, 2, 3, 4])
 
 
+@pytest.mark.thorough
 def test_the_last_digit_decides_among_the_few_that_share_the_others() -> None:
     one = 0x3F800000
     # Shuffled, so that no two of the few lie in one block.
@@ -119,6 +130,7 @@ def test_the_last_digit_decides_among_the_few_that_share_the_others() -> None:
         assert torch.equal(mask, bits >= one + 100 * rank)
 
 
+@pytest.mark.thorough
 def test_a_channels_last_tensor_has_the_mask_of_the_contiguous_one() -> None:
     scores = torch.randint(3, (5, 4, 3, 2), device=DEVICE).float()
     last = scores.to(memory_format=torch.channels_last)
