@@ -109,13 +109,9 @@ class RawHeader:
 
 
 def rewrite(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], text: str | None = None) -> Path:
-    """Write a file with this header and a valid digest, as anybody can.
+    """Write a file with a valid digest, as anybody can, and with a header that may repeat the version and the digest.
 
-    Args:
-        path: the file.
-        header: the header, which may repeat the version and the digest.
-        tensors: the tensors.
-        text: the header's JSON, with SHA256 for the digest, if a dictionary cannot express it.
+    If a dictionary cannot express the header, ``text`` is its JSON with SHA256 for the digest.
     """
 
     def json_of(sha256: str) -> str:

@@ -105,10 +105,10 @@ def test_a_header_of_an_absurd_length_is_not_read(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-@pytest.mark.parametrize("name", ["nothing", "."])
-def test_a_path_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ls.UserError, match="cannot be read"):
-        load_subnet(tmp_path / name)
+def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name in ("nothing", "."):
+        with pytest.raises(ls.UserError, match="cannot be read"):
+            load_subnet(tmp_path / name)
 
 
 def test_the_same_network_gives_the_same_bytes_with_default_permissions(file: Path, tmp_path: Path) -> None:
@@ -150,11 +150,6 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not os.listdir(tmp_path)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ls.UserError, match="nowhere is no directory: create it"):
-        saved(tmp_path / "nowhere" / "a.subnet")
 
 
 BITS = {"F6_E2M3": 6, "F4": 4, "C64": 64, "U16": 16, "F8_E8M0": 8, "I64": 64, "BOOL": 8}

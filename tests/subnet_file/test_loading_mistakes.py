@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_subnets import WITH_NORMS, changed, masked, masked_with_norms, saved
+from small_subnets import SMALL, WITH_NORMS, changed, masked, masked_with_norms, saved
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import load_subnet
@@ -91,9 +91,15 @@ def test_a_number_of_weights_that_the_mask_does_not_keep_is_an_error(tmp_path: P
         load_subnet(path)
 
 
-def test_a_network_too_large_for_its_file_is_not_built(tmp_path: Path) -> None:
+def test_the_name_of_another_network_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.subnet")
-    with changed(path) as (header, _):
-        header["network"] |= {"builder": "torchvision.models.resnet18", "arguments": {}}
-    with pytest.raises(ls.UserError, match=f"more than {4096 * path.stat().st_size:,} numbers, too many"):
-        load_subnet(path)
+    for builder, arguments, message in (
+        ("torchvision.models.resnet18", {}, r"more than [\d,]+ numbers, too many for the size of the file"),
+        ("os.system", {"command": "true"}, "'os.system' is no network of"),
+        ("lightning_subnets.networks.Conv2", SMALL | {"num_classes": 11}, "the layer 'classifier.5' has shape"),
+    ):
+        with changed(path) as (header, _):
+            header["network"] |= {"builder": builder, "arguments": arguments}
+        for as_masked in (False, True):
+            with pytest.raises(ls.UserError, match=message):
+                load_subnet(path, masked=as_masked)

@@ -12,12 +12,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from small_subnets import NAMED, changed, saved, small
+from small_subnets import small
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets import networks
-from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.network import (
     _NoInitialization,
     build,
@@ -52,20 +51,14 @@ def test_a_network_is_built_by_either_of_its_names(name: str) -> None:
     "name",
     [
         "torchvision.models.detection.fasterrcnn_resnet50_fpn",
-        "torchvision.models.quantization.resnet18",
-        "torchvision.models.ResNet",
         "torchvision.models.get_model",
         "torchvision.models.resnet18.__call__",
         "torchvision.models.vgg.resnet18",
-        "torchvision.os.resnet18",
-        "torchvision.resnet18",
         "torchvision",
         "torchvision.models.",
         "timm.models.create_model",
-        "timm.models.resnet26.a1_in1k",
         "timm.models.hf-hub:timm/resnet26",
         "timm.layers.resnet26",
-        "lightning_subnets.networks.scaled",
         "lightning_subnets.networks.conv._Conv",
         "lightning_subnets.methods.Random",
         "lightning_subnets.networks.os.Conv2",
@@ -79,9 +72,7 @@ def test_any_other_name_in_the_three_packages_is_refused(name: str) -> None:
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    "name", ["os.system", "builtins.eval", "torch.hub.load", "torch.nn.Linear", "", ".", "torchvision_.models.resnet18"]
-)
+@pytest.mark.parametrize("name", ["os.system", "torch.hub.load", "", ".", "torchvision_.models.resnet18"])
 def test_a_name_in_another_package_is_never_imported(name: str) -> None:
     assert builder(name) is None
     with pytest.raises(ls.UserError, match="build it yourself"):
@@ -212,24 +203,6 @@ def test_a_network_of_too_many_modules_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(networks, "Conv2", lambda: nn.Sequential(*(nn.ReLU() for _ in range(5001))))
     with pytest.raises(ls.UserError, match="more than 5,000 modules"):
         build("lightning_subnets.networks.Conv2", {}, at_most=PLENTY)
-
-
-@pytest.mark.parametrize(
-    ("builder", "arguments"),
-    [
-        (RESNET, {"num_classes": 10**5}),
-        ("os.system", {"command": "true"}),
-        ("lightning_subnets.networks.Conv4", {}),
-        ("lightning_subnets.networks.Conv2", NAMED["init_args"] | {"num_classes": 11}),
-    ],
-)
-def test_a_small_file_of_another_network_is_refused(builder: str, arguments: dict[str, Any], tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.subnet")
-    with changed(path) as (header, _):
-        header["network"] |= {"builder": builder, "arguments": arguments}
-    for masked in (False, True):
-        with pytest.raises(ls.UserError, match="cannot be loaded"):
-            load_subnet(path, masked=masked)
 
 
 @pytest.mark.parametrize(
