@@ -71,6 +71,7 @@ def train_and_test(root: Path, rank: int, port: int) -> None:
     (root / f"{trainer.global_rank}.json").write_text(json.dumps(seen))
 
 
+@pytest.mark.thorough
 def test_two_ranks_train_on_disjoint_images_and_evaluate_an_odd_number_exactly(
     photographs: Path, tmp_path: Path
 ) -> None:
