@@ -8,8 +8,9 @@ from lightning_subnets.training.loggers.metrics_file import ParsedMetrics
 
 
 def rows(run: Path) -> list[tuple[int, dict[str, float]]]:
-    """Return each row's step, and its metrics by name."""
-    parsed = ParsedMetrics((run / "metrics.csv").read_bytes()).rows
+    """Return each row's step, and its metrics by name; nothing without a file."""
+    path = run / "metrics.csv"
+    parsed = ParsedMetrics(path.read_bytes()).rows if path.exists() else []
     return [(row.step, {name: float(cell) for name, cell in row.cells.items() if name != "step"}) for row in parsed]
 
 

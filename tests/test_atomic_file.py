@@ -63,7 +63,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it_and_is_tol
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.warns(UserWarning, match=r"last\.ckpt could not be written .*No space left.*the one there is kept"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt could not be written .*No space left.*the old one is kept"):
         files.save_checkpoint({"step": 2}, path)
     assert torch.load(path) == {"step": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["last.ckpt"]

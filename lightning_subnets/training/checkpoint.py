@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold and what is left out of them, and whether one is of this run."""
+"""The content of checkpoints: read, checked against a run, and without the weights that a seed gives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_subnets.training import checkpoint_schema, torch_file
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schema import first_mistake
 
-# What every checkpoint of ours has; "optimizer" names the optimizer's class.
+# The keys of every checkpoint of this package; "optimizer" names the optimizer's class.
 _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning_version"}
 
 
@@ -26,8 +26,8 @@ def read(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint, after checking its checksums and its schema.
 
     Raises:
-        ValueError: if the file is missing, truncated, damaged or no checkpoint of ours, or holds more than tensors and
-            plain values.
+        ValueError: if the file is missing, truncated, damaged or not a checkpoint of this package, or holds more than
+            tensors and plain values.
     """
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist")
@@ -43,7 +43,9 @@ def read(path: str | Path) -> dict[str, Any]:
             f"the checkpoint {path} cannot be read: it is truncated, damaged or not a checkpoint"
         ) from error
     if not isinstance(content, dict) or not content.keys() >= _KEYS:
-        raise UserError(f"{path} is not a checkpoint of lightning-subnets; subnets import reads other files")
+        raise UserError(
+            f"{path} is not a checkpoint of lightning-subnets: use subnets import for files of other programs"
+        )
     try:
         checkpoint_schema.check(content)
     except ValidationError as error:
@@ -52,9 +54,9 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) -> None:
-    """Take what the seed gives out of a checkpoint, and put in the digest it is known by.
+    """Replace the weights that the seed gives by their digest in a checkpoint.
 
-    Weights that were not drawn from the seed, but came with the network, stay.
+    Weights that came with the network, instead of from the seed, stay.
     """
     frozen = _frozen(module)
     if frozen:
@@ -64,14 +66,16 @@ def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) 
 
 
 def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, to_train: bool) -> None:
-    """Check that a checkpoint is of this module, and put the frozen weights in that were left out of it.
+    """Check that a checkpoint is of this module, and add the frozen weights that it omits.
 
     Args:
-        to_train: go on with its optimizer too.
+        checkpoint: see ``read``.
+        module: of the run.
+        to_train: resume with the optimizer of the checkpoint too.
 
     Raises:
-        ValueError: naming what differs: network, method, density, weights, seed, optimizer, a shape, or the frozen
-            weights themselves.
+        ValueError: if network, method, density, weights, seed, optimizer, a shape or the frozen weights differ. The
+            message names what differs.
     """
     _check_identity(checkpoint["subnet"], module.identity)
     own, theirs = module.state_dict(), checkpoint["state_dict"]
@@ -82,22 +86,22 @@ def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, 
     if left_out and digest_there != (drawn := _digest(module)):
         raise UserError(
             f"the weights drawn here (sha256 {drawn[:16]}...) are not those of the checkpoint (sha256 "
-            f"{digest_there[:16]}...): its network was built in another way, or its weights were drawn "
-            "by another version of lightning-subnets"
+            f"{digest_there[:16]}...): build the network as the run did, or use the version of lightning-subnets that "
+            "drew its weights"
         )
     if to_train:
-        _make_fit_to_train_(checkpoint, module)
+        _prepare_to_train_(checkpoint, module)
     for name in _states(checkpoint):
         checkpoint[name] = checkpoint[name] | left_out
 
 
 def in_float64(checkpoint: Mapping[str, Any]) -> bool:
-    """Return whether the network of a checkpoint was trained in float64, with ``--trainer.precision=64-true``."""
+    """Return whether a checkpoint is of a run with ``--trainer.precision=64-true``."""
     return any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values())
 
 
 def whole_epochs(checkpoint: Mapping[str, Any]) -> int:
-    """Return how many epochs are complete; Lightning also counts one that ``max_steps`` cut short."""
+    """Return the number of complete epochs; Lightning also counts an epoch that ``max_steps`` cut short."""
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
     cut_short = 0 < epochs["ready"] == epochs["processed"] and not batches["is_last_batch"]
@@ -106,7 +110,7 @@ def whole_epochs(checkpoint: Mapping[str, Any]) -> int:
 
 
 def check_unfinished(path: Path | str, checkpoint: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> None:
-    """Check that something is left to train when another run begins from a checkpoint.
+    """Check that a new run that begins from a checkpoint has something left to train.
 
     Raises:
         ValueError: if all epochs or all steps are done.
@@ -116,14 +120,14 @@ def check_unfinished(path: Path | str, checkpoint: Mapping[str, Any], max_epochs
         ("steps", max_steps, checkpoint["global_step"]),
     ):
         if 0 < limit <= done:
-            raise UserError(f"{path} has all of its {done} {name}: raise --trainer.max_{name} to train more")
+            raise UserError(f"{path} has finished all {done} {name}: raise --trainer.max_{name} to train more")
 
 
 def check_limits(path: Path, checkpoint: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> None:
-    """Check that a run that is to go on ends where it has not been yet; at its end it may be, to be tested.
+    """Check that a resumed run is not beyond its end. It may be at its end, to be tested.
 
     Raises:
-        ValueError: if it is beyond its end.
+        ValueError: if the run is beyond ``max_epochs`` or ``max_steps``.
     """
     epochs, steps = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"], checkpoint["global_step"]
     for name, limit, beyond in (
@@ -133,12 +137,12 @@ def check_limits(path: Path, checkpoint: Mapping[str, Any], max_epochs: int | No
         if 0 <= limit < beyond:
             raise UserError(
                 f"{path} is at step {steps}, in epoch {epochs['ready']}, and --trainer.{name}={limit} is before that: "
-                "raise it, or begin another run"
+                "raise the limit, or begin another run"
             )
 
 
 def _states(checkpoint: Mapping[str, Any]) -> set[str]:
-    """Return the keys of the network's states in a checkpoint; with an average, the trained network has its own."""
+    """Return the keys of the network's states in a checkpoint: one, or two in a run with an average."""
     return {"state_dict", "current_model_state"} & checkpoint.keys()
 
 
@@ -153,32 +157,36 @@ def _check_state(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> No
 
 
 def _frozen(module: MaskedModule) -> set[str]:
-    """The names of what is a function of the seed, as in the module's state dict."""
+    """Return the state dict keys of the weights that are a function of the seed."""
     if module.identity["weights"] is None or module.method.rerandomizes:
         return set()
     return {*digest.weights(module, frozen=True)}
 
 
 def _digest(module: MaskedModule) -> str:
-    """The digest of the frozen weights, which takes a second for a wide network: made once for as long as they stay."""
+    """Return the digest of the frozen weights; it is cached, because it takes a second for a wide network."""
     state = tuple((p.data_ptr(), p._version) for p in module.parameters() if not p.requires_grad)
     if module.known_digest is None or module.known_digest[0] != state:
         module.known_digest = state, digest.weights_digest(module.network, frozen=True)
     return module.known_digest[1]
 
 
-def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: MaskedModule) -> None:
-    """Check that the module's optimizer can load the state in a checkpoint, and give that state this run's options."""
+def _prepare_to_train_(checkpoint: Mapping[str, Any], module: MaskedModule) -> None:
+    """Check that the module's optimizer can load the state of a checkpoint, and give the state this run's options."""
     if "optimizer_states" not in checkpoint:
         raise UserError(
-            "the checkpoint has no state of an optimizer to resume with: take one saved without save_weights_only"
+            "the checkpoint has no optimizer state to resume with: take one that was saved without save_weights_only"
         )
     optimizer, theirs = module.build_optimizer(), checkpoint["optimizer_states"][0]
     if checkpoint["optimizer"] != (name := type(optimizer).__name__):
         raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {name}")
     own = _after_a_step(module)
     for index, state in theirs["state"].items():
-        if own and state and (index not in own or not _forms(state).items() >= _forms(own[index]).items()):
+        if (
+            own
+            and state
+            and (index not in own or not _shapes_and_types(state).items() >= _shapes_and_types(own[index]).items())
+        ):
             raise UserError(
                 f"the checkpoint is damaged: its state of {name} does not fit parameter {index} of this network"
             )
@@ -186,16 +194,16 @@ def _make_fit_to_train_(checkpoint: Mapping[str, Any], module: MaskedModule) -> 
     options = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in theirs["param_groups"]] != [group["params"] for group in options]:
         raise UserError(f"the checkpoint is damaged: its {name} has different parameters from this network")
-    theirs["param_groups"] = options  # the options of this run's config count
+    theirs["param_groups"] = options  # this run's config sets the options
     try:
         optimizer.load_state_dict(theirs)
         schedule.load_state_dict(checkpoint["lr_schedulers"][0])
-    except Exception as error:  # whatever the optimizer's own code raises
+    except Exception as error:  # from the optimizer's code
         raise UserError(f"the checkpoint is damaged: {name} cannot load its state ({error!r:.200})") from error
 
 
 def _after_a_step(module: MaskedModule) -> dict[int, Any]:
-    """Return the state of the module's optimizer after a step, as meta tensors; empty if the step needs values."""
+    """Return the optimizer's state after a step on meta tensors; empty if the optimizer does not support them."""
     trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
     parameters = [nn.Parameter(parameter.detach().to("meta")) for parameter in trained]
     for parameter in parameters:
@@ -209,7 +217,7 @@ def _after_a_step(module: MaskedModule) -> dict[int, Any]:
     return state
 
 
-def _forms(state: Mapping[str, Any]) -> dict[str, object]:
+def _shapes_and_types(state: Mapping[str, Any]) -> dict[str, object]:
     return {
         key: (value.shape, value.is_floating_point()) if isinstance(value, Tensor) else type(value)
         for key, value in state.items()
@@ -226,10 +234,10 @@ def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
 
 
 def check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
-    """Check that the state of a checkpoint has the names and shapes of ours.
+    """Check that two states have the same names and shapes.
 
     Raises:
-        ValueError: naming the first that differs.
+        ValueError: naming the first difference.
     """
     for key in dict.fromkeys((*ours, *theirs)):
         here, there = (tuple(state[key].shape) if key in state else "none" for state in (ours, theirs))

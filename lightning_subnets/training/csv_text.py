@@ -1,4 +1,4 @@
-"""Tables as CSV in which a spreadsheet takes no text for a formula."""
+"""Tables as CSV, in which no text is a formula to a spreadsheet."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 Cell = str | float | None
 
-# A spreadsheet computes a text that begins like this, =HYPERLINK("http://...") for instance, when it opens the file.
+# A spreadsheet that opens the file computes texts that begin like this, =HYPERLINK("http://...") for instance.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def table(rows: Sequence[Mapping[str, Cell]]) -> str:
-    """Return rows as CSV, under the column names of the first row; see ``escape`` for texts that would be formulas."""
+    """Return rows as CSV with the column names of the first row, and ``escape`` all cells."""
     text, columns = io.StringIO(newline=""), list(rows[0]) if rows else []
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(escape, columns))
@@ -23,7 +23,7 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> str:
 
 
 def rows(lines: Iterable[str]) -> list[dict[str, str]]:
-    """Return the rows that ``table`` wrote, with each text as it was.
+    """Return the rows that ``table`` was given, with numbers as text.
 
     Raises:
         ValueError: if a row has more or fewer cells than there are columns.
@@ -34,7 +34,7 @@ def rows(lines: Iterable[str]) -> list[dict[str, str]]:
 
 
 def escape(cell: Cell) -> Cell:
-    """Put an apostrophe in front of a text that would be a formula; any other cell stays as it is."""
+    """Put an apostrophe in front of a text that would be a formula, and return any other cell unchanged."""
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 

@@ -1,4 +1,4 @@
-"""What the ranks of a run decide together, and how one of them knows that another is gone."""
+"""A maximum over the ranks that makes no rank wait for its GPU, and the detection of lost ranks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor, distributed
 
 
 def lost_rank(error: BaseException) -> bool:
-    """Whether an error says that another rank cannot be reached any more: what gloo and NCCL raise then."""
+    """Return whether gloo or NCCL raised an error because another rank cannot be reached."""
     by_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
     return by_gloo or isinstance(error, distributed.DistBackendError | distributed.DistNetworkError)
 
 
 @contextmanager
 def ending_with_launcher() -> Iterator[None]:
-    """End this rank if the rank 0 that started it is gone before the process group is initialized.
+    """End this rank if the rank 0 that started it ends before the process group is initialized.
 
-    Lightning starts the other ranks of a node from rank 0. If rank 0 is killed, each of them would wait for it for the
-    whole timeout, twice. SLURM and torchrun end the ranks that they have started themselves. Once the process group is
-    initialized, a rank notices the loss of another one by their connection, see ``lost_rank``.
+    Lightning starts the other ranks of a node from rank 0. If rank 0 is killed, each of them would wait for the whole
+    timeout, twice. SLURM and torchrun end the ranks that they have started. Once the process group is initialized, a
+    lost connection shows that a rank is lost, see ``lost_rank``.
     """
     launcher = os.environ.get(_LAUNCHER)
     if launcher and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -46,32 +46,32 @@ def _end_with(launcher: int) -> None:
         time.sleep(1)
 
 
-_LAUNCHER = "SUBNETS_LAUNCHER"  # in the environment of ranks: the id of the process that has started them
+_LAUNCHER = "SUBNETS_LAUNCHER"  # an environment variable of a rank: the id of the process that started it
 
 
 class DelayedAllReduceMax:
-    """The largest of the ranks' numbers, the same on all of them, a step late.
+    """The maximum of a number over all ranks, one step late.
 
-    A collective's result is on the device only when the device has come that far; who asks for it at once waits for
-    all that the device has still to do. So a step's numbers are asked for a step later, when they are there.
+    Reading the result of a collective makes the host wait until the device has finished all earlier work. So the result
+    of a step is read at the next step, when the device has finished it.
 
     Args:
-        device: that the ranks exchange tensors on.
-        ranks: of the run.
+        device: on which the ranks exchange tensors.
+        ranks: the number of ranks.
     """
 
     def __init__(self, device: torch.device, ranks: int) -> None:
         self.device, self.ranks = device, ranks
-        self._under_way: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, number: int) -> int:
-        """Hand in this step's number; the largest that the ranks handed in at the step before, or 0 at the first.
+        """Start the exchange of this step's number, and return the maximum of the step before; 0 at the first step.
 
-        With one rank there is nothing to wait for, and it is this step's.
+        With a single rank, return this step's number.
         """
         if self.ranks == 1:
             return number
-        agreed = self.last()
+        before = self.last()
         shared = torch.tensor([number], dtype=torch.int32)
         event = None
         if self.device.type == "cuda":
@@ -82,19 +82,19 @@ class DelayedAllReduceMax:
             event.record()
         else:
             distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
-        self._under_way = shared, event
-        return agreed
+        self._pending = shared, event
+        return before
 
     def last(self) -> int:
-        """What was agreed at the last exchange, waiting for it; 0 if that has been asked for."""
-        if self._under_way is None:
+        """Wait for the last exchange and return its maximum; 0 if it has been returned before."""
+        if self._pending is None:
             return 0
-        shared, event = self._under_way
-        self._under_way = None
+        shared, event = self._pending
+        self._pending = None
         if event is not None:
             event.synchronize()
         return int(shared)
 
     def now(self, number: int) -> int:
-        """The largest of the ranks' numbers, waiting for it; also of those that are under way."""
+        """Wait for the maximum of this number and of those of the exchange that is under way."""
         return max(self.exchange(number), self.last())

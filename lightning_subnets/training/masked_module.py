@@ -24,7 +24,7 @@ class MaskedModule(LightningModule, ABC):
         method: of the network.
         seed: of the weights and the scores.
         identity: the arguments that a checkpoint must agree on, as plain values.
-        optimizer: makes the optimizer from parameters.
+        optimizer: builds the optimizer from parameters.
         schedule: of the learning rate.
         known_digest: of the frozen weights, with the versions of the parameters that it was computed from.
     """
@@ -51,3 +51,10 @@ class MaskedModule(LightningModule, ABC):
             return self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         except ValueError as error:
             raise UserError(f"the optimizer cannot be built: {error}") from error
+
+
+def network_of(module: LightningModule) -> nn.Module:
+    """Return the network of a callback's module; Lightning does not type the attribute."""
+    network = module.network
+    assert isinstance(network, nn.Module)
+    return network

@@ -1,4 +1,4 @@
-"""The LightningModule: a masked network, its step, its metrics, and an optimizer over what the method trains."""
+"""The LightningModule: a masked network, its steps, its metrics, and its optimizer."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ class SubnetModule(MaskedModule):
     five largest logits.
 
     Args:
-        network: any torchvision or timm network, or one of ``lightning_subnets.networks``; plain, for it is masked
-            here, in place.
-        method: how the subnetwork is found.
-        weights: the distribution the weights are drawn from, see ``mask_``; null leaves them as they are.
+        network: any torchvision or timm network, or one of ``lightning_subnets.networks``, not masked. It is masked in
+            place.
+        method: that finds the subnetwork.
+        weights: the distribution to draw the weights from, see ``mask_``; null keeps the weights of the network.
         seed: of the weights and the scores.
-        optimizer: over the parameters that the method trains, and no others.
-        lr_batch_size: the optimizer's learning rate is for this many images a step and is scaled linearly to
-            the global batch, all processes and accumulation included (Goyal et al. 2017, section 2.1); null
-            takes the rate as it is.
-        schedule: of the learning rate by optimizer step: ``cosine`` falls to 0 at the last, ``constant`` stays.
-        warmup_epochs: epochs over which the rate rises linearly before that.
-        label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
-        channels_last: memory format of images and network, faster for convolutions on a GPU.
-        compile: compile the network by ``torch.compile``, which takes time when a run begins.
-        allow_collapse: train a network too in which no path is left from inputs to outputs.
+        optimizer: for the parameters that the method trains.
+        lr_batch_size: the images per step for which the optimizer's learning rate is given. The rate is scaled linearly
+            to the global batch, over all processes and accumulation (Goyal et al. 2017, section 2.1); null does not
+            scale it.
+        schedule: of the learning rate by optimizer step: ``cosine`` falls to 0 at the last step, ``constant`` stays.
+        warmup_epochs: epochs over which the rate rises linearly at first.
+        label_smoothing: the share of the target that is spread evenly over all classes, in [0, 1].
+        channels_last: the memory format of images and network, faster for convolutions on a GPU.
+        compile: compile the network with ``torch.compile``, which takes time at the start of a run.
+        allow_collapse: also train a network without a path from its inputs to its outputs.
 
     Raises:
         ValueError: if an argument is out of range, or the network cannot be masked.
@@ -88,7 +88,7 @@ class SubnetModule(MaskedModule):
             raise UserError(f"warmup_epochs = {warmup_epochs} is below 0")
         if lr_batch_size is not None and lr_batch_size < 1:
             raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
-        seed = int(seed)  # the parser's is of a type of its own, which a checkpoint would name
+        seed = int(seed)  # jsonargparse returns a subclass of int, which a checkpoint would name
         masking.install_masks_(network, method, weights=weights, seed=seed)
         self.network, self.method, self.seed = network, method, seed
         self.identity = {
@@ -108,28 +108,27 @@ class SubnetModule(MaskedModule):
         if compile:
             cached_weight.compile_(network, self._layers)
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
-        # Looking for NaN, to leave it out, would hide a diverged loss and make each step wait for the device.
+        # Ignoring NaN would hide a diverged loss, and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
-        self._chosen = False  # the masks that are chosen before training
+        self._pruned = False  # whether the method has pruned at initialization
         self._resumed: dict[str, Any] | None = None
-        self.known_digest: tuple[object, str] | None = None  # of the frozen weights, kept by checkpoint.py
+        self.known_digest: tuple[object, str] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        if self.network._compiled_call_impl:  # else each layer looks for itself
+        """Return the logits (batch, classes) of normalised images (batch, channels, height, width)."""
+        if self.network._compiled_call_impl:  # otherwise each layer refreshes its own cached weight
             cached_weight.refresh_(self._layers)
         output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
-        # GoogLeNet and Inception hand out their auxiliary classifiers too, while they train.
+        # In training, GoogLeNet and Inception also return the logits of their auxiliary classifiers.
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
 
     def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
-        """Call what torch.compile made, or is to make; where it cannot, that is a user's mistake."""
         try:
             return function(tensor)
         except BackendCompilerFailed as error:
-            what = f"torch.compile does not work here ({str(error).splitlines()[0]})"
-            raise UserError(f"{what}: set --model.compile=false") from error
+            reason = str(error).splitlines()[0]
+            raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
 
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.precision == "64-true":
@@ -143,30 +142,30 @@ class SubnetModule(MaskedModule):
         optimizer = self.build_optimizer()
         images = images_per_step(self.trainer)
         if images is None and (self.lr_batch_size or self.method.rerandomizes):
-            what = "lr_batch_size" if self.lr_batch_size else type(self.method).__name__
-            raise UserError(f"{what} counts images, and the data have no batch_size: give the data module one")
+            name = "lr_batch_size" if self.lr_batch_size else type(self.method).__name__
+            raise UserError(f"{name} counts images, and the data have no batch_size: give the data module one")
         if images and self.lr_batch_size:
             for group in optimizer.param_groups:
                 group["lr"] *= images / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches
         warmup = 0.0
         if self.warmup_epochs:
-            self.trainer.fit_loop.setup_data()  # or the batches of an epoch are not counted where steps end the run
+            self.trainer.fit_loop.setup_data()  # otherwise, with max_steps, the batches are not counted yet
             batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
             warmup = self.warmup_epochs * math.ceil(batches)
-        place: Callable[[int], float] = float
+        position: Callable[[int], float] = float
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, IterativePruning):
                 rounds = callback.schedule(self.trainer)
-                steps, place = rounds.steps, rounds.place
-        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(place(step), steps, warmup, self.schedule))
+                steps, position = rounds.steps, rounds.position
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(position(step), steps, warmup, self.schedule))
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Choose the masks that are chosen before training, unless they have been loaded."""
-        if not self._chosen:
-            self._chosen = True
+        """Let the method prune at initialization, unless masks have been loaded."""
+        if not self._pruned:
+            self._pruned = True
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
                 images = pruning_data(self.method, data, like=next(self.network.parameters()), seed=self.seed)
@@ -181,20 +180,20 @@ class SubnetModule(MaskedModule):
         if self._resumed is not None:
             resuming.restore_(self.trainer, self._resumed, self._train_metrics)
             self._resumed = None
-        # A checkpoint brings the options of its optimizer along; what counts are this run's config and global batch.
+        # This run's config and global batch set the optimizer's options, instead of the checkpoint.
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
         scheduler.base_lrs = [options["initial_lr"] for options in self._options]
         for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
             group.update(options, lr=options["initial_lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch))
 
     def unmask_(self) -> nn.Module:
-        """The network as a plain one, to evaluate it with other weights: nothing is masked or chosen any more."""
-        self._layers, self._chosen = [], True
+        """Remove the masks and return the network, to evaluate it with other weights."""
+        self._layers, self._pruned = [], True
         return masking.unmask_(self.network)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        # What a step draws, dropout for instance, is a function of its place in the run too.
+        # Then the random numbers of a step, for dropout for instance, depend only on its position in the run.
         torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
         try:
             logits = self(images)
@@ -219,7 +218,7 @@ class SubnetModule(MaskedModule):
         self._log_metrics("train")
 
     def on_validation_epoch_start(self) -> None:
-        # Where Lightning exchanges parameters for averaged or other processes' ones, it leaves no trace.
+        # Lightning may have replaced parameters, by their average for instance, without a new version of the tensors.
         cached_weight.invalidate_(self._layers)
 
     on_test_epoch_start = on_predict_epoch_start = on_train_end = on_fit_end = on_validation_epoch_start
@@ -242,11 +241,11 @@ class SubnetModule(MaskedModule):
         self._log_metrics("test")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Class probabilities (batch, classes)."""
+        """Return the class probabilities (batch, classes)."""
         return torch.stack([logits.softmax(dim=-1) for logits in self._logits(batch[0], batch_idx)]).mean(dim=0)
 
     def _logits(self, images: Tensor, batch_idx: int) -> Iterator[Tensor]:
-        """Of each pass that an evaluation is the mean of; what it draws is a function of its place too."""
+        """Yield the logits of each pass of an evaluation, with random numbers that depend only on the batch."""
         torch.manual_seed(seed_of(self.seed, batch_idx, self.global_rank))
         for _ in range(self.method.num_eval_passes):
             yield self(images)
@@ -260,7 +259,7 @@ class SubnetModule(MaskedModule):
             self._update(f"{stage}/top5", best.any(dim=1).float())
 
     def _update(self, name: str, values: Tensor) -> None:
-        """Take in one value a sample: torchmetrics 1.9 leaves weights out under ``nan_strategy="disable"``."""
+        """Add a value per sample, because torchmetrics 1.9 ignores weights with ``nan_strategy="disable"``."""
         metric = self.metrics[name]
         assert isinstance(metric, MeanMetric)
         metric.update(values)
@@ -288,8 +287,8 @@ class SubnetModule(MaskedModule):
         subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As any module's; masks that it brings are not chosen again."""
-        self._chosen = True
+        """Load the state, whose masks replace pruning at initialization."""
+        self._pruned = True
         return super().load_state_dict(*args, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

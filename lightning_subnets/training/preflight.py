@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything is written or a GPU touched."""
+"""Checks before training, before anything is written."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.checkpoint_schema import is_plain
+from lightning_subnets.training.lightning_internals import syncs_batchnorm
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.trial_pass import check_single_image, trial_pass
 
@@ -26,16 +27,15 @@ _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 
 
 def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | None) -> None:
-    """Check that network, data, optimizer and trainer fit each other.
+    """Check that network, data, optimizer, callbacks and trainer fit each other.
 
     Args:
-        data: the data to be trained on, where there is a data module.
+        module: to be trained.
+        trainer: of the run.
+        data: to train on; None if there is no data module.
 
     Raises:
-        ValueError: if the optimizer refuses its arguments; if the precision would round weights or scores; if a
-            callback does not work here, or does not fit the method, the number of epochs or another callback; if no
-            checkpoint can give back the method's identity; if the network cannot take the data's images, or cannot be
-            trained on their batch size; or if its number of outputs differs from the number of classes.
+        ValueError: if they do not fit. The message names the option to change.
     """
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
@@ -46,15 +46,15 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
             f"precision {trainer.precision} would round the weights and the scores, so small updates would be lost: "
             f"take {mixed}, or one of {', '.join(_PRECISIONS)}"
         )
-    if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
-        raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm computes on nothing else")
+    if syncs_batchnorm(trainer) and trainer.strategy.root_device.type == "cpu":
+        raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm has no other implementation")
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(trainer)
     if not is_plain(module.identity):
         name = type(module.method).__name__
         raise UserError(
-            f"{name}.identity() is {module.method.identity()!r:.200}, which no checkpoint can give back as it is: "
+            f"{name}.identity() is {module.method.identity()!r:.200}, which a checkpoint cannot hold: "
             "return numbers, strings, and lists and dicts of them"
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint as if the run had not stopped; with other ranks or batches, as nearly as can be."""
+"""Resume from a checkpoint to the bit, or, with other ranks or batch sizes, as nearly as possible."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from torchmetrics import MeanMetric
 
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.errors import UserError
+from lightning_subnets.training import lightning_internals as internals
 from lightning_subnets.training.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.training.checkpoint import whole_epochs
 
 
 def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
-    """Return what a checkpoint holds beside Lightning's own state.
+    """Return what a checkpoint needs beyond Lightning's own state.
 
-    These are the batch size, ranks and accumulation of a step, the epoch's metrics so far, and whether a callback has
-    ended the run.
+    These are the ranks, batch size and accumulation of a step, the epoch's metrics so far (ranks, 2 x metrics), and
+    whether a callback has ended the run.
     """
-    sums = _of_all_ranks(_sums(metrics), trainer.world_size)
-    return {**_make_up(trainer), "metrics": sums, "should_stop": trainer.should_stop}
+    sums = torch.stack([value for metric in metrics for value in (metric.mean_value, metric.weight)])
+    of_ranks = [sums]
+    if trainer.world_size > 1:
+        of_ranks = [torch.empty_like(sums) for _ in range(trainer.world_size)]
+        distributed.all_gather(of_ranks, sums)
+    return {**_layout(trainer), "metrics": torch.stack(of_ranks).cpu(), "should_stop": trainer.should_stop}
 
 
 def correct_progress_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Correct the progress counters of a checkpoint before Lightning loads them.
 
-    Lightning 2.6 resumes every run that has a ``max_steps`` as if its checkpoint were within an epoch, and it counts an
-    epoch that ``max_steps`` or a callback cut short as complete. Here such an epoch is resumed if the run has steps
-    left now. If a callback ended the run, early stopping for instance, the run stays ended in its own directory, and
-    another run can begin from its checkpoint.
+    Lightning counts an epoch that ``max_steps`` or a callback cut short as complete. Here such an epoch is resumed if
+    the run has steps left now. If a callback ended the run, early stopping for instance, the run stays ended in its own
+    directory, and another run can begin from its checkpoint.
     """
-    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    internals.resume_within_epochs_only(trainer)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     own = any(isinstance(c, LastCheckpoint) and c.best_model_path == str(trainer.ckpt_path) for c in callbacks)
     trainer.should_stop = own and checkpoint["run"]["should_stop"]
@@ -49,10 +53,13 @@ def correct_progress_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric]) -> None:
-    """Take up what ``state`` saved, when training starts.
+    """Restore what ``state`` saved, when training starts.
 
-    If as many ranks go on with as many images each, they do what they would have done, to the bit. If not, the epoch
-    goes on with the samples that nobody has seen, the learning rate at the same share of the run, and a line says so.
+    With the same number of ranks and images per rank, the run continues to the bit. Otherwise the rest of the epoch has
+    the samples that no rank has seen, the learning rate continues at the same share of the run, and a line says so.
+
+    Raises:
+        ValueError: if the saved metrics do not have the shape of this run's.
     """
     sums = saved["metrics"]
     if sums.shape != (saved["ranks"], 2 * len(metrics)) or not sums.is_floating_point():
@@ -62,31 +69,20 @@ def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
             _set_sums_(metrics, sums[trainer.global_rank])
         elif trainer.is_global_zero:
             _set_sums_(metrics, sums.sum(dim=0))
-        _count_once_(trainer)
-    before, now = {key: saved[key] for key in _make_up(trainer)}, _make_up(trainer)
+        internals.count_last_step_once(trainer)
+    before, now = {key: saved[key] for key in _layout(trainer)}, _layout(trainer)
     if before != now:
         _convert_(trainer)
         if trainer.is_global_zero:
             print(
-                f"going on at step {trainer.global_step} with {_in_words(now)}, instead of {_in_words(before)}; "
-                "the rest of the epoch holds what it would have held, the learning rate is that of the same share of "
-                "the run, and the scores will not be those of an uninterrupted run to the bit",
+                f"resuming at step {trainer.global_step} with {_in_words(now)}, instead of {_in_words(before)}; "
+                "the rest of the epoch has the samples that it would have had, the learning rate is that of the same "
+                "share of the run, and the scores will not be those of an uninterrupted run to the bit",
                 file=sys.stderr,
             )
 
 
-def _count_once_(trainer: Trainer) -> None:
-    """Keep Lightning from counting twice the last step of an epoch that was cut short.
-
-    Lightning skips the validation that came after that step, and then counts the step again.
-    """
-    loop = trainer.fit_loop.epoch_loop
-    assert trainer.fit_loop._data_fetcher is not None
-    if loop.restarted_on_last and loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
-        loop._batches_that_stepped = min(loop._batches_that_stepped, trainer.global_step - 1)
-
-
-def _make_up(trainer: Trainer) -> dict[str, int | None]:
+def _layout(trainer: Trainer) -> dict[str, int | None]:
     batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
     return {
         "ranks": trainer.world_size,
@@ -96,22 +92,20 @@ def _make_up(trainer: Trainer) -> dict[str, int | None]:
     }
 
 
-def _in_words(make_up: dict[str, int | None]) -> str:
-    ranks, batch_size, accumulate = make_up["ranks"], make_up["batch_size"], make_up["accumulate"]
+def _in_words(layout: dict[str, int | None]) -> str:
+    ranks, batch_size, accumulate = layout["ranks"], layout["batch_size"], layout["accumulate"]
     times = f" x {accumulate} batches" if accumulate != 1 else ""
-    return f"{ranks} x {batch_size or 'any number of'} images{times} a step, {make_up['batches']} batches an epoch"
+    return f"{ranks} x {batch_size or 'any number of'} images{times} a step, {layout['batches']} batches an epoch"
 
 
 def _convert_(trainer: Trainer) -> None:
-    """Say where in the run it is, in the steps that there are now."""
-    loop: Any
+    """Convert the position in the run to the steps that an epoch has now."""
     loop, batches = trainer.fit_loop, trainer.num_training_batches
     done = 0
     if loop.restarted_mid_epoch:
-        assert loop._combined_loader is not None
-        (loader,) = loop._combined_loader.flattened
+        (loader,) = internals.train_loaders(trainer)
         if isinstance(loader, EpochLoader):
-            # One at least is left, or Lightning would begin the epoch again.
+            # At least one batch has to be left, or Lightning would begin the epoch again.
             done = int(batches) - max(1, loader.remaining(int(batches)))
             current = loop.epoch_loop.batch_progress.current
             shift = done - current.ready
@@ -119,27 +113,15 @@ def _convert_(trainer: Trainer) -> None:
                 setattr(current, key, getattr(current, key) + shift)
     accumulate, epochs = trainer.accumulate_grad_batches, trainer.max_epochs or -1
     steps = math.ceil(batches / accumulate)
-    if epochs > 0 and not 0 <= trainer.max_steps < epochs * steps:  # else the run is counted in steps, as before
+    ends_by_steps = 0 <= trainer.max_steps < epochs * steps  # then the schedule counts steps, as before
+    if epochs > 0 and not ends_by_steps:
         position = loop.epoch_progress.current.processed * steps + done // accumulate
         for config in trainer.lr_scheduler_configs:
             config.scheduler.last_epoch = position
-
-
-def _sums(metrics: list[MeanMetric]) -> Tensor:
-    return torch.stack([value for metric in metrics for value in (metric.mean_value, metric.weight)])
 
 
 def _set_sums_(metrics: list[MeanMetric], sums: Tensor) -> None:
     for metric, (mean_value, weight) in zip(metrics, sums.view(-1, 2), strict=True):
         metric.mean_value.copy_(mean_value)
         metric.weight.copy_(weight)
-        metric._update_count = 1  # or torchmetrics takes it for one that has seen nothing
-
-
-def _of_all_ranks(values: Tensor, ranks: int) -> Tensor:
-    """The values of each rank: (ranks, values), on the CPU."""
-    if ranks == 1:
-        return values[None].cpu()
-    everyone = [torch.empty_like(values) for _ in range(ranks)]
-    distributed.all_gather(everyone, values)
-    return torch.stack(everyone).cpu()
+        metric._update_count = 1  # otherwise torchmetrics warns that the metric is empty

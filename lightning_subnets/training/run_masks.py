@@ -1,4 +1,4 @@
-"""The masks of a run, from its checkpoint or its ``.subnet`` file."""
+"""Masks from a run's checkpoint or ``.subnet`` file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def read_masks(path: str, network: nn.Module) -> dict[str, Tensor]:
     """Return the masks of a checkpoint or of a ``.subnet`` file.
 
     Args:
-        network: plain, built as that of the file; it stays as it is.
+        path: of the file.
+        network: not masked, built like the network in the file; it is not changed.
 
     Raises:
         ValueError: if the file cannot be read, or a checkpoint is of another network, or of a method that this package
@@ -34,11 +35,11 @@ def read_masks(path: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
-    """Return the masks that a checkpoint's run has.
+    """Return the masks in a checkpoint.
 
     Args:
         content: of the checkpoint, see ``checkpoint.read``.
-        network: plain, built as that of the run; it stays as it is.
+        network: not masked, built like the network of the run; it is not changed.
 
     Raises:
         ValueError: if the run is of another network, or of a method that this package does not have.
@@ -49,7 +50,7 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
         for key, value in content["state_dict"].items()
         if key.endswith(".scores") and value.dtype == torch.bool
     }
-    if chosen:  # before training: they are there as they are
+    if chosen:  # the method prunes at initialization, so the scores are the masks
         return chosen
     twin = copy.deepcopy(network)
     masking.install_masks_(twin, _method(identity), weights=identity["weights"], seed=identity["seed"])
@@ -74,7 +75,7 @@ def _method(identity: Mapping[str, Any]) -> Method:
             TypeAdapter(types[key]).validate_python(arguments[key], strict=True)
         method: Method = kind(**arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"the checkpoint is of a {name} that cannot be: {first_mistake(error)}") from error
+        raise UserError(f"the checkpoint has an invalid {name}: {first_mistake(error)}") from error
     if missing := method.identity().keys() - arguments.keys():
-        raise UserError(f"the checkpoint is of a {name} without {min(missing)}: it is damaged or of another version")
+        raise UserError(f"the checkpoint has a {name} without {min(missing)}: it is damaged or of another version")
     return method

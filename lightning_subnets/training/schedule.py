@@ -9,15 +9,16 @@ Schedule = Literal["cosine", "constant"]
 
 
 def learning_rate_factor(step: float, steps: float, warmup: float, schedule: Schedule) -> float:
-    """The share of the learning rate used at an optimizer step.
+    """Return the factor of the learning rate at an optimizer step.
 
     Linear warm-up: (t + 1) / W for t < W. Then cosine: (1 + cos(pi (t - W) / (T - W))) / 2, which is 0 at
     t = T, after the last step; or constant: 1.
 
     Args:
-        step: t, the number of steps taken before.
-        steps: T, of the whole run.
-        warmup: W, steps of warm-up.
+        step: t, the number of steps done.
+        steps: T, the steps of the whole run.
+        warmup: W, the steps of warm-up.
+        schedule: after the warm-up.
     Source: Loshchilov and Hutter 2017, Eq. 5; Goyal et al. 2017, section 2.2.
     """
     if step < warmup:
@@ -28,24 +29,27 @@ def learning_rate_factor(step: float, steps: float, warmup: float, schedule: Sch
 
 
 class Rounds(NamedTuple):
-    """Trainings of one network after each other, which all follow one schedule.
+    """Rounds of training that all follow one schedule.
 
     Attributes:
-        steps: T, of the first, which follows it from 0 to T.
-        later: steps of each of the others.
-        start: where the others begin in the schedule, whose end they may go beyond.
+        steps: T, the steps of the first round, which follows the schedule from 0 to T.
+        later: the steps of each later round.
+        start: the position in the schedule at which later rounds start; they may pass its end.
     """
 
     steps: int
     later: int
     start: float
 
-    def place(self, step: int) -> float:
-        """Where in the schedule an optimizer step of the run is."""
+    def position(self, step: int) -> float:
+        """Return the position in the schedule of an optimizer step of the run."""
         return step if step < self.steps else self.start + (step - self.steps) % self.later
 
 
 def images_per_step(trainer: Any) -> int | None:
-    """Return the images of an optimizer step, over all processes and accumulated batches; None without batch_size."""
+    """Return the number of images in an optimizer step, over all ranks and accumulated batches.
+
+    None if the data module has no ``batch_size``.
+    """
     images: int | None = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
     return images and images * trainer.world_size * trainer.accumulate_grad_batches

@@ -1,4 +1,4 @@
-"""What the schemas of checkpoints, configs, summaries and results have in common."""
+"""The common parts of the schemas of checkpoints, configs, summaries and results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Strict(BaseModel):
-    """A schema that converts no value: each one is used as it stands in the file."""
+    """A schema that accepts values of the exact type and converts none."""
 
     model_config = ConfigDict(strict=True)
 

@@ -1,7 +1,7 @@
-"""Read torch's files without trusting them: no code in a file is run, and it takes memory in proportion to its size.
+"""Reader of torch files from strangers: it runs no code, and its memory is bounded by the size of the file.
 
-``torch.load(weights_only=True)`` runs no code from a file. But it does not compare checksums, and a small file can make
-it allocate much memory: by a compressed record, by ``bytearray(10**11)``, or by a dict that is copied a thousand times.
+``torch.load(weights_only=True)`` runs no code either. But it does not compare checksums, and a small file can make it
+allocate much memory with a compressed record, with ``bytearray(10**11)``, or with a dict that is copied many times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DTYPES = {
     "Byte": torch.uint8,
     "Bool": torch.bool,
 }
-DEEPEST = 64  # levels of dicts and lists in each other; an optimizer's state has 5
+DEEPEST = 64  # levels of nested dicts and lists; an optimizer's state has 5
 
 
 class ForeignError(UserError):
@@ -44,8 +44,8 @@ def read(file: BinaryIO, *, unzipped: bool = False) -> Any:
     Every record is compared with its CRC-32 first, so a single changed bit is an error.
 
     Args:
-        file: at its beginning.
-        unzipped: also take the form that torch wrote until 1.5, which has no checksums.
+        file: at its start.
+        unzipped: also accept the format of torch up to 1.5, which has no checksums.
 
     Raises:
         ForeignError: if the file holds more than tensors and plain values.
@@ -62,9 +62,9 @@ def read(file: BinaryIO, *, unzipped: bool = False) -> Any:
             _check_calls(file)
         size = file.tell()
     else:
-        raise zipfile.BadZipFile("it is no archive")
+        raise zipfile.BadZipFile("it is not a zip archive")
     file.seek(0)
-    with warnings.catch_warnings(action="ignore"):  # about what torch reads, or refuses
+    with warnings.catch_warnings(action="ignore"):
         content = torch.load(file, map_location="cpu", weights_only=True)
     _check_tree_(content, most=4 * size)
     return content
@@ -102,12 +102,12 @@ def _offset(entry: zipfile.ZipInfo, file: BinaryIO) -> int:
 
 
 def _check_calls(file: BinaryIO | BytesIO) -> None:
-    """Check what a pickle would call, without running it.
+    """Check what a pickle would call, without running the pickle.
 
     Raises:
-        ForeignError: if it would call something that is not harmless.
-        ValueError: if it would call something on a value from elsewhere in the pickle. Then a few bytes could copy a
-            dict a thousand times; torch writes each argument at the call.
+        ForeignError: if it would call a function that is not in ``_HARMLESS``.
+        ValueError: if it would call a function on an argument that is not written at the call, as torch writes it. A
+            reference to an argument would let a few bytes copy a large dict a thousand times.
     """
     last, before = "", ""
     for opcode, argument, _ in pickletools.genops(file):
@@ -124,11 +124,11 @@ def _check_calls(file: BinaryIO | BytesIO) -> None:
 
 
 def _check_tree_(content: Any, *, most: int) -> None:
-    """Check that all values are plain and form a tree, and clear the attributes of dicts, which might hide methods.
+    """Check that all values are plain and form a tree, and clear the attributes of dicts, which could shadow methods.
 
     Args:
         content: of a file.
-        most: values that a file of this size can hold without repeating any.
+        most: the number of values that a file of this size can hold without repeating any.
 
     Raises:
         ValueError: if a value is not plain, or the tree has too many levels or values.

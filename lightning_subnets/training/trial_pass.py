@@ -1,4 +1,4 @@
-"""A forward pass before training, which leaves no trace."""
+"""A forward pass before training that restores what it changes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def check_single_image(module: MaskedModule, image: Tensor, why: str) -> None:
     It cannot if a batch norm gets only one value a channel, which has no variance.
 
     Args:
-        module: with the network.
+        module: of the network.
         image: (1, channels, height, width), on the module's device.
-        why: what makes a batch of one image, to begin the error with.
+        why: the reason for a batch of one image, at the start of the error message.
 
     Raises:
         ValueError: if the network cannot be trained on the image.
@@ -46,7 +46,7 @@ def trial_pass(network: nn.Module, *, training: bool) -> Iterator[None]:
     with torch.no_grad(), torch.random.fork_rng(devices):
         try:
             network.train(training)
-            with torch.compiler.set_stance("force_eager"):  # one image is not worth compiling for
+            with torch.compiler.set_stance("force_eager"):  # compiling would take longer than the pass
                 yield
         finally:
             for module, was_training in modes:

@@ -26,12 +26,9 @@ _CONTEXT.set_forkserver_preload(["pytest", "lightning_subnets.commands.cli"])
 
 
 def on_ranks(function: Callable[..., Any], *arguments: Any, ranks: int = 2, limit: float = 60.0) -> list[Any]:
-    """What a function returns on each of these ranks, to which a Trainer that it builds belongs.
+    """Return what a function returns on each rank; a Trainer that it builds belongs to these ranks.
 
     An error of a rank is an AssertionError with its traceback. Warnings are errors there too.
-
-    Args:
-        limit: in seconds.
     """
     port, pipes, processes = free_port(), [], []
     for rank in range(ranks):
@@ -90,7 +87,7 @@ def _run(
 
 
 def trainer(**options: Any) -> Trainer:
-    """A Trainer of all ranks on the CPU, silent, that keeps nothing."""
+    """Return a Trainer of all ranks on the CPU that prints and saves nothing."""
     strategies.register()
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
@@ -106,7 +103,7 @@ def trainer(**options: Any) -> Trainer:
 
 
 def bytes_sent() -> int:
-    """What this process has sent through the sockets it has open, by the kernel's count: all of gloo's, DDP's too."""
+    """Return the bytes that this process has sent through its open sockets, by the kernel's count."""
     total = 0
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:

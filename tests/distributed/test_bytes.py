@@ -1,4 +1,4 @@
-"""What ranks send each other, counted by the kernel: the scores' gradients, and hardly anything else."""
+"""The bytes that ranks send each other, by the kernel's count: the gradients of the scores and little else."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.training import strategies
 from lightning_subnets.training.module import SubnetModule
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes of a connection")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes of a connection"),
+]
 
 WEIGHTS = 64 * 9 + 64 * 256 + 1024 * 10  # 109 kB
 NORMS = 2 * (64 + 256)  # 2.6 kB
-# Gloo adds some bytes to each message. Beside the gradients, a step has the loss that is logged and the question
-# whether a signal has come.
+# Gloo adds some bytes to each message. A step also sends the logged loss and the requests to stop.
 SMALL = 2000
 
 

@@ -1,4 +1,4 @@
-"""Gradients come to DistributedDataParallel laid out like the parameters they are for."""
+"""Gradients have the strides of their parameters, as DistributedDataParallel expects."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.method import ScoredLayer
 from lightning_subnets.training.module import SubnetModule
+
+pytestmark = pytest.mark.thorough
 
 
 class LearnedWeights(ls.Method):
@@ -32,7 +34,7 @@ class LearnedWeights(ls.Method):
 
 
 def train(method: ls.Method) -> None:
-    """Steps in channels_last, the warnings of torch being errors."""
+    """Take steps in channels_last, where each warning is an error."""
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 8, 1)
     )
@@ -43,7 +45,7 @@ def train(method: ls.Method) -> None:
     trainer(max_steps=2).fit(module, datamodule=Digits())
 
 
-# By each in processes of its own: torch warns once.
+# Each in its own processes, because torch warns once.
 @pytest.mark.parametrize("method", [ls.EdgePopup(0.5), LearnedWeights(), ls.Dense()], ids=lambda m: type(m).__name__)
 def test_1x1_convolutions_train_in_channels_last_without_a_warning_of_other_strides(method: ls.Method) -> None:
     on_ranks(train, method)

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from rank_processes import on_ranks, trainer
 from torch import Tensor, distributed, nn
@@ -17,22 +18,24 @@ from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit
 from lightning_subnets.training.module import SubnetModule
 
+pytestmark = pytest.mark.thorough
+
 sys.path.append(str(Path(__file__).parents[1] / "methods"))  # of the ranks' processes too
 
 
 def fingerprints_of_rows() -> dict[str, dict[str, int]]:
-    """Of each row of the table what a rank holds after two steps on its own images."""
+    """Return the fingerprints on a rank after two steps on its own images, by row of the table."""
     from table import EVERY
 
     found, environment = {}, dict(os.environ)
     for row in EVERY:
-        os.environ |= environment  # a fit clears it of what makes this process a rank
+        os.environ |= environment  # a fit removes the variables that make this process a rank
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
         module = SubnetModule(
             network, row(), weights="kaiming_normal", optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1)
         )
-        # 128 images a step of both, so that weights are drawn again where the method does so.
+        # 128 images per step over both ranks, so that methods that draw weights again do so.
         trainer(max_steps=2, limit_val_batches=0).fit(module, datamodule=Digits(batch_size=64))
         found[str(row)] = {name: int(value) for name, value in fingerprints(network).items()}
     return found
@@ -54,7 +57,7 @@ def mask_of_rank() -> list[list[bool]]:
     return masks
 
 
-def test_where_a_choice_comes_out_differently_the_first_ranks_counts() -> None:
+def test_if_ranks_choose_different_masks_all_use_those_of_rank_0() -> None:
     first, second = on_ranks(mask_of_rank)
     assert first == second == [[True, False] * 32] * 10
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rank_processes import on_ranks, trainer
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_subnets as ls
 from lightning_subnets.training.module import SubnetModule
+
+pytestmark = pytest.mark.thorough
 
 COUNT = 200
 
@@ -34,7 +37,7 @@ class Watch(Callback):
 
 
 def samples_of(folder: Path, shuffle: bool, stop: int, resumes: bool) -> list[int]:
-    """The samples that this rank sees in two epochs."""
+    """Return the samples that this rank sees in two epochs."""
     data = TensorDataset(torch.arange(float(COUNT))[:, None].expand(-1, 3), torch.arange(COUNT) % 10)
     loader: DataLoader[Any] = DataLoader(data, 8, shuffle=shuffle)
     network = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10))

@@ -1,9 +1,10 @@
-"""The ranks of a run that prunes and rewinds do both alike."""
+"""All ranks prune the same weights and rewind to the same values."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rank_processes import on_ranks, trainer
@@ -13,6 +14,8 @@ import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import IterativePruning
 from lightning_subnets.training.module import SubnetModule
+
+pytestmark = pytest.mark.thorough
 
 State = dict[str, Tensor]
 

@@ -1,4 +1,4 @@
-"""The ranks of a run hold the same network, or the run stops and says which rank does not, and where."""
+"""The ranks of a run hold the same network, or the run stops and names the rank and the layers that differ."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def module(method: ls.Method | None = None) -> SubnetModule:
 
 
 def averaged(folder: Path) -> list[str]:
-    """What differs on this rank between the network that an averaged run ends with and that in its checkpoint."""
+    """Return the keys that differ between the final network of an averaged run and its checkpoint."""
     network, keep = module(), ModelCheckpoint(folder, filename="run", save_on_train_epoch_end=True)
     options: dict[str, Any] = {"callbacks": [EMAWeightAveraging(decay=0.9), keep], "enable_checkpointing": True}
     trainer(limit_train_batches=5, limit_val_batches=0, **options).fit(network, datamodule=Digits(batch_size=32))
@@ -42,12 +42,13 @@ def averaged(folder: Path) -> list[str]:
     return [key for key in saved if not torch.equal(saved[key], ended[key])]
 
 
+@pytest.mark.thorough
 def test_an_average_ends_on_all_ranks_as_the_network_in_the_checkpoint(tmp_path: Path) -> None:
     assert on_ranks(averaged, tmp_path) == [[], []]
 
 
 def ending(fit: Trainer, of: SubnetModule) -> str:
-    """How a fit ends on this rank, and what it says."""
+    """Return how a fit ends on this rank, and what it prints."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:
@@ -58,7 +59,7 @@ def ending(fit: Trainer, of: SubnetModule) -> str:
 
 
 class Tampering(Callback):
-    """Changes one number of rank 1: before training, or after a step."""
+    """Changes one number on rank 1, before training or after a step."""
 
     def __init__(self, parameter: str, step: int) -> None:
         self.parameter, self.step = parameter, step
@@ -83,7 +84,10 @@ def train_tampered(parameter: str, step: int, folder: Path) -> str:
     return ending(fit, module())
 
 
-@pytest.mark.parametrize(("parameter", "what"), [("4.scores", "scores, mask"), ("0.weight", "weight")])
+@pytest.mark.parametrize(
+    ("parameter", "what"),
+    [("4.scores", "scores, mask"), pytest.param("0.weight", "weight", marks=pytest.mark.thorough)],
+)
 def test_ranks_that_differ_at_the_start_stop(parameter: str, what: str, tmp_path: Path) -> None:
     first, second = on_ranks(train_tampered, parameter, 0, tmp_path)
     assert f"not hold the same network at step 0: rank 1 differs in {parameter[0]} ({what}). All need" in first
@@ -92,6 +96,7 @@ def test_ranks_that_differ_at_the_start_stop(parameter: str, what: str, tmp_path
     assert not list(tmp_path.glob("*.ckpt"))
 
 
+@pytest.mark.thorough
 def test_ranks_that_differ_at_a_checkpoint_stop_and_leave_the_last_good_one(tmp_path: Path) -> None:
     message, *others = on_ranks(train_tampered, "0.scores", 3, tmp_path, ranks=3)
     assert "at step 4: rank 1 differs in 0 (scores, mask). All need" in message
@@ -121,6 +126,7 @@ def train_scored_by_data(reduced: bool) -> str:
     return ending(trainer(max_steps=2), scored)
 
 
+@pytest.mark.thorough
 def test_a_method_that_scores_on_each_rank_s_own_data_is_caught_at_the_start() -> None:
     alone, _ = on_ranks(train_scored_by_data, False)
     assert "at step 0: rank 1 differs in 1 (scores, mask)" in alone
@@ -136,6 +142,7 @@ def train_with_other_versions() -> str:
     return ending(fit, module())
 
 
+@pytest.mark.thorough
 def test_ranks_of_other_versions_stop() -> None:
     message, other = on_ranks(train_with_other_versions)
     assert "rank 1 on " in message
@@ -157,7 +164,7 @@ def test_the_roll_call_is_one_line_however_many_nodes_there_are(nodes: list[tupl
 
 
 class Norms(Callback):
-    """Keeps what a norm has gathered: after each step, before and in an evaluation, in and after a checkpoint."""
+    """Keeps the statistics of a norm: after each step, before and in an evaluation, in and after a checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.seen = path, dict[str, list[Tensor]]()
@@ -190,7 +197,7 @@ def train_with_norms(path: Path) -> dict[str, list[Tensor]]:
     return norms.seen
 
 
-def test_statistics_of_norms_are_local_in_training_and_averaged_where_they_are_read(tmp_path: Path) -> None:
+def test_statistics_of_norms_are_local_in_training_and_averaged_before_they_are_read(tmp_path: Path) -> None:
     one, two = on_ranks(train_with_norms, tmp_path / "run.ckpt")
     for name in ("step 1", "step 2", "step 3", "before", "step 4", "step 5"):
         assert not torch.equal(one[name][0], two[name][0]), name
@@ -203,7 +210,7 @@ def test_statistics_of_norms_are_local_in_training_and_averaged_where_they_are_r
     assert [rank["end"][2].item() for rank in (one, two)] == [5, 5]
 
 
-def test_sync_batchnorm_is_one_line_that_leaves_masks_and_what_is_trained_alone() -> None:
+def test_sync_batchnorm_changes_neither_masks_nor_gradients() -> None:
     plain, synced = module(), module()
     # What Trainer(sync_batchnorm=True) does before training and after it; DDP wants a GPU for what is between.
     for change, norm in ((TorchSyncBatchNorm().apply, nn.SyncBatchNorm), (TorchSyncBatchNorm().revert, _BatchNorm)):
@@ -223,9 +230,10 @@ def train_dense() -> str:
     return ending(trainer(max_steps=3), module(ls.Dense()))
 
 
+@pytest.mark.thorough
 def test_ranks_of_a_dense_network_agree_too() -> None:
     assert on_ranks(train_dense)[0].startswith("2 processes")
 
 
-def test_a_single_rank_is_told_nothing() -> None:
+def test_a_single_rank_prints_nothing() -> None:
     assert on_ranks(train_dense, ranks=1) == [""]

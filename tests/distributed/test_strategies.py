@@ -1,4 +1,4 @@
-"""Several devices or nodes train by DDP as this package wants it, without being told."""
+"""Several devices or nodes train with this package's DDP options by default."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import lightning_subnets as ls
 from lightning_subnets.commands import cli
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.module import SubnetModule
+
+pytestmark = pytest.mark.thorough
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
@@ -47,7 +49,7 @@ def run_by_command(nodes: int) -> str:
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_the_command_takes_it_on_one_node_and_on_two(nodes: int) -> None:
+def test_the_command_uses_them_on_one_node_and_on_two(nodes: int) -> None:
     first, second = on_ranks(run_by_command, nodes)
     assert "2 processes: " in first
     assert "by DDP" in first
@@ -55,7 +57,7 @@ def test_the_command_takes_it_on_one_node_and_on_two(nodes: int) -> None:
 
 
 class WithAnAuxiliaryClassifier(nn.Sequential):
-    """Of whose loss nothing is made, as of GoogLeNet's."""
+    """Has parameters without a gradient, as GoogLeNet has."""
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, 10))
@@ -75,6 +77,6 @@ def fit_in_part(strategy: str) -> str:
     return "trained"
 
 
-def test_a_network_of_which_a_part_has_no_gradient_trains_by_a_strategy_that_the_error_names() -> None:
+def test_parameters_without_a_gradient_need_a_strategy_that_the_error_names() -> None:
     assert all("ddp_find_unused_parameters_true" in error for error in on_ranks(fit_in_part, "auto"))
     assert on_ranks(fit_in_part, "ddp_find_unused_parameters_true") == ["trained", "trained"]

@@ -190,9 +190,9 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 @pytest.mark.parametrize(
     ("average", "method"),
     [
-        *((average, "EdgePopup") for average in AVERAGES),
-        ("mean", "SNIP"),
-        *(("EMA", method) for method in ("IteRand", "SNIP", "Dense")),
+        ("EMA", "EdgePopup"),
+        *(pytest.param(average, "EdgePopup", marks=pytest.mark.thorough) for average in AVERAGES if average != "EMA"),
+        *(pytest.param("EMA", method, marks=pytest.mark.thorough) for method in ("IteRand", "SNIP", "Dense")),
     ],
 )
 def test_a_run_ends_as_the_network_in_its_checkpoint_and_so_does_one_that_is_stopped_and_resumed(
@@ -222,8 +222,9 @@ def test_a_run_ends_as_the_network_in_its_checkpoint_and_so_does_one_that_is_sto
 @pytest.mark.parametrize(
     ("decay", "method"),
     [
-        *((0.9, method) for method in ("EdgePopup", "IteRand", "SNIP", "Dense")),
-        *((decay, "EdgePopup") for decay in (0.1, 0.7, 0.999)),
+        (0.9, "EdgePopup"),
+        *(pytest.param(0.9, method, marks=pytest.mark.thorough) for method in ("IteRand", "SNIP", "Dense")),
+        pytest.param(0.7, "EdgePopup", marks=pytest.mark.thorough),
     ],
 )
 def test_what_is_trained_is_averaged_and_what_is_frozen_is_what_it_would_be(
@@ -301,6 +302,7 @@ def test_a_run_with_an_average_is_not_resumed_without(tmp_path: Path) -> None:
         fit(with_norms("EdgePopup"), tmp_path, resume=True)
 
 
+@pytest.mark.thorough
 def test_the_summary_of_an_averaged_run_is_of_its_checkpoint_and_of_the_file_exported_from_it(tmp_path: Path) -> None:
     average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
     options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
@@ -330,7 +332,7 @@ def test_the_summary_of_an_averaged_run_is_of_its_checkpoint_and_of_the_file_exp
     assert {key for key in summary if summary[key] != again[key]} <= {"finished", "seconds"}
 
 
-@pytest.mark.parametrize("name", ["EMA", "EMA of parameters", "mean"])
+@pytest.mark.parametrize("name", ["EMA", pytest.param("mean", marks=pytest.mark.thorough)])
 def test_a_checkpoint_of_weights_alone_is_of_the_average_as_the_whole_one_is(name: str, tmp_path: Path) -> None:
     alone = ModelCheckpoint(tmp_path / "alone", save_weights_only=True, monitor="val/accuracy", save_top_k=-1)
     whole = ModelCheckpoint(tmp_path / "whole", monitor="val/accuracy", mode="max", save_top_k=-1)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and that it goes back into the run it is of, and into no other."""
+"""The content of a checkpoint, and the refusal of a checkpoint of another run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_the_seed_does_not_give_is_in_the_checkpoint(kept: dict[str, Any], 
     assert all(torch.equal(value, restored.state_dict()[key]) for key, value in module.state_dict().items())
 
 
-def test_weights_that_are_not_the_seeds_any_more_are_refused(tmp_path: Path) -> None:
+def test_frozen_weights_that_have_changed_are_refused(tmp_path: Path) -> None:
     module, path = small_module(), tmp_path / "run.ckpt"
     saved(module, path)
     trainer = trainer_of(tmp_path)

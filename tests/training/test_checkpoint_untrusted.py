@@ -78,7 +78,7 @@ def same(ours: Any, theirs: Any) -> bool:
     return type(ours) is type(theirs) and bool(ours == theirs)
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [100, pytest.param(5000, marks=pytest.mark.long)])
 def test_a_bit_that_has_changed_is_refused_or_changes_nothing(count: int, whole: Path, tmp_path: Path) -> None:
     content, bytes_, path = checkpoint.read(whole), whole.read_bytes(), tmp_path / "flipped.ckpt"
     rng, refused = np.random.default_rng(0), 0
@@ -184,7 +184,10 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.filterwarnings("ignore")  # a number that can be is taken, and Lightning may warn of what follows
-@pytest.mark.parametrize(("count", "fits"), [(300, 5), pytest.param(10**6, 10**6, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("count", "fits"),
+    [(100, 1), pytest.param(300, 5, marks=pytest.mark.thorough), pytest.param(10**6, 10**6, marks=pytest.mark.long)],
+)
 def test_a_value_of_another_kind_anywhere_is_one_error_or_a_run_like_any_other(
     count: int, fits: int, whole: Path, tmp_path: Path
 ) -> None:
@@ -218,12 +221,15 @@ def test_a_value_of_another_kind_anywhere_is_one_error_or_a_run_like_any_other(
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("state_dict",), 5),
-        (("subnet", "method"), "__all__"),
         (("subnet", "network"), "\x1b[2J\nerror: all is lost"),
-        (("optimizer_states",), []),
-        (("state_dict", "network.features.0.scores"), torch.zeros(64, 1, 3, 3, dtype=torch.complex64)),
-        (("state_dict", "network.features.0.scores"), torch.zeros(64, 1, 3, 3, dtype=torch.int32)),
+        *(
+            pytest.param(place, value, marks=pytest.mark.thorough)
+            for place, value in [
+                (("subnet", "method"), "__all__"),
+                (("optimizer_states",), []),
+                (("state_dict", "network.features.0.scores"), torch.zeros(64, 1, 3, 3, dtype=torch.int32)),
+            ]
+        ),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",
 )

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed equals the run that was not, in whatever way its length is given."""
+"""A killed and resumed run equals the uninterrupted one, however its length is given."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from torch import nn
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
-from lightning_subnets.training.callbacks.last_checkpoint import Stopped, _between_steps
+from lightning_subnets.training.callbacks.last_checkpoint import Stopped
 from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.lightning_internals import nothing_follows_this_batch
 from lightning_subnets.training.loggers.metrics_file import MetricsFile
 from lightning_subnets.training.module import SubnetModule
 
@@ -40,7 +41,7 @@ class Copies(LastCheckpoint):
     def _write(self, trainer: Trainer) -> None:
         super()._write(trainer)
         # When an epoch ends, whatever ends it, and after its second step.
-        if not _between_steps(trainer) or trainer.global_step % 5 == 2:
+        if not nothing_follows_this_batch(trainer) or trainer.global_step % 5 == 2:
             to = self.run.with_name(f"{self.run.name}_{len(self.copies)}")
             shutil.copytree(self.run, to)
             self.copies.append((trainer.global_step, to))
@@ -77,10 +78,8 @@ def rows(run: Path, without: str | tuple[()] = ()) -> list[dict[str, str]]:
 
 def assert_equal(run: Path, expected: Path, *, more_rows: int = 0, without: str | tuple[()] = ()) -> None:
     contents = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (run, expected)]
-    for key, value in contents[1]["state_dict"].items():
-        assert torch.equal(contents[0]["state_dict"][key], value), key
-    momenta = [content["optimizer_states"][0]["state"] for content in contents]
-    assert all(torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"]) for i in momenta[1])
+    states = [(content["state_dict"], content["optimizer_states"][0]["state"]) for content in contents]
+    torch.testing.assert_close(*states, rtol=0.0, atol=0.0)
     found, wanted = rows(run, without), rows(expected, without)
     assert len(found) == len(wanted) + more_rows
     assert [row for row in found if row in wanted] == wanted
@@ -90,19 +89,24 @@ def assert_equal(run: Path, expected: Path, *, more_rows: int = 0, without: str 
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
-        ({"max_epochs": 2}, 10),
         ({"max_epochs": -1, "max_steps": 7}, 7),
-        ({"max_epochs": -1, "max_steps": 10}, 10),
-        ({"max_epochs": 3, "max_steps": 7}, 7),
-        ({"max_epochs": 2, "max_steps": 99}, 10),
-        ({"max_epochs": -1, "max_steps": 5, "accumulate_grad_batches": 2}, 5),
-        ({"max_epochs": -1, "max_steps": 8, "val_check_interval": 2}, 8),
-        ({"max_epochs": 2, "val_check_interval": 4, "check_val_every_n_epoch": None}, 10),
-        # A callback ends these after the second validation that comes, for none is better than the first by 2.
-        ({"max_epochs": 9, "stop": True}, 10),
-        ({"max_epochs": 9, "stop": True, "val_check_interval": 2}, 4),
-        ({"max_epochs": 9, "stop": True, "max_steps": 99}, 10),
-        ({"max_epochs": 9, "stop": True, "min_epochs": 3}, 15),
+        *(
+            pytest.param(options, steps, marks=pytest.mark.thorough)
+            for options, steps in [
+                ({"max_epochs": 2}, 10),
+                ({"max_epochs": -1, "max_steps": 10}, 10),
+                ({"max_epochs": 3, "max_steps": 7}, 7),
+                ({"max_epochs": 2, "max_steps": 99}, 10),
+                ({"max_epochs": -1, "max_steps": 5, "accumulate_grad_batches": 2}, 5),
+                ({"max_epochs": -1, "max_steps": 8, "val_check_interval": 2}, 8),
+                ({"max_epochs": 2, "val_check_interval": 4, "check_val_every_n_epoch": None}, 10),
+                # A callback ends these after the second validation that comes, for none is better than the first by 2.
+                ({"max_epochs": 9, "stop": True}, 10),
+                ({"max_epochs": 9, "stop": True, "val_check_interval": 2}, 4),
+                ({"max_epochs": 9, "stop": True, "max_steps": 99}, 10),
+                ({"max_epochs": 9, "stop": True, "min_epochs": 3}, 15),
+            ]
+        ),
     ],
     ids=str,
 )
@@ -117,13 +121,13 @@ def test_killed_after_any_checkpoint_a_run_ends_as_the_one_that_was_not(
         assert_equal(copy, run)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("before", "now"),
     [
         ({"max_epochs": 2}, {"max_epochs": 3}),
         ({"max_epochs": 2}, {"max_epochs": -1, "max_steps": 13}),
         ({"max_epochs": -1, "max_steps": 7}, {"max_epochs": -1, "max_steps": 13}),
-        ({"max_epochs": 2, "max_steps": 7}, {"max_epochs": 2, "max_steps": 10}),
         ({"max_epochs": -1, "max_steps": 7}, {"max_epochs": 2}),
         ({"max_epochs": 2, "max_steps": 7, "val_check_interval": 2}, {"max_epochs": 2, "val_check_interval": 2}),
     ],
@@ -142,6 +146,7 @@ def test_made_longer_when_it_is_resumed_a_run_ends_as_one_that_always_was_as_lon
         assert_equal(copy, expected, more_rows=cut_short, without="swapped/" if cut_short else ())
 
 
+@pytest.mark.thorough
 def test_a_time_limit_stops_each_call_and_the_same_call_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,9 +161,3 @@ def test_a_time_limit_stops_each_call_and_the_same_call_resumes(
     assert_equal(run, tmp_path / "expected")
     said = capsys.readouterr().err
     assert f"stopped by trainer.max_time at step 3; to resume: lightning fit -c {run}/config.yaml --version run" in said
-
-
-def test_a_time_limit_that_is_not_reached_stops_nothing(tmp_path: Path) -> None:
-    fit(tmp_path / "expected", {"max_epochs": 2})
-    fit(tmp_path / "run", {"max_epochs": 2, "max_time": {"minutes": 10}})
-    assert_equal(tmp_path / "run", tmp_path / "expected")

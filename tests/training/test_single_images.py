@@ -1,4 +1,4 @@
-"""A batch of one image, on which batch norm may fail, never ends a run in its middle."""
+"""A batch of one image, on which batch norm may fail, is handled before training."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ def trainer(path: Path, **options: Any) -> Trainer:
     return Trainer(default_root_dir=path, **(defaults | quiet | options))
 
 
-def test_an_image_that_would_be_left_alone_at_the_end_of_an_epoch_is_trained_on_all_the_same(tmp_path: Path) -> None:
+def test_a_single_last_image_joins_the_batch_before_it(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.fit(module(), datamodule=Digits(batch_size=359))  # 4 x 359 + 1
     assert run.global_step == 4
 
 
-def test_batches_of_one_image_that_a_norm_cannot_take_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_batches_of_one_image_are_refused_before_training_if_a_norm_cannot_take_them(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     with pytest.raises(ls.UserError, match=r"batch_size = 1 gives a batch of one image.*Sequential.*another batch"):
         run.fit(module(), datamodule=Digits(batch_size=1))
     assert run.global_step == 0
 
 
-def test_batches_of_one_image_are_trained_on_where_norms_can_take_them(tmp_path: Path) -> None:
+def test_batches_of_one_image_are_trained_on_if_norms_can_take_them(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_steps=2)
     run.fit(module(size=2), datamodule=Digits(batch_size=1))
     assert run.global_step == 2
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_looking_for_it_changes_no_statistic_no_mode_and_no_random_number(size: int, tmp_path: Path) -> None:
+def test_the_check_changes_no_statistic_mode_or_random_number(size: int, tmp_path: Path) -> None:
     checked = module(size)
     checked.network[1].eval()  # type: ignore[index]
     before = {key: value.clone() for key, value in checked.state_dict().items()}

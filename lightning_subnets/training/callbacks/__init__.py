@@ -1,4 +1,4 @@
-"""What happens beside the training step."""
+"""Callbacks: those that every ``SubnetModule`` adds by itself, and those that a config can add."""
 
 from lightning_subnets.training.callbacks.averaging import Averaging
 from lightning_subnets.training.callbacks.collapse import Collapse

@@ -1,4 +1,4 @@
-"""Averages of a network in training, which average what is trained and nothing else."""
+"""Averages of a network in training, of its trained parameters alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.training.lightning_internals import average_of, end_with_average
 
 
 class Averaging(Callback):
@@ -30,10 +31,9 @@ class Averaging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        for callback in _callbacks(trainer):  # the user's callbacks come first, so the average exists by now
-            if callback._average_model is not None:
-                _share_frozen_(callback._average_model, pl_module)
-                _average_trained_(callback._average_model)
+        for average in _averages(trainer):  # the user's callbacks come first, so the average exists by now
+            _share_frozen_(average, pl_module)
+            _average_trained_(average)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.training and "averaging_state" in checkpoint and not _callbacks(trainer):
@@ -45,18 +45,17 @@ class Averaging(Callback):
     # If a run resumes at its end, it trains nothing and Lightning does not call on_train_end.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for callback in _callbacks(trainer):
-            callback._copy_average_to_current(pl_module)
+            end_with_average(callback, pl_module)
 
     @staticmethod
     def save_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-        """Put the average into a checkpoint of weights alone, for which Lightning asks no callback.
+        """Put the average into a checkpoint of weights alone, because Lightning asks no callback for such a checkpoint.
 
-        What a validation measures is the average, so a file that is kept by what it measured has to hold the average.
+        A validation measures the average, so a checkpoint that is kept for its score has to hold the average.
         """
         if "optimizer_states" not in checkpoint:
-            for callback in _callbacks(trainer):
-                if callback._average_model is not None:
-                    checkpoint["state_dict"] = callback._average_model.module.state_dict()
+            for average in _averages(trainer):
+                checkpoint["state_dict"] = average.module.state_dict()
 
 
 def check(trainer: Trainer) -> None:
@@ -72,15 +71,12 @@ def check(trainer: Trainer) -> None:
 
 def averaged_networks(trainer: Trainer) -> list[nn.Module]:
     """Return the averages that callbacks keep while the network is trained."""
-    made = [callback._average_model for callback in _callbacks(trainer)]
-    return [average.module.get_submodule("network") for average in made if average is not None]
+    return [average.module.get_submodule("network") for average in _averages(trainer)]
 
 
 def restart_(trainer: Trainer, module: LightningModule) -> None:
     """Set every average to the network as it is now, and begin averaging again from there."""
-    for callback in _callbacks(trainer):
-        average = callback._average_model
-        assert average is not None
+    for average in _averages(trainer):
         average.n_averaged.zero_()
         average.update_parameters(module)  # the first update copies
         average.n_averaged.zero_()
@@ -89,6 +85,11 @@ def restart_(trainer: Trainer, module: LightningModule) -> None:
 def _callbacks(trainer: Trainer) -> list[WeightAveraging]:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+
+
+def _averages(trainer: Trainer) -> list[AveragedModel]:
+    averages = map(average_of, _callbacks(trainer))
+    return [average for average in averages if average is not None]
 
 
 def _share_frozen_(average: AveragedModel, module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""A run whose loss or scores are not finite any more stops, and keeps its last good checkpoint."""
+"""The end of a run whose loss or parameters are not finite any more."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _NEVER = torch.iinfo(torch.int64).max
 class Divergence(Callback):
     """Raises an error that names the first step whose loss was not finite.
 
-    Looking at a value makes the host wait for a GPU, so there it is done at the logging interval, and before the
-    checkpoint of an epoch is written; the ranks of a run look together, and stop together.
+    Reading a value makes the host wait for a GPU. So on a GPU the loss is read at the logging interval and before the
+    checkpoint of an epoch is written. All ranks read it together and stop together.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -34,23 +34,20 @@ class Divergence(Callback):
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
         at_interval = trainer.is_last_batch or (interval and not (batch_idx + 1) % interval)
         if at_interval or (trainer.world_size == 1 and pl_module.device.type == "cpu"):
-            self._look(trainer)
+            if trainer.world_size > 1:
+                distributed.all_reduce(self._first, op=distributed.ReduceOp.MIN)
+            if (step := int(self._first)) != _NEVER:
+                raise diverged_at(trainer, step, "the loss is not finite")
         if at_interval:
             trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
-            # The same on all ranks, for their gradients are.
+            # All ranks find the same, because they have the same parameters.
             if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
                 raise diverged_at(trainer, trainer.global_step, "a trained parameter is not finite")
 
-    def _look(self, trainer: Trainer) -> None:
-        if trainer.world_size > 1:
-            distributed.all_reduce(self._first, op=distributed.ReduceOp.MIN)
-        if (step := int(self._first)) != _NEVER:
-            raise diverged_at(trainer, step, "the loss is not finite")
-
 
 def diverged_at(trainer: Trainer, step: int, what: str) -> UserError:
-    """The error of a run that diverged at an optimizer step."""
-    # The one to go on from comes last, and of all others the best may be long past.
+    """Return the error of a run that diverged at an optimizer step."""
+    # LastCheckpoint is the last of these callbacks. The best checkpoint may be much older.
     saved = [path for callback in trainer.checkpoint_callbacks if (path := getattr(callback, "best_model_path", ""))]
     kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written"
     return UserError(f"training diverged at step {step}: {what}. Try a lower learning rate; {kept}.")

@@ -1,4 +1,4 @@
-"""How large the gradient is."""
+"""The norm of the gradient."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.optim import Optimizer
 
 
 class GradientNorm(Callback):
-    """Logs ``train/gradient_norm`` at the logging interval: |g|_2 of all that the method trains, as one vector.
+    """Logs ``train/gradient_norm`` at the logging interval: |g|_2 of all trained parameters as one vector.
 
-    It is that of the step's whole gradient: accumulated, averaged over the ranks, unscaled, and not clipped yet.
+    g is the gradient of the whole step: accumulated, averaged over the ranks, unscaled, before clipping.
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -21,6 +21,6 @@ class GradientNorm(Callback):
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            # Such an optimizer unscales in its own step; get_scale() would make the host wait.
+            # Such an optimizer unscales in its own step; the public get_scale() would make the host wait.
             norm = norm / scaler._get_scale_async()
         pl_module.log("train/gradient_norm", norm)

@@ -1,4 +1,4 @@
-"""Masks chosen by training: train, prune the smallest weights, rewind or not, and again."""
+"""Masks found by training: train, prune the smallest weights, rewind or not, and repeat."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit, set_masks_
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.rank_consistency import average_norms_
 from lightning_subnets.training.checkpoint import check_shapes
-from lightning_subnets.training.masked_module import MaskedModule
+from lightning_subnets.training.masked_module import MaskedModule, network_of
 from lightning_subnets.training.schedule import Rounds
 
 
 class IterativePruning(Callback):
-    """Trains in rounds, and before each round but the first prunes the smallest of the weights that are left.
+    """Trains in rounds, and prunes the smallest of the remaining weights before each round except the first.
 
-    Of n weights left n - int(fraction * n) stay, those of the largest |w|; of equal ones the first. What is pruned
-    never comes back. Each round starts without momenta. With ``rewind_to``, r, everything that is trained, and the
-    running statistics of norms, are put back to what they were after step r, to the bit: lottery tickets. Without it
-    a round goes on with the weights as they are: iterative pruning.
+    Of n remaining weights, the n - int(fraction * n) of the largest |w| stay; of equal ones, the first. A pruned weight
+    never comes back. Each round starts without momenta. With ``rewind_to`` = r, all trained parameters and the running
+    statistics of norms are restored to their values after step r, to the bit: lottery tickets. Without it, a round
+    continues with the current weights: iterative pruning.
 
-    Each round follows the whole schedule of learning rates, warm-up included, that the module has for one round. After
-    a rewind it follows it from step r on, in as many whole epochs as that takes: where the first round has epochs of S
-    steps, a later one has ``epochs_per_round`` - int(r / S), and in the last r mod S of its steps the rate is that of
-    the schedule's end, 0 for cosine. Every epoch of the run has an order of the data of its own.
+    Each round follows the learning rate schedule that the module has for one round, with warm-up. After a rewind, it
+    follows the schedule from step r on, in whole epochs: if an epoch of the first round has S steps, a later round has
+    ``epochs_per_round`` - int(r / S) epochs, and its last r mod S steps have the rate of the schedule's end, 0 for
+    cosine. Every epoch of the run has its own order of the data.
 
-    A round's last epoch is validated, and its checkpoints written, with the mask it was trained under; pruning is the
-    first thing in the next. ``last.ckpt`` ends as the network of the last round. ``best.ckpt`` is the best of all
-    rounds, often an early one, which keeps more. To keep each round's, add Lightning's ``ModelCheckpoint`` with
-    ``every_n_epochs``, ``save_top_k: -1`` and a ``dirpath``. A checkpoint also holds what is rewound to, as large as
-    everything that is trained.
+    The validation and the checkpoint of a round's last epoch use the mask of that round, because pruning is the first
+    thing in the next epoch. ``last.ckpt`` ends as the network of the last round. ``best.ckpt`` is the best of all
+    rounds, often an early one, which keeps more weights. To keep the network of each round, add Lightning's
+    ``ModelCheckpoint`` with ``every_n_epochs``, ``save_top_k: -1`` and a ``dirpath``. A checkpoint also holds a copy of
+    the values to rewind to.
 
-    Logs by epoch ``pruning/round``, how often has been pruned, and ``density``, kept / total of all masked layers.
+    Logs by epoch ``pruning/round``, the number of prunings so far, and ``density``, kept / total of all masked layers.
 
     Args:
-        rounds: how often to prune; trained is once more than that, and ``trainer.max_epochs`` has to be the epochs of
-            all rounds together, ``(rounds + 1) * epochs_per_round`` where step r is in the first epoch.
-        epochs_per_round: the length of the first round.
-        fraction: pruned of what is left, each time, in (0, 1).
-        scope: ``global``, the smallest of all layers together; ``layer``, of each layer.
+        rounds: the number of prunings. There is one more training, and ``trainer.max_epochs`` must be the epochs of all
+            rounds, ``(rounds + 1) * epochs_per_round`` if step r is in the first epoch.
+        epochs_per_round: epochs of the first round.
+        fraction: of the remaining weights to prune each time, in (0, 1).
+        scope: ``global`` ranks the weights of all layers together; ``layer`` ranks those of each layer.
         rewind_to: an optimizer step of the first round, 0 for the initialization; null for no rewind.
-        fractions: of the layers whose name matches a pattern, ``{"features.*": 0.15}``, instead of ``fraction``; the
-            first that matches counts, and 0 leaves a layer as it is. For scope ``layer``.
+        fractions: for layers whose name matches a pattern, ``{"features.*": 0.15}``, instead of ``fraction``; the first
+            match counts, and 0 keeps a layer as it is. Needs scope ``layer``.
 
     Raises:
-        ValueError: if an argument is out of range; before training, if the method has no mask that stays while weights
-            are trained, a pattern matches no layer, the run has another number of epochs, or ``rewind_to`` is not in
+        ValueError: if an argument is out of range; before training, if the method's masks change while weights are
+            trained, a pattern matches no layer, the run has a different number of epochs, or ``rewind_to`` is not in
             the first round.
     Source: Frankle and Carbin 2019, "The Lottery Ticket Hypothesis"; Frankle et al. 2020, "Linear Mode Connectivity and
         the Lottery Ticket Hypothesis", for rewinding to a step.
@@ -73,40 +73,40 @@ class IterativePruning(Callback):
             if value < 1:
                 raise UserError(f"{name} = {value} is below 1")
         if not 0.0 < fraction < 1.0:
-            raise UserError(f"fraction = {fraction} is outside (0, 1): it is pruned of what is left, 0.2 for 20 %")
+            raise UserError(f"fraction = {fraction} is outside (0, 1): 0.2 prunes 20 % of the remaining weights")
         if rewind_to is not None and rewind_to < 0:
             raise UserError(f"rewind_to = {rewind_to} is below 0: 0 is the initialization, null is no rewind")
         for pattern, share in (fractions or {}).items():
             if not 0.0 <= share < 1.0:
                 raise UserError(f"the fraction {share} of {pattern!r} is outside [0, 1)")
         if fractions and scope == "global":
-            raise UserError("fractions are for layers that are pruned each for itself: set scope to layer")
+            raise UserError("fractions need the scope layer: set scope to layer, or take fraction")
         self.rounds, self.epochs_per_round, self.fraction = rounds, epochs_per_round, fraction
         self.scope, self.rewind_to, self.fractions = scope, rewind_to, fractions or {}
-        self.pruned = 0  # how often
-        self._kept: dict[str, Tensor] = {}  # what is rewound to, by name, on the CPU
-        self._steps_per_epoch: int | None = None  # of the process that began the run, whose steps rewind_to counts
+        self.pruned = 0  # the number of prunings so far
+        self._kept: dict[str, Tensor] = {}  # the values to rewind to, by name, on the CPU
+        self._steps_per_epoch: int | None = None  # at the start of the run; rewind_to counts them
         self._resumed = False
 
     def check(self, module: MaskedModule, trainer: Trainer) -> None:
-        """Check what can be known before there are data, see ``preflight``."""
+        """Check method, patterns and epochs before training, see ``preflight``."""
         if not isinstance(module.method, PruneAtInit):
             raise UserError(
-                f"{type(module.method).__name__} has no mask that stays while weights are trained, for "
-                "IterativePruning to prune: set --model.method=Magnitude --model.method.density=1.0"
+                f"IterativePruning needs masks that stay while weights are trained, and {type(module.method).__name__} "
+                "has none: set --model.method=Magnitude --model.method.density=1.0"
             )
         names = [name for name, _ in masking.masked_layers(module.network)]
         for pattern in self.fractions:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise unknown("layer in fractions", pattern, names)
-        if not self.rewind_to:  # else it takes the data to know
+        if not self.rewind_to:  # otherwise the number of epochs depends on the data
             self._check_epochs(trainer, self.epochs_per_round)
 
     def schedule(self, trainer: Trainer) -> Rounds:
-        """What each round has of the schedule of learning rates, where the length of an epoch is known.
+        """Return the part of the learning rate schedule that each round follows.
 
         Raises:
-            ValueError: if ``rewind_to`` is beyond the first round, or the run does not end with the last.
+            ValueError: if ``rewind_to`` is beyond the first round, or the run does not end with the last round.
         """
         trainer.fit_loop.setup_data()
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
@@ -118,7 +118,7 @@ class IterativePruning(Callback):
                     f"rewind_to = {start} is not in the first round: its {first} steps are 0 to {first - 1}"
                 )
             self._check_epochs(trainer, self._later_epochs)
-        # Who goes on with other batches has other steps, and the same epochs.
+        # A run that resumes with another batch size has the same epochs of another number of steps.
         self._start = start * steps / self._steps_per_epoch
         return Rounds(self.epochs_per_round * steps, self._later_epochs * steps, self._start)
 
@@ -132,33 +132,33 @@ class IterativePruning(Callback):
         epochs = self.epochs_per_round + self.rounds * later
         if trainer.max_epochs != epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(
-                f"max_epochs = {trainer.max_epochs}, and a round of {self.epochs_per_round} epochs and {self.rounds} "
-                f"of {later} after it are {epochs}: set --trainer.max_epochs={epochs}"
+                f"max_epochs = {trainer.max_epochs}, and a round of {self.epochs_per_round} epochs with {self.rounds} "
+                f"of {later} after it has {epochs}: set --trainer.max_epochs={epochs}"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step and not self._resumed:
             raise UserError(
-                "the checkpoint is of a run without IterativePruning, whose rounds cannot begin in its middle: begin a "
-                "run, with model.weights null if the network is to start from trained weights"
+                "the checkpoint is of a run without IterativePruning, so its rounds have no beginning: start a new "
+                "run, with model.weights null to start from trained weights"
             )
         if self.rewind_to == 0 and not self._kept:
             self._keep(trainer, pl_module)
         if self._kept:
-            check_shapes(self._kept, _trained(_network(pl_module)))
+            check_shapes(self._kept, _trained(network_of(pl_module)))
 
-    # Before the callbacks that write checkpoints.
+    # This callback comes before those that write checkpoints.
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self.rewind_to and not self._kept and trainer.lr_scheduler_configs[0].scheduler.last_epoch >= self._start:
             self._keep(trainer, pl_module)
 
-    # Not at a round's end, whose validation, statistics and checkpoint are of the mask it was trained under.
+    # The validation, statistics and checkpoint at the end of a round use the mask of the round, so pruning comes after.
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         beyond_first = trainer.current_epoch - self.epochs_per_round
         begun = 0 if beyond_first < 0 else 1 + beyond_first // self._later_epochs
         if self.pruned >= min(begun, self.rounds):
             return
-        network = _network(pl_module)
+        network = network_of(pl_module)
         self.prune_(network)
         if self.rewind_to is not None:
             _put_back_(network, self._kept)
@@ -168,30 +168,29 @@ class IterativePruning(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("pruning/round", float(self.pruned), sync_dist=True)
-        pl_module.log("density", masking.density(_network(pl_module)), sync_dist=True)
+        pl_module.log("density", masking.density(network_of(pl_module)), sync_dist=True)
 
     @torch.no_grad()
     def prune_(self, network: nn.Module) -> None:
-        """Prune a masked network once, in place: n - int(fraction * n) of n weights stay."""
-        layers = dict(masking.masked_layers(network))
-        masks = {name: layer.mask() for name, layer in layers.items()}
-        magnitudes = {name: layer.weight.abs().where(masks[name], -1.0) for name, layer in layers.items()}
+        """Prune a masked network once, in place: n - int(fraction * n) of n remaining weights stay."""
+        masks = masking.masks(network)
+        layers = masking.masked_layers(network)
+        magnitudes = {name: layer.weight.abs().where(masks[name], -1.0) for name, layer in layers}
         if self.scope == "global":
             left = sum(int(mask.sum()) for mask in masks.values())
             set_masks_(network, allocation.global_(magnitudes, left - int(self.fraction * left)))
             return
         counts = [(left := int(mask.sum())) - int(self._fraction(name) * left) for name, mask in masks.items()]
         chosen = selection.top_k_each(list(magnitudes.values()), counts)
-        set_masks_(network, dict(zip(layers, chosen, strict=True)))
+        set_masks_(network, dict(zip(masks, chosen, strict=True)))
 
     def _fraction(self, layer: str) -> float:
         fitting = (value for pattern, value in self.fractions.items() if fnmatchcase(layer, pattern))
         return next(fitting, self.fraction)
 
     def _keep(self, trainer: Trainer, module: LightningModule) -> None:
-        network = _network(module)
-        if trainer.world_size > 1:  # what a checkpoint keeps are the first rank's
-            average_norms_(trainer, network)
+        network = network_of(module)
+        average_norms_(trainer, network)  # because a checkpoint holds the values of rank 0
         self._kept = {name: tensor.detach().cpu().clone() for name, tensor in _trained(network).items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,20 +206,14 @@ class IterativePruning(Callback):
             if state_dict[name] != getattr(self, name):
                 raise UserError(
                     f"the checkpoint is of a run with {name} = {state_dict[name]} of IterativePruning, and this run "
-                    f"has {name} = {getattr(self, name)}: rounds that have begun end as they began"
+                    f"has {name} = {getattr(self, name)}: keep the value of the checkpoint"
                 )
         self.pruned, self._kept = state_dict["pruned"], state_dict["kept"]
         self._steps_per_epoch, self._resumed = state_dict["steps_per_epoch"], True
 
 
-def _network(module: LightningModule) -> nn.Module:
-    network = module.network
-    assert isinstance(network, nn.Module)
-    return network
-
-
 def _trained(network: nn.Module) -> dict[str, Tensor]:
-    """What training changes: the parameters that are trained, and the statistics of norms."""
+    """Return the trained parameters and the running statistics of norms."""
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     return {**trained, **dict(network.named_buffers())}
 
@@ -231,5 +224,5 @@ def _put_back_(network: nn.Module, kept: dict[str, Tensor]) -> None:
         tensor.copy_(kept[name])
 
 
-# What a round's place in the run follows from.
+# The arguments that determine the position of a round in the run.
 _FIXED = ("epochs_per_round", "rewind_to")

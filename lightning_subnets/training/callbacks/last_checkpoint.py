@@ -1,4 +1,4 @@
-"""The checkpoint to go on from, and the signals that tell a run to write it and end."""
+"""The checkpoint from which a run resumes, and the signals that make a run write it and end."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.training import lightning_internals as internals
 from lightning_subnets.training.delayed_all_reduce import DelayedAllReduceMax
 from lightning_subnets.training.loggers.metrics_file import MetricsFile
 
-# SLURM sends the first before a time limit, if asked to; the second when a job is cancelled or preempted; the third is
+# SLURM sends SIGUSR1 before a time limit, if asked to, and SIGTERM when a job is cancelled or preempted. SIGINT is
 # Ctrl-C.
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-# "Temporary failure; the user is invited to retry", sysexits.h: who sent SIGUSR1 is to start the run again.
-REQUEUE = os.EX_TEMPFAIL
+REQUEUE = os.EX_TEMPFAIL  # sysexits.h: "temporary failure; the user is invited to retry"
 
-_DUE = 1  # below every signal's number, so that the larger of the two is what has to be done
-_TIME_LIMIT = int(signal.SIGALRM)  # stands for max_time among the signals; no such signal is sent
+_DUE = 1  # a checkpoint without a stop; below the number of every signal, so that the maximum over the ranks is right
+_TIME_LIMIT = int(signal.SIGALRM)  # stands for max_time among the signals; nobody sends this signal
 
 
 class Stopped(SystemExit):
-    """Ends a run that a signal or ``max_time`` has stopped, after its checkpoint is written.
+    """The end of a run that a signal or ``max_time`` has stopped, after its checkpoint is written.
 
     The exit code of rank 0 is 75 for SIGUSR1 and ``max_time``, and 128 + the signal's number for the others, as in a
     shell. The exit code of every other rank is 0, because the launcher may kill rank 0 when another rank fails.
@@ -43,27 +43,27 @@ class Stopped(SystemExit):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` at the end of each epoch, every few minutes between, and when a signal stops the run.
+    """Writes ``last.ckpt`` at the end of each epoch, every few minutes in between, and when a signal stops the run.
 
-    A signal to any rank is noted, and acted upon by all ranks after the same optimizer step; one during validation,
-    after it. Lightning's own handlers are not used: they save in the middle of whatever the process is doing, each rank
-    where it happens to be, and exchange tensors inside the handler. A second signal of a kind ends the process at once.
+    If any rank receives a signal, all ranks stop after the same optimizer step, or after the validation that is under
+    way. A second signal of the same kind ends the process at once. Lightning's own handlers are disabled, because they
+    save wherever each rank happens to be and exchange tensors inside the handler.
 
     ``trainer.max_time`` stops a run as a signal does. It limits each call, counted from the first step of the call;
     the same command resumes the run, again with the whole time. A run is finished only when its epochs or steps
     are done, or when a callback ends it. This class replaces Lightning's ``Timer``, also one that a user adds.
 
-    Metrics reach the loggers, and ``metrics.csv`` on the disk, before the checkpoint that covers them, so a resumed run
-    has lost none.
+    The metrics of a step are in ``metrics.csv`` on the disk before the checkpoint of the step, so a resumed run has
+    lost none.
 
     Args:
         folder: of the checkpoint.
-        minutes: between two checkpoints in the middle of an epoch.
+        minutes: between two checkpoints within an epoch.
     """
 
     def __init__(self, folder: Path, minutes: float = 10.0) -> None:
         self.path, self.minutes = folder / "last.ckpt", minutes
-        self.seconds = 0.0  # of training, over all processes that the run has had
+        self.seconds = 0.0  # of training, over all processes of the run
         self._signal = self._to_do = 0
         self._limit = math.inf  # in seconds, of this process
         self._previous: dict[int, Any] = {}
@@ -80,9 +80,9 @@ class LastCheckpoint(Checkpoint):
             if (seconds := timer.time_remaining()) is not None:
                 self._limit = min(self._limit, seconds)
                 trainer.callbacks = [c for c in trainer.callbacks if c is not timer]  # type: ignore[attr-defined]
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        internals.disable_signal_handlers(trainer)
         for signum in SIGNALS:
-            # What is started in the background of a script is told to leave the Ctrl-C for others alone.
+            # A shell makes a script's background processes ignore Ctrl-C.
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._previous[signum] = signal.signal(signum, self._note)
 
@@ -106,17 +106,17 @@ class LastCheckpoint(Checkpoint):
             )
 
     def check_room(self, module: LightningModule) -> None:
-        """Make the folder, and look for room on its disk for the checkpoints of a run.
+        """Create the folder, and check that its disk has room for the checkpoints of a run.
 
         Raises:
-            ValueError: if it cannot be made, or they will not go in.
+            ValueError: if the folder cannot be created, or the disk has too little room.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"no checkpoint can be kept in {self.path.parent}: {error.strerror}") from error
         trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-        # The last and the best, and a third while it is written; of each parameter its value and a momentum.
+        # The last, the best, and one that is being written; each with a value and a momentum per trained parameter.
         needed, free = 3 * 2 * trained, shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise UserError(
@@ -125,28 +125,23 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agreement = DelayedAllReduceMax(pl_module.device, trainer.world_size)
-        # Lightning 2.6 broadcasts at every step whether it has seen a signal, and makes the host wait for the answer.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        self._requests = DelayedAllReduceMax(pl_module.device, trainer.world_size)
+        internals.disable_sigterm_broadcast(trainer)
         self._began = self._written = self._counted = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         due = _DUE if time.monotonic() - self._written > 60 * self.minutes and trainer.is_global_zero else 0
-        agreed = self._agreement.exchange(self._requested() or due)
-        self._to_do = max(agreed, self._to_do)
-        if self._to_do and _between_steps(trainer):
-            if trainer._logger_connector.should_update_logs:
-                _log(trainer)
+        self._to_do = max(self._requests.exchange(self._requested() or due), self._to_do)
+        if self._to_do and internals.nothing_follows_this_batch(trainer):
+            if internals.logs_at_this_step(trainer):
+                internals.log_now(trainer)
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._to_do = max(self._agreement.now(self._requested()), self._to_do)
-        # Lightning logs an epoch by the step before, once its own counter has gone on, which the checkpoint holds.
-        trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
-        _log(trainer)
-        trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+        self._to_do = max(self._requests.now(self._requested()), self._to_do)
+        internals.log_now(trainer, step_before=True)
         self._write(trainer)
 
     def _requested(self) -> int:
@@ -170,20 +165,3 @@ class LastCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
-
-
-def _log(trainer: Trainer) -> None:
-    connector = trainer._logger_connector
-    connector.log_metrics(connector.metrics["log"])
-
-
-def _between_steps(trainer: Trainer) -> bool:
-    """Whether nothing is lost by stopping after this batch.
-
-    A resumed run skips what Lightning does after the batch. So if the batch ends an epoch or training, or a validation
-    follows, that has to be done first. Accumulated gradients are not in a checkpoint.
-    """
-    loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    assert loop._data_fetcher is not None
-    ends = epoch_loop._is_training_done or (trainer.should_stop and loop._can_stop_early)
-    return not (ends or epoch_loop._should_check_val_fx(loop._data_fetcher) or epoch_loop._should_accumulate())

@@ -1,38 +1,34 @@
-"""How the mask moves: kept density and share of edges swapped, layer by layer."""
+"""The density of each layer, and the share of its edges that an epoch has swapped."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_subnets import masking
-from lightning_subnets.masking.method import current_masks
 from lightning_subnets.training.checkpoint import check_shapes
+from lightning_subnets.training.masked_module import network_of
 
 
 class MaskStatistics(Callback):
     """Logs ``density/<layer>`` and ``swapped/<layer>`` at the end of each training epoch.
 
-    density = kept / total. swapped = the share of the kept edges of an epoch ago that are not kept any more,
-    |m_before and not m_now| / |m_before|: under a constant number kept as many came in as went out. A dense
-    network has nothing to log.
+    density = kept / total. swapped = |m_before and not m_now| / |m_before|, where m_before is the mask of an epoch ago:
+    the share of the edges kept then that are not kept now; 0 for an empty layer. With a constant number of edges, as
+    many were added. A dense network logs nothing.
     """
 
     def __init__(self) -> None:
-        self._layers: dict[str, masking.MaskedLayer] = {}
         self._before: dict[str, Tensor] = {}
         self._resumed: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        network = pl_module.network
-        assert isinstance(network, nn.Module)
-        layers = dict(masking.masked_layers(network))
-        # One that has no scores and keeps all will go on to do so.
-        constant = all(layer.scores is None and layer.method.density == 1 for layer in layers.values())
-        self._layers = {} if constant else layers
-        self._before = self._masks()
+        network = network_of(pl_module)
+        layers = [layer for _, layer in masking.masked_layers(network)]
+        dense = all(layer.scores is None and layer.method.density == 1 for layer in layers)
+        self._before = {} if dense else masking.masks(network)
         if self._resumed:
             check_shapes(self._resumed, self.state_dict())
         for name, packed in self._resumed.items():
@@ -40,13 +36,13 @@ class MaskStatistics(Callback):
         self._resumed = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._layers:
+        if not self._before:
             return
-        now = self._masks()
+        now = masking.masks(network_of(pl_module))
         density = torch.stack([mask.float().mean() for mask in now.values()])
         swapped = torch.stack(
             [
-                (before & ~mask).sum() / before.sum().clamp(min=1)  # of an empty layer, 0
+                (before & ~mask).sum() / before.sum().clamp(min=1)
                 for before, mask in zip(self._before.values(), now.values(), strict=True)
             ]
         )
@@ -57,15 +53,11 @@ class MaskStatistics(Callback):
         self._before = now
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The masks of an epoch ago, a bit a weight: they cannot be had from the scores any more."""
+        """Return the masks of an epoch ago, a bit per weight, because the scores do not give them any more."""
         return {name: _packed(mask) for name, mask in self._before.items()}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
         self._resumed = state_dict
-
-    def _masks(self) -> dict[str, Tensor]:
-        masks = current_masks(list(self._layers.values())) if self._layers else []
-        return dict(zip(self._layers, masks, strict=True))
 
 
 def _packed(mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A user's own DataLoader, made resumable in the middle of an epoch."""
+"""Resuming within an epoch with a user's own DataLoader."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.seeded_loader import isolated_rng, seeded
+from lightning_subnets.training import lightning_internals as internals
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.trial_pass import check_single_image
 
@@ -28,31 +29,25 @@ class OwnLoader(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        source = trainer.fit_loop._data_source
+        source = internals.train_data_source(trainer)
 
         def dataloader() -> TRAIN_DATALOADERS:
             loader = type(source).dataloader(source)
             return _seeded(loader, trainer, pl_module) if isinstance(loader, DataLoader) else loader
 
         # Lightning calls this each time that it needs the loader, before it adds a distributed sampler.
-        source.dataloader = dataloader  # type: ignore[method-assign]
+        source.dataloader = dataloader
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        vars(trainer.fit_loop._data_source).pop("dataloader", None)
+        vars(internals.train_data_source(trainer)).pop("dataloader", None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # Lightning does not call it after an exception
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loop: Any = trainer.fit_loop
-        if loop.restarting and loop._combined_loader_states_to_load:
-            # Lightning 2.6 gives the loaders their state when it sets them up. Here that was before the checkpoint was
-            # loaded, because the schedule needs the number of steps. Some loaders read their state only in iter().
-            loop._load_combined_loader_states()
-            iter(loop._data_fetcher)
-        loaders = loop._combined_loader.flattened
-        if loop.restarted_mid_epoch and trainer.is_global_zero:
-            for loader in loaders:
+        internals.restore_loaders(trainer)
+        if trainer.fit_loop.restarted_mid_epoch and trainer.is_global_zero:
+            for loader in internals.train_loaders(trainer):
                 if not (hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")):
                     print(
                         f"the run resumes in the middle of an epoch, and the order of its {type(loader).__name__} is "
@@ -65,8 +60,7 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
     if getattr(trainer, "overfit_batches", 0):  # Lightning repeats the same batches
         return loader
     model: MaskedModule = module  # type: ignore[assignment]
-    distributed = trainer._accelerator_connector.use_distributed_sampler
-    rank, ranks = (trainer.global_rank, trainer.world_size) if distributed else (0, 1)
+    rank, ranks = (trainer.global_rank, trainer.world_size) if internals.shards_loaders(trainer) else (0, 1)
     ours = seeded(loader, seed=model.seed, rank=rank, ranks=ranks)
     if ours is not None:
         # A single last image joins the batch before it, so it is alone only if it is the only image.
@@ -78,8 +72,6 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
         return loader
     if size == 1 or (left == 1 and not loader.drop_last):
         with isolated_rng(0):
-            batch = loader.collate_fn([loader.dataset[0]])
-            batch = model._on_before_batch_transfer(batch, dataloader_idx=0)
-            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            batch = internals.batch_on_device(trainer, module, loader.collate_fn([loader.dataset[0]]))
             check_single_image(model, batch[0], f"{images} images in batches of {size}")
     return ours or loader

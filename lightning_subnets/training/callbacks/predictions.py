@@ -1,4 +1,4 @@
-"""Predictions in a file."""
+"""Predictions as a CSV file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lightning_subnets.training import csv_text
 
 
 class Predictions(Callback):
-    """Writes what ``predict`` finds as CSV: sample, label, the class predicted and its probability.
+    """Writes the predictions of ``predict`` as CSV: sample, label, predicted class and its probability.
 
-    The file appears once all predictions are in it. If a spreadsheet would compute the name of a class, the name is
-    written with an apostrophe in front, see ``csv_text``.
+    The file appears once it is complete. A class name that a spreadsheet would compute gets an apostrophe in front, see
+    ``csv_text``.
 
     Args:
-        path: the file; with several processes each writes its own, with its rank before the ending.
+        path: of the file; with several processes, each writes its own, with its rank before the extension.
 
     Raises:
         ValueError: if the file exists.
@@ -40,7 +40,9 @@ class Predictions(Callback):
         if trainer.world_size > 1:
             self.path = self.path.with_suffix(f".{trainer.global_rank}{self.path.suffix}")
         if not self.path.parent.is_dir():
-            raise UserError(f"{self.path.parent} is no directory to write {self.path.name} into")
+            raise UserError(
+                f"{self.path.parent} is not a directory: create it, or name another file with --predictions.path"
+            )
         if self.path.exists():
             raise UserError(f"{self.path} exists: name another file with --predictions.path, or move it")
 

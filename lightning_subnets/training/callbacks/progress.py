@@ -1,4 +1,4 @@
-"""One line of progress for the whole run: what is done, what is left, how good it is."""
+"""Progress of a whole run: a bar in a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from rich.progress import Progress as Bar
 
 from lightning_subnets.errors import printable
 
-# Seconds between lines where there is no terminal, in the log of a batch job for instance.
-_INTERVAL = 60.0
+_INTERVAL = 60.0  # seconds between two lines without a terminal
 
 
 class Progress(ProgressBar):
-    """A bar over all optimizer steps of a fit, with the time left; lines of text where there is no terminal.
+    """Shows the steps of a fit, a test or a prediction that are done, the time left, and the validation accuracy.
 
-    Lightning's own bars start again with each epoch and so cannot say when the run will end.
+    Lightning's own bars start again with each epoch, so they cannot say when the run will end.
     """
 
     def __init__(self) -> None:
@@ -38,95 +37,74 @@ class Progress(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
-    def _start(self, verb: str, total: float) -> None:
+    def _start(self, text: str, total: float, done: int = 0) -> None:
+        self._total, self._first = total, done
         self._started = self._printed = time.monotonic()
-        if self._enabled and self.trainer.is_global_zero and self._console.is_terminal:
+        self._shown = self._enabled and self.trainer.is_global_zero
+        if self._shown and self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._bar = Bar(*columns, TextColumn("left"), TimeRemainingColumn(), console=self._console)
-            self._task = self._bar.add_task(verb, total=None if isinf(total) else total)
+            self._task = self._bar.add_task(text, total=None if isinf(total) else total)
             self._bar.start()
 
-    def _stop(self) -> None:
+    def _show(self, text: str, done: int, *, last: bool = False) -> None:
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=text)
+        elif self._shown and (last or now - self._printed > _INTERVAL):
+            self._printed = now
+            line = f"{text} · step {done}"
+            if not isinf(self._total):
+                left = (now - self._started) * (self._total - done) / max(1, done - self._first)
+                line += f"/{self._total} · {timedelta(seconds=round(left))} left"
+            print(line, file=sys.stderr)
+
+    def _stop(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._total, self._first = trainer.estimated_stepping_batches, -1
-        folder = trainer.log_dir  # on every rank, for the ranks agree on it
+        folder = trainer.log_dir  # on every rank, because the ranks exchange it
         if folder and self._enabled and trainer.is_global_zero:
             print(f"training; everything goes into {printable(str(folder))}", file=sys.stderr)
-        self._start("training", self._total)
+        self._start("training", trainer.estimated_stepping_batches, _step(trainer))
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._first < 0:
-            self._first = _step(trainer)
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._show(_training(trainer, trainer.current_epoch + 1), _step(trainer))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=_step(trainer),
-                description=self._describe(trainer, trainer.current_epoch + 1),
-            )
-        elif time.monotonic() - self._printed > _INTERVAL:
-            self._print(trainer, trainer.current_epoch + 1)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description=self._describe(trainer, trainer.current_epoch + 1))
+    on_train_epoch_end = on_train_batch_end  # after the validation
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._bar is None:
-            self._print(trainer, trainer.current_epoch)  # which counts the finished ones now
+        self._show(_training(trainer, trainer.current_epoch), _step(trainer), last=True)  # the epoch is finished now
         self._stop()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start("testing", sum(trainer.num_test_batches))
 
-    def on_test_batch_end(self, *args: Any) -> None:
-        self._advance()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._show("testing", batch_idx + 1)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start("predicting", sum(trainer.num_predict_batches))
 
-    def on_predict_batch_end(self, *args: Any) -> None:
-        self._advance()
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._show("predicting", batch_idx + 1)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+    on_test_end = on_predict_end = on_exception = _stop
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
 
-    def _advance(self) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task)
-
-    def _describe(self, trainer: Trainer, epoch: int) -> str:
-        metrics = trainer.callback_metrics
-        accuracy = f" · accuracy {float(metrics['val/accuracy']):.2%}" if "val/accuracy" in metrics else ""
-        last = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-        return f"epoch {epoch}{last}{accuracy}"
-
-    def _print(self, trainer: Trainer, epoch: int) -> None:
-        if not (self._enabled and trainer.is_global_zero):
-            return
-        self._printed = time.monotonic()
-        step, elapsed = _step(trainer), self._printed - self._started
-        line = f"{self._describe(trainer, epoch)} · step {step}"
-        if not isinf(self._total):
-            left = timedelta(seconds=round(elapsed * (self._total - step) / max(1, step - self._first)))
-            line += f"/{self._total} · {left} left"
-        print(line, file=sys.stderr)
+def _training(trainer: Trainer, epoch: int) -> str:
+    accuracy = trainer.callback_metrics.get("val/accuracy")
+    last = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+    return f"epoch {epoch}{last}" + (f" · accuracy {float(accuracy):.2%}" if accuracy is not None else "")
 
 
 def _step(trainer: Trainer) -> int:
-    """The optimizer step, in the steps that there are now, of which there were others with another number of ranks."""
+    """Return the optimizer step, converted to this run's number of steps if it resumed with another number of ranks."""
     configs = trainer.lr_scheduler_configs
     return configs[0].scheduler.last_epoch if configs else trainer.global_step

@@ -1,4 +1,4 @@
-"""What a run of several processes needs: to know who they are, that they train one network, and what all have seen."""
+"""Checks that all ranks of a run train the same network, and the average of their norm statistics."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import lightning_subnets
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.training.callbacks.averaging import averaged_networks
+from lightning_subnets.training.masked_module import network_of
 
 
 class RankConsistency(Callback):
-    """Keeps the ranks of a fit together; does nothing where there is one.
+    """Keeps the ranks of a fit consistent; does nothing with a single rank.
 
-    - When it begins, rank 0 says what runs where, and with which versions, which have to be the same everywhere.
-    - At the start of training and in each checkpoint all ranks must hold the same parameters and masks, to the bit:
-      see ``digest.fingerprints``. If they do not, the run stops, on all of them, and names ranks and layers.
-    - Running statistics of norms are each rank's own during training, as in the paper's recipe, and averaged over the
-      ranks before an evaluation, in each checkpoint and at the end. The average is linear, and so is a running average:
-      it is the running average of the ranks' means and variances. Left out is the variance of the ranks' means about
-      their common one, as a running average leaves out that of the batches'. ``--trainer.sync_batchnorm=true`` trains
-      by the statistics of the global batch instead, which are the same on all ranks.
+    - At the start, rank 0 prints one line about nodes, devices and versions. The versions must be equal.
+    - At the start of training and in each checkpoint, all ranks must hold the same parameters and masks to the bit, see
+      ``digest.fingerprints``. Otherwise the run stops on all ranks and names ranks and layers.
+    - Each rank has its own running statistics of norms during training. They are averaged over the ranks before an
+      evaluation, in each checkpoint and at the end. The average of running averages is the running average of the
+      ranks' means and variances; it omits the variance of the ranks' means about their common mean. With
+      ``--trainer.sync_batchnorm=true``, training uses the statistics of the global batch instead.
 
     Raises:
         ValueError: on rank 0, if versions, parameters or masks differ; the other ranks then end too.
@@ -53,28 +53,27 @@ class RankConsistency(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
-            check_agreement(trainer, _network(pl_module))
+            check_agreement(trainer, network_of(pl_module))
 
-    # After callbacks that exchange the network for an average of it.
+    # This callback comes after those that replace the network by an average of it.
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1 and trainer.state.fn == TrainerFn.FITTING:
-            average_norms_(trainer, _network(pl_module))
+        if trainer.state.fn == TrainerFn.FITTING:
+            average_norms_(trainer, network_of(pl_module))
 
-    # The test that follows would begin with the statistics of rank 0.
+    # Otherwise a test after training would use the statistics of rank 0.
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            average_norms_(trainer, _network(pl_module))
+        average_norms_(trainer, network_of(pl_module))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.world_size > 1:
-            # In place, and what the checkpoint holds are the same tensors.
-            for network in (_network(pl_module), *averaged_networks(trainer)):
+            # The checkpoint holds the same tensors, so averaging them in place changes it too.
+            for network in (network_of(pl_module), *averaged_networks(trainer)):
                 average_norms_(trainer, network)
-            check_agreement(trainer, _network(pl_module))
+            check_agreement(trainer, network_of(pl_module))
 
 
 class Rank(NamedTuple):
-    """Where a process runs, and with what."""
+    """The node, device and versions of a rank."""
 
     node: str
     device: str
@@ -93,14 +92,14 @@ class Rank(NamedTuple):
 
 
 def roll_call(ranks: list[Rank]) -> str:
-    """What runs where, in a line: ``16 processes: n1, n2: 8 x NVIDIA H200 each; lightning-subnets 0.1.0, torch ...``"""
-    nodes: dict[str, Counter[str]] = defaultdict(Counter)
+    """Describe all ranks in a line: ``16 processes: n1, n2: 8 x NVIDIA H200 each; lightning-subnets 0.1.0, ...``."""
+    devices: dict[str, Counter[str]] = defaultdict(Counter)
     for rank in ranks:
-        nodes[rank.node][rank.device] += 1
-    alike: dict[str, list[str]] = defaultdict(list)
-    for node, devices in nodes.items():
-        alike[" + ".join(f"{count} x {device}" for device, count in devices.items())].append(node)
-    places = [f"{listed(names)}: {what}{' each' * (len(names) > 1)}" for what, names in alike.items()]
+        devices[rank.node][rank.device] += 1
+    nodes: dict[str, list[str]] = defaultdict(list)
+    for node, counts in devices.items():
+        nodes[" + ".join(f"{count} x {device}" for device, count in counts.items())].append(node)
+    places = [f"{listed(names)}: {devices}{' each' * (len(names) > 1)}" for devices, names in nodes.items()]
     return f"{len(ranks)} processes: {'; '.join(places)}; {ranks[0].versions}"
 
 
@@ -112,30 +111,29 @@ def check_agreement(trainer: Trainer, network: nn.Module) -> None:
     distributed.all_gather(of_ranks, mine)
     odd: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, column in zip(found, torch.stack(of_ranks, dim=1).tolist(), strict=True):
-        # Of two that are as frequent, that of the lower rank.
-        most, _ = Counter(column).most_common(1)[0]
+        most, _ = Counter(column).most_common(1)[0]  # of equally frequent values, that of the lower rank
         for rank, value in enumerate(column):
             if value != most:
                 layer, _, what = name.rpartition(".")
                 odd[rank][layer].append(what)
     if odd:
-        apart = [
+        differences = [
             f"rank {rank} differs in " + listed([f"{layer} ({', '.join(what)})" for layer, what in layers.items()])
             for rank, layers in odd.items()
         ]
         _stop(
             trainer,
-            f"the ranks do not hold the same network at step {trainer.global_step}: {listed(apart, '; ')}. "
-            "All need the same seed, score on the same data or with scores reduced over ranks, and go on from the same "
-            "checkpoint",
+            f"the ranks do not hold the same network at step {trainer.global_step}: {listed(differences, '; ')}. "
+            "All ranks need the same seed and checkpoint, and the same scores: score on the same data, or reduce the "
+            "scores over the ranks",
         )
 
 
 @torch.no_grad()
 def average_norms_(trainer: Trainer, network: nn.Module) -> None:
-    """Average the running means and variances of all norms over ranks, in place, by one exchange.
+    """Average the running means and variances of all norms over the ranks, in place, in one exchange.
 
-    Those of SyncBatchNorm are the same everywhere. Batches are counted on every rank, and are as many.
+    Those of SyncBatchNorm are the same on all ranks, and so are the numbers of batches that norms count.
     """
     own = [
         statistic
@@ -144,7 +142,7 @@ def average_norms_(trainer: Trainer, network: nn.Module) -> None:
         for statistic in (module.running_mean, module.running_var)
         if statistic is not None
     ]
-    if not own:
+    if trainer.world_size == 1 or not own:
         return
     # The average of a network may be on another device.
     averages = trainer.strategy.reduce(torch.cat(own).to(trainer.strategy.root_device), reduce_op="mean")
@@ -153,22 +151,15 @@ def average_norms_(trainer: Trainer, network: nn.Module) -> None:
         statistic.copy_(average)
 
 
-def _network(module: LightningModule) -> nn.Module:
-    network = module.network
-    assert isinstance(network, nn.Module)
-    return network
-
-
 def listed(names: list[str], separator: str = ", ") -> str:
-    """All of a few names; of many the first and the number of the others."""
+    """Join a few names, or the first names and the number of the others."""
     if len(names) > _LISTED + 1:
         names = [*names[:_LISTED], f"and {len(names) - _LISTED} more"]
     return separator.join(names)
 
 
 def _stop(trainer: Trainer, why: str) -> None:
-    # All ranks come here together. One tells of it, so that it is told once; what starts the ranks may kill it when
-    # another fails, so that the others do not.
+    """End all ranks together; only rank 0 fails, because a launcher may kill rank 0 if another rank fails."""
     if trainer.is_global_zero:
         raise UserError(why)
     sys.exit(0)

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from torch import nn
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
+from lightning_subnets.training.masked_module import network_of
 
 
 class ScoreHistograms(Callback):
-    """Shows a histogram of each layer's scores, ``scores/<layer>``, on W&B and in TensorBoard.
+    """Logs a histogram of each layer's scores, ``scores/<layer>``, to W&B and TensorBoard.
 
     Args:
-        every_n_epochs: how often, at an epoch's end; each time all scores are copied to the host.
+        every_n_epochs: the number of epochs between two histograms; each one copies all scores to the host.
 
     Raises:
-        ValueError: if ``every_n_epochs`` is below 1, or the run has no logger that shows histograms.
+        ValueError: if ``every_n_epochs`` is below 1, or if the run has no logger for histograms.
     """
 
     def __init__(self, every_n_epochs: int = 1) -> None:
@@ -32,17 +32,15 @@ class ScoreHistograms(Callback):
         shows = any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in trainer.loggers)
         if stage == "fit" and not shows:
             raise UserError(
-                "ScoreHistograms has nowhere to show them: add --trainer.logger=WandbLogger, or "
+                "ScoreHistograms needs W&B or TensorBoard: add --trainer.logger=WandbLogger, or "
                 "--trainer.logger=TensorBoardLogger --trainer.logger.save_dir=runs"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        network = pl_module.network
-        assert isinstance(network, nn.Module)
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
-        step = trainer.global_step - 1  # that of the epoch's other metrics
-        for name, layer in masking.masked_layers(network):
+        step = trainer.global_step - 1  # as Lightning logs the epoch's metrics
+        for name, layer in masking.masked_layers(network_of(pl_module)):
             if layer.scores is None:
                 continue
             scores = layer.scores.detach().cpu()

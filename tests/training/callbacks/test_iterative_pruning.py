@@ -1,21 +1,16 @@
-"""Training in rounds: what is pruned, what is rewound, at which learning rates, and a stop at any place."""
+"""Training in rounds: what is pruned, what is rewound, and at which learning rates."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import signal
-import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from conftest import QUICKSTART
 from lightning.pytorch import Callback, LightningModule, Trainer
-from repository import ROOT
 from torch import Tensor, nn
 
 import lightning_subnets as ls
@@ -23,10 +18,7 @@ from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import MaskedLayer
 from lightning_subnets.run_files import drawing
-from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint, MaskStatistics
-from lightning_subnets.training.callbacks.last_checkpoint import Stopped
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
-from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.callbacks import IterativePruning
 from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.schedule import Schedule, learning_rate_factor
 
@@ -107,7 +99,9 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, bool]:
     return {name: torch.equal(one[name], other[name]) for name in one}
 
 
-@pytest.mark.parametrize("rewind_to", [0, 1, 3, 5, 7])
+@pytest.mark.parametrize(
+    "rewind_to", [pytest.param(0, marks=pytest.mark.thorough), 3, pytest.param(7, marks=pytest.mark.thorough)]
+)
 def test_a_rewind_puts_everything_back_to_the_bit(rewind_to: int) -> None:
     pruning = IterativePruning(rounds=2, epochs_per_round=2, rewind_to=rewind_to)
     watch = fit(pruning)
@@ -131,11 +125,6 @@ def test_without_a_rewind_the_weights_go_on_as_they_are_without_momenta() -> Non
         assert all(equal(now.trained, then.trained).values())
         assert not all(equal(now.masks, then.masks).values())
         assert (len(then.optimizer), len(now.optimizer)) == (6, 0)
-
-
-def test_adam_counts_its_steps_anew_in_each_round() -> None:
-    watch = fit(IterativePruning(rounds=1, epochs_per_round=1), module(optimizer=torch.optim.Adam))
-    assert [int(watch.after[step].optimizer[0]["step"]) for step in range(1, 11)] == [1, 2, 3, 4, 5] * 2
 
 
 @pytest.mark.parametrize(
@@ -206,17 +195,14 @@ def test_pruning_starts_from_the_mask_that_was_chosen() -> None:
     assert [sum(int(mask.sum()) for mask in masks.values()) for masks in kept] == [738, 738 - int(0.2 * 738)]
 
 
-def test_a_weight_that_was_made_before_is_made_anew() -> None:
-    network, first, _ = tiny()
-    ones = torch.ones(3)
-    assert torch.equal(first(ones) - first.bias, torch.tensor([-0.5, -0.75]))
-    IterativePruning(rounds=1, epochs_per_round=1, fraction=0.5, scope="layer").prune_(network)
-    assert torch.equal(first(ones) - first.bias, torch.tensor([-2.0, -1.0]))
-
-
 @pytest.mark.parametrize(
     ("rewind_to", "schedule", "length"),
-    [(None, "cosine", 10), (0, "cosine", 10), (3, "cosine", 10), (5, "cosine", 5), (7, "constant", 5)],
+    [
+        pytest.param(None, "cosine", 10, marks=pytest.mark.thorough),
+        (3, "cosine", 10),
+        pytest.param(5, "cosine", 5, marks=pytest.mark.thorough),
+        pytest.param(7, "constant", 5, marks=pytest.mark.thorough),
+    ],
 )
 def test_each_round_has_the_learning_rates_of_the_first_from_the_rewind_on(
     rewind_to: int | None, schedule: Schedule, length: int
@@ -240,217 +226,52 @@ def test_accumulated_batches_make_one_step() -> None:
     assert max(watch.after) == 12
 
 
-class Stop(Callback):
-    """Interrupts after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-
-def run(folder: Path, rewind_to: int | None, *, stop: int = -1, batch_size: int = 288, rounds: int = 2) -> Watch:
-    """Train a round and those after it, of an epoch each, from the checkpoint that is there, as the command does."""
-    of = module()
-    torch.manual_seed(time.monotonic_ns())  # what another process would find
-    last, watch = LastCheckpoint(folder), Watch()
-    content = torch.load(last.path, weights_only=True) if last.best_model_path else None
-    pruning = IterativePruning(rounds, epochs_per_round=1, rewind_to=rewind_to)
-    trainer = Trainer(
-        **SILENT,
-        max_epochs=1 + rounds,
-        logger=MetricsFile(str(folder), step=content["global_step"] if content else None),
-        callbacks=[Stop(stop), watch, MaskStatistics(), pruning, last],
-    )
-    trainer.strategy.checkpoint_io = CheckpointFiles()
-    trainer.fit(of, datamodule=Digits(batch_size=batch_size), ckpt_path=last.best_model_path or None)
-    return watch
-
-
-def ending(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """The last checkpoint, without what was measured by a clock, and the rows of metrics.csv."""
-    content = torch.load(folder / "last.ckpt", weights_only=True)
-    with (folder / "metrics.csv").open(newline="") as file:
-        return content, list(csv.DictReader(file))
-
-
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    if isinstance(other, dict):
-        assert one.keys() == other.keys(), where
-        for key in other:
-            if key != "seconds":
-                assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(other, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}.{index}")
-    elif isinstance(other, Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int | None], Path]:
-    """The folder of the run that nobody stopped."""
-    known: dict[int | None, Path] = {}
-
-    def of(rewind_to: int | None) -> Path:
-        if rewind_to not in known:
-            known[rewind_to] = tmp_path_factory.mktemp("whole")
-            run(known[rewind_to], rewind_to)
-        return known[rewind_to]
-
-    return of
-
-
 @pytest.mark.parametrize(
-    ("rewind_to", "stops"),
-    [(3, [2]), (3, [3]), (3, [4]), (3, [5]), (3, [6]), (3, [1, 5, 7, 10, 14]), (0, [3, 5, 10]), (None, [4, 10])],
-)
-def test_a_run_that_is_stopped_anywhere_goes_on_to_the_bit(
-    rewind_to: int | None, stops: list[int], whole: Callable[[int | None], Path], tmp_path: Path
-) -> None:
-    for stop in stops:
-        with pytest.raises(Stopped):
-            run(tmp_path, rewind_to, stop=stop)
-    run(tmp_path, rewind_to)
-    (content, rows), (expected, expected_rows) = ending(tmp_path), ending(whole(rewind_to))
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        assert_same(content[key], expected[key], key)
-    for name in ("IterativePruning", "MaskStatistics"):
-        assert_same(content["callbacks"][name], expected["callbacks"][name], name)
-    assert rows == expected_rows
-    rounds = [(row["pruning/round"], float(row["density"])) for row in expected_rows if row["density"]]
-    assert rounds == [("0.0", 1.0), ("1.0", pytest.approx(0.8, abs=1e-3)), ("2.0", pytest.approx(0.64, abs=1e-3))]
-
-
-def test_the_checkpoint_of_a_rounds_end_holds_what_was_trained_under_the_mask_it_was_trained_under(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(Stopped):
-        run(tmp_path, 0, stop=10)
-    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
-    kept = sum(int(tensor.sum()) for name, tensor in state.items() if name.endswith("scores"))
-    assert kept == 1476 - int(0.2 * 1476)
-
-
-def test_a_finished_run_goes_on_with_more_rounds(tmp_path: Path) -> None:
-    run(tmp_path, 3)
-    watch = run(tmp_path, 3, rounds=3)
-    assert list(watch.before) == [15, 16, 17, 18, 19]
-    (content, _), kept = ending(tmp_path), 1476
-    for _ in range(3):
-        kept -= int(0.2 * kept)
-    assert sum(int(watch.before[15].masks[name].sum()) for name in watch.before[15].masks) == kept
-    assert content["callbacks"]["IterativePruning"]["pruned"] == 3
-
-
-def test_gone_on_with_in_smaller_batches_the_rewind_is_to_the_same_share_of_the_round(tmp_path: Path) -> None:
-    with pytest.raises(Stopped):
-        run(tmp_path, 3, stop=2)
-    watch = run(tmp_path, 3, batch_size=144)  # 10 steps an epoch instead of 5; 6 of the first are left
-    rates = [watch.before[step].rate for step in sorted(watch.before)]
-    assert len(rates) == 6 + 10 + 10
-    # The first was at 4 of 10, so that the rewind is to 6; beyond 10 the rate is 0.
-    assert rates[6:16] == rates[16:] == rates[2:6] + [0.0] * 6
-    assert all(equal(watch.before[8].trained, watch.before[4].trained).values())
-
-
-@pytest.mark.parametrize(
-    ("before", "change", "parts"),
+    ("options", "part"),
     [
-        (3, {"rewind_to": 2}, ["rewind_to = 3", "rewind_to = 2"]),
-        (0, {"epochs_per_round": 2}, ["epochs_per_round = 1", "epochs_per_round = 2"]),
+        ({"fraction": 1.0}, r"fraction = 1.0 is outside \(0, 1\)"),
+        ({"rounds": 0}, "rounds = 0 is below 1"),
+        ({"epochs_per_round": 0}, "epochs_per_round = 0 is below 1"),
+        ({"rewind_to": -1}, "rewind_to = -1 .* null is no rewind"),
+        ({"fractions": {"0": 0.1}}, "set scope to layer"),
+        ({"fractions": {"0": 1.0}, "scope": "layer"}, r"fraction 1.0 of '0' is outside \[0, 1\)"),
     ],
 )
-def test_rounds_that_have_begun_cannot_be_made_others(before: int, change: dict[str, Any], parts: list[str]) -> None:
-    options: dict[str, Any] = {"rounds": 1, "epochs_per_round": 1, "rewind_to": before}
-    state = IterativePruning(**options).state_dict()
-    with pytest.raises(ls.UserError) as error:
-        IterativePruning(**(options | change)).load_state_dict(state)
-    assert all(part in str(error.value) for part in parts)
-
-
-def test_a_run_that_was_begun_without_rounds_cannot_go_on_in_rounds(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "last.ckpt"
-    trainer = Trainer(**SILENT, max_epochs=1, limit_val_batches=0, logger=False, callbacks=[LastCheckpoint(tmp_path)])
-    trainer.fit(module(), datamodule=Digits(batch_size=288))
-    pruning = IterativePruning(rounds=2, epochs_per_round=1)
-    trainer = Trainer(**SILENT, max_epochs=3, logger=False, callbacks=[pruning, LastCheckpoint(tmp_path)])
-    trainer.strategy.checkpoint_io = CheckpointFiles()
-    with pytest.raises(ls.UserError, match="of a run without IterativePruning"):
-        trainer.fit(module(), datamodule=Digits(batch_size=288), ckpt_path=checkpoint)
-
-
-QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-PRUNING = [
-    "--model.method=Magnitude",
-    "--model.method.density=1.0",
-    "--trainer.callbacks+=IterativePruning",
-    "--trainer.callbacks.rounds=2",
-    "--trainer.callbacks.epochs_per_round=1",
-]
-COMMAND = ["fit", "-c", QUICKSTART, "--trainer.accelerator=cpu", *PRUNING]
+def test_an_argument_out_of_range_is_refused(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(ls.UserError, match=part):
+        IterativePruning(**{"rounds": 1, "epochs_per_round": 1} | options)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("method", "options", "max_epochs", "part"),
     [
-        (["--model.method=EdgePopup"], ["EdgePopup", "--model.method=Magnitude --model.method.density=1.0"]),
-        (["--model.method=Dense"], ["Dense has no mask"]),
-        ([], ["max_epochs = 30", "--trainer.max_epochs=3"]),
-        (["--trainer.callbacks.fraction=1"], ["fraction = 1.0", "(0, 1)"]),
-        (["--trainer.callbacks.rounds=0"], ["rounds = 0", "below 1"]),
-        (["--trainer.callbacks.epochs_per_round=0"], ["epochs_per_round = 0", "below 1"]),
-        (["--trainer.callbacks.rewind_to=-1"], ["rewind_to = -1", "null is no rewind"]),
-        (["--trainer.callbacks.scope=leyer"], ["leyer"]),
-        (["--trainer.callbacks.fractions={classifier.5: 0.1}"], ["set scope to layer"]),
-        (
-            ["--trainer.callbacks.fractions={clasifier.5: 0.1}", "--trainer.callbacks.scope=layer"],
-            ["'clasifier.5'", "Did you mean 'classifier.5'", "features.0"],
-        ),
-        (["--trainer.callbacks.fractions={a: 1.0}", "--trainer.callbacks.scope=layer"], ["1.0 of 'a'", "[0, 1)"]),
+        (ls.EdgePopup(0.5), {}, 6, "EdgePopup has none: set --model.method=Magnitude --model.method.density=1.0"),
+        (ls.Dense(), {}, 6, "Dense has none"),
+        (None, {}, 30, "max_epochs = 30.*set --trainer.max_epochs=6"),
+        (None, {"fractions": {"6": 0.1}, "scope": "layer"}, 6, "unknown layer in fractions '6'.* Known: 0, 5"),
+        (None, {"rewind_to": 10}, 6, "its 10 steps are 0 to 9"),
+        (None, {"rewind_to": 5}, 6, "a round of 2 epochs with 2 of 1 after it has 4: set --trainer.max_epochs=4"),
     ],
 )
-def test_a_mistake_is_one_clear_line_and_costs_nothing(
-    arguments: list[str],
-    parts: list[str],
-    mistake: Callable[[list[str]], str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_rounds_that_do_not_fit_are_a_mistake_before_training(
+    method: ls.Method | None, options: dict[str, Any], max_epochs: int, part: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    error = mistake([*COMMAND, *arguments])
-    assert all(part in error for part in parts), error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("rewind_to", "max_epochs", "part"),
-    [
-        (10, 6, "its 10 steps are 0 to 9"),
-        (5, 6, "a round of 2 epochs and 2 of 1 after it are 4: set --trainer.max_epochs=4"),
-    ],
-)
-def test_a_step_beyond_the_first_round_or_other_epochs_after_it_are_a_mistake_before_training(
-    rewind_to: int, max_epochs: int, part: str
-) -> None:
-    watch, pruning = Watch(), IterativePruning(rounds=2, epochs_per_round=2, rewind_to=rewind_to)
+    watch, pruning = Watch(), IterativePruning(**{"rounds": 2, "epochs_per_round": 2} | options)
     trainer = Trainer(
         **SILENT, max_epochs=max_epochs, callbacks=[watch, pruning], logger=False, enable_checkpointing=False
     )
     with pytest.raises(ls.UserError, match=part):
-        trainer.fit(module(), datamodule=Digits(batch_size=288))
+        trainer.fit(module(method), datamodule=Digits(batch_size=288))
     assert not watch.before
 
 
+@pytest.mark.thorough
 def test_the_command_prunes_and_draws_accuracy_over_density(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    options = ["--model.method=Magnitude", "--model.method.density=1.0", "--trainer.callbacks+=IterativePruning"]
+    options += ["--trainer.callbacks.rounds=2", "--trainer.callbacks.epochs_per_round=1", "--trainer.accelerator=cpu"]
     short = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=4", "--model.network.width_multiplier=0.25"]
-    main([*COMMAND, *short, "--trainer.callbacks.rewind_to=2"])
+    main(["fit", "-c", str(QUICKSTART), *options, *short, "--trainer.callbacks.rewind_to=2"])
     (folder,) = (tmp_path / "runs/quickstart").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["density"] == pytest.approx(0.64, abs=1e-3)

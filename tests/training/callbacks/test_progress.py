@@ -40,10 +40,13 @@ def test_without_a_terminal_progress_is_lines_with_the_time_left(
     monkeypatch.setattr(progress, "_INTERVAL", -1.0)  # a line for each step
     _run(Progress(), tmp_path)
     lines = [line for line in capsys.readouterr().err.splitlines() if "step" in line]
-    assert [re.sub(r"accuracy \d+\.\d+%", "accuracy", re.sub(r"0:00:0\d left", "s left", line)) for line in lines] == [
+    assert [
+        re.sub(r"accuracy \d+\.\d+%", "accuracy", re.sub(r"\d+:\d\d:\d\d left", "s left", line)) for line in lines
+    ] == [
         *(f"epoch 1/2 · step {step}/6 · s left" for step in (1, 2, 3)),
-        *(f"epoch 2/2 · accuracy · step {step}/6 · s left" for step in (4, 5, 6)),
-        "epoch 2/2 · accuracy · step 6/6 · s left",
+        "epoch 1/2 · accuracy · step 3/6 · s left",
+        *(f"epoch 2/2 · accuracy · step {step}/6 · s left" for step in (4, 5, 6, 6, 6)),
+        *(f"testing · step {step}/6 · s left" for step in range(1, 7)),
     ]
 
 

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
+from metric_rows import column
 from repository import ROOT
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -19,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 import lightning_subnets as ls
 from lightning_subnets.training.callbacks import Throughput
 from lightning_subnets.training.loggers import MetricsFile
-from lightning_subnets.training.loggers.metrics_file import rows_before
 from lightning_subnets.training.module import SubnetModule
 
 BATCHES, IMAGES = 8, 5
@@ -75,10 +75,6 @@ def fit(folder: Path, *, checkpoint: Path | None = None, **options: Any) -> Trai
     return trainer
 
 
-def logged(folder: Path, name: str) -> dict[int, float]:
-    return {step: row[name] for step, row in rows_before(folder, 10**6) if name in row}
-
-
 def each(steps: list[int], value: float) -> Any:
     return dict.fromkeys(steps, pytest.approx(value))
 
@@ -87,8 +83,8 @@ def test_only_loading_and_steps_count(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=3)
     fit(tmp_path, callbacks=[save], enable_checkpointing=True)
     for suffix, steps in (("", [7, 15]), ("_step", [1, 3, 5, 7, 9, 11, 13, 15])):
-        assert logged(tmp_path, f"train/images_per_second{suffix}") == each(steps, IMAGES / 3)
-        assert logged(tmp_path, f"train/data_wait{suffix}") == each(steps, 1 / 3)
+        assert column(tmp_path, f"train/images_per_second{suffix}") == each(steps, IMAGES / 3)
+        assert column(tmp_path, f"train/data_wait{suffix}") == each(steps, 1 / 3)
 
 
 def test_accumulated_batches_are_counted_each_and_logged_once_a_step(
@@ -97,20 +93,20 @@ def test_accumulated_batches_are_counted_each_and_logged_once_a_step(
     monkeypatch.setattr(_Slow, "growth", 1.0)
     fit(tmp_path, accumulate_grad_batches=2, log_every_n_steps=2, max_epochs=1)
     first, second = 4 * IMAGES / (3 + 4 + 5 + 6), 4 * IMAGES / (7 + 8 + 9 + 10)
-    assert logged(tmp_path, "train/images_per_second_step") == each([1], first) | each([3], second)
-    assert logged(tmp_path, "train/images_per_second") == each([3], 8 * IMAGES / 52)
+    assert column(tmp_path, "train/images_per_second_step") == each([1], first) | each([3], second)
+    assert column(tmp_path, "train/images_per_second") == each([3], 8 * IMAGES / 52)
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-def test_an_epoch_that_a_run_goes_on_with_counts_from_there(tmp_path: Path) -> None:
+def test_a_resumed_epoch_counts_from_where_it_resumes(tmp_path: Path) -> None:
     saved = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)
     fit(tmp_path, callbacks=[saved], enable_checkpointing=True, max_epochs=1)
     (tmp_path / "metrics.csv").unlink()
     saved = ModelCheckpoint(tmp_path / "saved again", filename="{step}", every_n_train_steps=5, save_top_k=-1)
     checkpoint = tmp_path / "saved" / "step=5.ckpt"
     fit(tmp_path, callbacks=[saved], enable_checkpointing=True, checkpoint=checkpoint, max_epochs=1)
-    assert logged(tmp_path, "train/images_per_second") == each([7], IMAGES / 3)
+    assert column(tmp_path, "train/images_per_second") == each([7], IMAGES / 3)
 
 
 @pytest.mark.parametrize("options", [{"log_every_n_steps": 0}, {"logger": False}])
@@ -118,36 +114,35 @@ def test_without_steps_to_log_the_epoch_is_still_measured(options: dict[str, Any
     metrics = fit(tmp_path, **options).callback_metrics
     assert metrics["train/images_per_second"] == torch.tensor(IMAGES / 3)
     assert metrics["train/data_wait"] == torch.tensor(1 / 3)
-    assert not logged(tmp_path, "train/images_per_second_step")
+    assert not column(tmp_path, "train/images_per_second_step")
 
 
-def test_the_users_profiler_is_told_all_the_same_and_put_back(tmp_path: Path) -> None:
+def test_the_users_profiler_still_records_and_is_restored(tmp_path: Path) -> None:
     profiler = SimpleProfiler()
-    trainer = fit(tmp_path, profiler=profiler, max_epochs=1)
+    fit(tmp_path, profiler=profiler, max_epochs=1)
     assert len(profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]) == BATCHES
-    assert trainer.profiler is profiler  # type: ignore[attr-defined]
+    assert "start" not in vars(profiler)
 
 
 class _Stop(Callback):
-    """Ends the fit by an error and keeps the trainer."""
+    """Ends the fit by an error."""
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self.trainer = trainer
+    def on_train_batch_start(self, *_: Any) -> None:
         raise RuntimeError("stop")
 
 
-def test_the_users_profiler_is_put_back_after_an_error(tmp_path: Path) -> None:
-    profiler, stop = SimpleProfiler(), _Stop()
+def test_the_users_profiler_is_restored_after_an_error(tmp_path: Path) -> None:
+    profiler = SimpleProfiler()
     with pytest.raises(RuntimeError, match="stop"):
-        fit(tmp_path, profiler=profiler, callbacks=[stop])
-    assert stop.trainer.profiler is profiler  # type: ignore[attr-defined]
+        fit(tmp_path, profiler=profiler, callbacks=[_Stop()])
+    assert "start" not in vars(profiler)
 
 
 def test_testing_is_not_measured(tmp_path: Path) -> None:
     trainer = fit(tmp_path, max_epochs=1)
     loader: Any = DataLoader(_Batches(), batch_size=None)
     trainer.test(trainer.lightning_module, loader, verbose=False)
-    assert logged(tmp_path, "train/images_per_second") == each([7], IMAGES / 3)
+    assert column(tmp_path, "train/images_per_second") == each([7], IMAGES / 3)
 
 
 TWO_RANKS = """
@@ -167,11 +162,11 @@ def test_the_ranks_speeds_are_summed_and_their_waits_averaged(tmp_path: Path) ->
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
     here = Path(__file__).parent
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here), str(ROOT)])}
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (here, ROOT, ROOT / "tests")))}
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], env=os.environ | environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert logged(tmp_path, "train/images_per_second") == each([3], IMAGES / 3 + IMAGES / 4)
-    assert logged(tmp_path, "train/data_wait") == each([3], (1 / 3 + 1 / 4) / 2)
-    assert logged(tmp_path, "train/images_per_second_step") == each([1, 3], 2 * IMAGES / 3)
+    assert column(tmp_path, "train/images_per_second") == each([3], IMAGES / 3 + IMAGES / 4)
+    assert column(tmp_path, "train/data_wait") == each([3], (1 / 3 + 1 / 4) / 2)
+    assert column(tmp_path, "train/images_per_second_step") == each([1, 3], 2 * IMAGES / 3)

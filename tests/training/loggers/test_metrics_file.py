@@ -56,7 +56,7 @@ def test_another_rank_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert content(tmp_path) == before
 
 
-def test_a_run_that_goes_on_ends_with_the_file_of_one_that_was_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_file_of_the_uninterrupted_one(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     file = MetricsFile(str(whole))
@@ -170,7 +170,7 @@ def test_what_is_logged_without_a_step_belongs_to_the_last_one(tmp_path: Path) -
     assert [step for step, _ in rows(tmp_path)] == [0, 4]
 
 
-def test_nothing_is_written_again_where_nothing_is_dropped(tmp_path: Path) -> None:
+def test_the_file_stays_if_no_row_is_dropped(tmp_path: Path) -> None:
     log(MetricsFile(str(tmp_path)), range(3))
     inode = (tmp_path / "metrics.csv").stat().st_ino
     log(MetricsFile(str(tmp_path), step=3), range(3, 4))
@@ -229,7 +229,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("room", [60, 85])
 @pytest.mark.parametrize("more", [{}, {"accuracy": 0.5}], ids=["rows", "a column"])
-def test_on_a_full_disk_training_goes_on_and_the_rows_come_later(
+def test_rows_that_a_full_disk_refuses_are_written_later(
     more: dict[str, float], room: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = MetricsFile(str(tmp_path))

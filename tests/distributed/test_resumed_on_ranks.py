@@ -1,4 +1,4 @@
-"""Two processes stop together, go on together or alone, and notice when one of them is gone."""
+"""Two ranks stop together, resume together or alone, and end if one of them is killed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from repository import ROOT
+
+pytestmark = pytest.mark.thorough
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
@@ -53,7 +56,7 @@ def last(folder: Path, version: str) -> dict[str, Any]:
     return content
 
 
-def test_a_signal_to_one_rank_stops_both_and_they_or_one_alone_go_on(tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_stops_both_and_both_or_one_alone_resume(tmp_path: Path) -> None:
     finish(start(tmp_path, "whole"))
 
     process = start(tmp_path, "stopped")
@@ -72,15 +75,15 @@ def test_a_signal_to_one_rank_stops_both_and_they_or_one_alone_go_on(tmp_path: P
     said = finish(start(tmp_path, "alone", 1))
     assert "trainer.devices = 1 instead of 2" in said
     assert (
-        f"going on at step {step} with 1 x 36 images a step, 40 batches an epoch, instead of 2 x 36 images a step"
+        f"resuming at step {step} with 1 x 36 images a step, 40 batches an epoch, instead of 2 x 36 images a step"
         in said
     )
     found = last(tmp_path, "alone")
-    assert found["lr_schedulers"][0]["last_epoch"] == 4 * 40  # 1437 / 36: the rate has come to its end with the run
+    assert found["lr_schedulers"][0]["last_epoch"] == 4 * 40  # 1437 / 36: the schedule ends with the run
     assert found["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.05
 
 
-def test_a_rank_that_is_killed_ends_the_run_with_a_word_of_it(tmp_path: Path) -> None:
+def test_a_killed_rank_ends_the_run_with_one_message(tmp_path: Path) -> None:
     process = start(tmp_path, "killed", 2, "--trainer.max_epochs=1000")
     wait_until_it_trains(process)
     os.kill(second_rank(process), signal.SIGKILL)
