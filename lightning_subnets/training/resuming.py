@@ -100,8 +100,8 @@ def _in_words(layout: dict[str, int | None]) -> str:
 
 def _convert_(trainer: Trainer) -> None:
     """Convert the position in the run to the steps that an epoch has now."""
-    loop, batches = trainer.fit_loop, trainer.num_training_batches
-    done = 0
+    loop: Any = trainer.fit_loop
+    batches, done = trainer.num_training_batches, 0
     if loop.restarted_mid_epoch:
         (loader,) = internals.train_loaders(trainer)
         if isinstance(loader, EpochLoader):

@@ -73,7 +73,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self._show(_training(trainer, trainer.current_epoch + 1), _step(trainer))
 
-    on_train_epoch_end = on_train_batch_end  # after the validation
+    on_train_epoch_end = on_train_batch_end  # type: ignore[assignment]  # after the validation
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(_training(trainer, trainer.current_epoch), _step(trainer), last=True)  # the epoch is finished now
@@ -95,7 +95,7 @@ class Progress(ProgressBar):
     ) -> None:
         self._show("predicting", batch_idx + 1)
 
-    on_test_end = on_predict_end = on_exception = _stop
+    on_test_end = on_predict_end = on_exception = _stop  # type: ignore[assignment]
 
 
 def _training(trainer: Trainer, epoch: int) -> str:
