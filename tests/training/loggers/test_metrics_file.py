@@ -154,10 +154,8 @@ def test_a_file_that_is_deleted_or_shortened_during_the_run_is_written_again(
         folder.mkdir()
         file = MetricsFile(str(folder))
         log(file, range(3))
-        if folder.name == "cut" and cut is None:
-            (folder / "metrics.csv").unlink()
-        elif folder.name == "cut":
-            os.truncate(folder / "metrics.csv", cut)
+        if folder.name == "cut":
+            (folder / "metrics.csv").unlink() if cut is None else os.truncate(folder / "metrics.csv", cut)
         log(file, range(3, 5), **more)
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
