@@ -90,7 +90,7 @@ def train_tampered(parameter: str, step: int, folder: Path) -> str:
 )
 def test_ranks_that_differ_at_the_start_stop(parameter: str, what: str, tmp_path: Path) -> None:
     first, second = on_ranks(train_tampered, parameter, 0, tmp_path)
-    assert f"not hold the same network at step 0: rank 1 differs in {parameter[0]} ({what}). All need" in first
+    assert f"not hold the same network at step 0: rank 1 differs in {parameter[0]} ({what}). All ranks need" in first
     assert first.startswith("UserError")
     assert second == "SystemExit: 0"
     assert not list(tmp_path.glob("*.ckpt"))
@@ -99,7 +99,7 @@ def test_ranks_that_differ_at_the_start_stop(parameter: str, what: str, tmp_path
 @pytest.mark.thorough
 def test_ranks_that_differ_at_a_checkpoint_stop_and_leave_the_last_good_one(tmp_path: Path) -> None:
     message, *others = on_ranks(train_tampered, "0.scores", 3, tmp_path, ranks=3)
-    assert "at step 4: rank 1 differs in 0 (scores, mask). All need" in message
+    assert "at step 4: rank 1 differs in 0 (scores, mask). All ranks need" in message
     assert others == ["SystemExit: 0"] * 2
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
