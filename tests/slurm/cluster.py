@@ -167,7 +167,7 @@ class Cluster:
             JobAcctGatherType=jobacct_gather/none
             MpiDefault=none
             ReturnToService=2
-            KillWait=300
+            KillWait=30
             MinJobAge=86400
             MessageTimeout=60
             BatchStartTimeout=300
