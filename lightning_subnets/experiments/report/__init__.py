@@ -1,4 +1,4 @@
-"""A report on runs: figures and tables of sweeps, a table of other runs, and one page with all of them."""
+"""A report on runs: ``finding`` finds them, ``plots`` and ``tables`` show them, ``page`` puts all of it on one page."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from rich.console import Console
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.experiments.report import page, single_run, tables
+from lightning_subnets.experiments.report import page, tables
 from lightning_subnets.experiments.report.finding import find
 from lightning_subnets.run_files.summary import read as read_summary
 
 
 def report(runs: str, out: str | None = None) -> None:
-    """Draw figures and tables of runs, and ``index.html`` with all of them, which opens without a network.
-
-    The figures of an incomplete sweep show the finished runs, and name the missing ones.
-
-    Args:
-        runs: a directory with sweeps or runs in it, or the directory of one sweep or of one run.
-        out: the directory to write to, by default ``report`` in that directory.
+    """Write the report on a directory of sweeps or runs into ``out``, by default ``report`` in that directory.
 
     Raises:
         UserError: if there is nothing to report on, a file is damaged, or the report cannot be written.
@@ -37,7 +31,7 @@ def report(runs: str, out: str | None = None) -> None:
     if table is not None:
         files |= {"runs.csv": tables.as_csv(table).encode(), "runs.md": tables.as_markdown(table).encode()}
     if found.run is not None:
-        run = single_run.section(found.run.resolve(), read_summary(found.run))
+        run = page.run_section(found.run.resolve(), read_summary(found.run))
         files |= run.files
     files["index.html"] = page.render(f"Report on {path.resolve().name}", sweeps, table, run).encode()
     try:

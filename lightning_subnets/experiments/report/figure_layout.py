@@ -31,9 +31,9 @@ Style = dict[str, Any]
 
 
 def styles(lines: Iterable[str]) -> dict[str, Style]:
-    """Return the arguments of matplotlib for each line of a figure.
+    """Return matplotlib's arguments for each line of a figure, which depend on the line's place in it only.
 
-    They depend on the line's place in the figure only, so that it looks the same in all plots and at all scales.
+    So a line looks the same in all plots and at all scales.
     """
     names = ("color", "marker", "linestyle")
     return {
@@ -47,7 +47,7 @@ class FigureLayout:
 
     Args:
         panels: the number of panels.
-        x_names: the names on the x axis of each panel; they are slanted if there is no space for them side by side.
+        x_names: the names on the x axis of each panel; they are slanted if they do not fit side by side.
         extra_height: inches to add to each row of panels, for other long labels under it.
         share_x: whether all panels have the same x axis.
     """
@@ -83,14 +83,7 @@ class FigureLayout:
                 axes.set_ylabel(y, fontsize=LABEL, parse_math=False)
 
     def finish(self, title: str, notes: Sequence[str], warnings: Sequence[str], handles: Sequence[Artist]) -> None:
-        """Add the title, the legend, and the notes above the legend, and make the figure higher for them.
-
-        Args:
-            title: of the figure.
-            notes: sentences about the figure.
-            warnings: sentences about what it lacks; all notes are red if there are any.
-            handles: the entries of the legend.
-        """
+        """Add the title, the legend and the notes above it, in red if there are warnings, and the height they need."""
         wrapped, said = self._wrap(title, TITLE), "\n".join(self._wrap(note, NOTE) for note in [*notes, *warnings])
         longest = max((len(str(handle.get_label())) for handle in handles), default=0)
         rows = math.ceil(len(handles) / max(1, int((self._width - 0.4) / (0.8 + 0.075 * longest))))

@@ -11,21 +11,14 @@ from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files import summary
 
-Summary = dict[str, Any]
-
 
 class Found(NamedTuple):
-    """The contents of a directory.
+    """The contents of a directory."""
 
-    Attributes:
-        run: the directory, if it is a run's own.
-        sweeps: each sweep with its results, by its path from the directory.
-        runs: the summaries of other runs by name and version; None for a run that is not finished.
-    """
-
-    run: Path | None
-    sweeps: dict[str, tuple[Sweep, list[Row]]]
-    runs: dict[tuple[str, str], Summary | None]
+    run: Path | None  # the directory, if it is a run's own
+    sweeps: dict[str, tuple[Sweep, list[Row]]]  # by their paths from the directory
+    # The summaries of other runs by name and version; None for a run that is not finished.
+    runs: dict[tuple[str, str], dict[str, Any] | None]
 
 
 def find(path: Path) -> Found:
@@ -35,7 +28,7 @@ def find(path: Path) -> Found:
         UserError: if the directory does not exist, or has neither sweeps nor runs.
     """
     if not path.is_dir():
-        raise UserError(f"{path} is no directory: name one with runs or sweeps in it, such as runs")
+        raise UserError(f"{path} is not a directory: name one that contains runs or sweeps, such as runs")
     if _is_run(path):
         return Found(path, {}, {})
     folders = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
@@ -44,7 +37,7 @@ def find(path: Path) -> Found:
     runs = [folder for folder in folders if _is_run(folder) and folder.parent not in in_sweeps]
     if not sweeps and not runs:
         raise UserError(
-            f"{path} has no runs in it, nor sweeps: name a run's directory (runs/<name>/<version>), one above it, "
+            f"{path} contains neither runs nor sweeps: name a run's directory (runs/<name>/<version>), one above it, "
             "or the --out of `subnets sweep`"
         )
     return Found(

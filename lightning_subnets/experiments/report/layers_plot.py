@@ -19,10 +19,7 @@ FONT_SIZE = 7
 
 
 def draw(axes: Axes, rows: Sequence[Row], looks: Mapping[str, Style]) -> list[str]:
-    """Draw the mean over seeds for each line, and one standard deviation as a band.
-
-    Returns: the lines that have runs to draw.
-    """
+    """Draw each line's mean over seeds, with one standard deviation as a band; return the lines that have runs."""
     layers = _layers(rows)
     every = max(math.ceil(len(layers) / SHOWN), 1)
     drawn = []

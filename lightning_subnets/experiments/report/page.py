@@ -1,20 +1,28 @@
-"""The page of a report: one HTML file with the pictures in it, which opens without a network and in a mail."""
+"""The page of a report: one HTML file that contains its pictures, so it opens offline and in an e-mail."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from lightning_subnets import masking
+from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.report import figure_layout, plots, points, tables
-from lightning_subnets.experiments.report.finding import Summary
 from lightning_subnets.experiments.report.tables import Table
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
+from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
+from lightning_subnets.run_files import drawing
+from lightning_subnets.run_files.run_directory import RunDirectory
+from lightning_subnets.run_files.saved_config import read_config
+from lightning_subnets.run_files.saved_run import SavedRun
 
 PACKAGES = ("lightning_subnets", "torch", "torchvision", "lightning")
 
@@ -30,43 +38,25 @@ _TEMPLATES.filters |= {"base64": lambda content: base64.b64encode(content).decod
 
 
 class SweepSection(NamedTuple):
-    """The section of a sweep.
+    """The section of a sweep, with its pictures and tables by their paths in the report."""
 
-    Attributes:
-        name: its folder in the report.
-        sweep: the figure at one of its scales.
-        runs: each run in words, with its results.
-        files: pictures and tables by their paths in the report.
-        table: its points.
-        published: whether the table has results that the paper prints.
-        missing: which runs are missing or have failed; empty if none.
-        facts: where the numbers come from.
-    """
-
-    name: str
+    name: str  # of its folder in the report
     sweep: Sweep
-    runs: list[tuple[str, Row]]
+    runs: list[tuple[str, Row]]  # each run in words, with its results
     files: dict[str, bytes]
     table: Table
-    published: bool
-    missing: str
-    facts: dict[str, str]
+    published: bool  # whether the table has results that the paper prints
+    missing: str  # which runs are missing or have failed; empty if none
+    facts: dict[str, str]  # device, versions and times of the runs
 
 
 class RunSection(NamedTuple):
-    """The section of one run.
-
-    Attributes:
-        name: of the run.
-        files: its pictures by their paths in the report.
-        table: its row in a table of runs.
-        summary: its summary, None if it is not finished.
-    """
+    """The section of one run, with its pictures by their paths in the report."""
 
     name: str
     files: dict[str, bytes]
     table: Table
-    summary: Summary | None
+    summary: Mapping[str, Any] | None  # None if the run is not finished
 
 
 def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
@@ -85,14 +75,45 @@ def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
     return section
 
 
+def run_section(run: Path, summary: Mapping[str, Any] | None) -> RunSection:
+    """Draw a run's pictures as PNG and PDF, also for a run that is not finished, and tabulate its summary."""
+    layers, diagnosis = _layers(run)
+    held_out = read_config(run / "config.yaml")["data"].get("init_args", {}).get("validation_fraction")
+    evaluated_on = "held-out images" if held_out else "test set"
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        for form in ("png", "pdf"):
+            drawing.draw_run(run, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis, out=out, form=form)
+        files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    table = tables.of_runs({(run.parent.name, run.name): summary})
+    return RunSection(f"{run.parent.name}, {run.name}", files, table, summary)
+
+
 def render(title: str, sweeps: Sequence[SweepSection], runs: Table | None, run: RunSection | None) -> str:
     """Return the page with the sections of sweeps, a table of other runs, and the section of one run."""
     source = tables.PUBLISHED_SOURCE
     return _TEMPLATES.get_template("page.html").render(title=title, sweeps=sweeps, runs=runs, run=run, source=source)
 
 
+def _layers(run: Path) -> tuple[list[str], Diagnosis | None]:
+    """Return the masked layers in the network's order, and the diagnosis of the last checkpoint's masks.
+
+    If the checkpoint or the data are gone, return the layers that the metrics name, and no diagnosis.
+    """
+    metrics = drawing.read_metrics(run / "metrics.csv")
+    layers = [name.removeprefix("density/") for name in metrics if name.startswith("density/")]
+    diagnosis = None
+    if checkpoint := RunDirectory(run).last_checkpoint:
+        with suppress(UserError):
+            saved = SavedRun(str(checkpoint))
+            network = saved.module().network
+            layers = [name for name, _ in masking.masked_layers(network)]
+            if masking.density(network) < 1.0:
+                diagnosis = diagnose(network, saved.data().image_shape)
+    return layers, diagnosis
+
+
 def _facts(rows: Sequence[Row]) -> dict[str, str]:
-    """Return how many runs are finished, on what device, with which versions, when, and the time that they took."""
     finished = [row for row in rows if row["status"] == "finished"]
 
     def different(column: str) -> list[str]:
@@ -105,6 +126,6 @@ def _facts(rows: Sequence[Row]) -> dict[str, str]:
         "device": "; ".join(different("device")),
         "versions": ", ".join(f"{package} {version}" for package in PACKAGES for version in different(package)),
         "finished": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "",
-        "run time": f"{timedelta(seconds=round(seconds))}, if the runs were one after another",
+        "run time": f"{timedelta(seconds=round(seconds))}, summed over the runs",
     }
     return {name: fact for name, fact in facts.items() if fact}

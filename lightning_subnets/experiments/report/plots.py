@@ -1,4 +1,4 @@
-"""The figures of a sweep as papers draw them: means over seeds, one standard deviation, horizontal dense lines."""
+"""The figures of a sweep: means over seeds with one standard deviation, and horizontal lines for what does not vary."""
 
 from __future__ import annotations
 
@@ -30,11 +30,6 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     There is a panel for each value of ``plot.panels``, and of every other axis that is not x. A line that does not vary
     along such an axis is in each of its panels. Runs that are missing or have failed are named below the panels.
 
-    Args:
-        sweep: the figure at one of its scales.
-        plot: the plot to draw.
-        rows: the sweep's results.
-
     Raises:
         UserError: if the results have no such axis or number.
     """
@@ -64,7 +59,6 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
 
 
 def _warnings(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
-    """Return in words which runs are not drawn."""
     found = [missing] if (missing := points.incomplete(rows, axes)) else []
     without = [row for row in rows if row["status"] == "finished" and -math.inf in (row.get(plot.x), row[plot.y])]
     if without:
@@ -130,15 +124,9 @@ def _draw_curves(
 def _curve(
     axes: Axes, plot: Plot, rows: Sequence[Row], look: Style, axes_names: Sequence[str], positions: dict[str, float]
 ) -> None:
-    """Draw a line of the figure, and label its points if x was measured.
+    """Draw one line's runs in a panel, and label its points if x was measured.
 
-    Args:
-        axes: the panel.
-        plot: the plot.
-        rows: the line's runs in this panel.
-        look: the line's style.
-        axes_names: the axes of the sweep.
-        positions: where each name on x is, for this line.
+    Names on x are at ``positions``.
     """
     measured_x = plot.x not in axes_names
     varied = [axis for axis in axes_names if axis != plot.panels] if measured_x else [plot.x]

@@ -44,7 +44,7 @@ def place(layout: FigureLayout) -> None:
 
 
 def _move(label: Annotation, offset: tuple[int, int]) -> Bbox:
-    """Move a label so that it extends away from its point, and return its box."""
+    """Move a label so that it extends away from its point, and return its bounding box."""
     x, y = offset
     label.set_position(offset)
     label.set_horizontalalignment(("center", "left", "right")[np.sign(x)])
@@ -53,7 +53,7 @@ def _move(label: Annotation, offset: tuple[int, int]) -> Bbox:
 
 
 def _cost(box: Bbox, panel: Bbox, taken: Iterable[Bbox], ink: NDArray[np.float64]) -> float:
-    """Return what share of a label is on other labels or outside the panel, in per cent, plus the ink under it."""
+    """Return the per cent of a label that other labels or the panel's edge cover, plus the points of lines under it."""
     size = box.width * box.height
     covered = sum(_overlap(box, other) for other in taken) + size - _overlap(box, panel)
     return float(100 * covered / size + np.count_nonzero(((ink > box.min) & (ink < box.max)).all(axis=1)))
@@ -65,7 +65,7 @@ def _overlap(one: Bbox, other: Bbox) -> float:
 
 
 def _ink(axes: Axes) -> NDArray[np.float64]:
-    """Return positions on the lines of a panel in pixels, close to each other."""
+    """Return densely sampled positions on the lines of a panel, in pixels."""
     dense = [np.empty((0, 2))]
     for line in axes.lines:
         points = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))

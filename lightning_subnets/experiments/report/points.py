@@ -16,10 +16,10 @@ NAMED = 3  # runs that are named; the others are counted
 
 
 class Measured(NamedTuple):
-    """A mean, and the standard deviation with n - 1 in its denominator, which is None for one value."""
+    """A mean and a standard deviation."""
 
     mean: float
-    deviation: float | None
+    deviation: float | None  # with n - 1 in its denominator; None for one value
 
 
 def measured(values: Sequence[float], scale: float = 1) -> Measured:
@@ -56,21 +56,16 @@ def values_of(rows: Iterable[Row], axis: str) -> list[Value]:
 
 
 def seeds(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
-    """Return in words how many finished runs the points are the means of; no words if no run is finished."""
+    """Return a sentence on the number of finished seeds at each point, or nothing if no run is finished."""
     finished = [row for row in rows if row["status"] == "finished"]
     counts = {len(group) for group in grouped(finished, ["line", *axes]).values()}
-    if not counts:
-        return []
-    if max(counts) == 1:
-        return ["1 seed"]
+    if max(counts, default=0) < 2:
+        return ["1 seed"] if counts else []
     return [f"mean and one standard deviation of {' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds"]
 
 
 def incomplete(rows: Sequence[Row], axes: Sequence[str]) -> str:
-    """Return which runs are missing or have failed, as ``2 of 40 runs missing (Conv2, seed 0; ...), 1 failed (...)``.
-
-    Returns: an empty string if all runs are finished.
-    """
+    """Return ``2 of 40 runs missing (Conv2, seed 0; ...), 1 failed (...)``, or "" if all runs are finished."""
     parts: list[str] = []
     for status in ("missing", "failed"):
         if which := [row for row in rows if row["status"] == status]:
@@ -86,6 +81,5 @@ def describe(rows: Sequence[Row], axes: Sequence[str]) -> str:
 
 
 def describe_run(row: Row, axes: Sequence[str]) -> str:
-    """Return a run in words: its line, its values and its seed."""
     columns = [column for column in (*axes, "seed") if row[column] is not None]
     return ", ".join([str(row["line"]), *(with_axis(column, row[column] or 0) for column in columns)])

@@ -8,15 +8,10 @@ from lightning_subnets.experiments.sweep.figure import Value
 
 
 class Quantity(NamedTuple):
-    """An axis of a sweep, or a number that was measured.
+    """An axis of a sweep, or a number that was measured."""
 
-    Attributes:
-        label: its name, with its unit.
-        scale: the factor from the unit of the results to the unit of the label.
-    """
-
-    label: str
-    scale: float = 1
+    label: str  # with its unit
+    scale: float = 1  # from the unit of the results to the unit of the label
 
 
 _KNOWN = {

@@ -30,24 +30,18 @@ Cell = str | float | None
 
 
 class Table(NamedTuple):
-    """A table for programs and for people.
+    """A table for programs and for people."""
 
-    Attributes:
-        data: the rows, in the columns of the CSV file.
-        columns: the titles for people.
-        cells: the texts for people, a row for each row of the data.
-    """
-
-    data: list[Row]
-    columns: list[str]
-    cells: list[list[str]]
+    data: list[Row]  # the rows of the CSV file
+    columns: list[str]  # the titles that people read
+    cells: list[list[str]]  # the texts that people read, one list for each row of ``data``
 
 
 def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """Return a row for each point: seeds, accuracy in per cent with its standard deviation, weights kept.
 
-    If the paper prints a result for the point, it is next to the measured one. The difference, measured minus
-    published, is given at the scale ``paper`` only, because other scales use other data or train for a shorter time.
+    A result that the paper prints for the point is next to the measured one. The difference, measured minus published,
+    is given at the scale ``paper`` only, because other scales use other data or train for a shorter time.
     """
     axes = points.axes_of(sweep, rows)
     plotted = dict.fromkeys(name for plot in sweep.figure.plots for name in (plot.x, plot.y))
@@ -81,13 +75,7 @@ def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
 
 
 def published_for(published: Mapping[str, object], line: str, values: Sequence[Cell]) -> float | None:
-    """Return the published result of a point, or None if there is none.
-
-    Args:
-        published: for each line a number, or numbers by the value of the line's only axis.
-        line: the point's line.
-        values: its values on all axes; None for an axis that the line does not vary along.
-    """
+    """Return the published result of a line's point; a value is None on an axis that the line does not vary along."""
     present, found = [value for value in values if value is not None], published.get(line)
     if isinstance(found, Mapping):
         found = found.get(present[0]) if len(present) == 1 else None
@@ -102,7 +90,7 @@ def of_runs(summaries: Mapping[tuple[str, str], Mapping[str, Cell] | None]) -> T
     The difference is given if the run is as long as the paper's.
 
     Args:
-        summaries: each run's ``summary.json`` by name and version, None if it is not finished.
+        summaries: each run's ``summary.json`` by name and version, None if the run is not finished.
     """
     data: list[Row] = []
     for (name, version), summary in summaries.items():
@@ -115,8 +103,8 @@ def of_runs(summaries: Mapping[tuple[str, str], Mapping[str, Cell] | None]) -> T
         row["difference"] = _minus(percent, row["published_percent"])
         data.append(row)
     columns = {name: _cell(name, "") for name in ("name", "version")}
-    columns |= {title: _cell(*cell) for title, cell in zip(_TITLES, _SUMMARY_COLUMNS.items(), strict=True)}
-    table = _table(data, columns | {"test accuracy (%)": _cell("test_accuracy", ".2f", 100)} | _PUBLISHED_COLUMNS)
+    columns |= {title: _cell(key, form, scale) for key, (title, form, scale) in _SUMMARY_COLUMNS.items()}
+    table = _table(data, columns | _PUBLISHED_COLUMNS)
     for cells, summary in zip(table.cells, summaries.values(), strict=True):
         if summary is None:
             cells[2] = "not finished"
@@ -154,25 +142,22 @@ _PUBLISHED_COLUMNS = {
     "published (%)": _cell("published_percent", "g"),
     "measured - published": _cell("difference", "+.2f"),
 }
-_TITLES = ("method", "weights", "weights kept", "test accuracy (%)", "epochs", "seed", "seconds")
-_SUMMARY_COLUMNS = {
-    "method": "",
-    "weights": "",
-    "kept": ",.0f",
-    "test_accuracy": "",
-    "epochs": "g",
-    "seed": "g",
-    "seconds": ",.0f",
+_SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
+    "method": ("method", "", 1),
+    "weights": ("weights", "", 1),
+    "kept": ("weights kept", ",.0f", 1),
+    "test_accuracy": ("test accuracy (%)", ".2f", 100),
+    "epochs": ("epochs", "g", 1),
+    "seed": ("seed", "g", 1),
+    "seconds": ("seconds", ",.0f", 1),
 }
 
 
 def as_csv(table: Table) -> str:
-    """Return the data of a table as CSV."""
     return csv_text.table(table.data)
 
 
 def as_markdown(table: Table) -> str:
-    """Return the texts of a table as Markdown."""
     head, *rows = ([markdown(cell) for cell in row] for row in (table.columns, *table.cells))
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
 

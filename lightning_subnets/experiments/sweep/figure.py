@@ -15,7 +15,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.training.schema import first_mistake
 
 Value = str | float
-# An option may name a class, {class_path: ..., init_args: ...}. Only a run builds it: a report reads others' figures.
+# An option may name a class, {class_path: ..., init_args: ...}. Only a run builds it: a report may read a stranger's.
 Options = dict[str, Any]
 
 # The columns of results.csv, besides the axes. Accuracies are fractions, times seconds, units_on_paths a JSON object.
@@ -114,29 +114,21 @@ class Figure:
 
 
 def content_of(path: Path) -> Any:
-    """Return the content of a YAML file.
-
-    Raises:
-        UserError: if the file cannot be read or is not YAML.
-    """
+    """Return the content of a YAML file, or raise a ``UserError``."""
     try:
         return yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is no YAML: {error}") from error
+        raise UserError(f"{path} is not YAML: {error}") from error
 
 
 def figure_of(path: Path, content: Any) -> Figure:
-    """Return the figure in the content of a file.
-
-    Raises:
-        UserError: if the content is not a figure.
-    """
+    """Return the figure in the content of a file, or raise a ``UserError``."""
     try:
         json.dumps(content)  # because options become JSON on command lines
         return TypeAdapter(Figure).validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{path} is no figure: {first_mistake(error)}") from error
+        raise UserError(f"{path} is not a figure: {first_mistake(error)}") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no figure: {error}") from error
+        raise UserError(f"{path} is not a figure: {error}") from error

@@ -35,19 +35,13 @@ _NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 class PlannedRun:
     """A run of a sweep.
 
-    Args:
-        line: the name of its line.
-        values: its value on each axis that the line varies along.
-        seed: the seed of everything random.
-        arguments: the arguments of ``lightning fit``.
-        name: the name of its directory, which depends on config, options and seed only. So a run that two figures
-            share is made once.
+    The name of its directory depends on config, options and seed only, so a run that two figures share is made once.
     """
 
     line: str
-    values: Mapping[str, Value]
+    values: Mapping[str, Value]  # on each axis that the line varies along
     seed: int
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # of ``lightning fit``
     name: str
 
     @property
@@ -58,19 +52,12 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A figure at one of its scales.
+    """A figure at one of its scales."""
 
-    Args:
-        name: the names of the figure's file and of the scale.
-        figure: the figure.
-        scale_name: the name of the scale.
-        folder: the directory of the figure's file.
-    """
-
-    name: str
+    name: str  # of the figure's file and of the scale
     figure: Figure
     scale_name: str
-    folder: Path
+    folder: Path  # of the figure's file
 
     @classmethod
     def read(cls, path: Path, scale: str) -> Sweep:
@@ -92,7 +79,7 @@ class Sweep:
         """Load a sweep that ``write`` has written, to report on it.
 
         Raises:
-            UserError: if the file is missing or damaged, or its name cannot be the name of a directory.
+            UserError: if the file is missing or damaged, or the sweep's name cannot name a directory.
         """
         content = content_of(path)
         if not isinstance(content, dict) or content.keys() != {"name", "scale", "figure"}:
@@ -132,7 +119,7 @@ class Sweep:
             values = _values(name, known[name])
             if isinstance(chosen, list):
                 for value in chosen:
-                    if value not in [*values]:  # a list, because the file may give a value that cannot be hashed
+                    if value not in [*values]:  # a list, because a value from the file may be unhashable
                         raise unknown(f"value of {name}", str(value), map(str, values))
                 values = {value: options for value, options in values.items() if value in chosen}
             axes[name] = values
@@ -149,8 +136,12 @@ class Sweep:
                     options = dict(self.scale.options) | line.options
                     for axis, value in values.items():
                         options |= axes[axis][value]
-                    run = _name(config, settings[config], options, seed)
-                    yield PlannedRun(name, values, seed, _arguments(config, options, seed), run)
+                    named = (
+                        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+                        for key, value in options.items()
+                    )
+                    arguments = ("-c", _shortest(config), *named, f"--seed_everything={seed}")
+                    yield PlannedRun(name, values, seed, arguments, _name(config, settings[config], options, seed))
 
     def _config(self, name: str, line: Line) -> Path:
         config = self.folder / self.scale.configs / line.config
@@ -159,7 +150,7 @@ class Sweep:
         return config
 
     def _check(self, path: Path) -> None:
-        """Find mistakes that would otherwise end a sweep after hours, or that nothing would find."""
+        """Check what would otherwise fail after hours, or never be noticed."""
         figure, scale = self.figure, self.scale
         runs = list(self.runs())
         if not runs or not figure.plots:
@@ -197,13 +188,8 @@ def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> Non
             raise unknown(kind, name, known)
 
 
-def _arguments(config: Path, options: Options, seed: int) -> tuple[str, ...]:
-    named = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()]
-    return ("-c", _shortest(config), *named, f"--seed_everything={seed}")
-
-
 def _settings(config: Path) -> str:
-    """Return the settings of a config and of its bases, without comments."""
+    """Return the settings of a config and of its bases as JSON, which has no comments."""
     content = content_of(config)
     if not isinstance(content, dict):
         raise UserError(f"{config} is not a config: it must be a mapping from keys to values")
@@ -231,7 +217,7 @@ def _values(name: str, axis: Any) -> dict[Value, Options]:
             for value in values:
                 if isinstance(value, dict | list):
                     raise UserError(
-                        f"the axis {name!r} has the value {value}, which is no name or number: give it a name, "
+                        f"the axis {name!r} has the value {value}, not a name or a number: give it a name, "
                         "{Conv2: {model.network: ...}}"
                     )
             return {value: {option: value} for value in values}
@@ -244,6 +230,6 @@ def _values(name: str, axis: Any) -> dict[Value, Options]:
 
 
 def _shortest(path: Path) -> str:
-    """Return a path relative to the working directory if it is in it, and else in full."""
+    """Return a path relative to the working directory if it is inside, or else in full."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

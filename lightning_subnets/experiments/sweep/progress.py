@@ -14,13 +14,7 @@ from lightning_subnets.experiments.sweep.results import Row
 
 
 class SweepProgress:
-    """A progress bar over the runs, and a line for each run that has ended.
-
-    Args:
-        name: the sweep's name.
-        done: the number of runs that are finished.
-        total: the number of all runs.
-    """
+    """A progress bar over the ``total`` runs of a sweep, and a line for each run that has ended."""
 
     def __init__(self, name: str, *, done: int, total: int) -> None:
         console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -39,7 +33,6 @@ class SweepProgress:
         self._bar.stop()
 
     def show(self, running: list[PlannedRun]) -> None:
-        """Show how many runs are running, and one of them."""
         if running:
             self._bar.update(self._task, description=f"{len(running)} at once: {running[0].label}")
 
@@ -48,11 +41,8 @@ class SweepProgress:
         self._bar.console.print(text)
 
     def signal(self, number: int, *, second: bool) -> None:
-        """Say what a signal does to the runs."""
-        what = (
-            "the runs are killed" if second else "waiting for the runs to save checkpoints; a second signal kills them"
-        )
-        self.say(f"{signal.Signals(number).name}: {what}")
+        waits = "waiting for the runs to save checkpoints; a second signal kills them"
+        self.say(f"{signal.Signals(number).name}: {'the runs are killed' if second else waits}")
 
     def ended(self, run: PlannedRun, row: Row) -> None:
         """Say how a run ended, and how much time is left."""
@@ -67,5 +57,5 @@ class SweepProgress:
         self.say(f"{self._done}/{self._total}, {left}: {run.label}: {what}")
 
     def left(self, now: float) -> float:
-        """Return the seconds that the remaining runs take at the pace of those that have ended."""
+        """Return the seconds that the remaining runs will take at the pace of the ones that have ended."""
         return (now - self._began) / max(1, self._done - self._before) * (self._total - self._done)

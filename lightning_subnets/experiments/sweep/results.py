@@ -41,17 +41,15 @@ def folder_of(sweep: Sweep, out: Path) -> Path:
 
 
 def directory_of(run: str, out: Path) -> Path:
-    """Return the directory of a run, by its name."""
     return out / "runs" / run
 
 
 def failure_of(run: str, out: Path) -> Path:
-    """Return the file with the reason for which a run has failed."""
+    """Return the file that says why a run has failed."""
     return out / "runs" / f"{run}.failed"
 
 
 def log_of(run: str, out: Path) -> Path:
-    """Return the file with the output of a run."""
     return out / "runs" / f"{run}.log"
 
 
@@ -68,29 +66,25 @@ def write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
         UserError: if they cannot be written, or another figure of the same file name has its results there.
     """
     try:
-        _write(sweep, rows, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "sweep.yaml").exists():
+            there = Sweep.load(folder / "sweep.yaml").figure
+            if (there.title, there.source) != (sweep.figure.title, sweep.figure.source):
+                raise UserError(f"{folder} holds another figure, {there.title!r}: name another --out")
+        sweep.write(folder / "sweep.yaml")
+        with replacing(folder / "results.csv") as file:
+            file.write(csv_text.table(list(rows)).encode())
     except OSError as error:
         raise UserError(
             f"no results can be kept in {folder}: {error.strerror}; make room or name another --out"
         ) from error
 
 
-def _write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "sweep.yaml").exists():
-        there = Sweep.load(folder / "sweep.yaml").figure
-        if (there.title, there.source) != (sweep.figure.title, sweep.figure.source):
-            raise UserError(f"{folder} holds another figure, {there.title!r}: name another --out")
-    sweep.write(folder / "sweep.yaml")
-    with replacing(folder / "results.csv") as file:
-        file.write(csv_text.table(list(rows)).encode())
-
-
 def read(folder: Path) -> tuple[Sweep, list[Row]]:
     """Read a sweep and its rows; the results of runs that are on this machine are read from the runs themselves.
 
     Raises:
-        UserError: if a file is missing or damaged, or the name of a run cannot be the name of a directory.
+        UserError: if a file is missing or damaged, or a run's name cannot name a directory.
     """
     sweep = Sweep.load(folder / "sweep.yaml")
     path, out = folder / "results.csv", folder.parent
@@ -105,7 +99,7 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
             raise ValueError("it has no rows")
         rows = [{name: _value(name, text, on_axes) for name, text in row.items()} for row in written]
         if any(row.keys() != {*COLUMNS, *on_axes} for row in rows):
-            raise ValueError("it has other columns than it should")
+            raise ValueError("it lacks columns, or has unknown ones")
         for row in rows:
             _Row.model_validate(row)
             plain_name(row["directory"], f"the directory of a run in {path}")
@@ -133,7 +127,6 @@ def _row(run: PlannedRun, axes: list[str], out: Path) -> Row:
 
 
 def _measured(run: str, out: Path) -> Row:
-    """Return the status of a run, and its results if it is finished."""
     row: Row = dict.fromkeys(("status", "error", *MEASURED, "finished", *VERSIONS))
     failure = failure_of(run, out)
     try:

@@ -26,10 +26,10 @@ from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files.run_directory import in_use, lock
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
 
-# The exit codes of a run that was stopped and can resume: by Ctrl-C, by SIGTERM, or by a signal before a time limit.
+# The exit codes of a run that can resume: it was stopped by Ctrl-C, by SIGTERM, or by a signal before a time limit.
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, REQUEUE)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAME_FAILURES = 3  # the first runs of a sweep that fail for the same reason, after which no others are tried
+SAME_FAILURES = 3  # no further runs are tried if this many runs, the first ones, fail for the same reason
 Command = Callable[[list[str]], None]
 
 
@@ -46,14 +46,9 @@ def arguments_of(run: PlannedRun, out: Path) -> list[str]:
 
 @dataclass
 class Slot:
-    """The share of the machine that one run uses at a time.
+    """The share of the machine that one run uses at a time."""
 
-    Args:
-        device: the GPU, as in CUDA_VISIBLE_DEVICES; "" for none.
-        threads: the number of CPU threads.
-    """
-
-    device: str
+    device: str  # the GPU, as in CUDA_VISIBLE_DEVICES; "" for none
     threads: int
 
 
@@ -62,10 +57,7 @@ def slots(at_once: int | None, on_a_gpu: int) -> list[Slot]:
 
     Args:
         at_once: the number of runs at a time on each GPU, or on the CPU if there is no GPU.
-        on_a_gpu: this number for a GPU if ``at_once`` is None; on the CPU a run then has one core.
-
-    Raises:
-        UserError: if ``at_once`` is below 1.
+        on_a_gpu: the number for a GPU if ``at_once`` is None; each run on the CPU then has one core.
     """
     threads = torch.get_num_threads()  # torch's default: the number of cores, or OMP_NUM_THREADS
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -81,19 +73,17 @@ def slots(at_once: int | None, on_a_gpu: int) -> list[Slot]:
 
 
 def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list[Row]:
-    """Run all unfinished runs of a sweep, and update its table after each.
+    """Run all unfinished runs of a sweep, update its table after each, and return the rows of the table.
 
     A failed run is recorded and does not stop the others, unless the first ``SAME_FAILURES`` fail for the same reason.
     A run that another process is making is left to that process. SIGINT and SIGTERM are passed on: each run stops with
     a checkpoint, from which the same command resumes it. A second signal kills the runs.
 
     Args:
-        sweep: the sweep.
+        sweep: the sweep to run.
         out: the directory for the runs and the results.
         free: the slots to run in.
         command: ``lightning``, as a function of its arguments.
-
-    Returns: the rows of the table.
 
     Raises:
         UserError: if the results cannot be written, or another process writes them.
@@ -142,12 +132,8 @@ def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list
 
 
 def _start(run: PlannedRun, slot: Slot, out: Path, command: Command) -> BaseProcess:
-    """Start a run in a process of its own.
-
-    On the CPU it is forked from a process that has imported everything, and so starts at once. A forked process cannot
-    use a GPU, and macOS does not support it.
-    """
     context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+    # A fork of a process that has imported everything starts at once, but cannot use a GPU; macOS does not support it.
     if not slot.device and platform.system() == "Linux":
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([command.__module__])
@@ -164,7 +150,7 @@ def _start(run: PlannedRun, slot: Slot, out: Path, command: Command) -> BaseProc
 
 
 def _fit(run: PlannedRun, slot: Slot, out: Path, directory: Path, command: Command) -> None:
-    """Run a run in this process, and print into its log."""
+    """Run one run in this process, with its output in its log."""
     os.setpgrp()
     os.chdir(directory)  # the fork server may have another working directory
     log = os.open(results.log_of(run.name, out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -185,7 +171,7 @@ def _end_with_parent() -> None:
 
 
 def _failure(process: BaseProcess, run: PlannedRun, out: Path) -> str | None:
-    """Return in one line why a run has failed; None if it is finished, was stopped, or another process makes it."""
+    """Return one line on why a run has failed; None if it is finished, was stopped, or another process is making it."""
     process.join()
     directory, code = results.directory_of(run.name, out), process.exitcode
     if (directory / "summary.json").is_file() or code in STOPPED or in_use(directory):
@@ -216,7 +202,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _visible(device: str) -> Iterator[None]:
-    """Let a process that starts in this context see one GPU."""
+    """Let processes that start in this context see only this GPU."""
     name = "CUDA_VISIBLE_DEVICES"
     before = {name: os.environ[name]} if name in os.environ else {}
     if device:
@@ -242,7 +228,7 @@ def _signals() -> Iterator[list[int]]:
 
 @contextmanager
 def _stopping(processes: Iterable[BaseProcess]) -> Iterator[None]:
-    """Stop the processes at the end, which are still running if an error ends the sweep, such as a full disk."""
+    """Stop the processes that are still running when an error ends the sweep, such as a full disk."""
     try:
         yield
     finally:

@@ -86,16 +86,7 @@ def test_missing_and_failed_runs_are_named_and_not_drawn() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "plot",
-    [
-        Plot(log_x=True),
-        *(
-            pytest.param(plot, marks=pytest.mark.thorough)
-            for plot in (Plot("density", panels="network"), Plot("kept"), Plot("network"), Plot(y="units_on_paths"))
-        ),
-    ],
-)
+@pytest.mark.parametrize("plot", [Plot(log_x=True), Plot("kept"), Plot("network"), Plot(y="units_on_paths")])
 def test_a_sweep_without_results_is_drawn_empty(plot: Plot) -> None:
     sweep, rows = figure3()
     for row in rows:
@@ -104,7 +95,7 @@ def test_a_sweep_without_results_is_drawn_empty(plot: Plot) -> None:
     assert all("nothing to draw yet" in [text.get_text() for text in axes.texts] for axes in figure.axes)
     assert "16 of 16 runs missing" in notes(figure)
     assert "and 13 more" in notes(figure)
-    assert figure_layout.as_bytes(figure, "png").startswith(b"\x89PNG")
+    figure.draw_without_rendering()
 
 
 def test_names_on_x_keep_their_order_and_lines_are_side_by_side() -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.report import report, single_run, tables
+from lightning_subnets.experiments.report import page, report, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -48,41 +48,25 @@ def everything(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["{victim}", "../victim", 7])
+@pytest.mark.parametrize("name", ["../victim", 7])
 def test_the_name_of_a_sweep_cannot_be_a_path(name: Any, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "table.csv").write_text("mine")
     a_sweep(tmp_path / "sent")
     settings = tmp_path / "sent" / "figure0-smoke" / "sweep.yaml"
-    content = yaml.safe_load(settings.read_text())
-    content["name"] = name.format(victim=tmp_path / "victim") if isinstance(name, str) else name
-    settings.write_text(yaml.safe_dump(content))
+    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | {"name": name}))
     before = everything(tmp_path)
-    with pytest.raises(
-        UserError,
-        match=re.escape(f"the name in {settings} is {content['name']!r}: it names a directory"),
-    ):
+    with pytest.raises(UserError, match=re.escape(f"the name in {settings} is {name!r}: it names a directory")):
         report(str(settings.parent))
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("directory", ["../../secret", ".."])
-def test_the_directory_of_a_run_cannot_be_a_path(directory: str, tmp_path: Path) -> None:
+def test_the_directory_of_a_run_cannot_be_a_path(tmp_path: Path) -> None:
     sweep = a_sweep(tmp_path)
     table = tmp_path / sweep.name / "results.csv"
     (row,) = results.collect(sweep, tmp_path)
-    table.write_text(table.read_text().replace(str(row["directory"]), directory))
-    with pytest.raises(
-        UserError, match=rf"the directory of a run in .*results.csv is '{re.escape(directory)}': it names a"
-    ):
-        report(str(tmp_path))
-
-
-@pytest.mark.parametrize("lines", [0, 1])
-def test_results_without_a_row_are_a_mistake(lines: int, tmp_path: Path) -> None:
-    table = tmp_path / a_sweep(tmp_path).name / "results.csv"
-    table.write_text("".join(table.read_text().splitlines(keepends=True)[:lines]))
-    with pytest.raises(UserError, match=r"results.csv cannot be read \(it has no rows\): repeat the sweep"):
+    table.write_text(table.read_text().replace(str(row["directory"]), "../secret"))
+    with pytest.raises(UserError, match=r"the directory of a run in .*results.csv is '../secret': it names a"):
         report(str(tmp_path))
 
 
@@ -140,26 +124,10 @@ def test_names_that_begin_like_formulas_are_read_back(tmp_path: Path) -> None:
 
 
 def test_no_text_of_a_table_is_markdown() -> None:
-    texts = [
-        "<script>\n\n# [Another](http://x)",
-        "a|b",
-        "![x](http://y)",
-        "<img src=x>",
-        "`c`",
-        "*d*",
-        "two\nlines",
-        "e\\",
-    ]
-    table = tables.Table([], ["text"], [[text] for text in texts])
+    table = tables.Table([], ["text"], [["<img src=x>\n\n# ![x](http://y)"], ["a|b `c` *d* e\\"]])
     assert tables.as_markdown(table).splitlines()[2:] == [
-        r"| \<script\>  # \[Another\](http://x) |",
-        r"| a\|b |",
-        r"| !\[x\](http://y) |",
-        r"| \<img src=x\> |",
-        r"| \`c\` |",
-        r"| \*d\* |",
-        "| two lines |",
-        r"| e\\ |",
+        r"| \<img src=x\>  # !\[x\](http://y) |",
+        r"| a\|b \`c\` \*d\* e\\ |",
     ]
 
 
@@ -167,7 +135,7 @@ def test_no_name_in_the_pictures_of_a_run_is_read_as_mathematics(tmp_path: Path)
     run = tmp_path / MATHS / "version_0"
     run.mkdir(parents=True)
     (run / "metrics.csv").write_text(METRICS.replace("/a", f"/{MATHS}"))
-    layers, _ = single_run._layers(run)
+    layers, _ = page._layers(run)
     assert layers == [MATHS]
     diagnosis = Diagnosis({MATHS: LayerDiagnosis(6, 24, on_paths=5, units=4, width=3, alive=2, used=True)}, 2.5)
     drawn = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=diagnosis)

@@ -83,41 +83,30 @@ def test_the_options_of_an_axis_override_those_of_a_line_and_of_the_scale(
     assert "--model.weights=kaiming_normal" in dense.arguments
 
 
-def test_an_axis_may_have_other_values_at_a_scale(tmp_path: Path) -> None:
+def test_a_scale_and_a_line_may_have_other_values_on_an_axis(tmp_path: Path) -> None:
     other = changed(axes={"density": {"0.2 of it": {"model.method.density": 0.2, "model.seed": 3}}})
     run, *_ = Sweep.read(written(other, tmp_path), "smoke").runs()
     assert run.values == {"network": "Conv2", "density": "0.2 of it"}
     assert run.arguments[-3:] == ("--model.method.density=0.2", "--model.seed=3", "--seed_everything=0")
-
-
-def test_a_line_may_have_values_of_its_own(tmp_path: Path) -> None:
     line = {"config": "base.yaml", "over": ["density"], "axes": {"density": {"model.method.density": [0.5, 0.7]}}}
     figure = written(FIGURE | {"lines": {"own": line}, "plots": [{"x": "density"}]}, tmp_path)
-    sweep = Sweep.read(figure, "paper")
-    assert [run.values["density"] for run in sweep.runs()] == [0.5, 0.7] * 2
-    sweep = Sweep.read(figure, "smoke")
-    assert [run.values["density"] for run in sweep.runs()] == [0.5]
+    for scale, values in (("paper", [0.5, 0.7] * 2), ("smoke", [0.5])):
+        assert [run.values["density"] for run in Sweep.read(figure, scale).runs()] == values
 
 
-@pytest.mark.parametrize("where", ["line", "scale", "axis"])
-def test_a_class_in_a_figure_is_passed_on_and_not_built(where: str, tmp_path: Path) -> None:
+def test_a_class_in_a_figure_is_passed_on_and_not_built(tmp_path: Path) -> None:
     trace = tmp_path / "called"
-    shell: dict[str, Any] = {"class_path": "os.system", "init_args": {"command": f"touch {trace}"}}
-    method: dict[str, Any] = {"class_path": "lightning_subnets.EdgePopup", "init_args": {"density": 0.5}}
-    for given in (shell, method):
-        options = {"model.method": given}
-        line: dict[str, Any] = FIGURE | {"lines": {"U_k": {"config": "base.yaml", "over": [], "options": options}}}
-        line["scales"] = changed(axes={})["scales"]
-        figure = {
-            "line": line | {"axes": {}, "plots": [{"x": "kept"}]},
-            "scale": changed(options=options, axes={"density": {"none": {}}}),
-            "axis": changed(axes={"density": {"one": options}}),
-        }[where]
-        path = written(figure, tmp_path)
-        run, *_ = Sweep.read(path, "smoke").runs()
-        assert f"--model.method={json.dumps(given)}" in run.arguments
-        assert f"method={given['class_path'].rsplit('.', 1)[-1]}" in run.name
-        sweep = Sweep.read(path, "smoke")
+    options = {"model.method": {"class_path": "os.system", "init_args": {"command": f"touch {trace}"}}}
+    line = {"lines": {"U_k": {"config": "base.yaml", "options": options}}}
+    for figure in (
+        changed(axes={"density": {"none": {}}}) | line,
+        changed(options=options, axes={"density": {"none": {}}}),
+        changed(axes={"density": {"one": options}}),
+    ):
+        sweep = Sweep.read(written(figure, tmp_path), "smoke")
+        run, *_ = sweep.runs()
+        assert f"--model.method={json.dumps(options['model.method'])}" in run.arguments
+        assert "method=system" in run.name
         sweep.write(tmp_path / "sweep.yaml")
         again = Sweep.load(tmp_path / "sweep.yaml")
         assert (again.name, again.scale_name, again.figure) == ("figure3-smoke", "smoke", sweep.figure)
@@ -144,7 +133,7 @@ def test_a_changed_config_gives_another_run(tmp_path: Path) -> None:
     assert dense() != before
 
 
-def test_a_name_can_be_a_directory(tmp_path: Path) -> None:
+def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
     long = {"model.network.init_args.weights": "/etc/" + "long" * 100, "model.x": "a b\n$(c)"}
     for run in Sweep.read(written(changed(options=long), tmp_path), "smoke").runs():
         (tmp_path / f"{run.name}.failed").touch()
@@ -156,7 +145,7 @@ def test_a_name_can_be_a_directory(tmp_path: Path) -> None:
     [
         (changed(seeds=[0, 0]), r"seeds of figure3-smoke are \[0, 0\]: each once, and none below 0"),
         (changed(axes={"desnity": [0.5]}), r"unknown axis of the scale smoke .* 'desnity'. Did you mean 'density'"),
-        (changed(axes={"density": 0.5}), r"figure3.yaml is no figure"),
+        (changed(axes={"density": 0.5}), r"figure3.yaml is not a figure"),
         (
             FIGURE | {"axes": {"density": [0.5], "network": {}}},
             r"the axis 'density' is \[0.5\]: give an option and its",
@@ -167,7 +156,7 @@ def test_a_name_can_be_a_directory(tmp_path: Path) -> None:
             r"the axis 'density' has the value \{'class_path': 'SNIP'\}, .*\{Conv2: \{model.network: ...\}\}",
         ),
         (changed(axes={"density": [[0.5]]}), r"unknown value of density '\[0.5\]'"),
-        (changed(options={"model.x": date(2020, 1, 1)}), r"figure3.yaml is no figure: .*date is not JSON"),
+        (changed(options={"model.x": date(2020, 1, 1)}), r"figure3.yaml is not a figure: .*date is not JSON"),
         (FIGURE | {"plots": []}, r"figure3-smoke has no runs or no plots"),
         (FIGURE | {"plots": [{"x": "network", "log_x": True}]}, r"draws 'network' on a logarithmic scale"),
         (FIGURE | {"published": {"U_l": 3.0}}, r"unknown published line of .* 'U_l'. Did you mean 'U_k'"),
@@ -176,7 +165,7 @@ def test_a_name_can_be_a_directory(tmp_path: Path) -> None:
             changed(configs="../digit"),
             r"digit/base.yaml is missing: it is the config of the line 'U_k' of figure3-smoke",
         ),
-        (changed(sedes=[0]), r"figure3.yaml is no figure.*sedes"),
+        (changed(sedes=[0]), r"figure3.yaml is not a figure.*sedes"),
         (
             FIGURE | {"lines": {"U_k": {"config": "base.yaml", "over": ["network"], "axes": {"width": {"w": [1]}}}}},
             r"the line 'U_k' of .* has an axis 'width' that its `over` lacks",
@@ -192,22 +181,15 @@ def test_a_mistake_in_a_figure_is_named(figure: dict[str, Any], message: str, tm
         Sweep.read(written(figure, tmp_path), "smoke")
 
 
-@pytest.mark.parametrize("scale", [["smoke"], None])
-def test_a_written_sweep_with_a_damaged_scale_is_a_mistake(scale: Any, tmp_path: Path) -> None:
-    content = {"name": "figure3-smoke", "scale": scale, "figure": FIGURE}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"name": "a", "scale": ["smoke"], "figure": FIGURE}))
     with pytest.raises(UserError, match=r"unknown scale of .*sweep.yaml"):
         Sweep.load(tmp_path / "sweep.yaml")
-
-
-def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown scale of .* 'laptop'.*Known: paper, smoke"):
         Sweep.read(written(FIGURE, tmp_path), "laptop")
     with pytest.raises(UserError, match=r"none.yaml cannot be read: No such file"):
         Sweep.read(tmp_path / "none.yaml", "smoke")
-    (tmp_path / "broken.yaml").write_text("title: &a [*a]")
-    with pytest.raises(UserError, match=r"broken.yaml is no figure: Circular"):
-        Sweep.read(tmp_path / "broken.yaml", "smoke")
-    (tmp_path / "broken.yaml").write_text("title: [")
-    with pytest.raises(UserError, match=r"broken.yaml is no YAML"):
-        Sweep.read(tmp_path / "broken.yaml", "smoke")
+    for text, message in (("title: &a [*a]", "is not a figure: Circular"), ("title: [", "is not YAML")):
+        (tmp_path / "broken.yaml").write_text(text)
+        with pytest.raises(UserError, match=f"broken.yaml {message}"):
+            Sweep.read(tmp_path / "broken.yaml", "smoke")

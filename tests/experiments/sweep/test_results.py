@@ -47,6 +47,7 @@ def finish(sweep: Sweep, out: Path, place: int, summary: dict[str, Any] | str) -
 
 def test_a_table_is_read_as_it_was_written(sweep: Sweep, tmp_path: Path) -> None:
     finish(sweep, tmp_path, 1, SUMMARY)
+    finish(sweep, tmp_path, 0, '{"kept": 1')
     results.failure_of(list(sweep.runs())[2].name, tmp_path).write_text("out of memory\n")
     folder = results.folder_of(sweep, tmp_path)
     rows = results.collect(sweep, tmp_path)
@@ -54,8 +55,9 @@ def test_a_table_is_read_as_it_was_written(sweep: Sweep, tmp_path: Path) -> None
     read, again = results.read(folder)
     assert (read.name, read.figure) == (sweep.name, sweep.figure)
     assert again == rows
-    assert [row["status"] for row in rows] == ["missing", "finished", "failed"]
-    assert [row["error"] for row in rows] == [None, None, "out of memory"]
+    assert [row["status"] for row in rows] == ["failed", "finished", "failed"]
+    assert "summary.json is damaged" in str(rows[0]["error"])
+    assert [row["error"] for row in rows[1:]] == [None, "out of memory"]
     # Names that look like numbers stay names.
     expected = {"line": "30", "network": "007", "width": 1, "seed": 0, "kept": 30, "weights_digest": "12"}
     assert {name: again[1][name] for name in expected} == expected
@@ -83,19 +85,14 @@ def test_results_of_runs_that_are_not_here_stay_as_they_were_written(sweep: Swee
     assert [row["kept"] for row in results.read(folder)[1]] == [31, 30, None]
 
 
-def test_a_damaged_summary_is_a_failed_run_that_says_so(sweep: Sweep, tmp_path: Path) -> None:
-    finish(sweep, tmp_path, 0, '{"kept": 1')
-    row = results.collect(sweep, tmp_path)[0]
-    assert row["status"] == "failed"
-    assert "summary.json is damaged" in str(row["error"])
-
-
 def test_damaged_results_are_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
     folder = results.folder_of(sweep, tmp_path)
     results.write(sweep, results.collect(sweep, tmp_path), folder)
     table, whole = folder / "results.csv", (folder / "results.csv").read_text()
     for text, message in (
-        (whole.replace("status", "state"), "it has other columns"),
+        (whole.replace("status", "state"), "it lacks columns, or has unknown ones"),
+        ("", "it has no rows"),
+        (whole.splitlines()[0], "it has no rows"),
         (whole.replace("007,0,", "007,zero,"), ""),
         (whole.replace("007", "008"), ""),
     ):

@@ -130,33 +130,25 @@ def test_no_more_runs_are_tried_if_the_first_three_fail_for_the_same_reason(
     assert "the first 3 runs have failed for the same reason: the other 2 are not tried" in said
 
 
-def test_a_run_in_use_by_another_process_is_left_alone(
+def test_runs_and_results_in_use_by_another_process_are_left_alone(
     figure: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = figure()
-    first, second = Sweep.read(Path(path), "smoke").runs()
-    for run in (first, second):
-        directory_of(run.name, Path("out")).mkdir(parents=True)
-    held = [lock(directory_of(run.name, Path("out"))) for run in (first, second)]
+    used = [directory_of(run.name, Path("out")) for run in Sweep.read(Path(path), "smoke").runs()]
+    for directory in used:
+        directory.mkdir(parents=True)
+    held = [lock(directory) for directory in used]
     with pytest.raises(SystemExit):
         main(["sweep", path, "--out=out"])
     assert [row["status"] for row in rows()] == ["missing", "missing"]
     assert capfd.readouterr().err.count("another process is making it") == 2
-    for descriptor in held:
-        os.close(descriptor)
-
-
-def test_a_second_sweep_of_the_same_figure_is_a_mistake(
-    figure: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = figure()
-    Path("out/figure-smoke").mkdir(parents=True)
-    held = lock(Path("out/figure-smoke"))
+    held.append(lock(Path("out/figure-smoke")))
     with pytest.raises(SystemExit) as exit_info:
         main(["sweep", path, "--out=out"])
-    os.close(held)
     assert exit_info.value.code == 2
-    assert "another subnets sweep writes to out/figure-smoke" in capsys.readouterr().err
+    assert "another subnets sweep writes to out/figure-smoke" in capfd.readouterr().err
+    for descriptor in held:
+        os.close(descriptor)
 
 
 def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
@@ -164,15 +156,14 @@ def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
 ) -> None:
     path = Path(figure())
     path.write_text(path.read_text().replace("0.9", "9"))  # fails soon, beside a run that is still under way
-    sweep, calls = Sweep.read(path, "smoke"), list[int]()
+    sweep, tables = Sweep.read(path, "smoke"), iter(["a\n"])
 
-    def full_disk(*_: object) -> None:
-        calls.append(len(calls))
-        if len(calls) > 1:
-            raise OSError(28, "No space left on device")
+    def full_disk(*_: object) -> str:
+        for table in tables:
+            return table
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results, "_write", full_disk)
-    Path("out/figure-smoke").mkdir(parents=True)
+    monkeypatch.setattr("lightning_subnets.training.csv_text.table", full_disk)
     with pytest.raises(UserError, match=r"no results can be kept in out/figure-smoke: No space left on device"):
         run_all(sweep, Path("out"), [Slot("", 1), Slot("", 1)], cli.main)
     assert running() == []
