@@ -1,4 +1,4 @@
-"""What the tests share: random numbers, a finished run, a mistake on a command line, small data sets, a W&B server."""
+"""Shared fixtures: random numbers, a finished run, a mistake on a command line, small data sets, a W&B server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-# Without a GPU Triton's interpreter runs its kernels; it has to be known before anything imports Triton.
+# Without a GPU, Triton's interpreter runs its kernels; Triton reads this variable when it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 from hypothesis import settings
@@ -24,7 +24,7 @@ from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import prepare
 
-# The same examples in every run, so that a test fails for what was changed; make test-long draws others each time.
+# Hypothesis draws the same examples in every run; make test-long draws different ones each time.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("exploring", deadline=None)
 settings.load_profile("repeatable")
@@ -34,7 +34,7 @@ QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """As in a terminal: what is started in the background of a script inherits that Ctrl-C is ignored."""
+    """Handle Ctrl-C as in a terminal, because a process in the background of a script inherits that it is ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -44,12 +44,13 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def mistake(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """Runs a command line that must fail as a user's mistake does, and returns what it prints to standard error."""
+def mistake(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a command line with a user's mistake, and returns its standard error."""
 
-    def run(arguments: list[str]) -> str:
+    def run(arguments: list[str], command: Callable[[list[str]], None] = main) -> str:
+        capsys.readouterr()
         with pytest.raises(SystemExit) as exit_info:
-            main(arguments)
+            command(arguments)
         assert exit_info.value.code == 2
         error = capsys.readouterr().err
         assert "Traceback" not in error
@@ -61,25 +62,17 @@ def mistake(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finished")
-    main(
-        [
-            "fit",
-            "-c",
-            str(QUICKSTART),
-            "--trainer.max_epochs=2",
-            "--trainer.accelerator=cpu",
-            f"--trainer.default_root_dir={root}",
-        ]
-    )
+    options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={root}"]
+    main(["fit", "-c", str(QUICKSTART), *options])
     return root / "quickstart" / "version_0"
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with 7 photographs in each ``train/<class>`` and 4 in each ``val/<class>``, of 3 classes.
+    """Return a directory with 7 photographs in each ``train/<class>`` and 4 in each ``val/<class>``, of 3 classes.
 
-    Real ones if ``SUBNETS_TEST_IMAGES`` names a directory with one of photographs for each class, again and again
-    where a class has too few; else smooth random pictures, landscape and portrait, one of them grey and one CMYK.
+    They are real, and repeat if a class has too few, if ``SUBNETS_TEST_IMAGES`` names a directory with a folder for
+    each class. Otherwise they are smooth random pictures, landscape and portrait, one of them grey and one CMYK.
     """
     root = tmp_path_factory.mktemp("photographs")
     source = os.environ.get("SUBNETS_TEST_IMAGES")
@@ -104,7 +97,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def betons(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ``train.beton``, every other image raw, and ``val.beton``, for 64 pixels, of the photographs."""
+    """Return a directory with the photographs in ``train.beton``, half of them raw, and ``val.beton``, of 64 pixels."""
     if not installed():
         pytest.skip("FFCV is not installed: data/install_ffcv.sh")
     root = tmp_path_factory.mktemp("betons")
@@ -114,9 +107,9 @@ def betons(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with 6 images in each ``train/<class>`` and 3 in each ``test/<class>``, of 10 classes.
+    """Return a directory with 6 images in each ``train/<class>`` and 3 in each ``test/<class>``, of 10 classes.
 
-    Of 32x32 pixels; a class is a colour with noise on it, so that a network can learn it.
+    An image has 32x32 pixels of its class's colour with noise, so that a network can learn the classes.
     """
     root = tmp_path_factory.mktemp("cifar")
     rng = np.random.default_rng(0)
@@ -133,7 +126,7 @@ def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Weights & Biases as on a machine that nobody has logged in on."""
+    """Make this machine one on which nobody has logged in to Weights & Biases."""
     import wandb
     from wandb.sdk.lib.module import unset_globals
 

@@ -1,4 +1,4 @@
-"""Torch files that are hostile, and ways to replace any value of a file by a value of another kind."""
+"""Hostile torch files, and functions that replace any value of a file by a value of another kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def torch_file(content: Any, *, zipped: bool = True) -> bytes:
 
 
 def zip_file(pickled: bytes, storage: bytes = b"", compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A torch file of this pickle and of one storage, "0"."""
+    """Return a torch file of this pickle and of one storage, "0"."""
     file = BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, content in (
@@ -34,7 +34,7 @@ def zip_file(pickled: bytes, storage: bytes = b"", compression: int = zipfile.ZI
 
 
 class Call:
-    """An object that pickles as the call of a function, and perhaps as changes of the result."""
+    """An object that pickles as a call of a function, followed by the changes ``then`` of its result."""
 
     def __init__(self, function: Any, *arguments: Any, then: tuple[Any, ...] = ()) -> None:
         self.reduced = (function, arguments, *then)
@@ -44,7 +44,7 @@ class Call:
 
 
 class Pickler(pickle.Pickler):
-    """A pickler that knows a storage, which is a tuple here, as torch's pickler does."""
+    """A pickler that treats a tuple ("storage", ...) as torch's pickler treats a storage."""
 
     def persistent_id(self, value: Any) -> Any:
         return value if isinstance(value, tuple) and value[:1] == ("storage",) else None
@@ -57,12 +57,12 @@ def pickled(content: Any) -> bytes:
 
 
 def view(kind: type, numel: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Call:
-    """A tensor in the storage "0", with the number of values that the storage claims to have."""
+    """Return a tensor in the storage "0", which claims to have ``numel`` values."""
     storage = ("storage", kind, "0", "cpu", numel)
     return Call(torch._utils._rebuild_tensor_v2, storage, 0, shape, strides, False, OrderedDict())
 
 
-GONE = object()  # in the place of a value: its key is gone too
+GONE = object()  # replaces a value whose key is deleted too
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 spec = importlib.util.spec_from_file_location("atomic_file", sys.argv[1])
 atomic_file = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(atomic_file)
-path, new = Path(sys.argv[2]), b"what is to stand there instead"
+path, new = Path(sys.argv[2]), b"the new content"
 for last in range(len(new) + 1):
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == signal.SIGKILL

@@ -1,4 +1,4 @@
-"""The benchmarks run, and write down what they measure."""
+"""Each benchmark prints a table, and writes its measurements into a file."""
 
 from __future__ import annotations
 

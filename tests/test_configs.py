@@ -1,4 +1,4 @@
-"""The configs that are shipped: each trains, and each changes what it names and nothing else."""
+"""The shipped configs: each trains, and each changes what it names and nothing else."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PHOTOGRAPHS = [
     "--model.network.num_classes=3",
 ]
 
-# Drawing a large network takes longer than a step of training, so a small network replaces it, except in these configs.
+# Drawing a large network takes longer than a step of training, so a small network replaces it, except in one config.
 SMALL_NETWORK = ["--model.network=torchvision.models.squeezenet1_1"]
-WITH_OWN_NETWORK = ["rn50_signed.yaml"]
+WITH_OWN_NETWORK = "rn50_signed.yaml"
 
 # Options that keep experiments small, by their folder, their base, or a part of their name.
 KEPT_SMALL = {
@@ -41,7 +41,6 @@ KEPT_SMALL = {
     "_snip": ["--model.method.samples_per_class=2"],
     "rn50_phew": ["--model.method.density=0.05"],
 }
-
 
 # make test runs one config of each family, and make test-all the others.
 FAMILIES = [
@@ -87,7 +86,6 @@ def tiny_imagenet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folders(photographs: Path, cifar_folder: Path, tiny_imagenet_folder: Path) -> dict[str, Path]:
-    """Return the small data sets that ``KEPT_SMALL`` names."""
     return {"photographs": photographs, "cifar": cifar_folder, "tiny_imagenet": tiny_imagenet_folder}
 
 
@@ -99,7 +97,7 @@ def test_an_experiment_trains_validates_and_writes_nothing_in_a_trial_run(
     base = yaml.safe_load(config.read_text()).get("config", "")
     kinds = [kind for kind in KEPT_SMALL if kind in (config.parent.name, base) or kind in name_of(config)]
     options = dict.fromkeys(option for kind in kinds for option in KEPT_SMALL[kind])
-    if "num_classes=3" in "".join(options) and name_of(config) not in WITH_OWN_NETWORK:
+    if "num_classes=3" in "".join(options) and name_of(config) != WITH_OWN_NETWORK:
         options = dict.fromkeys([*SMALL_NETWORK, *options])
     small = [option.format(**folders) for option in options]
     main(["fit", "-c", str(config), *SMALL, *small])
@@ -198,19 +196,3 @@ def test_the_quickstart_finds_a_good_subnetwork(seed: int, tmp_path: Path, monke
     assert summary["density"] == 0.5
     if seed == 0:
         assert f"sha256 {summary['weights_digest'][:16]}…" in (ROOT / "README.md").read_text()
-
-
-@pytest.mark.thorough
-def test_the_headline_run_trains_on_photographs(
-    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = [f"--data.root={photographs}", "--data.batch_size=2", "--data.image_size=64", "--data.num_workers=1"]
-    data += ["--data.loader=folder"]
-    trainer = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-    rest = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
-    main(["fit", "-c", str(CONFIGS / "wrn50_signed.yaml"), *data, *trainer, *rest, "--model.network.num_classes=3"])
-    summary = json.loads(Path("runs/wrn50_signed/version_0/summary.json").read_text())
-    assert summary["steps"] == 2
-    assert summary["weights_unchanged"] is True
-    assert summary["density"] == pytest.approx(0.3, abs=1e-4)

@@ -1,4 +1,4 @@
-"""What an import costs: the library needs torch and NumPy alone, and the commands print their help without torch."""
+"""Importing the library loads only torch and NumPy, and the commands print their help without torch."""
 
 from __future__ import annotations
 
@@ -30,17 +30,12 @@ ls.density(network), ls.masks(network), ls.unmask_(network)
     assert not found & WORKSHOP
 
 
-def test_a_name_that_the_package_lacks_is_an_attribute_error() -> None:
+def test_every_public_name_is_found_and_no_other() -> None:
     import lightning_subnets
 
     with pytest.raises(AttributeError, match="has no attribute 'mask'"):
         lightning_subnets.mask  # noqa: B018
     assert "mask_" in dir(lightning_subnets)
-
-
-def test_every_public_name_is_found() -> None:
-    import lightning_subnets
-
     assert [name for name in lightning_subnets.__all__ if getattr(lightning_subnets, name, None) is None] == []
 
 

@@ -1,4 +1,4 @@
-"""Training on a GPU: it never waits for the device, and its masks are those of a CPU."""
+"""Training on a GPU: a step never waits for the device, and its masks are those of a CPU."""
 
 from __future__ import annotations
 

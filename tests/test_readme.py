@@ -1,4 +1,4 @@
-"""The README runs, and no page names what is not there."""
+"""The README's code runs, and every file and module that a page names exists."""
 
 from __future__ import annotations
 

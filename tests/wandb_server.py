@@ -1,4 +1,4 @@
-"""As much of a W&B server as one run needs, on this machine, keeping what it is sent."""
+"""A local W&B server that answers as much as one run needs, and keeps what it is sent."""
 
 from __future__ import annotations
 
@@ -16,22 +16,15 @@ KEY = "a" * 40
 
 
 class WandbServer:
-    """Answers wandb's questions at ``url`` and keeps each run's config, rows and state.
-
-    Attributes:
-        runs: by id, what the run was described as: ``displayName``, ``groupName`` and ``config``.
-        rows: by id, the rows of its history, in the order and at the offset they came with.
-        streams: by id, everything its file streams said.
-        views: the workspaces saved.
-        answering: whether requests are answered; else they wait, as they do for a server behind a dead link.
-    """
+    """A server at ``url`` that keeps each run's config, rows and state."""
 
     def __init__(self) -> None:
+        # By id: a run's displayName, groupName and config; the rows of its history by offset; its file streams.
         self.runs: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         self.streams: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.views: list[dict[str, Any]] = []
-        self.answering = threading.Event()
+        self.views: list[dict[str, Any]] = []  # the saved workspaces
+        self.answering = threading.Event()  # if cleared, requests wait, as for a server behind a dead link
         self.answering.set()
         handler = type("Handler", (_Handler,), {"state": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -39,13 +32,12 @@ class WandbServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """From now on connections are refused."""
+        """Refuse connections from now on."""
         self.answering.set()
         self._server.shutdown()
         self._server.server_close()
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
-        """The rows of a run, by their place in it."""
         return [row for _, row in sorted(self.rows[run_id].items())]
 
     def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +101,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """Nothing: a client that ends leaves its connections as they are."""
+        """Say nothing: a client that ends does not close its connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -148,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing on the terminal."""
+        """Print nothing."""
 
 
 _ENTITY = {"id": "3", "name": "me"}

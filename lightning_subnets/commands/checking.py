@@ -18,14 +18,7 @@ from lightning_subnets.run_files.saved_run import SavedRun
 
 
 def print_checks(checkpoint: str, train_batches: int, images: int, seeds: int) -> None:
-    """Print the accuracies of ``sanity.checks``.
-
-    Args:
-        checkpoint: the checkpoint of a run.
-        train_batches: the number of batches of training images for the running statistics of norms.
-        images: the number of test images, at most.
-        seeds: how often masks are shuffled and weights drawn.
-    """
+    """Print the accuracies of ``sanity.checks``; the arguments are those of ``subnets check``."""
     run = SavedRun(checkpoint)
     module, data = run.module(), run.data()
     data.prepare_data()
@@ -50,7 +43,7 @@ def print_checks(checkpoint: str, train_batches: int, images: int, seeds: int) -
 
 
 def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:
-    """Yield normalised batches of this many images, or of all images if there are fewer."""
+    """Yield normalised batches, until there are no more images or this many have been yielded."""
     for batch, labels in loader:
         if images <= 0:
             return

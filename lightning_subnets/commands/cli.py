@@ -45,30 +45,29 @@ from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 from lightning_subnets.training.module import SubnetModule
 
+_EXPECTED_WARNINGS = (
+    ".*LeafSpec.* is deprecated",  # Lightning 2.6 causes this one itself under torch 2.15
+    "The `srun` command is available",  # SLURM is installed, but this run is not a job
+    # A run resumes in its directory; a run that starts from another run's checkpoint has its own best and last.
+    "The dirpath has changed",
+    "Checkpoint directory .* exists and is not empty",
+    # The evaluation of a checkpoint needs none of the callbacks that trained it.
+    "Be aware that when using `ckpt_path`, callbacks",
+    "You're using the WeightAveraging callback, but loading a checkpoint",
+    ".*ModelCheckpoint.*could not find the monitored key",  # the run ends before its first validation
+    "The number of training batches .* is smaller than the logging interval",  # metrics are logged by epoch only
+)
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # the range of NumPy's seeds
 
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
-    # Hide Lightning's advertisements and its list of the hardware, but not its warnings.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # hides advertisements and the list of the hardware
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Show the message that rank 0 kills all ranks because another rank has ended.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-    # Lightning 2.6 causes this one itself under torch 2.15.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # SLURM is installed, but this run is not a job.
-    warnings.filterwarnings("ignore", message="The `srun` command is available")
-    # A run resumes in its directory; a run that starts from another's checkpoint has its own best and last.
-    warnings.filterwarnings("ignore", message="The dirpath has changed")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # The evaluation of a checkpoint needs none of the callbacks that trained it.
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
-    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback, but loading a checkpoint")
-    # A run that ends before its first validation has a last checkpoint and no best one.
-    warnings.filterwarnings("ignore", message=".*ModelCheckpoint.*could not find the monitored key")
-    # In a short run, metrics are logged by epoch only.
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     strategies.register()
     with failures.told_in_one_line(), ending_with_launcher():
         SubnetCLI(sys.argv[1:] if args is None else args)
@@ -107,22 +106,15 @@ class SubnetCLI(LightningCLI):
                 self.run.release()
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--seed_everything",
-            type=Seed,
-            default=0,
-            help="Seed of the weights, the scores, the order of the data and everything else.",
+        seed = "Seed of the weights, the scores, the order of the data and everything else."
+        name = "Name of the run, by default the name of the config file."
+        version = (
+            "Directory of the run in <trainer.default_root_dir>/<name>, by default the next free version_N. An "
+            "existing run is resumed."
         )
-        parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run, by default the name of the config file."
-        )
-        parser.add_argument(
-            "--version",
-            type=str | None,
-            default=None,
-            help="Directory of the run in <trainer.default_root_dir>/<name>, by default the next free version_N. An "
-            "existing run is resumed.",
-        )
+        parser.add_argument("--seed_everything", type=Seed, default=0, help=seed)
+        parser.add_argument("--name", type=str | None, default=None, help=name)
+        parser.add_argument("--version", type=str | None, default=None, help=version)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Predictions, "predictions")
@@ -136,7 +128,7 @@ class SubnetCLI(LightningCLI):
         self.config: Namespace = parser.parse_args(with_config_of_checkpoint(args))
 
     def _parse_ckpt_path(self) -> None:
-        """Check the checkpoint; Lightning would replace the config by the hyperparameters in it."""
+        """Check the checkpoint, instead of replacing the config by its hyperparameters as Lightning does."""
         config = self.config[self.config.subcommand]
         if config.ckpt_path is None:
             return
@@ -199,11 +191,11 @@ class SubnetCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-            # The config has an argument that the constructor of a network or an optimizer refuses.
+            # The constructor of a network or an optimizer refuses an argument from the config.
             raise as_user_error(error) from error
 
         if self.trainer.precision == "64-true":
-            # Lightning converts the network later, but checkpoints and weights are compared with it before that.
+            # Lightning converts the network later, but checkpoints are compared with its weights before that.
             self.model.double()
         if self.subnet:
             load_subnet(self.subnet, network=self.model.unmask_())
@@ -248,7 +240,6 @@ class SubnetCLI(LightningCLI):
         self.trainer.strategy.barrier("end of the run")
 
     def _report(self, seconds: float) -> None:
-        """Draw the pictures, and write and print the summary."""
         assert self.run is not None
         diagnosis, trace = summary.diagnosis(self.model, self.datamodule)
         result = summary.summarize(

@@ -26,8 +26,8 @@ _WORKER = re.compile(
 def told_in_one_line() -> Iterator[None]:
     """End the process with one line on standard error instead of a traceback, if the reason is known.
 
-    The exit code is 2 if a user can mend the reason, and 1 if another process is lost. Inside the block, printing
-    cannot raise, see ``streams``.
+    The exit code is 2 if a user can correct the reason, and 1 if another process is lost. Inside the block, printing
+    cannot raise an error, see ``streams``.
     """
     streams.make_lossy()
     try:
@@ -49,7 +49,6 @@ def told_in_one_line() -> Iterator[None]:
 
 
 def _end_if_known(error: Exception) -> None:
-    """End the process with one line if an error means that the disk is full or another process is lost."""
     if isinstance(error, OSError) and error.errno in _FULL:
         where = error.filename or "a file"
         end(f"{where} cannot be written ({error.strerror}): make room, or name another place")
@@ -69,7 +68,6 @@ def end(message: str, *, tip: str = "", code: int = 2) -> NoReturn:
 
 
 def _lost_rank(error: Exception) -> str | None:
-    """Return in one line that another rank is lost, or None if the error has another cause."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from lightning_subnets.training.delayed_all_reduce import lost_rank
@@ -92,35 +90,29 @@ def _lost_worker(error: Exception) -> str | None:
             found = _exit_of_worker(error)
         except RuntimeError as reason:  # from torch's SIGCHLD handler
             found = _end_of_worker(reason)
-    worker, ending = "a DataLoader worker", "ended unexpectedly"
-    if found:
-        worker, ending = f"DataLoader worker (pid {found[0]})", found[1]
+    pid, ending = found or ("unknown", "ended unexpectedly")
     if "Killed" in ending:
         cause = "usually because memory ran out: give the job more, or use fewer workers with --data.num_workers"
     elif "Bus error" in ending:
         cause = "usually because /dev/shm is full: give it more room, or use fewer workers with --data.num_workers"
     else:
         cause = "its own messages are above; with --data.num_workers=0 this process reads and shows where it fails"
-    return f"{worker} {ending} ({cause})"
+    return f"DataLoader worker (pid {pid}) {ending} ({cause})"
 
 
 def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
-    """Return the process id of a DataLoader worker and how it ended, if one of the errors has them."""
+    """Return the process id of a DataLoader worker and how it ended, if one of the errors contains them."""
     found = next((match for error in errors if (match := _WORKER.search(str(error)))), None)
     return (found[1], found[2]) if found else None
 
 
 def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
-    """Return the same from the workers of the DataLoader that raised this error; a worker may end just after it."""
+    """Return the same for the workers of the DataLoader that raised the error, one of which may end just after it."""
     from torch.utils.data import dataloader
 
     loaders = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
-    workers = [
-        worker
-        for loader in loaders
-        if isinstance(loader, dataloader._MultiProcessingDataLoaderIter)
-        for worker in loader._workers
-    ]
+    kind = dataloader._MultiProcessingDataLoaderIter
+    workers = [worker for loader in loaders if isinstance(loader, kind) for worker in loader._workers]
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
         for worker in workers:

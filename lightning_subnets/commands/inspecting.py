@@ -29,7 +29,7 @@ Common = tuple[Overlap, dict[str, Overlap]]
 
 
 def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) -> None:
-    """Print the layers of a run, and the units and paths that its masks leave; draw ``widths.png`` in its directory."""
+    """Print the layers of a run, with the units and paths that its masks keep; draw ``widths.png`` in its directory."""
     run, console = SavedRun(checkpoint), Console()
     network = run.module().network
     shape = input_shape or run.data().image_shape
@@ -69,20 +69,17 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
     common = _overlap(kept, against, network) if against else None
     console.print(_facts(header, file.size))
     console.print(_table(titles, rows, common))
-    shape = input_shape or header.image_shape
-    if network and shape:
-        _print_paths(console, network, kept, shape, diagnose(network, shape, kept))
+    image_shape = input_shape or header.image_shape
+    if network and image_shape:
+        _print_paths(console, network, kept, image_shape, diagnose(network, image_shape, kept))
     _print_common(console, common, against)
 
 
 def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None) -> Common:
-    """Return how two masks of the same network overlap."""
     if against.endswith(".subnet"):
         others = masks_in(against)
     elif network is None:
-        raise UserError(
-            f"{against} cannot be compared: the network of the file cannot be built here; name a .subnet file"
-        )
+        raise UserError(f"{against} cannot be compared: the file's network cannot be built here; name a .subnet file")
     else:
         others = read_masks(against, network)
     check_shapes(others, kept)

@@ -11,7 +11,7 @@ from lightning_subnets.datamodules.ffcv.preparation import prepare
 
 
 def main() -> None:
-    """Run ``prepare`` with the arguments of the command line; a user's mistake ends with one line and exit code 2."""
+    """Run ``prepare`` with the arguments of the command line."""
     parser = ArgumentParser(description="Write train.beton and val.beton from a folder of images, or verify them.")
     parser.add_function_arguments(prepare, as_positional=False, skip={"skip_bad", "verify"})
     parser.add_argument("--skip_bad", action="store_true", help="leave out unreadable images instead of stopping")

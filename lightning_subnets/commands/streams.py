@@ -20,10 +20,10 @@ class _Lossy(io.FileIO):
 
 
 def make_lossy() -> None:
-    """Make standard output and standard error drop what cannot be written, so that no message raises an error.
+    """Make standard output and standard error drop what cannot be written, and escape what the encoding lacks.
 
-    A character that the encoding lacks is escaped. A closed descriptor is opened on ``/dev/null``, because otherwise
-    the next opened file would get its number, and the messages. A stream that has been replaced stays as it is.
+    A closed descriptor is opened on ``/dev/null``; otherwise the next opened file would get its number and the
+    messages. A stream that has been replaced stays as it is.
     """
     for descriptor in (0, 1, 2):
         try:

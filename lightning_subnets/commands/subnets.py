@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 def main(args: list[str] | None = None) -> None:
     """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
     commands: dict[str, Any] = {
-        "inspect": inspect,
-        "check": check,
-        "sweep": sweep,
-        "report": report,
-        "export": export,
-        "import": import_,  # ``import`` is a keyword
+        command.__name__.rstrip("_"): command for command in (inspect, check, sweep, report, export, import_)
     }
     with failures.told_in_one_line():
         auto_cli(commands, args=args, prog="subnets", parser_class=Parser)
@@ -44,12 +39,7 @@ class Parser(ArgumentParser):
         failures.end(message, tip="subnets --help lists the commands")
 
 
-def export(
-    checkpoint: str,
-    out: str,
-    input_shape: tuple[int, int, int] | None = None,
-    force: bool = False,
-) -> None:
+def export(checkpoint: str, out: str, input_shape: tuple[int, int, int] | None = None, force: bool = False) -> None:
     """Write the subnetwork of a run into a .subnet, .pt, .safetensors or .onnx file.
 
     - .subnet: the seed of the weights, one bit per weight, all trained parameters, and the run's whole config.
@@ -164,7 +154,7 @@ def _check_shape(input_shape: tuple[int, int, int] | None) -> None:
 
 
 def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:
-    """Test what a mask depends on: shuffle it, draw its weights again, or use one value for all.
+    """Test what a mask depends on: shuffle it, redraw its weights, or use one value for all weights.
 
     Prints the accuracies, and draws ``sanity.png`` in the run's directory.
 
@@ -183,11 +173,7 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
 
 
 def sweep(
-    figure: str,
-    scale: str = "smoke",
-    out: str = "runs/figures",
-    at_once: int | None = None,
-    list: str | None = None,
+    figure: str, scale: str = "smoke", out: str = "runs/figures", at_once: int | None = None, list: str | None = None
 ) -> None:
     """Run all unfinished runs of a figure; the same command resumes a stopped sweep.
 

@@ -124,7 +124,7 @@ def test_another_error_keeps_its_traceback(error: Exception) -> None:
 
 
 def test_a_full_disk_before_training_is_a_mistake_with_one_line(
-    mistake: Callable[[list[str]], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -137,7 +137,7 @@ def test_a_full_disk_before_training_is_a_mistake_with_one_line(
         for name in there:
             (run / name).write_text(OTHER)
         assert mistake(arguments) == (
-            f"error: {run}/config.yaml cannot be written (No space left on device): make room, or name another disk "
-            "with --trainer.default_root_dir\n"
+            f"error: {run}/config.yaml cannot be written (No space left on device): free some space, or choose "
+            "another disk with --trainer.default_root_dir\n"
         )
         assert [path.name for path in run.glob("*config*")] == there

@@ -20,7 +20,6 @@ from lightning_subnets import EdgePopup, UserError, mask_, masked_layers
 from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
-from lightning_subnets.run_files.summary import diagnosis
 from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
@@ -64,9 +63,8 @@ def options(root: Path) -> list[str]:
     return ["fit", "-c", str(QUICKSTART), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={root}", *length]
 
 
-@pytest.mark.parametrize("network", [pytest.param("Negative", marks=pytest.mark.thorough), "InFloat32"])
-def test_a_network_whose_paths_cannot_be_summed_has_no_trace(network: str, tmp_path: Path) -> None:
-    main([*options(tmp_path), f"--model.network=test_reports.{network}", "--name=lr$^$"])
+def test_a_network_whose_paths_cannot_be_summed_has_no_trace(tmp_path: Path) -> None:
+    main([*options(tmp_path), "--model.network=test_reports.InFloat32", "--name=lr$^$"])
     run = tmp_path / "lr$^$" / "version_0"  # would be a wrong formula in a picture
     summary = json.loads((run / "summary.json").read_text())
     assert summary["log10_trace"] is None
@@ -91,12 +89,6 @@ def test_a_sum_over_paths_that_is_negative_is_no_number_and_one_in_float32_is_an
         log10_path_kernel_trace(InFloat32(), masks, SHAPE)
 
 
-def test_a_diagnosis_does_not_need_the_sum_over_paths() -> None:
-    found, trace = diagnosis(SubnetModule(InFloat32(), EdgePopup(0.5)), Digits())
-    assert found is not None
-    assert trace is None
-
-
 class Tagged(EdgePopup):
     """A user's own method, with an argument of any kind."""
 
@@ -105,18 +97,14 @@ class Tagged(EdgePopup):
         self.tags = tags
 
 
-@pytest.mark.parametrize(
-    "tags",
-    [{"mine"}, torch.ones(2), signal.SIGTERM, math.nan, [{1: np.int64(3)}], {(1, 2): 3}],
-    ids=str,
-)
+@pytest.mark.parametrize("tags", [torch.ones(2), signal.SIGTERM, math.nan, [{1: np.int64(3)}], {(1, 2): 3}], ids=str)
 def test_arguments_that_no_checkpoint_can_hold_are_an_error_before_training(tags: object, tmp_path: Path) -> None:
     class Began(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             raise AssertionError("it has begun")
 
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[Began()], default_root_dir=tmp_path, max_epochs=1)
-    with pytest.raises(UserError, match=r"Tagged\.identity\(\) is .*no checkpoint can give back .*: return numbers"):
+    with pytest.raises(UserError, match=r"Tagged\.identity\(\) is .*which a checkpoint cannot hold: return numbers"):
         trainer.fit(SubnetModule(Negative(), Tagged(tags)), datamodule=Digits())
 
 

@@ -41,13 +41,9 @@ def printing(folder: Path, *options: str, **arguments: Any) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
-def test_a_full_disk_fails_no_command(options: list[str], tmp_path: Path) -> None:
+def test_a_full_disk_or_a_reader_that_has_gone_fails_no_command(options: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         printing(tmp_path, *options, stdout=full, stderr=full)
-
-
-@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
-def test_a_reader_that_has_gone_fails_no_command(options: list[str], tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     printing(tmp_path, *options, stdout=writing, stderr=writing)
