@@ -20,19 +20,6 @@ from lightning_subnets.methods.supermask import Supermask
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
 __all__ = [
-    "DNW",
-    "PHEW",
-    "SNIP",
-    "Biprop",
-    "Dense",
-    "EdgePopup",
-    "FixedMask",
-    "GraSP",
-    "IteRand",
-    "LinearProbe",
-    "Magnitude",
-    "Random",
-    "Supermask",
-    "SynFlow",
-    "SynFlowL2",
-]
+    "DNW", "PHEW", "SNIP", "Biprop", "Dense", "EdgePopup", "FixedMask", "GraSP", "IteRand", "LinearProbe", "Magnitude",
+    "Random", "Supermask", "SynFlow", "SynFlowL2",
+]  # fmt: skip

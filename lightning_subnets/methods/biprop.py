@@ -9,15 +9,13 @@ from lightning_subnets.methods.edge_popup import EdgePopup
 
 
 class Biprop(EdgePopup):
-    """A multi-prize ticket: a subnetwork of random weights that are binary, -a or +a in each layer.
+    """A multi-prize ticket: a subnetwork of random weights, each replaced by +a or -a with one gain a per layer.
 
-    Forward:  w_eff = a * sign(w) * h(|s|), a = sum |w| h / sum h, which makes w_eff the binary tensor nearest to w * h.
+    Forward:  w_eff = a * sign(w) * h(|s|), a = sum |w| h / sum h; this a brings w_eff nearest to w * h.
     Backward: ds = sign(s) * w * dL/dw_eff, straight through h, with the gain a as a constant.
 
-    As in the public code, the gradient has w and not a * sign(w), so steps are larger on larger weights. The public
-    code computes a with int(k n); Algorithm 1 and this class use the number of weights kept. On signed constants this
-    is edge-popup. The authors use Kaiming normal weights on CIFAR-10, and signed constants for Wide ResNet-50 on
-    ImageNet.
+    As in the public code, ds has the factor w and not a * sign(w). On signed constants this is edge-popup. The authors
+    use Kaiming normal weights on CIFAR-10, and signed constants for Wide ResNet-50 on ImageNet.
 
     Args:
         density: fraction of the weights kept, in (0, 1].

@@ -12,7 +12,7 @@ from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class Dense(Method):
-    """A dense network with all weights trained: the horizontal lines of the paper's figures.
+    """A dense network with all weights trained.
 
     Source: Ramanujan et al. 2020, section 4.1, "Learned Dense Weights".
     """

@@ -13,13 +13,10 @@ from lightning_subnets.masking.method import Method, ScoredLayer
 
 
 class DNW(Method):
-    """Mask and weights learned together: weights outside the mask get a gradient too, and may return.
+    """A mask and weights that are learned together: weights outside the mask get a gradient too, and may return.
 
     Forward:  w_eff = w * h(|w|), h = 1 for the layer's k largest |w|.
     Backward: dw = dL/dw_eff for all weights, straight through h.
-
-    The public code keeps the first and last layer of some networks dense. Here every layer has the same density, as in
-    the comparison of Ramanujan et al. 2020, section 4.
 
     Args:
         density: fraction of the weights kept in every layer, in (0, 1].

@@ -23,8 +23,8 @@ class EdgePopup(Method):
     Args:
         density: fraction of the weights kept, in (0, 1].
         allocation: ``uniform`` keeps this fraction of every layer, as in the paper; ``global`` keeps the highest scores
-            of all layers together. For ``global`` all scores start from U(-b, b) with one b, because the paper's b is
-            smaller in larger layers, which would start empty.
+            of all layers together, and all scores start from U(-b, b) with one b: the paper's b is smaller in larger
+            layers, which would start empty.
         absolute: whether to rank by |s|, as the paper's public code does; otherwise by s, with ds = w * dL/dw_eff.
 
     Raises:

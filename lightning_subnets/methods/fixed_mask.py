@@ -16,18 +16,18 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit
 class FixedMask(PruneAtInit):
     """A mask that exists already; the weights are trained under it.
 
-    The weights are those that the mask was found on if seed and distribution are those of its run.
+    With the seed and the distribution of the mask's run, the weights are those that the mask was found on.
 
     Args:
-        masks: the mask of each layer by its name, for instance ``ls.read_masks("run.ckpt", network)``. A config names
-            the file instead: a checkpoint of any method of this package, or a ``.subnet`` file.
+        masks: the mask of each layer by its name, for instance ``ls.read_masks("run.ckpt", network)``; in a config the
+            path of a checkpoint or a ``.subnet`` file.
         shuffle: whether to move the kept weights to random places of their layer, drawn from the seed.
 
     Raises:
         ValueError: when the masks are installed, if they are not boolean or belong to another network, or ``masks`` is
             a path and the network is masked by ``mask_``.
     Source: Frankle et al. 2021, "Pruning Neural Networks at Initialization", section 5, and Su et al. 2020,
-        "Sanity-Checking Pruning Methods", section 3, on shuffled masks and redrawn weights as tests of a method.
+        "Sanity-Checking Pruning Methods", section 3, on shuffled masks and redrawn weights.
     """
 
     density = 1.0  # a distribution that is scaled by the density draws weights of a dense network

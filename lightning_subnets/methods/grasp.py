@@ -9,21 +9,17 @@ from lightning_subnets.methods.scoring_loss import Batches, PruneByLoss, Scoring
 
 
 class GraSP(PruneByLoss):
-    """Gradient signal preservation: keep the squared norm of the gradient, which is the first progress of training.
+    """Gradient signal preservation: the kept weights preserve |g|^2, the squared norm of the gradient.
 
     score = w * (H g), with gradient g and Hessian H of L, the mean cross-entropy of logits / temperature over all
-    scoring images; the highest scores of all layers together are kept. The same weights are then trained.
+    scoring images; the highest scores of all layers together are kept.
 
-    To first order, removing w_i changes |g|^2 by -2 * w_i * (H g)_i. A weight with a positive score takes gradient with
-    it and is kept; a weight with a negative score reduces the gradient and goes first. The paper writes S = -w * (H g)
-    and removes its highest. There is no absolute value.
+    To first order, removing w_i changes |g|^2 by -2 * w_i * (H g)_i. The paper writes S = -w * (H g) and removes its
+    highest. There is no absolute value. Batch norm and dropout behave as in ``ScoringLoss``.
 
-    First g is summed over all batches, then H g with that g. Batch norm and dropout behave as in ``ScoringLoss``. A
-    weight before a norm with scale 0 has the score 0, as for SNIP. The gradient may become a thousand times that of the
-    dense network, above all without norms; then use a smaller learning rate.
-
-    A data module provides the images sorted by class in two batches, as in the public code, because the statistics of
-    batch norm depend on it; batches above its ``batch_size`` are split. ``mask_`` uses batches as they are.
+    The gradient may become a thousand times that of the dense network, above all without norms; then use a smaller
+    learning rate. A data module provides the images sorted by class in two batches, because the statistics of batch
+    norm depend on it; ``mask_`` uses batches as they are.
 
     Args:
         density: fraction of all weights kept, in (0, 1].

@@ -22,17 +22,14 @@ class IteRand(EdgePopup):
     Backward: ds = w * dL/dw_eff, straight through h.
     After each K_per steps: w_j is drawn from its distribution again with probability r, if h_j = 0.
 
-    Weights in use never change, and no weight is trained. The new weights are a function of the seed, the step and the
-    layer, so all ranks agree; checkpoints store the weights.
-
-    Ranking by signed scores and their start follow the authors' public code, and both differ from ``EdgePopup``. The
-    published runs on CIFAR-10 have learning rate 0.3 and weight decay 1e-4 for Conv6, and 0.1 and 5e-4 for ResNets;
-    those on ImageNet have 0.1 and 1e-4.
+    The new weights are a function of the seed, the step and the layer. Ranking by signed scores and their start follow
+    the authors' public code, and both differ from ``EdgePopup``. The published runs on CIFAR-10 have learning rate 0.3
+    and weight decay 1e-4 for Conv6, and 0.1 and 5e-4 for ResNets; those on ImageNet have 0.1 and 1e-4.
 
     Args:
         density: fraction of the weights kept, in (0, 1].
         every: K_per, in steps of 128 images, the batch size of the published runs: 300 on CIFAR-10 and 1000 on
-            ImageNet. Weights are drawn again after each 128 * K_per images.
+            ImageNet.
         share: r, in [0, 1]; 0.1 in the paper.
         allocation: as for ``EdgePopup``.
         absolute: whether to rank by |s| instead, with ds = sign(s) * w * dL/dw_eff.

@@ -19,7 +19,7 @@ from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, progress
 
 FEWEST, MOST = 1 << 12, 1 << 17  # walks per batch; batches grow while walks find fewer new weights
-RARE = 100  # stop if less than one in so many visited weights is new
+RARE = 100  # stop if less than one in 100 visited weights is new
 
 
 class PHEW(PruneAtInit):
@@ -29,15 +29,13 @@ class PHEW(PruneAtInit):
     backward: Q(i, j) = |w_ji| / sum_i |w_ji|, from output units. Directions alternate, and start units take turns.
 
     A unit is a channel or a neuron. For a convolution |w_ji| is the sum over the kernel; a walk then draws a position
-    in the kernel with probability |w| / |w_ji|, or keeps the whole kernel. The number of weights kept is exact: the
-    last walk is cut short, so only weights of that walk may lie on no path from an input to an output.
+    in the kernel with probability |w| / |w_ji|, or keeps the whole kernel. At a shortcut a walk takes block and
+    shortcut with the same probability, so masks of ResNets differ from those of the public code, which never takes an
+    identity shortcut.
 
-    At a shortcut a walk takes block and shortcut with the same probability. The paper does not say so, and in the
-    public code no path contains both the weights before and after a skipped block, so masks of ResNets differ from the
-    published ones.
-
-    Walks never find weights of 0 and find small ones late. They stop when less than one in ``RARE`` visited weights is
-    new. For ResNet-50 on two cores a density of 0.05 takes seconds, 0.5 a minute, and 0.8 five minutes.
+    The number of weights kept is exact: the last walk is cut short, so only weights of that walk may lie on no path
+    from an input to an output. Walks never find weights of 0 and find small ones late. For ResNet-50 on two cores a
+    density of 0.05 takes seconds, 0.5 a minute, and 0.8 five minutes.
 
     Args:
         density: fraction of all weights kept, in (0, 1].
@@ -72,7 +70,6 @@ class PHEW(PruneAtInit):
         }
 
     def _strength(self, weight: Tensor) -> Tensor:
-        """Return the strength by which walks prefer each weight."""
         return weight.abs()
 
     def _walk(self, walks: RandomWalks, total: int) -> Mask:
@@ -106,7 +103,7 @@ class PHEW(PruneAtInit):
 
 
 def _earliest(visited: Visited, count: int) -> NDArray[np.int64]:
-    """Return the first different weights by time, and by index if a whole kernel shares one time."""
+    """Return the first ``count`` distinct weights by time, and by index if a whole kernel shares one time."""
     weights = visited.weights[np.lexsort((visited.weights, visited.times))]
     _, first = np.unique(weights, return_index=True)
     return weights[np.sort(first)[:count]]

@@ -20,16 +20,7 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 class PruneByLoss(PruneAtInit):
-    """A method that scores weights on training images and keeps the highest scores of all layers together.
-
-    Args:
-        density: fraction of all weights kept, in (0, 1].
-        samples_per_class: training images of each class for the scores, from a data module; ``mask_`` uses all batches
-            that it is given.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
+    """A method that scores weights on training images and keeps the highest scores of all layers together."""
 
     requires = "batches"
 
@@ -57,11 +48,6 @@ class ScoringLoss:
     L(w) = 1/N sum_n CE(z_n(w) / T, y_n), over the N images of all batches, with logits z and temperature T. It is
     computed batch by batch on a copy of the network, so it needs the memory of one batch. Norms use the statistics of
     the batch, as in training; dropout and stochastic depth are off, so that L depends on weights and images only.
-
-    Args:
-        network: plain; it is not changed.
-        batches: images (n, c, h, w) and labels (n,), on the network's device.
-        temperature: T.
     """
 
     def __init__(self, network: nn.Module, batches: Batches, *, temperature: float = 1.0) -> None:
@@ -73,21 +59,12 @@ class ScoringLoss:
         self.batches, self.temperature = batches, temperature
 
     def gradient(self) -> dict[str, Tensor]:
-        """Return g = dL/dw of each layer by its name; zero if the loss does not depend on the layer.
-
-        Raises:
-            ValueError: if it is not finite.
-        """
+        """Return g = dL/dw of each layer by its name; zero if the loss does not depend on the layer."""
         return self._sum(self._derivative)
 
     def hessian_product(self, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return H v = d<v, dL/dw>/dw of each layer by its name, without computing H.
 
-        Args:
-            vector: v, for each layer a tensor like its weight.
-
-        Raises:
-            ValueError: if it is not finite.
         Source: Pearlmutter 1994, "Fast Exact Multiplication by the Hessian".
         """
 

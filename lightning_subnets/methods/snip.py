@@ -11,11 +11,10 @@ class SNIP(PruneByLoss):
     """Connection sensitivity: how fast the loss changes when a connection is switched off.
 
     score = |dL/dm| at m = 1 = |w * dL/dw|, L the mean cross-entropy over all scoring images; the highest scores of all
-    layers together are kept. The same weights are then trained.
+    layers together are kept. Norms and dropout behave as in ``ScoringLoss``.
 
-    The gradient is summed over all batches before the absolute value is taken. Norms and dropout behave as in
-    ``ScoringLoss``. A weight before a norm with scale 0 has the score 0 and is kept last: with ``weights=None`` build
-    timm's ResNets with ``zero_init_last=False``.
+    A weight before a norm with scale 0 has the score 0 and is kept last: with ``weights=None`` build timm's ResNets
+    with ``zero_init_last=False``.
 
     Args:
         density: fraction of all weights kept, in (0, 1].

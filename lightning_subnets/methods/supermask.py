@@ -20,15 +20,13 @@ class Supermask(Method):
     Forward:  w_eff = w * b, b ~ Bernoulli(sigmoid(s)), independent for each weight.
     Backward: ds = sigmoid'(s) * w * dL/dw_eff, straight through the draw.
 
-    The scores determine how many weights are kept. An evaluation averages several passes with random masks; each rank
-    draws its own masks, because it has its own images. ``density``, ``masks`` and ``unmask_`` use the likeliest mask of
-    the expected size: the k highest scores, k = sum sigmoid(s), rounded.
+    The scores determine how many weights are kept. ``density``, ``masks`` and ``unmask_`` use the likeliest mask of the
+    expected size: the k highest scores of a layer, k = sum sigmoid(s), rounded.
 
     Args:
-        density: the expected density at the start, in (0, 1): all scores start at log(d / (1 - d)), which is 0 for the
-            paper's 0.5.
+        density: d, the expected density at the start, in (0, 1): all scores start at log(d / (1 - d)).
         dynamic_scaling: whether to multiply the n weights of a layer by n / (the number drawn).
-        samples: passes that an evaluation averages.
+        samples: number of passes, each with its own masks, that an evaluation averages.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -40,9 +38,9 @@ class Supermask(Method):
 
     def __init__(self, density: float = 0.5, dynamic_scaling: bool = False, samples: int = 5) -> None:
         if not 0.0 < density < 1.0:
-            raise UserError(f"density = {density} is outside (0, 1): it is the probability of a weight at the start")
+            raise UserError(f"density = {density} is outside (0, 1): it is the probability that a weight is kept")
         if samples < 1:
-            raise UserError(f"samples = {samples} is below 1: an evaluation averages so many passes")
+            raise UserError(f"samples = {samples} is below 1: it is the number of passes that an evaluation averages")
         self.density, self.dynamic_scaling, self.samples = density, dynamic_scaling, samples
 
     @property

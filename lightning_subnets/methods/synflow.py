@@ -18,17 +18,16 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit
 class _Flow(PruneAtInit):
     """Scoring by flow and pruning in rounds, which SynFlow and SynFlow-L2 share.
 
-    theta replaces the parameters and is never negative; R is the sum of the outputs for an image of ones; score =
-    theta * dR/dtheta, the part of R that flows through a weight. Round i of n keeps the density^(i/n) of all weights
-    with the highest scores over all layers; the number is exact, and pruned weights stay pruned.
+    theta >= 0 replaces the parameters; R is the sum of the outputs for an image of ones; score = theta * dR/dtheta, the
+    part of R that flows through a weight. Round i of n keeps the density^(i/n) of all weights with the highest scores
+    over all layers, and pruned weights stay pruned.
 
     With ReLU, pooling and batch norm the scores of a unit's incoming weights, plus what its bias adds, sum to those of
     its outgoing weights. So enough rounds empty no layer of a chain while another has more than one weight; a layer
     beside a shortcut may be emptied. With other activations or norms scores are |theta * dR/dtheta| without this law.
 
     The computation is in float64, because R exceeds float32, and takes 6 s of a CPU core per round for ResNet-50 at 224
-    px. Batch norm uses its initial statistics. Weights without a flow are kept last, in the order of the layers. A
-    weight before a norm with scale 0 has the score 0, as for SNIP.
+    px. Batch norm uses its initial statistics. Weights without a flow are kept last, in the order of the layers.
 
     Args:
         density: fraction of all weights kept, in (0, 1].
@@ -49,7 +48,7 @@ class _Flow(PruneAtInit):
     @staticmethod
     @abstractmethod
     def theta_(parameter: Tensor) -> None:
-        """Replace a parameter by its theta, in place."""
+        """Replace a parameter with its theta, in place."""
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         assert data.input_shape is not None
@@ -77,15 +76,7 @@ class _Flow(PruneAtInit):
         return flow
 
     def scores(self, flow: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Return theta * dR/dtheta of each layer by its name; 0 if the output does not depend on the layer.
-
-        Args:
-            flow: from ``positive``.
-            input_shape: of one image, (c, h, w).
-
-        Raises:
-            ValueError: if a score is not finite.
-        """
+        """Return theta * dR/dtheta of each layer by its name, for a network from ``positive``."""
         weights = {name: layer.weight.requires_grad_() for name, layer in maskable_layers(flow).items()}
         with torch.enable_grad():
             ones = torch.ones(1, *input_shape, dtype=torch.float64, device=next(iter(weights.values())).device)
@@ -102,8 +93,8 @@ class _Flow(PruneAtInit):
             if not scores[name].max().isfinite():  # the maximum is NaN if a score is
                 raise UserError(
                     f"{type(self).__name__} cannot score the layer {name!r} of {type(flow).__name__}: the flow through "
-                    "its weights exceeds 1e308, or a weight is NaN. For more than 200 layers use SynFlowL2, whose flow "
-                    "stays small, or smaller weights"
+                    "its weights exceeds 1e308, or a weight is NaN. Use SynFlowL2 for more than 200 layers, or smaller "
+                    "weights"
                 )
         return scores
 
@@ -111,8 +102,7 @@ class _Flow(PruneAtInit):
 class SynFlow(_Flow):
     __doc__ = f"""Iterative synaptic flow pruning with absolute values of the parameters, theta = |w|.
 
-    R = sum over paths of the product of their |w|; score = |w * dR/d|w||. Unlike the public code, this class computes
-    in float64, ignores the means of trained batch norms, and keeps an exact number of equal scores.
+    R = sum over paths of the product of their |w|; score = |w * dR/d|w||.
 
     {_Flow.__doc__}
     Source: Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
@@ -129,7 +119,6 @@ class SynFlowL2(_Flow):
 
     R2 = sum over paths of the product of their w^2; score = w^2 * dR2/d(w^2). The sum of dR2/d(w^2) over the kept
     weights is the trace of the path kernel before training, up to the eps of norms, and this method makes it large.
-    The public code of PHEW multiplies by |w| instead of w^2; such scores are not conserved.
 
     {_Flow.__doc__}
     Source: Gebhart et al. 2021, "A Unified Paths Perspective for Pruning at Initialization", arXiv:2101.10552.

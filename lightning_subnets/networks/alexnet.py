@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.networks.width import scaled
 
 
-class AlexNet(nn.Module):
-    """Five convolutions and three linear layers, each but the last followed by batch norm and ReLU.
+class AlexNet(nn.Sequential):
+    """Five convolutions and three linear layers; batch norm and ReLU follow each but the last.
 
-    The convolutions are AlexNet's: 96 channels of 11x11, 256 of 5x5, 384, 384 and 256 of 3x3, in one group. Each halves
-    the image by its stride instead of a pool; the first brings an image to 16x16, with stride 2 for 32 pixels and 4 for
-    64. The last leaves 1x1, for two linear layers of ``hidden_units`` and one of ``num_classes``.
+    The convolutions are AlexNet's: 96 channels of 11x11, 256 of 5x5, 384, 384 and 256 of 3x3, in one group. The first
+    brings the image to 16x16 by its stride, and each of the others halves it. Two linear layers of ``hidden_units`` and
+    one of ``num_classes`` follow.
 
     Args:
         num_classes: number of outputs; the width does not scale it.
@@ -21,13 +21,13 @@ class AlexNet(nn.Module):
         image_size: height and width of an image in pixels, a multiple of 16.
         width_multiplier: scales every number of channels and units.
         hidden_units: 1024 for the AlexNet-s of SNIP, 2048 for its AlexNet-b.
-        channels: of each convolution, so that one of them can be wider.
+        channels: of each convolution.
 
     Raises:
         ValueError: if the first convolution cannot bring the image to 16x16, or a layer has no units.
-    Source: channels and kernels of Krizhevsky et al. 2012, section 3.5; strides, norms, linear layers and no dropout
-        of Lee et al. 2019 (SNIP), Table 2, and their public code. Different here: an odd pixel of padding lies before
-        the image, and only the last layer has a bias, because batch norm cancels the others.
+    Source: Krizhevsky et al. 2012, section 3.5, for channels and kernels; Lee et al. 2019 (SNIP), Table 2, and their
+        public code for strides, norms and linear layers. Different here: an odd pixel of padding lies before the
+        image, and only the last layer has a bias, because batch norm cancels the others.
     """
 
     def __init__(
@@ -58,7 +58,3 @@ class AlexNet(nn.Module):
         for units in (inputs, hidden):
             layers += [nn.Linear(units, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
         self.classifier = nn.Sequential(*layers, nn.Linear(hidden, num_classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images))
-        return logits

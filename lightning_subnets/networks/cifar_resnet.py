@@ -8,10 +8,7 @@ from lightning_subnets.networks.width import scaled
 
 
 class Shortcut(nn.Module):
-    """A shortcut without parameters to a smaller stage: every second pixel, and zeros for new channels.
-
-    Source: He et al. 2016, option A.
-    """
+    """A shortcut without parameters to a smaller stage: every second pixel, and zeros for new channels (option A)."""
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()
@@ -25,10 +22,9 @@ class _CifarResNet(nn.Module):
     """A residual network for images of any size.
 
     A 3x3 convolution of 16 channels, three stages of blocks of 16, 32 and 64 channels, an average over the pixels and a
-    linear layer. A block is two 3x3 convolutions beside a shortcut. Batch norm follows every convolution.
-
-    The second and third stage begin with stride 2 and a shortcut without parameters (option A), as in the paper. Public
-    code with 1x1 convolutions there (option B), for instance SynFlow's, has 2,560 more weights.
+    linear layer. A block is two 3x3 convolutions beside a shortcut. Batch norm follows every convolution. The second
+    and third stage begin with stride 2 and a shortcut without parameters (option A); public code with 1x1 convolutions
+    there (option B), for instance SynFlow's, has 2,560 more weights.
 
     Args:
         num_classes: number of outputs; the width does not scale it.

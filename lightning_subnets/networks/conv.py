@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.networks.width import scaled
 
 
-class _Conv(nn.Module):
-    """A VGG-like network without biases and batch norm.
+class _Conv(nn.Sequential):
+    """A VGG-like network without biases or batch norm.
 
     Pairs of 3x3 convolutions of 64, 128, 256, 512 channels, a 2x2 max-pool after each pair, then fully connected layers
     of 256, 256 and ``num_classes`` units; ReLU between the layers.
@@ -52,10 +52,6 @@ class _Conv(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, num_classes, bias=False),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
 
 
 class Conv2(_Conv):

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
-from torchvision.models import ResNet, get_model
 
 from lightning_subnets.errors import unknown
 
-RESNETS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
+           "wide_resnet101_2")  # fmt: skip
 
 
 def small_stem_(network: ResNet) -> ResNet:
-    """Replace the stem of a ResNet, in place, by a 3x3 convolution of stride 1 without a max-pool.
+    """Replace the stem of a ResNet, in place, with a 3x3 convolution of stride 1, and return the network.
 
     So an image of 32 pixels reaches the first block with 32 pixels instead of 8.
 
-    Returns: the same network.
     Source: He et al. 2016, section 4.2.
     """
     network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, padding=1, bias=False)
@@ -42,8 +37,8 @@ def small_stem_resnet(name: str = "resnet18", num_classes: int = 10) -> ResNet:
     Raises:
         ValueError: if torchvision has no such ResNet.
     """
+    from torchvision.models import get_model
+
     if name not in RESNETS:
         raise unknown("ResNet", name, RESNETS)
-    network = get_model(name, num_classes=num_classes)
-    assert isinstance(network, ResNet)
-    return small_stem_(network)
+    return small_stem_(get_model(name, num_classes=num_classes))  # type: ignore[arg-type]  # one of the ResNets above

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.networks.width import scaled
 
 
-class VGG16(nn.Module):
+class VGG16(nn.Sequential):
     """Thirteen 3x3 convolutions with batch norm and ReLU, in blocks of 64 to 512 channels, and a linear layer.
 
-    A 2x2 max-pool follows each block but the last, whose output is averaged over its pixels (2x2 for images of 32
-    pixels, 4x4 for 64), so both sizes have the same weights. The convolutions have no biases, because batch norm
-    cancels them.
+    A 2x2 max-pool follows each block but the last, whose output is averaged over its pixels. The convolutions have no
+    biases, because batch norm cancels them.
 
     Args:
         num_classes: number of outputs; the width does not scale it.
@@ -23,9 +22,8 @@ class VGG16(nn.Module):
 
     Raises:
         ValueError: if the image does not halve evenly, or the width leaves a layer without channels.
-    Source: Simonyan and Zisserman 2015, Table 1, configuration D. The end of the network is that of SynFlow (Tanaka et
-        al. 2020) on CIFAR and GraSP (Wang et al. 2020) on CIFAR and Tiny ImageNet; on Tiny ImageNet, SynFlow's public
-        code has a fifth max-pool and three linear layers with dropout.
+    Source: Simonyan and Zisserman 2015, Table 1, configuration D; the average and the linear layer are those of SynFlow
+        (Tanaka et al. 2020) on CIFAR, and of GraSP (Wang et al. 2020) on CIFAR and Tiny ImageNet.
     """
 
     blocks = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
@@ -48,7 +46,3 @@ class VGG16(nn.Module):
                 channels = width
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.AvgPool2d(image_size // 16), nn.Flatten(), nn.Linear(channels, num_classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
