@@ -21,27 +21,19 @@ LARGEST = 2**31 - 2**24  # bytes of weights: a protobuf message has at most 2 Gi
 
 
 def check_installed() -> None:
-    """Raise a ValueError if a package that is needed to write ONNX is missing."""
-    missing = []
+    """Check that the packages to write ONNX are installed."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         try:
             importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise UserError(f'ONNX needs {" and ".join(missing)}: pip install "lightning-subnets[onnx]"')
+        except ImportError as error:
+            raise UserError(f'ONNX needs {name}: pip install "lightning-subnets[onnx]"') from error
 
 
 def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[str, str]) -> bytes:
     """Return the network as one self-contained ONNX file, after comparing its logits in onnxruntime with PyTorch's.
 
     The input is ``images``, (batch, *input_shape), normalised, float32, of any batch size; the output is ``logits``,
-    (batch, classes).
-
-    Args:
-        network: plain, in evaluation mode, on the CPU.
-        input_shape: of one image, (channels, height, width).
-        details: for the metadata of the model.
+    (batch, classes). The network is plain, in evaluation mode and on the CPU.
 
     Raises:
         ValueError: if the network is too large for one file, does not accept such images or cannot be expressed in

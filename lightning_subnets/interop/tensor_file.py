@@ -16,11 +16,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a torch file or a safetensors file by name, on the CPU.
 
     A torch file holds a state dict, or a dict with one under "state_dict"; the prefix ``module.`` of DataParallel is
-    removed. A tensor's shape is what the file says and may be larger than the file, so check the shape before copying.
-
-    Raises:
-        ValueError: if the file is missing, truncated, damaged or of another kind, has no state dict, or holds more than
-            tensors and plain values.
+    removed. A tensor may claim a shape larger than its file, so check the shape before copying.
     """
     path = Path(path)
     content: Any
@@ -51,7 +47,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no state dict: save a dict of tensors by name, such as net.state_dict()")
     for key, value in content.items():
-        # A view of torch may have its sign flipped by a flag, which is not in its numbers.
+        # A flag of a torch view may flip the sign of the stored numbers.
         ordinary = isinstance(value, Tensor) and value.dtype in torch_file.DTYPES.values() and not value.is_neg()
         if type(key) is not str or not key.isprintable() or not ordinary:
             raise UserError(f"{path} holds {key!r}, which is no ordinary tensor: save a dict of tensors by name")

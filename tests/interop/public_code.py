@@ -63,18 +63,12 @@ def publicly_(network: nn.Module, density: float, *, affine: bool = False) -> nn
 
 def save_checkpoint(network: nn.Module, path: Path, *, zipped: bool = False) -> None:
     """Save a checkpoint like a run on several GPUs in 2019: with more than the state dict, and not as a zip file."""
-    parallel = nn.DataParallel(network)
-    scores = [parameter for name, parameter in network.named_parameters() if name.endswith("scores")]
-    optimizer = torch.optim.SGD(scores, lr=0.1, momentum=0.9)
-    for each in scores:
-        each.grad = torch.zeros_like(each)
-    optimizer.step()
     content = {
         "epoch": 100,
         "arch": "ResNet18",
-        "state_dict": parallel.state_dict(),
+        "state_dict": nn.DataParallel(network).state_dict(),
         "best_acc1": 68.6,
-        "optimizer": optimizer.state_dict(),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
         "curr_acc1": "Not evaluated",
     }
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
