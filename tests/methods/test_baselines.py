@@ -12,7 +12,7 @@ from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets import DNW, Magnitude, Random, UserError, density, mask_, masked_layers, masks
-from lightning_subnets.masking import MaskedLayer, allocation
+from lightning_subnets.masking import allocation
 from lightning_subnets.networks import Conv4
 
 SHAPES = {"conv": torch.Size((20, 10, 3, 3)), "linear": torch.Size((10, 20))}  # 1800 and 200 weights
@@ -24,15 +24,14 @@ SHAPES = {"conv": torch.Size((20, 10, 3, 3)), "linear": torch.Size((10, 20))}  #
         ("EdgePopup", {"density": 0.0, "allocation": "global"}, r"density = 0\.0 is outside"),
         ("Magnitude", {"density": 1.5}, r"density = 1\.5 is outside"),
         ("EdgePopup", {"density": 0.1, "allocation": "unifrom"}, "unknown allocation 'unifrom'.*mean 'uniform'"),
-        ("Magnitude", {"density": 0.1, "allocation": "unifrom"}, "unknown allocation 'unifrom'"),
-        ("Random", {"density": 0.1, "allocation": "unifrom"}, "unknown allocation 'unifrom'"),
+        ("Magnitude", {"density": 0.1, "allocation": "erk"}, "unknown allocation 'erk'"),
+        ("Random", {"density": 0.1, "allocation": "global"}, "unknown allocation 'global'"),
         ("IteRand", {"density": 0.5, "every": 0}, "every = 0 is below 1"),
         ("IteRand", {"density": 0.5, "share": 1.5}, r"share = 1.5 is outside \[0, 1\]"),
         ("Supermask", {"density": 0.0}, r"density = 0.0 is outside \(0, 1\)"),
         ("Supermask", {"density": 1.0}, r"density = 1.0 is outside \(0, 1\)"),
         ("Supermask", {"samples": 0}, "samples = 0 is below 1"),
         ("SNIP", {"density": 0.5, "samples_per_class": 0}, "samples_per_class = 0 is below 1"),
-        ("GraSP", {"density": 0.5, "samples_per_class": 0}, "samples_per_class = 0 is below 1"),
         ("GraSP", {"density": 0.5, "temperature": 0.0}, "temperature = 0.0 is not above 0"),
         ("GraSP", {"density": 0.5, "temperature": float("nan")}, "temperature = nan is not above 0"),
         ("SynFlow", {"density": 0.5, "rounds": 0}, "rounds = 0 is below 1"),
@@ -47,7 +46,6 @@ def test_an_argument_out_of_range_is_an_error(method: str, arguments: dict[str, 
     ("method", "first", "second"),
     [
         (Magnitude(0.5), [[True, True], [False, False]], [[True, False]]),
-        (Magnitude(0.5, allocation="uniform"), [[True, True], [False, False]], [[True, False]]),
         (Magnitude(0.25, allocation="uniform"), [[True, False], [False, False]], [[True, False]]),
         (Magnitude(), [[True, True], [True, True]], [[True, True]]),
     ],
@@ -72,27 +70,16 @@ def test_weights_of_one_magnitude_cannot_be_ranked_and_the_network_is_unchanged(
     mask_(network, Magnitude(1.0), weights="signed_constant")
 
 
-@pytest.fixture
-def dnw_layer() -> MaskedLayer:
+def test_dnw_computes_with_the_largest_weights_gives_all_a_gradient_and_lets_them_return() -> None:
     network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False)), DNW(0.5), weights="kaiming_normal")
     (_, layer), *_ = masked_layers(network)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.5, -2.0], [1.0, 0.1]]))
-    return layer
-
-
-def test_dnw_computes_with_the_largest_weights_and_gives_all_a_gradient(dnw_layer: MaskedLayer) -> None:
-    upstream = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert dnw_layer.masked_weight().tolist() == [[0.0, -2.0], [1.0, 0.0]]
-    torch.autograd.backward(dnw_layer.masked_weight(), upstream)
-    assert torch.equal(dnw_layer.weight.grad, upstream)  # type: ignore[arg-type]
-
-
-def test_a_weight_of_dnw_that_grows_enters_the_mask(dnw_layer: MaskedLayer) -> None:
-    dnw_layer.masked_weight()
-    dnw_layer.weight.grad = torch.tensor([[0.0, 0.0], [0.0, -5.0]])
-    torch.optim.SGD([dnw_layer.weight], lr=1.0).step()
-    assert dnw_layer.masked_weight().tolist() == [[0.0, -2.0], [0.0, 5.099999904632568]]
+    assert layer.masked_weight().tolist() == [[0.0, -2.0], [1.0, 0.0]]
+    torch.autograd.backward(layer.masked_weight(), torch.tensor([[1.0, 2.0], [3.0, -5.0]]))
+    torch.optim.SGD([layer.weight], lr=1.0).step()
+    assert layer.weight.tolist() == [[-0.5, -4.0], [-2.0, pytest.approx(5.1)]]
+    assert layer.masked_weight().tolist() == [[0.0, -4.0], [0.0, pytest.approx(5.1)]]
 
 
 def test_random_keeps_each_weight_with_the_same_probability() -> None:
@@ -114,7 +101,7 @@ def test_erk_gives_each_layer_the_density_worked_out_by_hand(share: float, conv:
     assert allocation.erk(SHAPES, share) == {"conv": conv, "linear": linear}
 
 
-@pytest.mark.parametrize("share", [0.9, 0.31, 0.001])
+@pytest.mark.parametrize("share", [0.9, 0.001])
 def test_erk_keeps_as_many_weights_as_the_density_says_in_all(share: float) -> None:
     network = mask_(Conv4(width_multiplier=0.25), Random(share, allocation="erk"))
     total = sum(mask.numel() for mask in masks(network).values())

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_subnets import EdgePopup, density, mask_, masked_layers, unmask_
+from lightning_subnets import EdgePopup, density, mask_, masked_layers, masks, unmask_
 from lightning_subnets.masking import MaskedLayer
 
 
@@ -25,13 +25,21 @@ def set_scores_(layer: MaskedLayer, values: list[list[float]]) -> None:
         layer.scores.copy_(torch.tensor(values))
 
 
-def test_global_selection_keeps_the_highest_scores_of_all_layers() -> None:
-    network, first, second = pair(EdgePopup(0.5, allocation="global"))
-    set_scores_(first, [[0.9, -0.8], [0.7, 0.1]])
-    set_scores_(second, [[-0.6, 0.2], [0.3, 0.4]])
-    network(torch.ones(1, 2))
-    assert first.mask().tolist() == [[True, True], [True, False]]
-    assert second.mask().tolist() == [[True, False], [False, False]]
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ([[0.9, -0.8], [0.7, 0.1]], [[-0.6, 0.2], [0.3, 0.4]], [True, True, True, False, True, False, False, False]),
+        # The first layer comes first among equal scores.
+        ([[1.0, 0.5], [0.5, 0.1]], [[0.5, 0.5], [0.5, 0.1]], [True, True, True, False, True, False, False, False]),
+    ],
+)
+def test_global_selection_keeps_the_highest_scores_of_all_layers(
+    first: list[list[float]], second: list[list[float]], kept: list[bool]
+) -> None:
+    network, *layers = pair(EdgePopup(0.5, allocation="global"))
+    for layer, scores in zip(layers, (first, second), strict=True):
+        set_scores_(layer, scores)
+    assert torch.cat([mask.flatten() for mask in masks(network).values()]).tolist() == kept
 
 
 def test_every_layer_starts_at_about_the_same_density_whatever_its_fan_in() -> None:
@@ -41,37 +49,18 @@ def test_every_layer_starts_at_about_the_same_density_whatever_its_fan_in() -> N
         assert abs(share - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 20_000)
 
 
-def test_the_first_layer_wins_between_equal_scores() -> None:
-    _, first, second = pair(EdgePopup(0.5, allocation="global"))
-    set_scores_(first, [[1.0, 0.5], [0.5, 0.1]])
-    set_scores_(second, [[0.5, 0.5], [0.5, 0.1]])
-    assert first.mask().tolist() == [[True, True], [True, False]]
-    assert second.mask().tolist() == [[True, False], [False, False]]
-
-
-def expected(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits with masks that are computed now."""
-    return unmask_(copy.deepcopy(network))(images)  # type: ignore[no-any-return]
-
-
 @pytest.mark.parametrize("edited", [0, 1])
-def test_an_edit_of_one_layer_is_seen_by_all(edited: int) -> None:
+def test_an_edit_of_one_layer_is_seen_by_all_and_not_by_a_copy(edited: int) -> None:
     torch.manual_seed(0)
     network, *layers = pair(EdgePopup(0.5, allocation="global"))
     images = torch.rand(3, 2)
     network(images)
+    copied, before = copy.deepcopy(network), masks(network)
     set_scores_(layers[edited], [[5.0, 6.0], [7.0, 8.0]])
-    assert torch.equal(network(images), expected(network, images))
+    assert torch.equal(network(images), unmask_(copy.deepcopy(network))(images))
     assert layers[edited].mask().all()
     assert not layers[1 - edited].mask().any()
-
-
-def test_a_copy_of_a_network_ranks_its_own_layers() -> None:
-    network, first, _ = pair(EdgePopup(0.5, allocation="global"))
-    twin = copy.deepcopy(network)
-    before = [layer.mask() for _, layer in masked_layers(twin)]
-    set_scores_(first, [[5.0, 6.0], [7.0, 8.0]])
-    assert all(torch.equal(layer.mask(), mask) for (_, layer), mask in zip(masked_layers(twin), before, strict=True))
+    assert all(torch.equal(mask, before[name]) for name, mask in masks(copied).items())
 
 
 def test_without_absolute_values_a_negative_score_is_a_low_one() -> None:

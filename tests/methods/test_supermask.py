@@ -40,15 +40,11 @@ def test_the_gradient_goes_through_the_sigmoid() -> None:
     assert torch.allclose(layer.scores.grad, upstream * layer.weight * 0.3 * 0.7, atol=1e-7)  # type: ignore[arg-type]
 
 
-def test_dynamic_scaling_compensates_for_weights_that_were_not_drawn() -> None:
-    _, layer = wide(Supermask(0.25, dynamic_scaling=True))
-    weight = layer.masked_weight().detach()
-    ones = int((weight != 0).sum())
-    assert torch.allclose(weight[weight != 0].abs(), (layer.weight * weight.numel() / ones)[weight != 0].abs())
-
-
-def test_unmasking_keeps_the_scale() -> None:
+def test_dynamic_scaling_compensates_for_weights_that_were_not_drawn_and_unmasking_keeps_the_scale() -> None:
     network, layer = wide(Supermask(0.25, dynamic_scaling=True))
+    drawn = layer.masked_weight().detach()
+    ones = drawn != 0
+    assert torch.allclose(drawn[ones], (layer.weight * drawn.numel() / ones.sum())[ones])
     scale = layer.weight.abs().max().item()
     weight = unmask_(network).state_dict()["0.weight"]
     assert weight.abs().max().item() == pytest.approx(4 * scale)
