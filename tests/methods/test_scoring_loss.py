@@ -70,27 +70,6 @@ def test_the_scores_of_snip_are_the_gradient_with_respect_to_an_explicit_mask(no
         torch.testing.assert_close(score, gradient.abs(), rtol=1e-12, atol=1e-16)
 
 
-def test_shrinking_a_weight_with_a_positive_score_of_grasp_reduces_the_gradient() -> None:
-    """|g|^2 falls by 2 * score * h if the weight shrinks by its share h."""
-    network, (images, labels) = chain(), batch(6)
-    scores = GraSP(0.5, temperature=2.0).scores(network, [(images, labels)])
-    plain = {f"{name}.weight": layer.weight.detach() for name, layer in maskable_layers(network).items()}
-
-    def squared_gradient(key: str, index: int, factor: float) -> float:
-        weights = {name: weight.clone() for name, weight in plain.items()}
-        weights[key].view(-1)[index] *= factor
-        for weight in weights.values():
-            weight.requires_grad_()
-        loss = nn.functional.cross_entropy(functional_call(network, weights, images) / 2.0, labels)
-        return sum(each.square().sum().item() for each in torch.autograd.grad(loss, list(weights.values())))
-
-    step = 1e-5
-    for name, score in scores.items():
-        for index in (int(score.argmax()), int(score.argmin())):
-            grown, shrunk = (squared_gradient(f"{name}.weight", index, factor) for factor in (1 + step, 1 - step))
-            assert (grown - shrunk) / (2 * step) == pytest.approx(2 * score.view(-1)[index].item(), rel=1e-5)
-
-
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_hessian_product_agrees_with_finite_differences(norm: bool) -> None:
     network, batches = chain(norm=norm), [batch(5), batch(3)]
@@ -144,9 +123,8 @@ def test_attention_has_second_derivatives() -> None:
     assert all(each.abs().max() > 0 for each in scores.values())
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_an_error_that_names_a_layer_and_the_remedy(number: float) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_that_names_a_layer_and_the_remedy() -> None:
     images, labels = batch(2)
-    images[0, 0, 0, 0] = number
+    images[0, 0, 0, 0] = float("inf")
     with pytest.raises(UserError, match=r"layer '0' of Sequential cannot be scored.*normalised.*kaiming_normal"):
         SNIP(0.5).compute_masks(chain(), PruningData([(images, labels)]))
