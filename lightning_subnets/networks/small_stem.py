@@ -41,4 +41,4 @@ def small_stem_resnet(name: str = "resnet18", num_classes: int = 10) -> ResNet:
 
     if name not in RESNETS:
         raise unknown("ResNet", name, RESNETS)
-    return small_stem_(get_model(name, num_classes=num_classes))  # type: ignore[arg-type]  # one of the ResNets above
+    return small_stem_(get_model(name, num_classes=num_classes))

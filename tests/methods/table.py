@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_subnets import (
@@ -101,3 +102,9 @@ def step_(network: nn.Module, lr: float = 0.1, size: int = 64) -> None:
     optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.requires_grad], lr=lr)
     torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
     optimizer.step()
+
+
+def quiet_trainer(**options: Any) -> Trainer:
+    """Return a Trainer on the CPU that writes nothing and does not validate."""
+    shown = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return Trainer(accelerator="cpu", limit_val_batches=0, **(shown | options))

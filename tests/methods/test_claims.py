@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from table import quiet_trainer
 from torch import Tensor, nn
 
 from lightning_subnets import PHEW, SNIP, EdgePopup, FixedMask, Method, SynFlow, SynFlowL2, mask_, masks
@@ -67,24 +67,12 @@ def trained(method: Method, weights: str, *, epochs: int, rate: float) -> Subnet
         weights=weights,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
     )
-    trainer(epochs).fit(module, datamodule=Digits())
+    quiet_trainer(max_epochs=epochs).fit(module, datamodule=Digits())
     return module
 
 
-def trainer(epochs: int) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
 def accuracy(module: SubnetModule) -> float:
-    (metrics,) = trainer(1).test(module, datamodule=Digits(), verbose=False)
+    (metrics,) = quiet_trainer().test(module, datamodule=Digits(), verbose=False)
     return metrics["test/accuracy"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from table import quiet_trainer
 from torch import nn
 
 from lightning_subnets import FixedMask, UserError, mask_, masked_layers, masks, read_masks
@@ -58,14 +58,7 @@ def test_a_run_under_a_fixed_mask_resumes_without_the_file_of_the_mask(tmp_path:
     def module(method: FixedMask) -> SubnetModule:
         return SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method, optimizer=torch.optim.SGD)
 
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-    )
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=1)
     trainer.fit(module(FixedMask({"1": mask})), datamodule=Digits())
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     of_another = module(FixedMask("gone.ckpt"))

@@ -9,9 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from table import EVERY, EXACT, OF_A_DENSITY, Row, batches, masked, masked_conv, masked_norms, shuffle_net, step_
+from table import (
+    EVERY,
+    EXACT,
+    OF_A_DENSITY,
+    Row,
+    batches,
+    masked,
+    masked_conv,
+    masked_norms,
+    quiet_trainer,
+    shuffle_net,
+    step_,
+)
 from torch import Tensor, nn
 
 from lightning_subnets import (
@@ -147,17 +158,8 @@ def test_the_path_kernel_uses_the_weights_that_a_layer_computes_with(row: Row) -
 
 def fit(module: SubnetModule, folder: Path, *, epochs: int, resume: Path | None = None) -> dict[str, Tensor]:
     checkpoints = ModelCheckpoint(folder, filename="last")
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        callbacks=[checkpoints],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_train_batches=3,
-        limit_val_batches=0,
-    )
-    trainer.fit(module, datamodule=Digits(), ckpt_path=resume)
+    options = {"max_epochs": epochs, "limit_train_batches": 3, "enable_checkpointing": True}
+    quiet_trainer(**options, callbacks=[checkpoints]).fit(module, datamodule=Digits(), ckpt_path=resume)
     return copy.deepcopy(module.network.state_dict())
 
 
