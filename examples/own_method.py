@@ -4,8 +4,8 @@
     PYTHONPATH=examples lightning fit -c configs/quickstart.yaml \
         --model.method=own_method.LAMP --model.method.density=0.1 --model.weights=kaiming_normal
 
-``PruneAtInit`` asks for masks before training and then trains the weights under them. A method that finds its mask by
-training scores derives from ``Method`` instead.
+A subclass of ``PruneAtInit`` computes masks before training; the weights are then trained under them. A method that
+trains scores is a subclass of ``Method`` instead.
 """
 
 import torch
@@ -15,7 +15,7 @@ import lightning_subnets as ls
 
 
 class LAMP(ls.PruneAtInit):
-    """Layer-adaptive magnitude pruning: keep the weights that carry most of what is left of their layer.
+    """Layer-adaptive magnitude pruning: compare each weight with the larger weights of its layer.
 
     score = w^2 / sum of v^2 over the layer's weights with |v| >= |w|; the highest scores of all layers are kept.
 

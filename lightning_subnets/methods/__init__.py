@@ -1,4 +1,4 @@
-"""Methods that find a subnetwork, one file each; docs/design/methods.md compares them with the authors' code.
+"""Methods that find a subnetwork, one per file; docs/design/methods.md compares them with the authors' code.
 
 Start with ``edge_popup.py``, which trains scores, and ``snip.py``, which prunes at initialisation. This room may import
 ``graph``, ``masking`` and ``errors``.

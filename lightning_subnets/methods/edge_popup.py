@@ -1,4 +1,4 @@
-"""edge-popup: train a score for every weight, and compute with the weights of the highest scores."""
+"""edge-popup: train a score for every weight, and compute with the weights that have the highest scores."""
 
 from __future__ import annotations
 
