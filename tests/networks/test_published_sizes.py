@@ -39,7 +39,6 @@ from lightning_subnets.networks.small_stem import small_stem_
         (AlexNet, 5_073_642),  # Lee et al. 2019: 5.1 M and 8.5 M, AlexNet-s and -b
         (lambda: AlexNet(hidden_units=2048), 8_495_850),
     ],
-    ids=str,
 )
 def test_the_number_of_parameters_is_the_published_one(build: Callable[[], nn.Module], parameters: int) -> None:
     with torch.device("meta"):
