@@ -1,16 +1,15 @@
 """Masked weights: ``mask_``, ``unmask_``, the interface of a method, exact top-k and seeded draws.
 
-Read from the top: ``mask_`` in ``masked_network.py`` takes five steps, and each one calls modules below it.
+Start reading at ``mask_`` in ``masked_network.py``. It takes five steps:
 
-1. Find the weights: ``maskable.py``.
-2. Draw them: ``initialization.py``.
+1. Find the layers to mask: ``maskable.py``.
+2. Draw their weights: ``initialization.py``.
 3. Give them scores: ``method.py``, the interface that each file in ``methods/`` implements.
-4. Install the masked class: ``masked_layer.py``, with its gradient in ``straight_through.py`` and its cache of
-   weight * mask in ``cached_weight.py``.
+4. Install the masked class: ``masked_layer.py``, which caches weight * mask in ``cached_weight.py``.
 5. Prune, if the method chooses its masks before training: ``prune_at_init.py``.
 
-Masks come from ``selection.py`` (the exact k largest; on a GPU ``radix_select.py``), and ``allocation.py`` says how
-many weights each layer keeps. This room imports nothing of the package but ``errors``.
+``selection.py`` selects the k largest scores exactly (``radix_select.py`` on a GPU), and ``allocation.py`` says how
+many weights each layer keeps. Of the package, this room imports only ``errors``.
 """
 
 from lightning_subnets.masking.masked_layer import (

@@ -16,7 +16,6 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def check_density(density: float) -> float:
-    """Return the density, or raise a ``UserError`` if it is outside (0, 1]."""
     if not 0.0 < density <= 1.0:
         raise UserError(
             f"density = {density} is outside (0, 1]: it is the fraction of weights kept, 0.3 for the paper's 30 %"
@@ -25,7 +24,6 @@ def check_density(density: float) -> float:
 
 
 def check_allocation(allocation: str, known: tuple[str, ...]) -> str:
-    """Return the allocation, or raise a ``UserError`` if it is unknown."""
     if allocation not in known:
         raise unknown("allocation", allocation, known)
     return allocation
@@ -40,24 +38,19 @@ def num_kept(total: int, density: float) -> int:
 
 
 def uniform(totals: Mapping[str, int], density: float) -> dict[str, int]:
-    """Return the number of weights kept in each layer if all layers have the same density.
-
-    Args:
-        totals: the number of weights of each layer, by its name.
-        density: fraction kept.
-    """
+    """Return the number of weights kept in each layer, from their totals, if all layers have the same density."""
     return {name: num_kept(total, density) for name, total in totals.items()}
 
 
 def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
-    """Return the number of weights kept in each layer by Erdos-Renyi-Kernel, which thins out small layers less.
+    """Return the number of weights kept in each layer by Erdos-Renyi-Kernel, which keeps more of small layers.
 
     The density of a layer is d_l = min(1, e (n_in + n_out + kh + kw) / (n_in n_out kh kw)), with e such that
     sum_l d_l n_l = density sum_l n_l. The layers that lose most by rounding down get the remaining weights, so that
     ``num_kept`` of all weights are kept.
 
     Args:
-        shapes: of each layer's weight, (out, in) or (out, in / groups, height, width).
+        shapes: of the weights, (out, in) or (out, in / groups, height, width), by layer.
         density: fraction kept of all weights.
     Source: Evci et al. 2020, "Rigging the Lottery", section 3.
     """
@@ -81,17 +74,9 @@ def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
 
 
 def global_(scores: Mapping[Key, Tensor], k: int, *, absolute: bool = False) -> dict[Key, Tensor]:
-    """Return the boolean masks of the k largest scores of all layers together.
+    """Return the boolean masks of the k largest scores of all layers together, see ``selection.top_k``.
 
-    Among equal scores, the first layer comes first, and within a layer the lowest flat index.
-
-    Args:
-        scores: of each layer; all of one floating type, on one device.
-        k: number selected in all layers together.
-        absolute: whether to rank by absolute value.
-
-    Raises:
-        ValueError: if a score on a CPU is NaN.
+    All scores have one floating type and are on one device. Among equal scores, earlier layers come first.
     """
     chosen = selection.top_k(torch.cat([each.reshape(-1) for each in scores.values()]), k, absolute=absolute)
     parts = torch.split(chosen, [each.numel() for each in scores.values()])

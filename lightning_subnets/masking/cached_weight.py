@@ -28,7 +28,7 @@ class CachingLayer(ScoredLayer, Protocol):
     """The part of a masked layer that the cache reads and writes."""
 
     cached: CachedWeight | None
-    externally_refreshed: bool  # whether the caller of a compiled network calls ``refresh_`` before each forward pass
+    externally_refreshed: bool  # set by ``compile_``
 
     def mask(self) -> Tensor: ...
 
@@ -97,7 +97,7 @@ def compile_(network: nn.Module, layers: Iterable[CachingLayer]) -> None:
     for layer in layers:
         layer.externally_refreshed = True
     # With dynamic shapes, a smaller last batch would switch all later batches to a slower graph for any batch size.
-    # Images of several sizes, in training and evaluation, may need more than the 8 graphs that torch allows by default.
+    # Images of several sizes may need more than the 8 graphs that torch allows by default.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     network.compile(dynamic=False)
 
@@ -109,7 +109,6 @@ def refresh_(layers: Iterable[CachingLayer]) -> None:
 
 
 def invalidate_(layers: Iterable[CachingLayer]) -> None:
-    """Drop the cached weights of these layers, after an edit that leaves no trace."""
     for layer in layers:
         layer.cached = None
         with _lock:
@@ -139,7 +138,7 @@ def _sources(product: Tensor, layer: ScoredLayer) -> list[Tensor]:
 
 
 def _compute(dtypes: Mapping[Any, torch.dtype]) -> list[CachedWeight]:
-    """Cache and return the effective weights of these layers, each in its precision."""
+    """Cache and return the effective weights of these layers, each in the precision given."""
     wanted = dict(dtypes)
     for layer in dtypes:  # a change of one layer changes the masks of its whole global group
         wanted |= {member: _dtype(member.weight) for member in layer.global_group if member not in wanted}
@@ -151,8 +150,8 @@ def _compute(dtypes: Mapping[Any, torch.dtype]) -> list[CachedWeight]:
         for layers in groups.values():
             for layer, mask in zip(layers, current_masks(layers), strict=True):
                 weight = layer.weight
-                # Write to new memory, because a graph may still need the old product. View the mask as bytes, because
-                # a product with bool takes a CPU twice as long.
+                # Write to new memory, because a graph may still need the old product. A product with a bool mask, not
+                # viewed as bytes, takes a CPU twice as long.
                 out = torch.empty_like(weight, dtype=wanted[layer])
                 product = layer.method.effective_weight(weight, mask.view(torch.uint8), out=out)
                 sources = [TensorVersion(tensor) for tensor in _sources(product, layer)]

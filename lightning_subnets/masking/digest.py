@@ -16,13 +16,9 @@ _MIX = ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64
 
 
 def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
-    """Return the SHA-256 of every parameter but the scores: name, dtype, shape and bytes, in hexadecimal.
+    """Return the SHA-256 of ``weights(network)``: name, dtype, shape and bytes, in hexadecimal.
 
     Equal weights have the same digest on every device and in every memory format; any changed bit changes it.
-
-    Args:
-        network: masked or plain.
-        frozen: take only the parameters that are not trained.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(weights(network, frozen=frozen).items()):
@@ -31,12 +27,7 @@ def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
 
 
 def weights(network: nn.Module, *, frozen: bool = False) -> dict[str, nn.Parameter]:
-    """Return every parameter but the scores, by name.
-
-    Args:
-        network: masked or plain.
-        frozen: return only the parameters that are not trained. Frozen scores are masks, and are left out too.
-    """
+    """Return every parameter of a masked or plain network but the scores, or only the frozen ones, by name."""
     return {
         name: parameter
         for name, parameter in network.named_parameters()

@@ -1,10 +1,9 @@
 """Draw weights, biases and scores from a seed: the same bits on every device, processor and library version.
 
 The numbers of a layer come from a counter-based generator (Philox 4x64, Salmon et al. 2011) keyed by the seed and the
-layer's name, so that they do not depend on the order of construction or on any other draw. NumPy guarantees Philox's
-raw stream. Everything computed from it here uses only operations that IEEE 754 rounds exactly (+ - * / sqrt, one at a
-time), and no mathematical library, because their last digits differ between systems. Changing anything in this file
-changes every network that a seed stands for.
+layer's name, so they do not depend on the order of construction or on any other draw. NumPy guarantees Philox's raw
+stream. This file computes only with operations that IEEE 754 rounds exactly (+ - * / sqrt, one at a time), because the
+last digits of mathematical libraries differ between systems. Any change here changes the networks of all seeds.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _CHUNK = 1 << 20  # numbers drawn at a time, to bound the memory that float64 ne
 
 
 def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str, density: float = 1.0) -> Tensor:
-    """Draw a layer's weights: float32 on the CPU, a function of the arguments alone.
+    """Draw a layer's weights, float32 on the CPU.
 
     - ``kaiming_normal``: N(0, 2 / fan_in)
     - ``signed_constant``: +-sqrt(2 / fan_in)
@@ -38,14 +37,11 @@ def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str,
     - ``scaled_...``: each of these times sqrt(1 / density), which restores the variance of the layer's outputs.
 
     Args:
-        distribution: a name from ``DISTRIBUTIONS``.
+        distribution: a name from ``DISTRIBUTIONS``; a ``UserError`` lists them if it is unknown.
         shape: of the weight, see ``fans``.
         seed: any integer.
         layer: the layer's name in its network, ``layer1.0.conv2``.
         density: fraction kept; only the scaled distributions use it.
-
-    Raises:
-        ValueError: if the distribution is unknown.
     Source: Ramanujan et al. 2020, sections 4.1 and 4.5; Kaiming: He et al. 2015; Xavier: Glorot and Bengio 2010.
     """
     check_distribution(distribution)
@@ -64,14 +60,9 @@ def draw_scores(shape: torch.Size, *, seed: int, layer: str, spread: float = 1.0
 
 
 def draw_biases(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-    """Draw a layer's first biases, if they are trained: U(-b, b), b = sqrt(1 / fan_in), as torch's own layers do.
+    """Draw the first biases, (out,), of a layer whose weight has this shape: U(-b, b), b = sqrt(1 / fan_in), as torch.
 
-    Args:
-        shape: of the layer's weight, see ``fans``.
-        seed: any integer.
-        layer: the layer's name in its network.
-
-    Returns: float32 (out,) on the CPU.
+    They are float32 on the CPU. Only methods that train weights start from them.
     """
     return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape[:1], seed, layer, "bias")
 
@@ -82,17 +73,12 @@ def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
 
 
 def check_distribution(distribution: str) -> None:
-    """Raise a ``UserError`` that lists all distributions if this one is unknown."""
     if distribution not in DISTRIBUTIONS:
         raise unknown("weight distribution", distribution, DISTRIBUTIONS)
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
-    """Return the inputs and outputs of one unit, (fan_in, fan_out), as ``torch.nn.init`` counts them.
-
-    Args:
-        shape: (out, in) of a Linear, or (out, in / groups, height, width) of a Conv2d.
-    """
+    """Return (fan_in, fan_out), as ``torch.nn.init`` counts them, of (out, in) or (out, in / groups, height, width)."""
     kernel = math.prod(shape[2:])
     return shape[1] * kernel, shape[0] * kernel
 
@@ -112,7 +98,6 @@ def _fill(
 
 
 def _signs(raw: UInt64) -> Float64:
-    """Return +1 or -1 with equal probability, from the highest bit."""
     return 1.0 - 2.0 * (raw >> np.uint64(63)).astype(np.float64)
 
 
@@ -127,11 +112,10 @@ def _uniform(raw: UInt64) -> Float64:
 
 
 def _normal(raw: UInt64) -> Float64:
-    """Return N(0, 1): the inverse cumulative distribution at the midpoint of one of 2^52 cells."""
     return _inverse_normal_cdf(_unit(raw))
 
 
-# Each distribution is a draw of unit scale, and the scale of a layer from its fan_in and fan_out.
+# Each distribution: a draw of unit scale, and the scale as a function of fan_in and fan_out.
 _DISTRIBUTIONS: dict[str, tuple[Callable[[UInt64], Float64], Callable[[int, int], float]]] = {
     "kaiming_normal": (_normal, lambda fan_in, _: math.sqrt(2.0 / fan_in)),
     "signed_constant": (_signs, lambda fan_in, _: math.sqrt(2.0 / fan_in)),

@@ -11,12 +11,9 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def maskable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Return every Conv2d and Linear by its name, after a check that the rest of the network needs no mask.
+    """Return every Conv2d and Linear by its name, after a check that no other layer but norms has parameters.
 
     Exact types only, because a subclass may use its weight in a way that a mask would miss.
-
-    Raises:
-        ValueError: if there is no layer to mask, or a layer that cannot be masked has parameters of its own.
     """
     kind = type(network).__name__
     layers: dict[str, nn.Conv2d | nn.Linear] = {}

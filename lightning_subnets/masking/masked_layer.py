@@ -1,4 +1,4 @@
-"""A layer that computes with ``weight * mask`` in the place of its weight, and the masks of a network's layers."""
+"""A layer that computes with ``weight * mask`` in place of its weight, and the masks of a network's layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.method import Method, ScoredLayer, current_masks
-from lightning_subnets.masking.straight_through import StraightThrough
 
 
 class Origin(NamedTuple):
@@ -24,7 +23,7 @@ class Origin(NamedTuple):
 
 
 class MaskedLayer(nn.Module):
-    """A layer that computes with ``masked_weight()``, and its state besides the parameters of the plain layer."""
+    """A layer that computes with ``masked_weight()`` in place of its weight."""
 
     plain: ClassVar[type[nn.Module]]
     weight: Tensor
@@ -37,7 +36,7 @@ class MaskedLayer(nn.Module):
     externally_refreshed: bool = False
 
     def masked_weight(self) -> Tensor:
-        """Return the weight that the layer computes with, w_eff, with its gradient."""
+        """Return the effective weight, w_eff, with its gradient."""
         if not self.method.cacheable:
             return self.method.masked_weight(self)
         product, mask = cached_weight.cached_weight(self)
@@ -49,12 +48,10 @@ class MaskedLayer(nn.Module):
         return current_masks([self])[0]
 
     def _apply(self, *args: Any, **kwargs: Any) -> MaskedLayer:
-        """Drop the cached weight, which is on the old device and in the old precision."""
-        cached_weight.invalidate_([self])
+        cached_weight.invalidate_([self])  # the cached weight has the old device and precision
         return super()._apply(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the cached weight out of a copy, which computes its own."""
         return {**super().__getstate__(), "cached": None, "externally_refreshed": False}  # type: ignore[no-untyped-call]
 
 
@@ -78,6 +75,46 @@ class MaskedLinear(MaskedLayer, nn.Linear):
 
 
 _MASKED: dict[type[nn.Module], type[MaskedLayer]] = {layer.plain: layer for layer in (MaskedConv2d, MaskedLinear)}
+
+
+class StraightThrough(torch.autograd.Function):
+    """The effective weight, w_eff = w * m, with a gradient that passes straight through the choice of the mask.
+
+    ``apply`` takes w_eff as ``cached_weight`` computed it; m, or None if w is not trained; w; s, or None; the method.
+    ``method.weight_gradient`` and ``method.score_gradient`` give dL/dw and dL/ds from dL/dw_eff.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, product: Tensor, mask: Tensor | None, weight: Tensor, scores: Tensor | None, method: Method
+    ) -> Tensor:
+        ctx.method = method
+        ctx.save_for_backward(mask, weight, scores)
+        return product.view_as(product)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor | None, Tensor | None, None]:
+        (gradient,), method = gradients, ctx.method
+        mask, weight, scores = ctx.saved_tensors
+        _, _, trains_weight, trains_scores, _ = ctx.needs_input_grad
+        return (
+            None,
+            None,
+            _with_strides_of(weight, method.weight_gradient(gradient, mask)) if trains_weight else None,
+            _with_strides_of(scores, method.score_gradient(gradient, weight, scores)) if trains_scores else None,
+            None,
+        )
+
+
+def _with_strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient with the parameter's strides, if both have the same memory layout.
+
+    In channels_last, operations choose different strides for a dimension of size 1, and DistributedDataParallel warns.
+    """
+    both = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
+    if gradient.stride() != parameter.stride() and all(size == 1 or ours == theirs for size, ours, theirs in both):
+        return gradient.as_strided(parameter.shape, parameter.stride())
+    return gradient  # torch copies a gradient of another layout
 
 
 def install_(layer: nn.Module, method: Method, scores: Tensor | None, origin: Origin | None) -> None:
@@ -106,11 +143,7 @@ def remove_(layer: MaskedLayer, mask: Tensor) -> None:
 
 
 def masked_layers(network: nn.Module) -> list[tuple[str, MaskedLayer]]:
-    """Return the masked layers with their names, in the network's order.
-
-    Raises:
-        ValueError: if the network is not masked.
-    """
+    """Return the masked layers with their names, in the network's order; a network that is not masked is an error."""
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, MaskedLayer)]
     if not layers:
         raise UserError(f"{type(network).__name__} is not masked: call mask_(network, method, ...) first")
@@ -118,24 +151,16 @@ def masked_layers(network: nn.Module) -> list[tuple[str, MaskedLayer]]:
 
 
 def masks(network: nn.Module) -> dict[str, Tensor]:
-    """Return the current mask of each masked layer by its name: boolean, shaped like the layer's ``weight``.
-
-    Raises:
-        ValueError: if the network is not masked.
-    """
+    """Return the current mask of each masked layer by its name: boolean, shaped like the layer's ``weight``."""
     layers = dict(masked_layers(network))
     return dict(zip(layers, current_masks(list(layers.values())), strict=True))
 
 
 @contextmanager
 def temporarily_unmasked(network: nn.Module) -> Iterator[nn.Module]:
-    """Give a masked network its plain classes and all its weights for as long as the context lasts.
-
-    Raises:
-        ValueError: if the network is not masked.
-    """
+    """Give a masked network its plain classes and all its weights for as long as the context lasts."""
     layers = [(layer, type(layer), layer._parameters.pop("scores")) for _, layer in masked_layers(network)]
-    # Someone may copy the plain network, and a copy of a cached weight would hold on to its memory.
+    # A copy of the plain network must not hold on to the memory of cached weights.
     cached_weight.invalidate_(layer for layer, _, _ in layers)
     try:
         for layer, kind, _ in layers:

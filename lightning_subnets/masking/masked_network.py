@@ -1,7 +1,7 @@
 """The idea: leave a network's weights as they were drawn, score each, and use only those with the highest scores.
 
-``mask_`` turns a plain network into a masked one in place, and ``unmask_`` turns it back, with the masks folded into
-the weights. In between, each layer computes with ``weight * mask``, and the method decides what is trained.
+``mask_`` turns a plain network into a masked one in place, and ``unmask_`` folds the masks into the weights. In
+between, each layer computes with ``weight * mask``, and the method decides what is trained.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def mask_(
     """Mask every Conv2d and Linear of a network in place, including the first and the last.
 
     Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, hooks and names; a method with scores
-    puts a ``scores`` beside each weight. All numbers of the network become a function of the seed: weights are drawn,
+    adds ``scores`` beside each weight. All numbers of the network become a function of the seed: weights are drawn,
     norms scale by 1 and shift by 0, and running statistics are reset. If the method trains scores, biases are 0 and
-    everything else is frozen. If the method trains weights, biases are drawn too (``initialization.draw_biases``) and
-    everything is trainable. A method that prunes before training does so now.
+    everything else is frozen. If the method trains weights, biases are drawn too and everything is trainable. A method
+    that prunes before training does so now.
 
-    The masks follow every change of weights and scores, except a change that leaves no trace: after an in-place edit of
+    The masks follow every change of weights and scores. Two changes leave no trace: after an in-place edit of
     ``parameter.data``, or a torch.distributed collective on a parameter, call ``invalidate_(network)``.
 
     Args:
@@ -44,18 +44,17 @@ def mask_(
         weights: the distribution that weights are drawn from, see ``initialization.draw_weights``. None leaves
             weights, biases and norms as they are, for a network that is already trained.
         seed: of weights, biases and scores; the same seed gives the same bits on every machine.
-        batches: images, float and normalised, and labels, on the network's device, for a method that scores weights on
-            data; other methods ignore them.
+        batches: pairs of images, float and normalised, and labels, int64, on the network's device, for a method that
+            scores weights on data.
         input_shape: of one image, (channels, height, width), for a method that prunes without data; by default the
             shape of the images in ``batches``.
 
     Returns: the same network.
 
     Raises:
-        ValueError: if the network is already masked, has no layer to mask, or has parameters in a layer that cannot be
-            masked; if the distribution is unknown; if the method needs batches or an input shape and there is none.
-            The network is then unchanged. If the method finds no masks (its docstring says when), the network is a
-            plain one with the weights drawn.
+        ValueError: if the network is already masked or cannot be masked, the distribution is unknown, or the method
+            lacks batches or an input shape; the network is then unchanged. If the method finds no masks, the network
+            is a plain one with the weights drawn.
     """
     layers = _find_layers(network, method, weights)
     data = PruningData(list(batches) if method.requires else (), input_shape, seed).checked_for(method)
@@ -69,7 +68,7 @@ def mask_(
 
 
 def install_masks_(network: nn.Module, method: Method, *, weights: str | None, seed: int) -> None:
-    """Mask a network as ``mask_`` does, without pruning: masks chosen before training still keep all weights."""
+    """Mask a network as ``mask_`` does, but without pruning: the masks of a ``PruneAtInit`` keep all weights."""
     _install_(network, _find_layers(network, method, weights), method, weights, seed)
 
 
@@ -79,9 +78,6 @@ def unmask_(network: nn.Module) -> nn.Module:
     Nothing of this package remains in the network, and its state dict is that of the plain network.
 
     Returns: the same network.
-
-    Raises:
-        ValueError: if the network is not masked.
     """
     kept = masked_layer.masks(network)
     for name, layer in masked_layers(network):
@@ -90,11 +86,7 @@ def unmask_(network: nn.Module) -> nn.Module:
 
 
 def invalidate_(network: nn.Module) -> None:
-    """Recompute all masks of a network before their next use, after an edit that leaves no trace.
-
-    Raises:
-        ValueError: if the network is not masked.
-    """
+    """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``)."""
     cached_weight.invalidate_(layer for _, layer in masked_layers(network))
 
 
@@ -107,11 +99,7 @@ def density(network: nn.Module, *, per_layer: Literal[True]) -> dict[str, float]
 
 
 def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str, float]:
-    """Return the fraction of weights kept: kept / total over the masked layers, or of each layer by its name.
-
-    Raises:
-        ValueError: if the network is not masked.
-    """
+    """Return the fraction of weights kept: kept / total over the masked layers, or of each layer by its name."""
     counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masked_layer.masks(network).items()}
     if per_layer:
         return {name: kept / total for name, (kept, total) in counts.items()}
@@ -134,18 +122,18 @@ def make_affine_neutral_(network: nn.Module) -> None:
 def _find_layers(network: nn.Module, method: Method, weights: str | None) -> dict[str, nn.Conv2d | nn.Linear]:
     """Return the layers to mask by name, after every check that needs no data."""
     if not isinstance(method, Method):
-        raise UserError(f"{method!r} is no method: EdgePopup(density=0.3) is one, for instance")
+        raise UserError(f"{method!r} is not a method: pass an instance, EdgePopup(density=0.3) is one")
     if any(isinstance(module, MaskedLayer) for module in network.modules()):
         raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
     if weights is not None:
         initialization.check_distribution(weights)
         if method.ranks_by_magnitude and method.density < 1 and weights.endswith("signed_constant"):
             raise UserError(
-                f"{type(method).__name__} keeps the largest weights, and those of {weights} are all of one size: take "
-                "weights='kaiming_normal'"
+                f"{type(method).__name__} keeps the largest weights, but all weights of {weights} have one magnitude: "
+                "use weights='kaiming_normal'"
             )
     elif method.rerandomizes:
-        raise UserError(f"{type(method).__name__} draws weights again: name their distribution, kaiming_normal say")
+        raise UserError(f"{type(method).__name__} re-draws weights: name a distribution, weights='kaiming_normal'")
     return maskable.maskable_layers(network)
 
 

@@ -1,4 +1,4 @@
-"""The interface of a method: the parameters it trains, its first scores, the masks they give, and their gradient."""
+"""The interface of a method: what it trains, a layer's first scores, the masks they give, and their gradient."""
 
 from __future__ import annotations
 
@@ -39,16 +39,12 @@ class PruningData(NamedTuple):
     read_masks: Callable[[str, nn.Module], Mapping[str, Tensor]] | None = None
 
     def checked_for(self, method: Method) -> PruningData:
-        """Return these data, by default with the input shape of the batches, after a check of what the method requires.
-
-        Raises:
-            ValueError: if the data lack it, or a batch has the wrong form.
-        """
+        """Return these data, with the input shape of the batches by default, if they have what the method requires."""
         if method.requires is None or (method.requires == "input_shape" and self.input_shape):
             return self
         if not self.batches:
             call = "batches=[(images, labels)]" if method.requires == "batches" else "input_shape=(3, 224, 224)"
-            raise UserError(f"{type(method).__name__} chooses its masks from {method.requires}: mask_(..., {call})")
+            raise UserError(f"{type(method).__name__} needs {method.requires} to choose its masks: mask_(..., {call})")
         for batch in self.batches:
             tensors = isinstance(batch, tuple | list) and [isinstance(each, Tensor) for each in batch] == [True, True]
             if not tensors or not batch[0].is_floating_point() or batch[1].dtype != torch.int64:
@@ -119,18 +115,12 @@ class Method(ABC):
 
         Args:
             network: masked.
-            step: the number of optimizer steps done.
+            step: the number of steps done.
             images: the number of images in a step, over all processes; None if it is unknown.
         """
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return w_eff = w * m, the weight that a layer computes with.
-
-        Args:
-            weight: w.
-            mask: m, bool or uint8.
-            out: the tensor to write the result to, in its precision.
-        """
+        """Return w_eff = w * m, the weight that a layer computes with; the mask is bool or uint8."""
         return torch.mul(weight, mask, out=out)
 
     def masked_weight(self, layer: ScoredLayer) -> Tensor:
@@ -147,7 +137,7 @@ class Method(ABC):
 
 
 def current_masks(layers: Sequence[ScoredLayer]) -> list[Tensor]:
-    """Return the current masks of some layers of one network, boolean, each shaped like its ``weight``."""
+    """Return the masks of some layers of one network; a mask may depend on the other layers of its global group."""
     group = layers[0].global_group
     if not group:
         return layers[0].method.masks(layers)

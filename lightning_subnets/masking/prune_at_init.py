@@ -28,12 +28,9 @@ class PruneAtInit(Method):
 
     @abstractmethod
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
-        """Return the boolean mask of each layer by its name.
+        """Return the boolean mask of each layer by its name, from a plain network with its weights.
 
-        Args:
-            network: plain, with its weights; the method must leave it unchanged, including the mode and the statistics
-                of norms.
-            data: what the method requires to score the weights.
+        The method must leave the network unchanged, including its mode and the statistics of its norms.
         """
 
     def num_kept(self, total: int) -> None:
@@ -57,11 +54,7 @@ class PruneAtInit(Method):
 
 @torch.no_grad()
 def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
-    """Set the masks of a network whose method is a ``PruneAtInit``, in place.
-
-    Raises:
-        ValueError: if a mask is not boolean, or the masks do not have the network's layers and shapes.
-    """
+    """Set the masks of a network whose method is a ``PruneAtInit``, in place."""
     layers = dict(masked_layers(network))
     for name in dict.fromkeys((*layers, *masks)):
         here = tuple(layers[name].weight.shape) if name in layers else "none"
@@ -69,7 +62,7 @@ def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
         if here != there:
             raise UserError(f"the masks are of another network: {name} has shape {there} there and {here} here")
         if masks[name].dtype != torch.bool:
-            raise UserError(f"the mask of {name} is of {masks[name].dtype}, and a mask is boolean: mask.bool()")
+            raise UserError(f"the mask of {name} is {masks[name].dtype}, but a mask is boolean: pass mask.bool()")
     for name, layer in layers.items():
         assert layer.scores is not None
         layer.scores.copy_(masks[name])
@@ -89,8 +82,8 @@ def share_masks_(network: nn.Module) -> None:
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
     """Yield the items, and show a progress bar with the time left if standard error is a terminal."""
-    # Import rich after Lightning. Rich mentions Optional[float | int]; typing caches that type and would return it for
-    # Lightning's Optional[int | float], so that the command line would read limit_train_batches=1 as 1.0, all of them.
+    # Import rich after Lightning. Rich mentions Optional[float | int]. typing would return that cached type for
+    # Lightning's Optional[int | float], and the command line would read limit_train_batches=1 as 1.0, all of them.
     from rich.console import Console
     from rich.progress import track
 

@@ -25,21 +25,21 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
     digit, the most significant first: among the keys that share its known digits, each value of the next digit is
     counted, and the counts summed from the top give that digit. Keys at or above the k-th largest are selected.
 
-    Order: by score, then the lowest row-major index first, whatever the strides. -0.0 equals 0.0, infinities are
-    numbers, NaN of either sign is the largest. The result does not depend on how threads are scheduled.
+    Scores are ordered as in ``selection.top_k``, and NaN of either sign is the largest. The result does not depend on
+    how threads are scheduled.
 
     Args:
         scores: float32, of any shapes, each of less than 2**31 elements, all on one device.
         counts: how many to select of each, from 0 to its number of elements; not checked.
         absolute: whether to rank by absolute value.
 
-    Returns: for each tensor a mask of its shape, with its strides if it is contiguous or channels-last.
+    Returns: a mask of each tensor's shape, with its strides if it is contiguous or channels-last.
     """
     scores = [_readable(tensor) for tensor in scores]
     device = scores[0].device
     sizes = tuple((tensor.numel(), k, *_order(tensor)) for tensor, k in zip(scores, counts, strict=True))
     chunks, offsets = _layout(sizes, CHUNK, device)
-    addresses = _addresses(tuple(tensor.data_ptr() for tensor in scores), device)
+    addresses = _to_device(tuple(tensor.data_ptr() for tensor in scores), device)
     # One histogram per digit, because the programs of a launch still read that of the launch before.
     histograms = torch.zeros((8, len(scores), 256), dtype=torch.int32, device=device)
     states = torch.empty((8, len(scores), 3), dtype=torch.int64, device=device)
@@ -86,8 +86,8 @@ def _layout(sizes: tuple[tuple[int, ...], ...], chunk: int, device: torch.device
 
 
 @lru_cache(maxsize=8)
-def _addresses(addresses: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(addresses).to(device, non_blocking=True)
+def _to_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers).to(device, non_blocking=True)
 
 
 @triton.jit
@@ -177,8 +177,8 @@ def _threshold(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Return the threshold (score key, index key) in 64 bits, its first ``step`` digits known and the others 0.
 
-    Return also how many of the keys that share those digits are wanted, and whether that is all of them, which makes
-    the threshold final.
+    The second result is how many of the keys that share those digits are wanted. The third is 1 if all are wanted,
+    which makes the threshold final.
     """
     if step == 0:
         threshold, wanted, done = tl.zeros_like(k), k, tl.zeros_like(k)

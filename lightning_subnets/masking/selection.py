@@ -27,8 +27,8 @@ def top_k(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor:
         absolute: whether to rank by absolute value.
 
     Raises:
-        ValueError: if k is out of range, or a score on a CPU is NaN. On a GPU, where a check would wait for the
-            device, NaN ranks as the largest number, and the training module checks for it at its logging interval.
+        ValueError: if k is out of range, or a score on a CPU is NaN. On a GPU, a check would wait for the device;
+            there NaN ranks as the largest number, and the training module checks for it at its logging interval.
     """
     return top_k_each([scores], [k], absolute=absolute)[0]
 
@@ -61,8 +61,8 @@ _has_triton = importlib.util.find_spec("triton") is not None
 # A custom operator is opaque to torch.compile, which would otherwise trace NumPy or sort in the graph.
 @library.custom_op("lightning_subnets::top_k_each", mutates_args=())
 def _in_a_graph(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
-    """Select, and copy each mask to its own memory with the layout of its scores, as ``register_fake`` promises."""
     masks = _select(scores, counts, absolute)
+    # The fake below promises masks with memory of their own and the layout of the scores.
     return [torch.empty_like(each, dtype=torch.bool).copy_(mask) for each, mask in zip(scores, masks, strict=True)]
 
 
@@ -72,7 +72,7 @@ def _(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
 
 
 def _each_on_cpu(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
-    """Select in threads that each call starts, because a pool kept across a fork has no threads in the child."""
+    """Select in several threads; each call starts them, because a pool has no threads after a fork."""
     sizes = [each.numel() for each in scores]
     threads = min(torch.get_num_threads(), len(scores)) if sum(sizes) >= _PARALLEL else 1
     largest_first = sorted(range(len(scores)), key=sizes.__getitem__, reverse=True)
@@ -121,8 +121,7 @@ def _on_cpu(scores: Tensor, k: int, absolute: bool, scratch: NDArray[np.uint8]) 
 def _keys(array: NDArray[np.floating], absolute: bool, out: NDArray[np.signedinteger]) -> None:
     """Write integers in the order of the numbers, because introselect is twice as fast on integers.
 
-    The bits of a positive float are in this order already; those of a negative float are once all but the sign are
-    inverted.
+    The bits of positive floats have this order; those of negative floats have it if all but the sign is inverted.
     """
     all_but_sign = np.iinfo(out.dtype).max
     if absolute:

@@ -125,6 +125,6 @@ def test_the_seed_and_the_step_determine_the_new_weights() -> None:
 
 def test_without_a_distribution_it_is_an_error_and_the_network_is_unchanged() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(UserError, match="name their distribution"):
+    with pytest.raises(UserError, match="name a distribution"):
         mask_(network, IteRand(0.5), weights=None)
     assert type(network[0]) is nn.Linear
