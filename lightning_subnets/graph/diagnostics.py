@@ -27,13 +27,13 @@ class LayerDiagnosis:
     """The part of one layer that a mask leaves.
 
     Attributes:
-        kept, total: weights.
+        kept, total: the number of weights.
         on_paths: the kept weights on a path of kept weights from an input to an output.
         units: the layer's output channels or neurons.
         width: the units that a kept weight enters and another leaves, perhaps only after a shortcut was added; an
             output of the network counts without one that leaves.
         alive: the units on a path of kept weights from an input to an output; never more than the width.
-        used: False for a layer that evaluation does not use, such as an auxiliary classifier; it has no paths.
+        used: False for a layer that evaluation skips, such as an auxiliary classifier; it has no paths.
     """
 
     kept: int
@@ -91,8 +91,7 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
         masks: the boolean mask of every layer by its name.
 
     Raises:
-        ValueError: if the network's units cannot be followed, see ``unit_tracing.trace``; if the network is not masked
-            and there are no ``masks``.
+        ValueError: if the network's units cannot be followed, see ``unit_tracing.trace``.
     """
     if masks is None:
         masks = masking.masks(network)
@@ -113,9 +112,8 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
     pi_p is the product of the weights along the path and of the scales of its norms; a norm with running statistics
     scales by gamma / sqrt(var + eps). w_k is the effective weight, which for ``Biprop`` and a scaled ``Supermask``
-    differs from the drawn weight. R2 is the sum of the outputs, in float64, for an image of ones: the network is in
-    evaluation mode, all weights are masked, every factor of pi_p is squared, and every shift (biases, means of norms)
-    is 0.
+    differs from the drawn weight. R2 is the sum of the outputs, in float64 and evaluation mode, for an image of ones,
+    if every factor of pi_p is squared and every shift (biases, means of norms) is 0.
 
     All other operations stay as they are: a mean over n positions divides by n, not by n^2, and a max-pool takes the
     largest value. If activations do more than cut at 0, or norms have no running statistics, the result is not a sum
@@ -126,8 +124,8 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         masks: the boolean mask of every layer by its name.
         input_shape: of one image, (channels, height, width).
 
-    Returns: -inf if there is no path, and inf if the sum exceeds float64's range, 1.8e308; a ResNet-152 is at about
-        1e50. NaN if the sum is NaN or negative, which a network that changes signs can make it.
+    Returns: -inf if there is no path; inf if the sum exceeds float64's range (a ResNet-152 is at about 1e50); NaN if
+        the sum is negative, as it can be in a network that changes signs.
 
     Raises:
         ValueError: if the network does not compute in float64.
@@ -203,11 +201,9 @@ def _overlap(counts: NDArray[np.int64]) -> Overlap:
 
 
 class _Found(NamedTuple):
-    """The diagnosis of a layer by its output units (wide, alive) and by its connections (on_paths)."""
-
-    wide: Mask
-    alive: Mask
-    on_paths: Float64
+    wide: Mask  # by output unit
+    alive: Mask  # by output unit
+    on_paths: Float64  # the kept weights on paths, by connection
 
 
 def _layers(graph: UnitGraph, kept: Mapping[str, Float64], reached: Mask, leading: Mask) -> dict[str, _Found]:

@@ -19,15 +19,10 @@ Integers = NDArray[np.int64]
 
 
 class Visited(NamedTuple):
-    """The weights that walks passed, in no order, repeated for each pass.
+    """The weights that walks passed, in no order, repeated for each pass."""
 
-    Args:
-        weights: indices into the concatenated weights of all layers.
-        times: of each pass; smaller for an earlier walk, and for an earlier step of the same walk.
-    """
-
-    weights: Integers
-    times: Integers
+    weights: Integers  # indices into the concatenated weights of all layers
+    times: Integers  # of each pass; smaller for an earlier walk, and for an earlier step of the same walk
 
 
 class RandomWalks:
@@ -36,16 +31,16 @@ class RandomWalks:
     Walk 0 goes forward from the first input, walk 1 backward from the first output, walk 2 forward from the second
     input, and so on, round-robin. In a layer, a walk draws one of the weights that leave its unit (backward: enter it)
     with probability |w| / sum |w|: first a unit by the sum over its kernel, then a position in the kernel. If several
-    steps begin at a unit, such as a block and its shortcut, each has the same probability, whatever its weights; so
-    have, backward, the units that were added or multiplied. Walks avoid steps from which they could not reach an end.
+    steps begin at a unit, such as a block and its shortcut, each has the same probability, whatever its weights. The
+    same holds backward for units that were added or multiplied. Walks avoid steps from which no end can be reached.
 
     The random numbers of a walk are a function of the seed, the walk's number and the step, so the walk does not depend
     on how many run together. Sums have a fixed order, so the walk is the same on every machine.
 
     Args:
         graph: of the network.
-        strengths: |w|, or other numbers >= 0, (out, in / groups, positions of the kernel), by layer. The order of the
-            layers is that in which ``Visited`` numbers weights.
+        strengths: |w|, or other numbers >= 0, (out, in / groups, positions of the kernel), by layer, in the order in
+            which ``Visited`` numbers the weights.
         seed: any integer.
         whole_kernels: whether a walk visits the whole kernel of each weight.
     """
@@ -155,7 +150,7 @@ class _Direction:
 class _Layer:
     """A step along a weight of a layer.
 
-    Rows of the table are the layer's inputs (backward: its outputs), sorted by unit; columns are where they lead to.
+    Rows of the table are the layer's inputs (backward: its outputs), sorted by unit; columns are the units they reach.
     """
 
     def __init__(self, edges: Edges, kernels: _Kernels, open_: Mask, backward: bool) -> None:

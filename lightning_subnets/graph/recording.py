@@ -19,16 +19,7 @@ EMPTYING = {"zeros_like", "ones_like", "full_like", "empty_like", "zero", "zero_
 
 
 def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> ExportedProgram:
-    """Record the operations of a network in evaluation mode; the network stays unchanged.
-
-    Args:
-        network: plain.
-        input_shape: of one image, (channels, height, width).
-        like: a tensor with the device and the precision of the images.
-
-    Raises:
-        ValueError: if the forward pass cannot be recorded with such images.
-    """
+    """Record a plain network in evaluation mode, for images with the device and the dtype of the tensor ``like``."""
     kind = type(network).__name__
     # Two images, because squeeze() would remove a batch dimension of 1.
     images = torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)
@@ -47,7 +38,7 @@ def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> Expo
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for as long as the context lasts, then restore the mode of each module."""
+    """Put a network into evaluation mode inside the context, then restore the mode of each module."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
@@ -71,7 +62,7 @@ def _without_log() -> Iterator[None]:
 def _writes_into_views(program: ExportedProgram) -> bool:
     """Return whether an in-place operation writes into a view, so that the recording must be made functional.
 
-    That takes twice as long as the recording itself. ``out += shortcut`` and in-place activations do not need it.
+    A functional recording takes three times as long; ``out += shortcut`` and in-place activations do not need it.
     """
     for node in program.graph.nodes:
         name = name_of(node)
@@ -92,5 +83,5 @@ def _is_view(node: Node) -> bool:
 
 
 def name_of(node: Node) -> str:
-    """Return the name of an operation, ``add_`` for ``aten.add_.Tensor``."""
+    """Return ``add_`` for ``aten.add_.Tensor``."""
     return getattr(node.target, "_opname", "") or getattr(node.target, "__name__", str(node.target))

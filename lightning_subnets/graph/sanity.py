@@ -1,4 +1,4 @@
-"""Sanity checks of a mask: does its accuracy depend on the places it keeps, on the weights, or on neither?"""
+"""Sanity checks of a mask: does the accuracy depend on which weights it keeps, on their values, or on neither?"""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ Batch = tuple[Tensor, Tensor]  # images, normalised, and labels
 
 
 class Check(NamedTuple):
-    """The accuracy of one network, a fraction, and what was changed about the network."""
-
-    what: str
-    accuracy: float
+    what: str  # was changed about the network
+    accuracy: float  # a fraction
 
 
 def checks(
@@ -33,19 +31,14 @@ def checks(
     evaluation: Callable[[], Iterator[Batch]],
     seeds: Sequence[int],
 ) -> Iterator[Check]:
-    """Yield the accuracy of the network as it was found, and then with one change at a time; nothing is trained.
+    """Yield the accuracy of a masked network as it was found, and then with one change at a time; nothing is trained.
 
-    - ``mask shuffled``: each layer keeps as many weights, at other places.
-    - ``weights drawn again``: the same mask and distribution, another seed.
+    - ``mask shuffled``: each layer keeps as many weights, at other places; once for each seed.
+    - ``weights drawn again``: the same mask and distribution, another seed; once for each seed.
     - ``one weight``: all weights under the mask are v sqrt(2 / fan_in), v from ``VALUES``: the weight-agnostic check.
 
-    Each check recomputes the running statistics of norms from training batches.
+    Each check recomputes the running statistics of norms from the training batches. The network stays unchanged.
 
-    Args:
-        network: masked; it stays unchanged.
-        training: returns batches for the statistics, normalised.
-        evaluation: returns batches for the accuracy.
-        seeds: one shuffle and one draw for each.
     Source: Frankle et al. 2021, section 5, and Gaier and Ha 2019, "Weight Agnostic Neural Networks", section 3.
     """
     layers = dict(masking.masked_layers(network))
@@ -67,12 +60,7 @@ def checks(
     for seed in seeds:
         yield check("weights drawn again", lambda name, layer, seed=seed: _drawn(layer, name, seed))  # type: ignore[misc]
     for value in VALUES:
-        yield check(
-            f"one weight, {value:+.1f}",
-            lambda _, layer, value=value: torch.full_like(
-                layer.weight, value * (2.0 / fans(layer.weight.shape)[0]) ** 0.5
-            ),  # type: ignore[misc]
-        )
+        yield check(f"one weight, {value:+.1f}", lambda _, layer, value=value: _constant(layer, value))  # type: ignore[misc]
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -94,6 +82,10 @@ def accuracy(network: nn.Module, batches: Iterator[Batch]) -> float:
         hits += int((network(batch).argmax(dim=-1) == labels).sum())
         images += len(labels)
     return hits / images
+
+
+def _constant(layer: MaskedLayer, value: float) -> Tensor:
+    return torch.full_like(layer.weight, value * (2.0 / fans(layer.weight.shape)[0]) ** 0.5)
 
 
 def _drawn(layer: MaskedLayer, name: str, seed: int) -> Tensor:

@@ -17,20 +17,15 @@ NOTHING = -1  # stands for a unit if a channel holds a constant, for instance pa
 
 
 class Edges(NamedTuple):
-    """A layer: each input channel or feature leads to each output of its group.
+    """One call of a layer: each input channel or feature leads to each output of its group.
 
-    Args:
-        name: of the layer in its network; a graph has one step for each time that the network calls the layer.
-        sources: the unit of each input, (in,), or NOTHING for a constant. A channel of 4x4 that ``flatten`` turns into
-            features is the source of 16 inputs.
-        targets: the unit of each output, (out,); each unit is the target of one step only.
-        groups: of a convolution, 1 for a Linear.
+    A channel of 4x4 that ``flatten`` turns into features is the source of 16 inputs.
     """
 
     name: str
-    sources: Units
-    targets: Units
-    groups: int
+    sources: Units  # of each input, (in,); NOTHING for a constant
+    targets: Units  # of each output, (out,); each unit is the target of one step only
+    groups: int  # of a convolution; 1 for a Linear
 
 
 class Merge(NamedTuple):
@@ -46,22 +41,17 @@ class UnitGraph(NamedTuple):
     A unit is a channel, with all its positions, or a neuron. Activations, norms, pooling, concatenation, views and
     channel shuffles keep units. Layers make new units, and so does every operation that joins two feature maps: the sum
     of a block and its shortcut, or the product in squeeze-and-excitation, to which both factors lead.
-
-    Args:
-        num_units: of all steps and the inputs together.
-        inputs, outputs: the units of the image's channels and of the network's outputs.
-        steps: the sources of each step are inputs or targets of earlier steps.
     """
 
-    num_units: int
-    inputs: Units
+    num_units: int  # of all steps and the inputs together
+    inputs: Units  # the image's channels
     outputs: Units
-    steps: tuple[Edges | Merge, ...]
+    steps: tuple[Edges | Merge, ...]  # the sources of each step are inputs or targets of earlier steps
 
     def log_paths(self, weights: Mapping[str, Float64], *, backward: bool = False) -> Float64:
-        """Return log10 of the number of paths from the inputs to each unit, or from each unit to the outputs.
+        """Return log10 of the number of paths from the inputs to each unit, or (backward) from it to the outputs.
 
-        Logarithms, because the number of paths of a deep network exceeds float64's range.
+        The number itself exceeds float64's range in a deep network.
 
         Args:
             weights: number of weights between an output and an input, (out, in / groups), by the layer's name. If they

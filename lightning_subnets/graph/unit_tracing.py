@@ -37,16 +37,12 @@ _REDUCING = {"mean", "sum", "amax", "amin"}
 
 
 def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
-    """Return the graph of a plain network's units, for images of one shape; the network stays unchanged.
+    """Return the graph of a plain network's units, for images (channels, height, width); the network stays unchanged.
 
     torch.export records the forward pass in evaluation mode, without computing anything. Tracing then replaces every
     tensor by one that holds, for each element, the number of its unit. Operations that move elements run on these
-    numbers; other operations join units or make new ones. A layer that evaluation does not use, such as an auxiliary
+    numbers; other operations join units or make new ones. A layer that evaluation skips, such as an auxiliary
     classifier, is not in the graph.
-
-    Args:
-        network: of Conv2d, Linear and layers without weights to mask; see ``maskable.maskable_layers``.
-        input_shape: of one image, (channels, height, width).
 
     Raises:
         ValueError: if the network cannot be recorded for such images, or has an operation through which units cannot
@@ -132,7 +128,7 @@ class _Tracing:
             raise UserError(
                 f"the units of {self.kind} cannot be followed through {target}: known are convolutions, linear "
                 "layers, norms, pooling, element by element operations, and those that move, split or join channels. "
-                "Take a method that does not need paths"
+                "Use a method that does not need paths"
             )
         if name_of(node).endswith("_"):
             self.units[arguments[0]] = result
@@ -147,7 +143,7 @@ class _Tracing:
         if weight.name not in self.parameters:
             raise UserError(
                 f"the units of {self.kind} cannot be followed through {node.target}, because its weight is not that "
-                "of a torch.nn.Conv2d or torch.nn.Linear. Take a method that does not need paths"
+                "of a torch.nn.Conv2d or torch.nn.Linear. Use a method that does not need paths"
             )
         name = self.parameters[weight.name]
         layer = self.layers[name]
@@ -201,7 +197,6 @@ class _Tracing:
 
 
 def _flat(value: Any) -> list[Tensor]:
-    """Return the tensors in an argument or a result of an operation."""
     several = value if isinstance(value, list | tuple) else [value]
     return [each for each in several if isinstance(each, Tensor)]
 
@@ -222,7 +217,6 @@ def _first(units: Tensor, value: Any) -> Any:
 
 
 def _compact(units: Tensor) -> Tensor:
-    """Reduce expanded dimensions to size 1."""
     for dim in range(units.dim()):
         if units.stride(dim) == 0:
             units = units.narrow(dim, 0, 1)
