@@ -39,9 +39,9 @@ def draw_run(
         run: the directory of the run.
         layers: the masked layers, in the order to show them.
         evaluated_on: the data of the metrics ``val/``: "test set" or "held-out images".
-        diagnosis: the diagnosis of the run's last masks, if there is one.
+        diagnosis: of the run's last masks.
         out: the directory for the pictures; by default the run's.
-        form: the format, ``png`` or ``pdf``.
+        form: ``png`` or ``pdf``.
     """
     metrics, title = read_metrics(run / "metrics.csv"), f"{run.parent.name}, {run.name}"
     out = run if out is None else out
@@ -77,7 +77,6 @@ def read_metrics(path: Path) -> Series:
 
 
 def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
-    """Draw accuracy and loss against the epoch."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(10, 4)

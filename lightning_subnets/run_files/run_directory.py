@@ -50,7 +50,6 @@ class RunDirectory:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, if there is one."""
         path = self.path / "checkpoints" / "last.ckpt"
         return path if path.is_file() else None
 
@@ -99,12 +98,7 @@ class RunDirectory:
 
 
 def lock(folder: Path) -> int:
-    """Lock a directory against other processes until the returned file descriptor is closed.
-
-    Raises:
-        BlockingIOError: if another process has the lock.
-        FileNotFoundError: if the directory does not exist.
-    """
+    """Lock a directory until the returned descriptor is closed; raise BlockingIOError if another process holds it."""
     path = folder / ".lock"
     for _ in range(_ATTEMPTS):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -139,7 +133,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _is_owned(descriptor: int) -> bool:
-    """Return whether another process owns a lock file. The question itself takes a shared lock for a moment."""
+    """Return whether another process owns a lock file, by taking a shared lock for a moment."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

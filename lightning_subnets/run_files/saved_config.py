@@ -70,7 +70,7 @@ class _Config(Strict):
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the config of a run, after checking the values that are read without jsonargparse."""
+    """Return the config of a run, with the values checked that are read without jsonargparse."""
     try:
         config = yaml.safe_load(path.read_text())
         _Config.model_validate(config)

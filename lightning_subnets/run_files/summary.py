@@ -59,8 +59,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the summary of a run that has been trained and tested.
 
-    ``digest_before`` is ``digest.weights_digest`` of the network before training, ``seconds`` the time of training and
-    validation, and ``data`` the name of the data set.
+    ``digest_before`` is the digest of the weights before training; ``seconds`` includes training and validation.
     """
     masks = masking.masks(module.network).values()
     kept, total = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
@@ -103,17 +102,14 @@ def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosi
     network = module.network
     found = trace = None
     if masking.density(network) < 1.0 and isinstance(data, ImageDataModule):
-        masks = masking.masks(network)
         with suppress(UserError):
-            with masking.temporarily_unmasked(network):
-                found = diagnose(network, data.image_shape, masks)
-            trace = log10_path_kernel_trace(network, masks, data.image_shape)
+            found = diagnose(network, data.image_shape)
+            trace = log10_path_kernel_trace(network, masking.masks(network), data.image_shape)
     return found, trace
 
 
 def _finite(value: float) -> float | None:
-    """Return the value, or None for infinity (no path, or more than float64 holds), which JSON cannot express."""
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) else None  # JSON has no infinity
 
 
 def write(summary: dict[str, Any], path: Path) -> None:
@@ -135,7 +131,6 @@ def read(run: Path) -> dict[str, Any] | None:
 
 
 def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
-    """Print the summary as a table."""
     from rich.console import Console
     from rich.markup import escape
     from rich.panel import Panel

@@ -57,17 +57,13 @@ def naming_file(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({str(error)!r:.200})") from error
+        raise UserError(f"{path} is damaged ({str(error)!r:.200}): copy or download it again") from error
     except UserError as error:
         raise UserError(f"{path} cannot be loaded: {error}") from error
 
 
 class Container:
-    """A ``.subnet`` file whose digest and header have been checked, and whose tensors are read on request.
-
-    Raises:
-        ValueError: if the file is missing, is no ``.subnet`` file, or one of its bytes has changed.
-    """
+    """A ``.subnet`` file whose digest and header have been checked, and whose tensors are read on request."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
@@ -93,7 +89,6 @@ class Container:
         return name in self._left
 
     def check_all_taken(self) -> None:
-        """Check that every tensor of the file has been taken."""
         if self._left:
             raise UserError(f"tensor {min(self._left)!r:.80} belongs to no part of the network")
 

@@ -72,7 +72,6 @@ class Weights:
             raise UserError(f"the weights were drawn for a density of {self.density}, outside (0, 1]")
 
     def draw(self, like: Tensor, stream: str) -> Tensor:
-        """Return the drawn weights of a layer, with the shape and the dtype of ``like``."""
         assert self.distribution is not None
         drawn = draw_weights(self.distribution, like.shape, seed=self.seed, layer=stream, density=self.density)
         return drawn.to(like.dtype)
@@ -96,28 +95,19 @@ class Digests:
 
 @dataclass
 class Header:
-    """Everything in a file except its tensors.
-
-    Attributes:
-        density: the fraction of weights kept, over all masked layers.
-        classes: the names of the classes, in the order of the outputs.
-        accuracy: accuracies as fractions, by name, such as ``test_accuracy``.
-        preprocessing: ``input_shape``, and ``mean`` and ``std`` per channel for values in [0, 1].
-        config: the config of the run.
-        versions: the versions of the packages that wrote the file.
-    """
+    """Everything in a file except its tensors; ``save_subnet`` explains the optional parts."""
 
     network: Network
     weights: Weights
     method: Method
     layers: dict[str, Layer]
     digests: Digests
-    density: float
+    density: float  # the fraction of weights kept, over all masked layers
     classes: list[str] = field(default_factory=list)
     accuracy: dict[str, float] = field(default_factory=dict)
     preprocessing: Json = field(default_factory=dict)
     config: Json = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of the packages that wrote the file
 
     @property
     def total(self) -> int:
@@ -141,7 +131,6 @@ class Header:
 
     @classmethod
     def from_json(cls, content: Json) -> Header:
-        """Return the header that a JSON object describes, after checking its version and every value."""
         version = content.pop("version", None)
         if version != VERSION:
             raise UserError(f"format version {version!r:.20} is unknown, expected {VERSION}: upgrade lightning-subnets")
@@ -181,6 +170,6 @@ def _parse(kind: Any, value: Any, place: str) -> Any:
 
 @functools.cache
 def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
-    """Return the types of a dataclass's fields by name, and the names of the fields without a default."""
+    """Return the types of a dataclass's fields, and the names of the required ones."""
     fields = dataclasses.fields(kind)
     return get_type_hints(kind), {each.name for each in fields if each.default is each.default_factory is MISSING}

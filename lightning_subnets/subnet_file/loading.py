@@ -27,15 +27,15 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
 
     Args:
         path: the file.
-        masked: return a masked network in training mode, as ``mask_`` gives it. Scores are not in the file: they start
-            again, higher for kept weights than for the others. A dropped weight is 0 if the seed does not give it. By
-            default, return a plain network in evaluation mode, with the mask folded into the weights.
+        masked: return a masked network in training mode, as ``mask_`` gives it, instead of a plain one in evaluation
+            mode with the mask folded into the weights. Scores are not in the file: they start again, higher for kept
+            weights than for the others. A dropped weight is 0 if the seed does not give it.
         network: a plain network with the same layers to load into, needed if torchvision.models, timm and this package
-            do not build the file's network. It is changed in place, also if loading fails.
+            do not build the file's network. It is changed in place, even if loading fails.
 
     Raises:
-        ValueError: if a byte of the file has changed, the weights drawn here differ from those that were saved, a value
-            in the file does not fit the network, or ``masked`` needs a method that is not in this package.
+        ValueError: if the file is missing, damaged or does not fit the network, the weights drawn here differ from
+            those that were saved, or ``masked`` needs a method that is not in this package.
     """
     path = Path(path)
     file = Container(path)
@@ -45,11 +45,7 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
 
 
 def masks_in(path: str | Path) -> dict[str, Tensor]:
-    """Return the masks of a ``.subnet`` file by layer, as boolean tensors, without building its network.
-
-    Raises:
-        ValueError: if the file cannot be read, or a mask in it is damaged.
-    """
+    """Return the boolean masks of a ``.subnet`` file by layer, without building its network."""
     path = Path(path)
     file = Container(path)
     with naming_file(path):

@@ -59,7 +59,6 @@ def builder(name: str) -> Builder | None:
 
 
 def downloads_weights(argument: str) -> bool:
-    """Return whether a builder would download weights because of this argument."""
     return argument in _DOWNLOADING or argument.startswith("pretrained")
 
 
@@ -80,13 +79,10 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def build(name: str, arguments: Mapping[str, Any], *, at_most: int | None = None) -> nn.Module:
-    """Build a network on the CPU with weights of no particular value.
+    """Build a network on the CPU, by the name of its builder, with weights of no particular value.
 
-    Args:
-        name: the name of a builder, see ``builder``.
-        arguments: the arguments of the builder.
-        at_most: the limit on the network's numbers, enforced before they are allocated. None for trusted arguments,
-            because the check takes longer than the building.
+    ``at_most`` limits the network's numbers before they are allocated. It is None for trusted arguments, because the
+    check takes longer than the building.
     """
     check_arguments(arguments)
     if (build_it := builder(name)) is None:
@@ -161,7 +157,7 @@ class _TooLargeError(Exception):
 
 
 def _result_bytes(function: Any, args: Any, kwargs: Any) -> int:
-    """Return the size of a function's result without allocating it."""
+    """Return the size of a result without allocating it."""
     if "device" in kwargs:
         kwargs = kwargs | {"device": torch.device("meta")}
     args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
@@ -192,9 +188,7 @@ def _limited_modules() -> Iterator[None]:
 def difference(expected: nn.Module, network: nn.Module) -> str | None:
     """Return the first difference between two networks: in modules, classes, options or shapes of parameters.
 
-    Args:
-        expected: a network as its builder gives it.
-        network: plain or masked. Attributes that ``expected`` lacks are ignored.
+    ``network`` may be masked, and may have attributes that ``expected`` lacks.
     """
     modules = dict(network.named_modules())
     for name, module in expected.named_modules():
@@ -236,5 +230,4 @@ def identify(network: nn.Module) -> tuple[str, Json] | None:
 
 
 def num_elements(network: nn.Module) -> int:
-    """Return how many numbers the parameters and buffers of a network have."""
     return sum(each.numel() for each in (*network.parameters(), *network.buffers()))

@@ -36,8 +36,8 @@ def save_subnet(
     """Save a masked network into a file: the seed of its weights, and about one bit per weight.
 
     The masks of n weights at density d take about their entropy, n H(d) bits. Weights that the seed gives take nothing.
-    Of other weights the kept ones are stored, with one bit each if they all have the same magnitude. Running statistics
-    are stored, and biases and norms if they were trained. Scores are not stored.
+    Otherwise the kept weights are stored, with one bit each if all have the same magnitude. Running statistics are
+    stored, and biases and norms if they were trained. Scores are not stored.
 
     Args:
         net: the masked network; it is not changed.
@@ -53,8 +53,8 @@ def save_subnet(
         force: replace an existing file.
 
     Raises:
-        ValueError: if the network is not masked, its builder is unknown or builds another network, its parameters have
-            several dtypes, a value is not JSON, the file exists, or it cannot be written.
+        ValueError: if the network is not masked, its builder builds another network, its parameters have several
+            dtypes, a value is not JSON, or the file exists or cannot be written.
     """
     path = Path(path)
     check_place(path, force=force)
@@ -108,7 +108,6 @@ def save_subnet(
 
 
 def _check_readable(header: Header) -> None:
-    """Check that a header can be read after it is written."""
     try:
         content = json.loads(header.to_json(sha256=""))
         del content["sha256"]
