@@ -239,20 +239,6 @@ def test_the_number_of_paths_has_no_upper_end() -> None:
     assert paths[-1] > 309  # the largest float64 is 1.8e308
 
 
-def test_a_layer_that_evaluation_does_without_is_not_in_the_graph() -> None:
-    class WithAuxiliary(Branches):
-        def __init__(self) -> None:
-            super().__init__()
-            self.auxiliary = nn.Linear(3, 2)
-
-        def forward(self, images: Tensor) -> Tensor:
-            out = super().forward(images)
-            return out + self.auxiliary(out) if self.training else out
-
-    graph = trace(WithAuxiliary(), (1, 2, 2))
-    assert {step.name for step in graph.steps if isinstance(step, Edges)} == {"stem", "left", "right", "head"}
-
-
 def test_tracing_leaves_the_network_and_the_random_numbers_as_they_were() -> None:
     network = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.Dropout(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     network.append(nn.Linear(4, 2))

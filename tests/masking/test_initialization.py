@@ -127,21 +127,6 @@ def test_biases_have_the_moments_and_the_bounds_of_those_of_torchs_own_layers() 
         assert 0.999 * bound < biases.abs().max() <= np.float32(bound)
 
 
-@pytest.mark.parametrize("shape", [(1000, 300), (128, 64, 3, 3)])
-def test_uniform_draws_fill_their_interval_to_the_ends_and_not_beyond(shape: tuple[int, ...]) -> None:
-    size = torch.Size(shape)
-    n, fan_in = size.numel(), math.prod(shape[1:])
-    # The bound of torch's kaiming_uniform_(a=sqrt(5)).
-    scores_bound = nn.init.calculate_gain("leaky_relu", math.sqrt(5)) * math.sqrt(3 / fan_in)
-    for drawn, bound in (
-        (draw_scores(size, seed=0, layer="a"), scores_bound),
-        (draw_weights("kaiming_uniform", size, seed=0, layer="a"), math.sqrt(6 / fan_in)),
-    ):
-        # All of n uniform draws stay below 1 - 50 / n in size with a probability of exp(-50), half of them below 1 / 2.
-        assert bound * (1 - 50 / n) < drawn.max() <= np.float32(bound)
-        assert -np.float32(bound) <= drawn.min() < -bound * (1 - 50 / n)
-
-
 @pytest.mark.parametrize("distribution", UNIT_MOMENTS)
 @pytest.mark.parametrize("density", [0.01, 0.3, 1.0])
 def test_scaled_weights_are_the_weights_over_the_root_of_the_density(distribution: str, density: float) -> None:

@@ -99,11 +99,3 @@ def test_a_network_that_is_not_masked_is_an_error_that_says_what_to_call(functio
 def test_a_class_instead_of_a_method_is_an_error() -> None:
     with pytest.raises(UserError, match=r"EdgePopup\(density=0.3\) is one"):
         mask_(small_network(), EdgePopup)  # type: ignore[arg-type]
-
-
-def test_a_nan_score_is_an_error_of_the_forward_pass() -> None:
-    network = masked_network()
-    with torch.no_grad():
-        network.get_parameter("6.scores")[0, 0] = torch.nan
-    with pytest.raises(UserError, match="a score is NaN"):
-        network(torch.randn(2, 3, 4, 4))

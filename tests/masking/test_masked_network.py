@@ -41,27 +41,6 @@ def test_a_masked_convolution_is_the_plain_one_with_the_masked_weight(options: d
     assert torch.equal(layer(images), functional_call(nn.Conv2d(4, 8, 3, **options), state, images))
 
 
-def test_a_masked_resnet_is_the_plain_one_with_the_masked_weights() -> None:
-    network = mask_(torchvision.models.resnet18(), EdgePopup(0.3)).eval()
-    images = torch.randn(2, 3, 64, 64)
-    state = {key: value for key, value in network.state_dict().items() if not key.endswith("scores")}
-    for name, layer in masked_layers(network):
-        state[f"{name}.weight"] = layer.weight * layer.mask()
-    plain = torchvision.models.resnet18().eval()
-    assert torch.equal(network(images), functional_call(plain, state, images))
-
-
-def test_a_mask_follows_scores_that_are_edited_or_loaded() -> None:
-    layer = mask_(nn.Linear(4, 1, bias=False), EdgePopup(0.5))
-    layer.load_state_dict(layer.state_dict() | {"scores": torch.tensor([[0.1, -0.4, 0.2, 0.3]])})
-    ((_, masked),) = masked_layers(layer)
-    assert masked.mask().tolist() == [[False, True, False, True]]
-    with torch.no_grad():
-        layer.get_parameter("scores")[0, 0] = 0.5
-    assert masked.mask().tolist() == [[True, True, False, False]]
-    assert torch.equal(layer(torch.eye(4)).flatten() != 0, masked.mask().flatten())
-
-
 def test_under_autocast_a_network_computes_in_bfloat16_and_keeps_float32_scores() -> None:
     network = masked_network()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -37,11 +36,6 @@ PROBABILITIES = np.concatenate(
         1.0 - 2.0 ** -np.arange(1.0, 53.5, 0.37),
     ]
 )
-
-
-def test_the_inverse_normal_distribution_is_that_of_the_standard_library_to_1e_14() -> None:
-    expected = [NormalDist().inv_cdf(probability) for probability in PROBABILITIES.tolist()]
-    np.testing.assert_allclose(initialization._inverse_normal_cdf(PROBABILITIES), expected, rtol=1e-14, atol=0.0)
 
 
 def test_the_normal_distribution_undoes_its_inverse() -> None:

@@ -131,11 +131,6 @@ def test_weights_that_came_with_the_network_are_restored(form: str, tmp_path: Pa
         assert {layer["weights"] for layer in content(tmp_path / "a.subnet")[0]["layers"].values()} == {form}
 
 
-def test_every_distribution_is_restored(tmp_path: Path) -> None:
-    for weights in ("scaled_kaiming_normal", "kaiming_uniform", "xavier_normal", "scaled_xavier_signed_constant"):
-        check_restored(masked(weights=weights), tmp_path / "a.subnet")
-
-
 def test_fixed_masks_are_restored(tmp_path: Path) -> None:
     for shuffle in (False, True):
         check_restored(masked(ls.FixedMask(ls.masks(masked()), shuffle=shuffle)), tmp_path / "a.subnet")

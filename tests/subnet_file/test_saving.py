@@ -13,7 +13,7 @@ import torchvision
 from small_subnets import NAMED, SMALL, WITH_NORMS, content, differing, masked, masked_with_norms, saved, small
 
 import lightning_subnets as ls
-from lightning_subnets.subnet_file import load_subnet, save_subnet
+from lightning_subnets.subnet_file import save_subnet
 
 
 def test_saving_changes_neither_the_network_nor_the_random_numbers(tmp_path: Path) -> None:
@@ -81,13 +81,6 @@ def test_neutral_norms_and_biases_are_left_out(tmp_path: Path) -> None:
         _, tensors = content(saved(tmp_path / "a.subnet", network, network=WITH_NORMS, force=True))
         assert parameters & tensors.keys() == expected
         assert {"state/bn1.running_mean", "state/bn1.running_var", "state/bn1.num_batches_tracked"} <= tensors.keys()
-
-
-@pytest.mark.parametrize("density", [0.0005, 1.0])
-def test_a_very_sparse_or_a_full_mask_loads_again(density: float, tmp_path: Path) -> None:
-    network = ls.mask_(torchvision.models.shufflenet_v2_x0_5(), ls.EdgePopup(density=density))
-    save_subnet(network, tmp_path / "a.subnet")
-    load_subnet(tmp_path / "a.subnet", masked=True)
 
 
 @pytest.mark.parametrize(
