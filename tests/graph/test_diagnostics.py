@@ -50,9 +50,9 @@ def test_widths_and_paths_are_those_of_a_network_small_enough_to_see() -> None:
     found = diagnose(Chain(), (2, 1, 1), left)
     first, second, last = found.layers.values()
     assert (first.kept, first.total, first.density) == (3, 6, 0.5)
-    # Two of three have an edge on both sides; of these the second ends in the next layer.
+    # Two of three have an edge on both sides; the paths of the second end in the next layer.
     assert (first.units, first.width, first.alive, first.on_paths) == (3, 2, 1, 2)
-    # The third has an edge on both sides, but from the inputs nothing comes to it.
+    # The third has an edge on both sides, but no path from an input reaches it.
     assert (second.units, second.width, second.alive, second.on_paths) == (3, 2, 1, 1)
     assert (last.units, last.width, last.alive, last.on_paths) == (2, 2, 1, 1)
     assert found.log10_paths == pytest.approx(math.log10(2))
@@ -70,7 +70,7 @@ def test_a_layer_without_weights_cuts_off_the_others() -> None:
     assert [layer.alive for layer in found.layers.values()] == [0, 0, 0]
 
 
-def test_around_an_empty_block_a_shortcut_still_leads() -> None:
+def test_a_shortcut_leads_around_an_empty_block() -> None:
     network = Residual()
     left = full(network)
     left["block"][:] = False
@@ -83,7 +83,7 @@ def test_around_an_empty_block_a_shortcut_still_leads() -> None:
     assert diagnose(network, (1, 4, 4), left).layers["stem"].width == 1
 
 
-def test_a_layer_that_evaluation_does_without_is_no_collapse() -> None:
+def test_a_layer_that_evaluation_skips_is_not_collapsed() -> None:
     class WithAuxiliary(Residual):
         def __init__(self) -> None:
             super().__init__()

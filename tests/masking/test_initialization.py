@@ -158,7 +158,7 @@ def test_fans_are_those_that_torch_counts(layer: nn.Linear | nn.Conv2d) -> None:
     assert fans(layer.weight.shape) == nn.init._calculate_fan_in_and_fan_out(layer.weight)
 
 
-# What a draw depends on, and what it does not.
+# The dependence of a draw on its arguments alone.
 
 WHAT = ("scores", "biases", *UNIT_MOMENTS)
 

@@ -1,4 +1,4 @@
-"""What a masked network computes, and what ``mask_`` changes and leaves."""
+"""The output of a masked network, and the changes that ``mask_`` makes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_network_of_any_dtype_computes_in_it_with_scores_of_at_least_float32(d
         assert scores.dtype == scores.grad.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-# What mask_ changes, and what it leaves.
+# The changes that mask_ makes.
 
 
 def test_the_keys_are_the_plain_ones_and_the_scores_and_a_stock_state_dict_loads() -> None:
@@ -178,7 +178,7 @@ def test_an_integer_of_any_type_is_a_seed_and_nothing_else_is() -> None:
         [torch.rand(4, 2)],
     ],
 )
-def test_batches_of_another_form_are_an_error_and_the_network_stays_as_it_was(batches: Any) -> None:
+def test_batches_of_another_form_are_an_error_and_the_network_stays_unchanged(batches: Any) -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(UserError, match=r"batches are pairs of images, float and normalised, and labels, int64"):
         mask_(network, SNIP(0.5), batches=batches)

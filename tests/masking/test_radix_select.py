@@ -92,7 +92,7 @@ def test_the_masks_are_those_of_a_plain_stable_sort_in_a_longer_campaign(
 
 
 @pytest.mark.thorough
-def test_of_very_many_equal_scores_the_lowest_index_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lowest_index_of_very_many_equal_scores_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radix_select, "CHUNK", 2**15)
     monkeypatch.setattr(radix_select, "BLOCK", 2**14)
     scores = torch.ones(2**17 + 1, device=DEVICE)

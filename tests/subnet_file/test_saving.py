@@ -103,9 +103,7 @@ def test_neutral_norms_and_biases_are_left_out(tmp_path: Path) -> None:
     ],
     ids=range(14),
 )
-def test_what_cannot_be_saved_is_one_error_without_a_file(
-    options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_a_save_that_fails_is_one_error_without_a_file(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match=message):
         saved(tmp_path / "a.subnet", **options)
     assert not (tmp_path / "a.subnet").exists()

@@ -1,6 +1,6 @@
-"""Whatever a file holds, it loads or is refused with one short error, in time and memory proportional to its size.
+"""Any file loads or is refused with one short error, in time and memory proportional to its size.
 
-The digest detects damage, but anybody can write a valid one. So half of these files are only changed, and half are also
+The digest detects damage, but anybody can write a valid one, so half of these files are only changed, and half are also
 given a valid digest.
 """
 
