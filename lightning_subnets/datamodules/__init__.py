@@ -1,12 +1,11 @@
 """Images and labels for a Trainer.
 
 Start with ``images.ImageDataModule``, the base class, and ``loader.EpochLoader``, whose order is a function of
-(seed, epoch) and which resumes in the middle of an epoch. ``InMemoryDataModule`` suits data sets that fit into memory;
-``ImageNet`` streams photographs by FFCV or from a folder. ``seeded_loader`` orders a user's own DataLoader, and
+(seed, epoch) and which resumes in the middle of an epoch. ``seeded_loader`` orders a user's own DataLoader, and
 ``pruning_batches`` selects the images that methods of pruning at initialisation score weights on.
 
-The room imports ``masking`` and the rooms below it, no other. scikit-learn, SciPy, Pillow and torchvision are imported
-where they are needed, because ``lightning`` imports this package at each start.
+This room may import ``masking`` and ``errors``. scikit-learn, SciPy, Pillow and torchvision are imported inside the
+functions that need them, because ``lightning`` imports this package at each start.
 """
 
 from lightning_subnets.datamodules.cifar import CIFAR10, CIFAR100

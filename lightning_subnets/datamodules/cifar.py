@@ -27,11 +27,7 @@ class CIFAR10(InMemoryDataModule):
         batch_size: images per step and process.
         validation_fraction: fraction of the training set that is held out; with 0, validation is on the test set.
         download: download torchvision's files if they are missing.
-        seed: of the order of the samples, their augmentation and the held-out images.
-
-    Raises:
-        ValueError: if the data are missing, an image is unreadable or not of 32x32 pixels, or train and test have
-            different classes.
+        seed: seed of the order of the samples, their augmentation and the held-out images.
 
     Source: Krizhevsky 2009.
     """
@@ -51,15 +47,12 @@ class CIFAR10(InMemoryDataModule):
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
         self.root, self.download = Path(root), download
+        self._is_folder = (self.root / "train").is_dir()
         if not download and not self._is_folder and not (self.root / self.base_folder).is_dir():
             raise UserError(
                 f"{self.root} holds neither {self.base_folder} nor train/<class>/ and test/<class>/: let torchvision "
                 "download the files with --data.download=true, or see data/README.md"
             )
-
-    @property
-    def _is_folder(self) -> bool:
-        return (self.root / "train").is_dir()
 
     @property
     def classes(self) -> list[str]:
@@ -91,7 +84,7 @@ class CIFAR10(InMemoryDataModule):
 
 
 class CIFAR100(CIFAR10):
-    """As ``CIFAR10``, in 100 classes of 500 training and 100 test images; torchvision's ``cifar-100-python``."""
+    """Like ``CIFAR10``, with 100 classes of 500 training and 100 test images."""
 
     base_folder = "cifar-100-python"
     mean, std = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)

@@ -1,4 +1,4 @@
-"""The part of a photograph that is cut out: at random in training, the centre in evaluation."""
+"""Crops of photographs: a random part in training, the centre in evaluation."""
 
 from __future__ import annotations
 
@@ -11,22 +11,16 @@ Integers = NDArray[np.int64]
 def random_crops(seed: int, keys: Integers, heights: Integers, widths: Integers) -> Integers:
     """Draw a random part of each image: 8 to 100 % of its area, aspect 3:4 to 4:3, mirrored with probability 1/2.
 
-    The crop is a function of (seed, key) and the image's size, so both loaders cut the same. Ten proposals are drawn,
-    area uniform and aspect log-uniform; the first that fits is placed uniformly. If none fits, the crop is the central
-    part of the nearest aspect.
+    The crop is a function of seed, key (of an ``EpochSampler``) and image size, so both loaders cut the same. Ten
+    proposals are drawn, area uniform and aspect log-uniform; the first that fits is placed uniformly. If none fits, the
+    crop is the central part of the nearest aspect.
 
-    Args:
-        seed: of the data.
-        keys: of ``EpochSampler``, int64 (images,).
-        heights: in pixels, int64 (images,).
-        widths: in pixels, int64 (images,).
-
-    Returns:
-        int64 (images, 5): top, left, height and width in pixels, and 1 for mirrored.
+    Returns: int64 (images, 5): top, left, height and width in pixels, and 1 for mirrored.
 
     Source: Szegedy et al. 2015, section 6; as torchvision's RandomResizedCrop.
     """
-    uniform = _uniform(seed, keys, 2 * _PROPOSALS + 3)
+    bits = random_bits(seed, keys, 2 * _PROPOSALS + 3)
+    uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1)
     scales, places = uniform[:, : 2 * _PROPOSALS].reshape(-1, 2, _PROPOSALS), uniform[:, 2 * _PROPOSALS :]
     areas = (heights * widths)[:, None] * (0.08 + 0.92 * scales[:, 0])
     aspects = (3 / 4) ** (1 - 2 * scales[:, 1])
@@ -46,10 +40,8 @@ def random_crops(seed: int, keys: Integers, heights: Integers, widths: Integers)
 def central_crops(heights: Integers, widths: Integers, size: int) -> Integers:
     """Return the centre of each image that is ``size`` pixels square once the shorter side is 256/224 of ``size``.
 
-    If the shorter side already has that length, the crop is torchvision's ``CenterCrop`` to the pixel.
-
-    Returns:
-        As ``random_crops``.
+    If the shorter side already has that length, the crop is torchvision's ``CenterCrop`` to the pixel. The result has
+    the format of ``random_crops``.
     """
     side = np.rint(np.minimum(heights, widths) * (size / shorter_side(size))).astype(np.int64)
     top, left = np.rint((heights - side) / 2).astype(np.int64), np.rint((widths - side) / 2).astype(np.int64)
@@ -69,11 +61,6 @@ def random_bits(seed: int, keys: Integers, count: int) -> NDArray[np.uint64]:
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     streams = _mixed(keys.astype(np.uint64) + _mixed(np.array([seed % 2**64], dtype=np.uint64)))
     return _mixed(streams[:, None] + steps)
-
-
-def _uniform(seed: int, keys: Integers, count: int) -> NDArray[np.float64]:
-    """Return random numbers in [0, 1), (keys, count), a function of (seed, key)."""
-    return (random_bits(seed, keys, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""Handwritten digits that scikit-learn contains: real data without a download."""
+"""The handwritten digits of scikit-learn, which need no download."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ class Digits(InMemoryDataModule):
     Args:
         batch_size: images per step and process.
         validation_fraction: fraction of the training set that is held out; with 0, validation is on the test set.
-        seed: of the order of the samples and the held-out images.
+        seed: seed of the order of the samples and the held-out images.
         image_size: height and width in pixels. Larger images are interpolated linearly, for networks that downsample
             more often than 8 pixels allow.
         num_classes: keep the digits from 0 to ``num_classes - 1``.
-
-    Raises:
-        ValueError: if ``image_size`` is below 8, or ``num_classes`` is not 2 to 10.
 
     Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository, its test set.
     """

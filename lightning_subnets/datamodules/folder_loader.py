@@ -1,4 +1,4 @@
-"""A loader that reads photographs from a folder by worker processes: slower than FFCV, without preparation."""
+"""A loader that reads photographs from a folder in worker processes. It needs no prepared files, unlike FFCV."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ class FolderLoader(WorkerLoader):
         size: the height and width of the images in an epoch, in pixels.
         augment: cut a random part, mirrored or not, instead of the centre.
         num_workers: processes that decode; 0 decodes in this process.
-
-    Raises:
-        ValueError: if a file cannot be read.
     """
 
     def __init__(
@@ -49,7 +46,7 @@ class FolderLoader(WorkerLoader):
 
 
 class _Photographs(Dataset[tuple[Tensor, int]]):
-    """The files, indexed by the keys of an ``EpochSampler``; images are uint8 (height, width, 3)."""
+    """The images of the files, uint8 (height, width, 3), indexed by the keys of an ``EpochSampler``."""
 
     def __init__(self, files: Files, size: Callable[[int], int], seed: int, augment: bool) -> None:
         self.files, self.size, self.seed, self.augment = files, size, seed, augment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Files = list[tuple[str, int]]  # path and label of each image
 
-_LISTED = 5  # names or endings in a message
 _BITS_PER_SAMPLE, _PHOTOMETRIC_INTERPRETATION, _BLACK_IS_ZERO = 258, 262, 1  # tags and a value of TIFF 6.0
 
 
@@ -29,8 +29,7 @@ def read_image(path: Path | str) -> Image:
     Transparency is dropped.
 
     Raises:
-        ValueError: if the file is not a whole image, or its format does not define which value is white. The error
-            names the file.
+        UserError: if the file is not a whole image, or its format does not define which value is white.
     """
     import PIL.Image
 
@@ -44,11 +43,15 @@ def read_image(path: Path | str) -> Image:
 
 
 def _eight_bits(path: Path | str, image: Image) -> Image:
-    """Scale an image of more than 8 bits a pixel to 8 bits; Pillow's own conversion would clip it at 255."""
+    """Scale an image of mode I or F to 8 bits; Pillow's own conversion would clip it at 255."""
     import PIL.Image
 
-    white = _white(image)
-    if white is None:
+    tags = getattr(image, "tag_v2", {})
+    if image.format in ("PNG", "PPM", "JPEG2000") and image.mode != "F":  # Pillow scales the last two to 16 bits
+        white = 2**16 - 1
+    elif image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC_INTERPRETATION) == _BLACK_IS_ZERO:
+        white = int(2 ** tags[_BITS_PER_SAMPLE][0] - 1)
+    else:
         raise UserError(
             f"{path} has pixels of mode {image.mode}, and {image.format} does not define which value is white: save it "
             "with 8 or 16 bits a channel and black as 0, or remove it"
@@ -56,24 +59,8 @@ def _eight_bits(path: Path | str, image: Image) -> Image:
     return PIL.Image.fromarray(np.rint(np.asarray(image) * (255 / white)).astype(np.uint8))
 
 
-def _white(image: Image) -> int | None:
-    """Return the value of white in an image of mode I or F; None if its format does not define white, or black as 0."""
-    if image.mode == "F":
-        return None
-    if image.format in ("PNG", "PPM", "JPEG2000"):  # Pillow scales the last two to 16 bits
-        return 2**16 - 1
-    tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC_INTERPRETATION) == _BLACK_IS_ZERO:
-        return int(2 ** tags[_BITS_PER_SAMPLE][0] - 1)
-    return None
-
-
 def common_classes(train: Path, test: Path) -> list[str]:
-    """Return the classes of two image folders, sorted.
-
-    Raises:
-        ValueError: if a folder has no class, or the classes of the two differ.
-    """
+    """Return the sorted classes of two image folders, which must be the same."""
     ours, theirs = class_names(train), class_names(test)
     for folder, classes in ((train, ours), (test, theirs)):
         if not classes:
@@ -86,27 +73,21 @@ def common_classes(train: Path, test: Path) -> list[str]:
 
 
 def class_names(folder: Path) -> list[str]:
-    """Return the classes of an image folder, sorted: its subdirectories, and its links to other directories.
-
-    Hidden directories are not classes, nor are links to the folder itself or to a directory that contains it.
-    """
+    """Return the sorted names of a folder's subdirectories, except hidden ones and links that lead back up."""
     above = _with_parents(folder)
     return sorted(
-        path.name for path in folder.glob("*/") if not _hidden(path.name) and os.path.realpath(path) not in above
+        path.name for path in folder.glob("*/") if not path.name.startswith(".") and os.path.realpath(path) not in above
     )
 
 
 def list_files(folder: Path, classes: list[str]) -> Files:
     """Return the image files of a folder, each with its label: the index of its directory in the classes.
 
-    A warning counts the files that are not images, by extension.
-
-    Raises:
-        ValueError: if a class has no image, or a directory cannot be read.
+    Each class must have an image. A warning counts the files that are not images, by extension.
     """
     files: Files = []
     empty, left_out = [], Counter[str]()
-    for name, label in sorted(zip(classes, range(len(classes)), strict=True)):
+    for label, name in sorted(enumerate(classes), key=itemgetter(1)):
         paths = image_paths(folder / name, left_out)
         files += [(path, label) for path in paths]
         if not paths:
@@ -125,22 +106,15 @@ def list_files(folder: Path, classes: list[str]) -> Files:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def image_paths(folder: Path, left_out: Counter[str] | None = None) -> list[str]:
     """Return the paths of the image files in a directory and below, sorted by directory and name.
 
     Hidden files and directories are skipped. Links to directories are followed, except back to a directory that
-    contains the link, and each directory is read once.
-
-    Args:
-        folder: the directory.
-        left_out: is increased by the number of files that are not images, by extension. Files that end in .txt do not
-            count, because Tiny ImageNet keeps them beside its images.
-
-    Raises:
-        ValueError: if a directory cannot be read.
+    contains the link, and each directory is read once. ``left_out`` counts the other files by extension, except those
+    that end in .txt, because Tiny ImageNet keeps them beside its images.
     """
 
     def fail(error: OSError) -> None:
@@ -148,7 +122,7 @@ def image_paths(folder: Path, left_out: Counter[str] | None = None) -> list[str]
 
     seen, found = _with_parents(folder), []
     for root, directories, names in os.walk(folder, followlinks=True, onerror=fail):
-        below = sorted(name for name in directories if not _hidden(name))
+        below = sorted(name for name in directories if not name.startswith("."))
         directories.clear()
         for name in below:
             real = os.path.realpath(os.path.join(root, name))
@@ -156,7 +130,7 @@ def image_paths(folder: Path, left_out: Counter[str] | None = None) -> list[str]
                 directories.append(name)
                 seen.add(real)
         images = []
-        for name in sorted(name for name in names if not _hidden(name)):
+        for name in sorted(name for name in names if not name.startswith(".")):
             extension = os.path.splitext(name)[1].lower()
             if extension in _image_extensions():
                 images.append(os.path.join(root, name))
@@ -168,22 +142,17 @@ def image_paths(folder: Path, left_out: Counter[str] | None = None) -> list[str]
 
 @cache
 def _image_extensions() -> frozenset[str]:
-    """Return the extensions of the files that Pillow can decode, in lower case."""
+    """Return the lower-case extensions of the files that Pillow can decode."""
     from PIL import Image, ImageFile
 
     def decodes(kind: str) -> bool:
+        factory = Image.OPEN[kind][0] if kind in Image.OPEN else ImageFile.StubImageFile
+        is_stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
         # Pillow runs an EPS file as a program in Ghostscript, and reads only the size of an MPEG file.
-        if kind in ("EPS", "MPEG") or kind not in Image.OPEN:
-            return False
-        factory = Image.OPEN[kind][0]
-        return not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
+        return not is_stub and kind not in ("EPS", "MPEG")
 
     extensions = Image.registered_extensions()  # this call also loads the plugins that fill Image.OPEN
     return frozenset(extension for extension, kind in extensions.items() if decodes(kind))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
 
 
 def _with_parents(folder: Path) -> set[str]:

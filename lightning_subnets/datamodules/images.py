@@ -20,11 +20,8 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: images per step and process.
         validation_fraction: fraction of the training set that is held out for validation. With 0, validation is on the
-            test set: the published protocol, which reports the last epoch and selects nothing by it.
-        seed: of the order of the samples, their augmentation and the held-out images.
-
-    Raises:
-        ValueError: if an argument is out of range.
+            test set, as in the papers, which report the last epoch and select no epoch by its accuracy.
+        seed: seed of the order of the samples, their augmentation and the held-out images.
     """
 
     mean: tuple[float, ...]
@@ -48,14 +45,14 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def num_train(self) -> int:
-        """The size of the whole training set, held-out images included."""
+        """The number of training images, including those held out."""
 
     @abstractmethod
     def make_loader(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
-        """Return a loader of the training or the test set: of these samples, or of all."""
+        """Return a loader of these samples (None: all) of the training or the test set."""
 
     def train_dataloader(self) -> EpochLoader:
-        # With overfit_batches the same few batches have to repeat.
+        # overfit_batches repeats the same few batches.
         augment = not getattr(self.trainer, "overfit_batches", 0)
         return self.make_loader(self.split()[0], train=True, augment=augment)
 
@@ -71,7 +68,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.test_dataloader()
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """Return the samples of the training set to train on and the held-out ones, a function of the seed."""
+        """Return the indices of the training images to train on, and of those held out, as a function of the seed."""
         if not self.validation_fraction:
             return torch.arange(self.num_train), torch.arange(0)
         held_out = int(self.num_train * self.validation_fraction)
@@ -84,7 +81,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return order[held_out:].sort().values, order[:held_out].sort().values
 
     def sampler(self, samples: Tensor | None, *, size: int, shuffle: bool) -> EpochSampler:
-        """Return the sampler of this rank for these samples of a data set of ``size``, or for all."""
+        """Return this rank's sampler of these samples (None: all) of a data set of ``size`` samples."""
         samples = torch.arange(size) if samples is None else samples
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return EpochSampler(samples, size=size, shuffle=shuffle, seed=self.seed, rank=rank, num_replicas=ranks)
@@ -94,7 +91,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.normalize(images), labels
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return uint8 images as float32, (x / 255 - mean) / std by channel, on their device."""
+        """Return (x / 255 - mean) / std by channel, float32, of uint8 images, on their device."""
         if images.device not in self._scaling:
             # Keep mean and std on the device, because a copy from the host would stall every step.
             mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)

@@ -18,7 +18,7 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader, EpochSampler
 from lightning_subnets.errors import UserError
 
-# Images to gather and augment at a time: a GPU augments a small batch faster than the kernels can be launched.
+# Images to augment at a time: for a small batch, launching the kernels would take longer than running them.
 SLAB = 1024
 
 
@@ -29,7 +29,7 @@ class TensorLoader(EpochLoader):
         images: uint8 (samples, channels, height, width).
         labels: int64 (samples,).
         padding: width of a black border, in pixels. Each image is cut at random from itself with this border, and
-            mirrored or not, as a function of (seed, epoch, sample). With 0 the images stay as they are.
+            mirrored or not, as a function of (seed, epoch, sample). With 0, images are not augmented.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, sampler: EpochSampler, batch_size: int, padding: int) -> None:
@@ -57,25 +57,16 @@ class TensorLoader(EpochLoader):
 def random_shifts(seed: int, keys: Tensor, padding: int) -> Tensor:
     """Draw where each image is cut and whether it is mirrored, uniformly, as a function of (seed, key).
 
-    Args:
-        seed: of the data.
-        keys: of an ``EpochSampler``, int64 (images,).
-        padding: width of the border in pixels.
-
-    Returns:
-        int64 (3, images): top and left, from 0 to ``2 * padding``, and 1 for mirrored.
+    Returns: int64 (3, images): top and left, from 0 to ``2 * padding``, and 1 for mirrored.
     """
     choices = np.array([2 * padding + 1, 2 * padding + 1, 2], dtype=np.uint64)
     return torch.from_numpy((random_bits(seed, keys.numpy(), 3) % choices).astype(np.int64).T)
 
 
 def crop_and_flip(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
-    """Cut each image from itself with a border of zeros, and mirror some; the result is contiguous, of the same shape.
+    """Pad images (batch, channels, height, width) with zeros, cut each at its shift, and mirror some.
 
-    Args:
-        images: (batch, channels, height, width).
-        shifts: from ``random_shifts``, int64 (3, batch).
-        padding: width of the border in pixels.
+    The result is contiguous and has the shape of the images.
     """
     top, left, mirrored = shifts[..., None]
     batch, channels, height, width = images.shape
@@ -90,10 +81,7 @@ def crop_and_flip(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
 
 
 class InMemoryDataModule(ImageDataModule):
-    """An ``ImageDataModule`` of two tensors, which a subclass loads.
-
-    With a Trainer, each rank copies the tensors once to the device that it computes on.
-    """
+    """An ``ImageDataModule`` whose ``load`` returns tensors; each rank copies them once to its device."""
 
     padding = 0
 
@@ -107,11 +95,7 @@ class InMemoryDataModule(ImageDataModule):
             self._copies: dict[tuple[bool, torch.device], Batch] = {}
 
     def read(self, files: Files) -> Batch:
-        """Read image files by threads, with a progress bar on a terminal, and return images and labels.
-
-        Raises:
-            ValueError: if a file is not a whole image of ``image_shape``; the error names the file.
-        """
+        """Read image files of ``image_shape`` by threads, with a progress bar; return images and labels."""
         from rich.console import Console
         from rich.progress import track
 

@@ -24,30 +24,24 @@ def find_images(source: Path, train: str, val: str, val_labels: Path | None) -> 
 
     Training images are in ``train/<class>/``, at any depth. Validation images are in ``val/<class>/``, or all in
     ``val`` with a list of labels: ``val_labels``, or the first file of ``LABEL_LISTS`` that exists.
-
-    Raises:
-        ValueError: if a directory or the list is missing, or images and list do not match.
     """
     train_dir, val_dir = source / train, source / val
     classes, labels = common_classes(train_dir, train_dir), val_labels
     if labels is None and not any((val_dir / name).is_dir() for name in classes):
         places = (directory / name for directory in (source, val_dir) for name in LABEL_LISTS)
         labels = next((place for place in places if place.is_file()), None)
-    if labels is not None:
-        return classes, list_files(train_dir, classes), list_labelled(val_dir, labels, classes)
-    classes = common_classes(train_dir, val_dir)
-    return classes, list_files(train_dir, classes), list_files(val_dir, classes)
+    if labels is None:
+        classes = common_classes(train_dir, val_dir)
+        return classes, list_files(train_dir, classes), list_files(val_dir, classes)
+    return classes, list_files(train_dir, classes), list_labelled(val_dir, labels, classes)
 
 
 def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     """Return path and label of each image of a directory, from a list with one line per image.
 
     A line starts with the name of an image and its class: the class's name, or its index in the sorted names. A header
-    line is skipped. In ImageNet's ``ILSVRC2012_validation_ground_truth.txt`` a line is a class alone, by its number in
-    ``meta.mat`` beside the list, in the order of the images' names.
-
-    Raises:
-        ValueError: if the list is missing, an image has no label, a label has no image, or a class is unknown.
+    line is skipped. In ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, a line is only the number of a class in
+    ``meta.mat`` beside the list; the lines are in the order of the images' names.
     """
     paths = sorted(map(Path, image_paths(directory))) if directory.is_dir() else []
     images = {path.stem: path for path in paths}
@@ -80,7 +74,7 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
 
 
 def _lines_of_the_kit(labels: Path, numbers: list[str], images: list[str]) -> list[list[str]]:
-    """Return lines of image and class, from the numbers of the classes in ImageNet's development kit."""
+    """Return lines of image and class name, given the class numbers of ImageNet's development kit."""
     from scipy.io import loadmat
 
     table = labels.with_name("meta.mat")

@@ -20,12 +20,12 @@ Batch = tuple[Tensor, Tensor]
 
 
 def generator(*key: int) -> torch.Generator:
-    """Return a generator seeded by a key, such as (seed, epoch)."""
+    """Return a generator that is seeded by a key, such as (seed, epoch)."""
     return torch.Generator().manual_seed(seed_of(*key))
 
 
 def seed_of(*key: int) -> int:
-    """Return a seed for torch, int64, that is a function of a key."""
+    """Return a 64-bit seed for torch, a hash of the key."""
     digest = hashlib.sha256(":".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
@@ -33,12 +33,11 @@ def seed_of(*key: int) -> int:
 class EpochSampler:
     """The order of an epoch: each sample once over all ranks, shuffled by (seed, epoch) or as given.
 
-    It consists of keys: ``epoch, sample = divmod(key, size)``. Because the key contains the epoch, any worker process
-    can draw the augmentation of (epoch, sample).
+    The sampler gives keys: ``epoch, sample = divmod(key, size)``. Because the key contains the epoch, any worker
+    process can draw the augmentation of (epoch, sample).
 
     Args:
-        samples: the indices to go through, in a data set of ``size`` samples.
-        shuffle: shuffle the samples by (seed, epoch).
+        samples: indices into a data set of ``size`` samples.
         train: give every rank the same number of samples, by omitting the last ``len(samples) % num_replicas`` of the
             epoch's order. The default is ``shuffle``.
     """
@@ -61,11 +60,11 @@ class EpochSampler:
         self.rank, self.num_replicas = rank, num_replicas
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; a Trainer calls this before each one."""
+        """Set the number of the epoch; a Trainer calls this before each epoch."""
         self.epoch = epoch
 
     def keys(self, start: int = 0) -> Tensor:
-        """Return this rank's keys of the epoch, int64, after the first ``start`` samples of all ranks together."""
+        """Return this rank's keys, int64, after all ranks together have handed out ``start`` samples of the epoch."""
         order = self.samples
         if self.shuffle:
             order = order[torch.randperm(len(order), generator=generator(self.seed, self.epoch))]
@@ -76,7 +75,7 @@ class EpochSampler:
     def left(self, start: int) -> int:
         """Return how many training samples all ranks together hand out after the first ``start``.
 
-        If another number of ranks began the epoch, the rest may not divide evenly; then all of the rest is used.
+        If the epoch began with a different number of ranks, the rest may not divide evenly; then all of it is used.
         """
         left = max(0, len(self.samples) - start)
         return left if start % self.num_replicas else left - left % self.num_replicas
@@ -90,13 +89,10 @@ class EpochSampler:
 class EpochLoader(ABC):
     """A loader of (images, labels) in the order of an ``EpochSampler``. It never overwrites a batch it handed out.
 
-    An epoch starts when its first batch is requested, not at ``iter``, because Lightning calls ``iter`` only to inspect
-    a loader. The epoch's number is ``sampler.epoch`` at that time; a Trainer sets it through ``set_epoch``.
-
-    A new loader resumes in the middle of an epoch from the ``state_dict`` of a stopped one, on any number of ranks.
+    An epoch starts when its first batch is requested, not at ``iter``, because Lightning also calls ``iter`` to inspect
+    a loader. ``state_dict`` resumes a new loader in the middle of an epoch, on any number of ranks.
 
     Args:
-        sampler: the order.
         batch_size: samples per batch and rank.
         drop_last: omit a last training batch that would be smaller than the others.
     """
@@ -119,7 +115,7 @@ class EpochLoader(ABC):
         return full if self.drop_last else max(full + (rest > 1), min(samples, 1))
 
     def remaining(self, limit: int) -> int:
-        """Return how many training batches the next iteration gives, if an epoch is cut off after ``limit`` batches."""
+        """Return how many training batches are left in the epoch, if it ends after ``limit`` batches."""
         start = self._resumed["samples"] if self._resumed else 0
         step = self.batch_size * self.sampler.num_replicas
         return min(len(self._split(start)[0]), math.ceil(max(0, limit * step - start) / step))
@@ -130,21 +126,21 @@ class EpochLoader(ABC):
             start = self._resumed["samples"]
         self._resumed = None
         keys, ends = self._split(start)
-        # Closing stops the workers at once, also if the caller breaks out of the loop.
+        # Closing stops the workers at once if the caller breaks out of the loop.
         with closing(self.read_batches(keys)) as batches:
             for batch, end in zip(batches, ends, strict=True):
                 self._position = {"epoch": epoch, "samples": end}
                 yield batch
 
     def _split(self, start: int) -> tuple[list[Tensor], list[int]]:
-        """Return the keys of each batch after the first ``start`` samples, and the number handed out after each.
+        """Return the keys of each batch after the first ``start`` samples, and how many samples each batch ends at.
 
-        In training every rank has as many batches.
+        In training, every rank gets the same number of batches.
         """
         sampler, size = self.sampler, self.batch_size
         keys, ranks = sampler.keys(start), sampler.num_replicas
         if sampler.train:
-            # If another number of ranks began the epoch, the first ranks may have one sample more than the others.
+            # If the epoch began with a different number of ranks, some ranks may have one sample more than others.
             left = sampler.left(start)
             count, end = self._num_train_batches(left // ranks), start + left
             if self.drop_last:
@@ -160,7 +156,7 @@ class EpochLoader(ABC):
         """Yield one batch for each tensor of keys, int64 (samples,)."""
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, and how many of its samples all ranks together have handed out."""
+        """Return the epoch and the number of its samples that all ranks together have handed out."""
         return self._position
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -171,19 +167,14 @@ class EpochLoader(ABC):
 
 
 class WorkerLoader(EpochLoader):
-    """An ``EpochLoader`` that reads with the worker processes of a DataLoader.
-
-    Args:
-        dataset: indexed by the sampler's keys.
-        options: further arguments of the DataLoader.
-    """
+    """An ``EpochLoader`` over a data set that is indexed by keys, read by the worker processes of a DataLoader."""
 
     def __init__(
         self, dataset: Any, sampler: EpochSampler, batch_size: int, *, drop_last: bool = False, **options: Any
     ) -> None:
         super().__init__(sampler, batch_size, drop_last=drop_last)
         self._order: list[list[int]] = []
-        # Without a generator of its own, each epoch of a DataLoader would draw from the global one.
+        # A DataLoader without its own generator draws from the global one in each epoch.
         seeds = generator(sampler.seed)
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=self._order, generator=seeds, **options)
         self.num_workers = self._loader.num_workers

@@ -17,9 +17,9 @@ from lightning_subnets.masking.method import Method, PruningData
 class PruningBatches(Sequence[Batch]):
     """Batches with a fixed number of training images of each class, normalised, on one device and in one dtype.
 
-    They are the first images of each class in the order of the first epoch, with its augmentation: a function of the
-    data's seed, the same on every rank. A class with fewer images gives all of them. The images are kept as uint8 in
-    host memory; 1,000 classes of 10 images of 224 pixels take 1.5 GB.
+    They are the first images of each class in the first epoch, augmented as in that epoch: a function of the data's
+    seed, the same on every rank. A class with fewer images gives all of them. The images are kept as uint8 in host
+    memory; 1,000 classes of 10 images of 224 pixels take 1.5 GB.
 
     Args:
         data: a data module after ``setup``.
@@ -70,13 +70,10 @@ def pruning_data(method: Method, data: LightningDataModule | None, *, like: Tens
     """Return the data that a method chooses its masks from before training.
 
     Args:
-        method: says which data it requires.
-        data: of the run.
+        method: a method whose ``requires`` names the data.
+        data: the run's data module.
         like: a weight of the network; the images get its device and dtype.
-        seed: of the weights, and of everything that the method draws.
-
-    Raises:
-        ValueError: if the method requires images or their shape, and the data are not an ``ImageDataModule``.
+        seed: seed of the weights, and of everything that the method draws.
     """
     if isinstance(data, ImageDataModule):
         if method.requires != "batches":

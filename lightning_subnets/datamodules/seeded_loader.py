@@ -1,4 +1,4 @@
-"""A user's own DataLoader, with order and augmentation as functions of (seed, epoch)."""
+"""A user's own DataLoader, made to draw its order and augmentation as functions of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SeededLoader(WorkerLoader):
     """The batches of a user's DataLoader, in the order of an ``EpochSampler``.
 
     The random numbers that the data set draws from torch, NumPy and Python are a function of (seed, epoch, first sample
-    of the batch), for any number of workers. The generators of the process stay as they were.
+    of the batch), for any number of workers. The generators of the process keep their states.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: EpochSampler) -> None:
@@ -85,14 +85,9 @@ def isolated_rng(seed: int) -> Iterator[None]:
 def seeded(loader: DataLoader[Any], *, seed: int, rank: int, ranks: int) -> SeededLoader | None:
     """Return a loader of the same samples, ordered by (seed, epoch), or None if the loader or its sampler is unknown.
 
-    The sampler may be a ``SequentialSampler``, a ``RandomSampler`` without replacement, a ``SubsetRandomSampler`` or a
-    ``DistributedSampler``, under a ``BatchSampler``. The loader's own ``generator`` is not used.
-
-    Args:
-        loader: a user's DataLoader.
-        seed: of the order, and of the random numbers that the data set draws.
-        rank: of this process. A ``DistributedSampler`` of the loader overrides it.
-        ranks: the number of ranks. A ``DistributedSampler`` of the loader overrides it.
+    Known are ``SequentialSampler``, ``RandomSampler`` without replacement, ``SubsetRandomSampler`` and
+    ``DistributedSampler``, under a ``BatchSampler``. The loader's own ``generator`` is not used. A
+    ``DistributedSampler`` overrides ``rank`` and ``ranks``.
     """
     batches, data = loader.batch_sampler, loader.dataset
     if type(loader) is not DataLoader or type(batches) is not BatchSampler:

@@ -24,18 +24,13 @@ class TinyImageNet(InMemoryDataModule):
             ``val/val_annotations.txt``.
         batch_size: images per step and process.
         validation_fraction: fraction of the training set that is held out; with 0, validation is on ``val``.
-        seed: of the order of the samples, their augmentation and the held-out images.
-
-    Raises:
-        ValueError: if the data are missing or incomplete, an image is unreadable or not of 64x64 pixels, or classes,
-            images and annotations do not match.
+        seed: seed of the order of the samples, their augmentation and the held-out images.
 
     Source: Le and Yang 2015, "Tiny ImageNet Visual Recognition Challenge"; the augmentation of Tanaka et al. 2020
         (SynFlow), in their public code.
     """
 
-    # The widely published 0.4802 0.4481 0.3975 and 0.2770 0.2691 0.2821, to 0.001 those of SynFlow's public code. The
-    # deviations of 0.23 that are also in use are means of the deviations within single images.
+    # As in SynFlow's public code, to 0.001. Deviations of 0.23, also in use, are means of those within single images.
     mean, std = (0.480, 0.448, 0.398), (0.277, 0.269, 0.282)
     image_shape = (3, 64, 64)
     padding = 4
@@ -58,7 +53,7 @@ class TinyImageNet(InMemoryDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """The WordNet ids, sorted, as in an image folder of ``train``; the order of wnids.txt is not used."""
+        """The sorted WordNet ids, as in an image folder of ``train``; wnids.txt has a different order."""
         names, folder = self.root / "wnids.txt", self.root / "train"
         try:
             named = set(names.read_text().split())

@@ -116,7 +116,7 @@ def test_an_image_of_an_aspect_in_range_is_taken_whole_if_no_proposal_fits(
     height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Proposals of the whole area and aspect 4:3, which otherwise have a probability of 1e-9.
-    monkeypatch.setattr(crops, "_uniform", lambda seed, keys, count: np.full((len(keys), count), 1 - 2.0**-53))
+    monkeypatch.setattr(crops, "random_bits", lambda seed, keys, count: np.full((len(keys), count), 2**64 - 1, "u8"))
     assert random_crops(0, integers(0), integers(height), integers(width)).tolist() == [[0, 0, height, width, 0]]
 
 

@@ -20,8 +20,8 @@ from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import ImageNet, imagenet
 from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton, description_path
 from lightning_subnets.datamodules.ffcv.preparation import prepare
+from lightning_subnets.datamodules.imagenet import Resizing
 from lightning_subnets.datamodules.loader import Batch
-from lightning_subnets.datamodules.resizing import Resizing
 
 CONFIG = str(ROOT / "configs" / "rn50_signed.yaml")
 Mistake = Callable[[list[str]], str]

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_subnets import UserError
-from lightning_subnets.datamodules.resizing import Resizing
+from lightning_subnets.datamodules.imagenet import Resizing
 
 SIZES, EPOCHS = st.integers(1, 2000), st.integers(0, 300)
 

@@ -32,7 +32,6 @@ class Beton:
     """The table of contents of a ``.beton`` file: where each image is, how it is stored, its label.
 
     Attributes:
-        path: of the file.
         pointers: where the stored bytes of each image begin in the file, int64 (samples,).
         sizes: the number of those bytes, int64 (samples,).
         modes: ``JPEG`` or ``RAW``, uint8 (samples,); raw pixels are uint8 (height, width, 3), RGB.
@@ -66,7 +65,7 @@ class Beton:
         if there is one, matches. The images themselves are not read: ``verify`` and the decoder find damage in them.
 
         Raises:
-            ValueError: if the file is damaged; the error names the file and the damage.
+            UserError: if the file is damaged.
         """
         table, description = cls.read(path), read_description(path)
         if description is None:
@@ -122,7 +121,7 @@ class Beton:
 
 
 def _check(path: Path, samples: NDArray[Any], allocations: NDArray[Any], room: range, page_size: int) -> None:
-    """Raise an error if the records contradict each other, or an image lies outside of ``room``."""
+    """Raise an error if the records contradict each other, or an image lies outside ``room``."""
     images, labels = samples["image"], samples["label"]
     by_place = np.argsort(allocations["pointer"], kind="stable")
     pointers, sizes = allocations["pointer"][by_place], allocations["size"][by_place]
@@ -130,10 +129,10 @@ def _check(path: Path, samples: NDArray[Any], allocations: NDArray[Any], room: r
     indices = np.arange(len(samples), dtype=np.uint64)
     damages = {
         "its allocation table does not have each sample once": (allocations["sample"] != indices).any(),
-        "its samples and its allocation table place images differently": (
+        "its samples and its allocation table place images differently": np.any(
             allocations["pointer"] != images["pointer"]
-        ).any(),
-        "an image in it lies outside of the images' part of the file": pointers[0] < room.start
+        ),
+        "an image in it lies outside the images' part of the file": pointers[0] < room.start
         or pointers[-1] > room.stop,
         "images in it overlap": (sizes > np.append(pointers[1:], np.uint64(room.stop)) - pointers).any(),
         f"its pages are of {page_size} bytes, which is not a power of two": page_size.bit_count() != 1,
@@ -148,31 +147,24 @@ def _check(path: Path, samples: NDArray[Any], allocations: NDArray[Any], room: r
 
 
 def head(count: int, page_size: int, allocations: int) -> bytes:
-    """Return the first ``HEAD_SIZE`` bytes of a file.
+    """Return the first ``HEAD_SIZE`` bytes of a file of ``count`` samples with its allocation table at a position.
 
-    Args:
-        count: the number of samples.
-        page_size: in bytes, a power of two; no image crosses a page boundary, counted from the start of the file.
-        allocations: the position of the allocation table in the file.
+    The page size in bytes is a power of two; no image crosses a page boundary, counted from the start of the file.
     """
     header = np.array([(VERSION, len(FIELDS), page_size, count, allocations)], HEADER)
     return header.tobytes() + np.array([(*field, b"") for field in FIELDS], FIELD).tobytes()
 
 
 def verify(path: Path) -> None:
-    """Read the whole file and compare it with the digests in its description.
-
-    Raises:
-        ValueError: if it has no description, or a byte of the file has changed.
-    """
+    """Read the whole file, and raise an error if it differs from the digests in its description or has none."""
     description = read_description(path)
     if description is None:
         raise UserError(f"{description_path(path)} is missing, so {path.name} cannot be verified")
     payload, digest = Beton.open(path).payload, hashlib.sha256()
     with path.open("rb") as file:
         file.seek(payload.start)
-        while position := payload.stop - file.tell():
-            digest.update(file.read(min(position, 1 << 24)))
+        while remaining := payload.stop - file.tell():
+            digest.update(file.read(min(remaining, 1 << 24)))
     if digest.hexdigest() != description["payload_sha256"]:
         raise _damaged(path, "its images are not the bytes that were written")
 
@@ -183,7 +175,7 @@ def description_path(path: Path) -> Path:
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """Return the description of a file, or None if there is none, as for a file that FFCV itself wrote."""
+    """Return the description of a file, or None if there is none: a file that FFCV itself wrote has none."""
     place = description_path(path)
     try:
         description = json.loads(place.read_text())

@@ -1,8 +1,7 @@
 """A loader that streams images from a ``.beton`` file through FFCV's decoder, by threads.
 
-From FFCV come the file format and the C code that decodes, crops and scales an image. Its ``Loader`` is not used,
-because it refills buffers that may still be in use, leaks a thread for each interrupted epoch, hangs when its thread
-has died, ignores errors of the JPEG decoder, and draws augmentations that no seed repeats.
+FFCV's ``Loader`` is not used, because it refills buffers that may still be in use, leaks a thread for each interrupted
+epoch, hangs when its thread has died, ignores errors of the JPEG decoder, and draws augmentations that no seed repeats.
 """
 
 from __future__ import annotations
@@ -32,19 +31,15 @@ BATCHES_AHEAD = 3
 
 
 class FFCVLoader(EpochLoader):
-    """Batches of photographs from a ``.beton`` file, each in memory of its own.
+    """Batches of photographs from a ``.beton`` file; no two batches share memory.
 
     All loaders of a process share their threads, which are never stopped, because FFCV never frees the decoder that it
     keeps for each thread.
 
     Args:
-        beton: the file.
         size: the height and width of the images in an epoch, in pixels.
         augment: cut a random part, mirrored or not, instead of the centre.
         num_workers: threads that decode, at least 1.
-
-    Raises:
-        ValueError: if FFCV is not installed, or an image in the file is damaged.
     """
 
     def __init__(
@@ -77,7 +72,7 @@ class FFCVLoader(EpochLoader):
             wait(futures)
 
     def _start(self, keys: Integers) -> tuple[Batch, list[Future[None]]]:
-        """Return a batch whose images are still being decoded, and the work to wait for."""
+        """Return a batch whose images are still being decoded, and the futures to wait for."""
         epochs, samples = np.divmod(keys, len(self.beton))
         size = self.size(int(epochs[0]))
         # Pinned memory comes from torch's cache, which reuses it only after the copies to a GPU are complete.
@@ -108,7 +103,7 @@ class FFCVLoader(EpochLoader):
 
 
 def installed() -> bool:
-    """Return whether FFCV can be imported; a directory of that name does not count."""
+    """Return whether FFCV is installed; a directory of that name does not count."""
     found = importlib.util.find_spec("ffcv")
     return found is not None and found.origin is not None
 
@@ -122,17 +117,13 @@ def _finished(batch: Batch, futures: list[Future[None]]) -> Batch:
 
 @cache
 def _threads(count: int, process: int) -> ThreadPoolExecutor:
-    """Return the threads of this process; a fork has none of its parent's."""
+    """Return a pool of threads; its key contains the process, because a fork loses the threads of its parent."""
     return ThreadPoolExecutor(count, thread_name_prefix="ffcv")
 
 
 @cache
 def imported(name: str) -> ModuleType:
-    """Import a module of FFCV, and restore torch's number of threads, which importing FFCV sets to 1.
-
-    Raises:
-        ValueError: if it cannot be imported.
-    """
+    """Import a module of FFCV, and restore torch's number of threads, which importing FFCV sets to 1."""
     threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings():
@@ -185,14 +176,12 @@ def _decoder() -> Callable[..., int]:
 
 
 def _jpeg_shape(stored: NDArray[np.uint8]) -> tuple[int, int]:
-    """Return height and width from a JPEG's own frame header, or (0, 0) if it has none."""
+    """Return height and width from a JPEG's frame header, or (0, 0) if it has none."""
     position = 2
     while position + 9 <= len(stored) and stored[position] == 0xFF:
         marker = stored[position + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return (
-                stored[position + 5] * 256 + stored[position + 6],
-                stored[position + 7] * 256 + stored[position + 8],
-            )
+            height, width = stored[position + 5 : position + 7], stored[position + 7 : position + 9]
+            return height[0] * 256 + height[1], width[0] * 256 + width[1]
         position += 2 + stored[position + 2] * 256 + stored[position + 3]
     return 0, 0

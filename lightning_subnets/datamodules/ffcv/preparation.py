@@ -38,10 +38,10 @@ def prepare(
         source: directory with ``train/<class>/`` and ``val/<class>/``, or with ``val/`` and a list of its labels.
         train: directory of the training images, relative to the source.
         val: directory of the validation images, relative to the source.
-        val_labels: list of labels of validation images that are not in directories of classes; by default the list of
-            ImageNet's development kit, Kaggle, Caffe or Tiny ImageNet in the source.
-        longer_side: of a training image, in pixels, at most.
-        quality: of JPEG, 1 to 100.
+        val_labels: list of labels of validation images that are not in directories of classes; by default a list in
+            the source from ImageNet's development kit, Kaggle, Caffe or Tiny ImageNet.
+        longer_side: longer side of a training image in pixels, at most.
+        quality: JPEG quality, 1 to 100.
         raw_share: fraction of the training images that is stored as pixels: faster to read, more disk.
         image_size: size of the images in evaluation, in pixels; validation images are scaled for it here, exactly as
             torchvision scales them.
@@ -75,7 +75,8 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out} cannot be created: {error.strerror}") from error
-    train_storage = Storage(longer_side, None, quality, raw_share)
-    val_storage = Storage(None, shorter_side(image_size), quality, val_raw_share)
-    write(out / "train.beton", train_files, classes, train_storage, skip_bad=skip_bad, num_workers=workers)
-    write(out / "val.beton", val_files, classes, val_storage, skip_bad=skip_bad, num_workers=workers)
+    for name, files, storage in (
+        ("train.beton", train_files, Storage(longer_side, None, quality, raw_share)),
+        ("val.beton", val_files, Storage(None, shorter_side(image_size), quality, val_raw_share)),
+    ):
+        write(out / name, files, classes, storage, skip_bad=skip_bad, num_workers=workers)

@@ -1,4 +1,4 @@
-"""A writer of ``.beton`` files, FFCV's format: an image's bytes do not depend on the number of threads."""
+"""A writer of ``.beton`` files, FFCV's format. The bytes of a file do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ class Storage:
     """How the images of a file are stored.
 
     Args:
-        longer_side: larger images are scaled down to this longer side, in pixels, by OpenCV's area filter; null leaves
-            them.
-        shorter_side: images are scaled to this shorter side by torchvision's ``Resize``; null leaves them.
-        quality: of JPEG, 1 to 100.
+        longer_side: scale larger images down to this longer side, in pixels, by OpenCV's area filter.
+        shorter_side: scale images to this shorter side, in pixels, by torchvision's ``Resize``.
+        quality: JPEG quality, 1 to 100.
         raw_share: fraction of the images, evenly spread, that is stored as pixels: faster to read, more disk.
     """
 
@@ -55,18 +54,12 @@ class Storage:
 def write(
     path: Path, files: Files, classes: list[str], storage: Storage, *, skip_bad: bool = False, num_workers: int = 1
 ) -> None:
-    """Write a ``.beton`` file and its description, unless they exist already.
+    """Write a ``.beton`` file and its description by threads, unless they exist already.
 
-    Args:
-        path: of the file.
-        files: path and label of each image.
-        classes: the names of the classes.
-        storage: how the images are stored.
-        skip_bad: leave out unreadable images instead of stopping.
-        num_workers: threads.
+    Unreadable images are an error, or are left out with ``skip_bad``.
 
     Raises:
-        ValueError: if images cannot be read, the path holds a different file, or another process is writing it.
+        UserError: if images cannot be read, the path holds a different file, or another process is writing it.
     """
     # Print paths as they are: rich would interpret brackets and colons.
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -109,7 +102,7 @@ def write(
 
 @contextmanager
 def _locked(partial: Path, path: Path) -> Iterator[BinaryIO]:
-    """Open and lock the file to write into; remove it in the end, and the description of a file that does not exist."""
+    """Open and lock the partial file; finally remove it, and the description if ``path`` does not exist."""
     # Do not truncate: the file may belong to another process.
     with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         try:
@@ -125,7 +118,7 @@ def _locked(partial: Path, path: Path) -> Iterator[BinaryIO]:
 
 
 def _exists(path: Path, about: dict[str, Any], skip_bad: bool, console: Console) -> bool:
-    """Return whether the file has been written before, and raise an error if the path holds a different file."""
+    """Return whether the same file exists; raise an error if a different file does."""
     if not path.exists():
         return False
     found = beton.read_description(path)
@@ -142,7 +135,7 @@ def _exists(path: Path, about: dict[str, Any], skip_bad: bool, console: Console)
 
 
 def _write(file: BinaryIO, files: Files, storage: Storage, num_workers: int, console: Console) -> tuple[str, list[str]]:
-    """Write everything except the description; return the SHA-256 of the images, and the unreadable images."""
+    """Write the file; return the SHA-256 of its images, and the paths of the unreadable images."""
     samples, allocations = np.zeros(len(files), beton.SAMPLE), np.zeros(len(files), beton.ALLOCATION)
     position = -(-(beton.HEAD_SIZE + samples.nbytes) // PAGE) * PAGE
     digest, bad, count = hashlib.sha256(), [], 0
@@ -174,7 +167,7 @@ def _write(file: BinaryIO, files: Files, storage: Storage, num_workers: int, con
 
 
 def _encoded(files: Files, storage: Storage, num_workers: int) -> Iterator[_Encoded | UserError]:
-    """Yield each image as it is stored, in the order of the files, holding few of them in memory."""
+    """Encode the images by threads and yield them in order; only a few are in memory at a time."""
     fields = imported("ffcv.fields")
     started: deque[Future[_Encoded | UserError]] = deque()
     with ThreadPoolExecutor(num_workers) as pool:
@@ -190,7 +183,7 @@ def _encoded(files: Files, storage: Storage, num_workers: int) -> Iterator[_Enco
 
 
 def _encode(path: str, storage: Storage, raw: bool, fields: Any) -> _Encoded | UserError:
-    """Return the record and the bytes of an image, or why it cannot be stored."""
+    """Return the record and the bytes of an image, or the reason why it cannot be stored."""
     try:
         image = read_image(path)
     except UserError as error:
