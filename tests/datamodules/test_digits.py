@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,16 +46,6 @@ def test_every_digit_of_scikit_learn_is_in_one_of_the_two_sets_each_class_in_pro
     assert torch.allclose(counts[1] / (counts[0] + counts[1]), torch.tensor(360 / 1797), atol=0.005)
 
 
-def test_without_a_trainer_a_batch_is_of_uint8_images_and_int64_labels() -> None:
-    data, sizes = digits(batch_size=100), []
-    for images, labels in data.train_dataloader():
-        sizes.append(len(labels))
-        assert images.shape == (len(labels), *data.image_shape)
-        assert labels.shape == (len(labels),)
-        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
-    assert sizes == [100] * 14 + [37]
-
-
 def test_normalised_images_have_mean_0_and_deviation_1() -> None:
     data = digits()
     assert (int(data.train_set[0].min()), int(data.train_set[0].max())) == (0, 255)
@@ -75,25 +64,6 @@ def test_held_out_images_are_a_function_of_the_seed_and_the_test_set_is_not() ->
     again, other = digits(validation_fraction=0.15), digits(validation_fraction=0.15, seed=1)
     assert rows(again.val_dataloader()) == held_out != rows(other.val_dataloader())
     assert rows(other.test_dataloader()) == rows(data.test_dataloader()) == rows(digits().test_dataloader())
-
-
-def test_with_nothing_held_out_validation_is_on_the_test_set_in_its_order() -> None:
-    data = digits()
-    for validated, tested in zip(data.val_dataloader(), data.test_dataloader(), strict=True):
-        assert torch.equal(validated[0], tested[0])
-        assert torch.equal(validated[1], tested[1])
-
-
-def test_three_ranks_see_every_test_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = digits()
-    seen: list[Counter[Row]] = []
-    cpu = SimpleNamespace(root_device=torch.device("cpu"))
-    for rank in range(3):
-        monkeypatch.setattr(data, "trainer", SimpleNamespace(global_rank=rank, world_size=3, strategy=cpu))
-        seen.append(rows(data.test_dataloader()))
-    monkeypatch.undo()
-    assert [part.total() for part in seen] == [120, 120, 120]
-    assert sum(seen, Counter()) == rows(data.test_dataloader())
 
 
 def test_larger_images_are_the_same_digits_with_the_same_mean() -> None:

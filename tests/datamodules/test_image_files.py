@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
 from lightning_subnets import UserError
-from lightning_subnets.datamodules import CIFAR10, ImageNet
-from lightning_subnets.datamodules.ffcv.loader import installed
-from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.image_files import read_image
 
 # 16-bit values that give 0 to 255 in order after scaling to 8 bits; Pillow alone would clip them to white.
@@ -132,41 +128,3 @@ def test_an_image_cut_short_anywhere_is_an_error(extension: str, tmp_path: Path)
         path.write_bytes(content[:length])
         with pytest.raises(UserError, match=f"{re.escape(str(path))} is not a readable image"):
             read_image(path)
-
-
-@pytest.fixture
-def ramps(tmp_path: Path) -> Path:
-    """Return an image folder of grey ramps: one class in 16 bits, and the other the same in 8 bits."""
-    for part in ("train", "val", "test"):
-        for name, pixels in (("deep", RAMP), ("flat", EIGHT_BITS)):
-            (tmp_path / part / name).mkdir(parents=True)
-            Image.fromarray(pixels).save(tmp_path / part / name / "a.png")
-    return tmp_path
-
-
-def test_sixteen_bits_are_trained_and_tested_on_as_eight(ramps: Path) -> None:
-    for data in (CIFAR10(str(ramps), batch_size=2), ImageNet(str(ramps), "folder", image_size=32, num_workers=0)):
-        data.setup("fit")
-        for loader in (
-            data.make_loader(None, train=True, augment=False),
-            data.test_dataloader(),
-            data.predict_dataloader(),
-        ):
-            images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
-            assert labels.tolist() == [0, 1]
-            assert torch.equal(images[0], images[1])
-            assert images[0].float().mean() == pytest.approx(127.5, abs=8)
-
-
-@pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
-def test_sixteen_bits_are_prepared_as_eight_and_floats_are_named(ramps: Path, tmp_path: Path) -> None:
-    prepare(tmp_path / "out", ramps, image_size=32, num_workers=1, raw_share=1.0)
-    data = ImageNet(str(tmp_path / "out"), "ffcv", batch_size=2, image_size=32, num_workers=1)
-    data.setup("fit")
-    for train in (True, False):
-        images, _ = next(iter(data.make_loader(None, train=train, augment=False)))
-        assert torch.equal(images[0], images[1])
-        assert images[0].float().mean() == pytest.approx(127.5, abs=8)
-    Image.fromarray((RAMP / 65535).astype(np.float32)).save(ramps / "train" / "deep" / "b.tif")
-    with pytest.raises(UserError, match="1 of 3 images cannot be read"):
-        prepare(tmp_path / "other", ramps, image_size=32, num_workers=1)

@@ -16,7 +16,6 @@ from repository import ROOT
 from torch import Tensor, nn
 
 from lightning_subnets import UserError
-from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import ImageNet, imagenet
 from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton, description_path
 from lightning_subnets.datamodules.ffcv.preparation import prepare
@@ -161,23 +160,3 @@ def test_training_images_grow_by_the_epoch_and_those_of_evaluation_do_not(
     assert module.trained == [(epoch, count, 3, size, size) for epoch, size in sizes.items() for count in counts]
     # One validation in the sanity check, and one after every epoch.
     assert module.evaluated == [(epoch, count, 3, 64, 64) for epoch in (0, 0, 1, 2, 3) for count in (8, 4)]
-
-
-@pytest.mark.thorough
-@pytest.mark.usefixtures("_in_an_empty_directory")
-def test_growing_images_are_set_by_config_and_command_line(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    growing = {"start": 224, "end": 96, "start_epoch": 0, "end_epoch": 2}
-    Path("growing.yaml").write_text(json.dumps({"data": {"init_args": {"train_size": growing}}}))
-    wanted = ["-c", "growing.yaml", "--data.train_size.start=32"]
-    seen: list[int] = []
-    normalize = ImageNet.normalize
-
-    def watched(data: ImageNet, images: Tensor) -> Tensor:
-        seen.append(images.shape[-1])
-        return normalize(data, images)
-
-    monkeypatch.setattr(ImageNet, "normalize", watched)
-    limits = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=0"]
-    limits += ["--trainer.max_epochs=3", "--trainer.num_sanity_val_steps=0", "--trainer.enable_checkpointing=false"]
-    main(command(betons, *wanted, *limits, "--model.warmup_epochs=0"))
-    assert seen == [32, 64, 64, 64, 96, 64]

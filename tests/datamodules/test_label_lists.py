@@ -112,14 +112,6 @@ def test_every_layout_gives_the_same_labels(layout: Layout, source: Path) -> Non
     assert found(source) == LABELS
 
 
-def test_directories_may_have_any_name(source: Path) -> None:
-    by_class(source)
-    (source / "train").rename(source / "learn")
-    (source / "val").rename(source / "check")
-    classes, train, val = find_images(source, "learn", "check", None)
-    assert (classes, len(train), len(val)) == (CLASSES, 8, 8)
-
-
 @pytest.mark.parametrize("separator", [",", "\t ", "  "])
 @pytest.mark.parametrize(("by_name", "header"), [(False, ""), (True, "image{}class\n")])
 def test_a_list_may_have_any_of_the_usual_forms(
@@ -179,25 +171,15 @@ MISTAKES: dict[str, tuple[Layout, Layout, str]] = {
     "an image less": (kaggle, remove(THIRD), "LOC_val_solution.csv and {source}/val do not match: 1 names are in one"),
     "an image more": (caffe, lambda source: touch(source / "val/0.png"), "1 names are in one only, such as 0"),
     "the first image less": (
-        caffe,  # that it is no headline is to be seen by its class
+        caffe,  # the class in the first line shows that it is not a header
         remove("val/ILSVRC2012_val_00000001.JPEG"),
         "such as ILSVRC2012_val_00000001",
     ),
     "a label less": (caffe, rewrite("val.txt", lambda lines: lines[:-1]), "such as ILSVRC2012_val_00000008"),
-    "a label more": (
-        caffe,
-        rewrite("val.txt", lambda lines: [*lines, "no.png 1"]),
-        "1 names are in one only, such as no",
-    ),
     "an unknown class": (
         kaggle,
         rewrite("LOC_val_solution.csv", lambda lines: [line.replace("n04447861", "n1") for line in lines]),
         "LOC_val_solution.csv names a class 'n1' that has no directory of training images",
-    ),
-    "an unknown number": (
-        caffe,
-        rewrite("val.txt", lambda lines: [line + "4" for line in lines]),
-        "names a class '24'",
     ),
     "a class that is not trained": (
         kit,
@@ -205,7 +187,6 @@ MISTAKES: dict[str, tuple[Layout, Layout, str]] = {
         "names a class 'n09999999' that has no directory of training images",
     ),
     "a number that the kit does not have": (kit, rewrite(TRUTH, lambda lines: [*lines[1:], "6"]), "names a class '6'"),
-    "number 0 of the kit": (kit, rewrite(TRUTH, lambda lines: ["0", *lines[1:]]), "'0' that is not in {source}"),
     "a number less": (kit, rewrite(TRUTH, lambda lines: lines[1:]), "has 7 labels for the 8 images in {source}/val"),
     "a kit without names": (
         kit,

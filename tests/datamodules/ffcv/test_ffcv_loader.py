@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -49,13 +48,6 @@ def stream(
 def joined(loader: FFCVLoader) -> Batch:
     images, labels = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
-
-
-def by_sample(loader: FFCVLoader) -> dict[int, bytes]:
-    images, labels = joined(loader)
-    pixels = [image.numpy().tobytes() for image in images]
-    assert len(set(labels.tolist())) == len(labels)
-    return dict(zip(labels.tolist(), pixels, strict=True))
 
 
 @pytest.mark.parametrize("augment", [True, False])
@@ -144,43 +136,6 @@ def test_a_batch_is_divided_evenly_among_threads_that_all_loaders_share(num_work
     assert threading.current_thread() not in threads
 
 
-def test_order_and_crops_are_a_function_of_seed_and_epoch_in_training_and_fixed_in_evaluation(table: Beton) -> None:
-    fixed = by_sample(stream(table, augment=False))
-    orders, crops = set(), set()
-    for epoch, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        images, labels = joined(stream(table, epoch=epoch, seed=seed))
-        again = joined(stream(table, epoch=epoch, seed=seed))
-        assert torch.equal(images, again[0])
-        assert torch.equal(labels, again[1])
-        assert labels.sort().values.tolist() == list(range(COUNT))
-        orders.add(tuple(labels.tolist()))
-        crops |= {image.numpy().tobytes() for image in images}
-        evaluation = stream(table, augment=False, epoch=epoch, seed=seed)
-        assert by_sample(evaluation) == fixed
-        assert joined(evaluation)[1].tolist() == list(range(COUNT))
-    assert (len(orders), len(crops)) == (4, 4 * COUNT)
-
-
-@pytest.mark.parametrize("ranks", [2, 30])
-def test_ranks_evaluate_every_image_exactly_once(ranks: int, table: Beton) -> None:
-    alone = by_sample(stream(table, augment=False))
-    parts = [stream(table, augment=False, rank=rank, ranks=ranks) for rank in range(ranks)]
-    seen = [by_sample(part) if len(part) else {} for part in parts]
-    assert sum(len(part) for part in seen) == COUNT
-    assert {sample: pixels for part in seen for sample, pixels in part.items()} == alone
-    assert max(len(part) for part in seen) - min(len(part) for part in seen) <= 1
-
-
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_share_the_training_images_of_one_rank(ranks: int, table: Beton) -> None:
-    alone = by_sample(stream(table, epoch=2))
-    seen = [by_sample(stream(table, epoch=2, rank=rank, ranks=ranks)) for rank in range(ranks)]
-    assert [len(part) for part in seen] == [COUNT // ranks] * ranks
-    together = {sample: pixels for part in seen for sample, pixels in part.items()}
-    assert len(together) == COUNT // ranks * ranks
-    assert together.items() <= alone.items()
-
-
 def test_loaders_side_by_side_do_not_disturb_one_another(table: Beton) -> None:
     expected = joined(stream(table))[0], joined(stream(table, augment=False, size=64))[0]
     loader = stream(table, batch_size=6)
@@ -189,19 +144,3 @@ def test_loaders_side_by_side_do_not_disturb_one_another(table: Beton) -> None:
     assert torch.equal(first, expected[0])
     assert torch.equal(second, expected[1])
     assert torch.equal(third, expected[0])
-
-
-def test_the_size_of_the_images_is_that_of_the_epoch(table: Beton) -> None:
-    loader = stream(table)
-    loader.size = lambda epoch: 16 * (epoch + 1)
-    for epoch in (0, 1, 2, 0):
-        loader.sampler.set_epoch(epoch)
-        assert {images.shape[2:] for images, _ in loader} == {(16 * (epoch + 1),) * 2}
-
-
-def test_loading_leaves_the_global_generators_and_torchs_number_of_threads(table: Beton) -> None:
-    before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state()), torch.get_num_threads()
-    joined(stream(table))
-    joined(stream(table, augment=False))
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (random.getstate(), repr(np.random.get_state()), torch.get_num_threads()) == before[1:]

@@ -137,20 +137,6 @@ def test_both_loaders_give_the_same_crops_in_the_same_order(photographs: Path, b
     assert distances.argmin(1).tolist() == list(range(len(ours[0])))
 
 
-def test_held_out_photographs_are_the_centres_of_what_is_stored(betons: Path) -> None:
-    data = ImageNet(str(betons), image_size=64, batch_size=3, validation_fraction=0.25)
-    data.setup("fit")
-    table = Beton.open(betons / "train.beton")
-    _, held_out = data.split()
-    images = torch.cat([images for images, _ in data.val_dataloader()]).permute(0, 2, 3, 1).numpy()
-    assert len(images) == len(held_out) == 5
-    for image, sample in zip(images, held_out.tolist(), strict=True):
-        content = stored(table, sample)
-        raw = table.modes[sample] == RAW
-        whole = content.reshape(table.heights[sample], table.widths[sample], 3) if raw else by_ffcv(content)
-        assert np.array_equal(image, cut(whole, crop_of(table, sample, augment=False, size=64), 64))
-
-
 @pytest.mark.parametrize("raw_share", [0.0, 1.0])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (17, 400), (9, 8)])
 def test_images_of_any_shape_are_read_to_the_bit(height: int, width: int, raw_share: float, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
-"""Unreadable images and existing files are reported, and no incomplete file is left behind."""
+"""Unreadable images, existing files and a full disk are errors, and no incomplete file is left behind."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import os
+from errno import ENOSPC
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -180,3 +182,38 @@ def test_a_writer_that_finishes_while_another_starts_is_not_undone(
         write(path, files, CLASSES, MIXED)
     verify(path)
     assert equal_pixels(path, files)
+
+
+def full(*_: object) -> NoReturn:
+    raise OSError(ENOSPC, "No space left on device")
+
+
+_replace = Path.replace
+
+
+def all_but_the_file(path: Path, target: Path) -> Path:
+    return full() if target.suffix == ".beton" else _replace(path, target)
+
+
+@pytest.mark.parametrize(
+    ("of", "step", "error"),
+    [
+        (beton, "head", full),
+        (os, "fsync", full),
+        (Path, "replace", full),
+        (Path, "replace", all_but_the_file),
+    ],
+)
+def test_an_error_of_the_disk_at_any_step_leaves_nothing(
+    of: object, step: str, error: Any, files: Files, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of, step, error)
+    with pytest.raises(UserError, match=r"a\.beton cannot be written: No space left on device"):
+        write(path, files, CLASSES, MIXED)
+    assert names(path) == []
+
+
+@pytest.mark.parametrize("place", ["missing/a.beton", "images/000.png/a.beton"])
+def test_a_place_that_cannot_be_written_to_is_an_error(place: str, files: Files, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        write(tmp_path / place, files, CLASSES, MIXED)
