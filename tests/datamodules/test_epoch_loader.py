@@ -240,23 +240,6 @@ def test_a_run_that_resumes_sees_what_it_would_have_seen(data_of: DataOf, tmp_pa
         assert (trainer.global_step, trainer.current_epoch) == (15, 3)
 
 
-@pytest.mark.thorough
-def test_a_run_stopped_by_its_steps_again_and_again_sees_what_one_run_would_have_seen(
-    data_of: DataOf, tmp_path: Path
-) -> None:
-    _, whole = fit(data_of(), max_steps=12, max_epochs=-1)
-    seen: list[Any] = []
-    path = None
-    for steps in (2, 5, 7, 10, 12):
-        # The checkpoint of the step, because Lightning counts an epoch that its last step interrupts as a whole one.
-        checkpoints = Checkpoints(tmp_path / str(steps), "last", every_n_train_steps=steps)
-        saving = {"callbacks": [checkpoints], "enable_checkpointing": True}
-        _, module = fit(data_of(), path, max_steps=steps, max_epochs=-1, **saving)
-        path = tmp_path / str(steps) / "last.ckpt"
-        seen += module.seen
-    assert seen == whole.seen
-
-
 def test_a_run_leaves_no_worker_process_behind(data_of: DataOf) -> None:
     _, module = fit(data_of(), max_epochs=2, limit_train_batches=3)
     assert len(module.seen) == 6

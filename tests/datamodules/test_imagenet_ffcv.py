@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import torch
-from lightning.pytorch import LightningModule, Trainer
 from repository import ROOT
-from torch import Tensor, nn
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules import ImageNet, imagenet
 from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton, description_path
 from lightning_subnets.datamodules.ffcv.preparation import prepare
 from lightning_subnets.datamodules.imagenet import Resizing
-from lightning_subnets.datamodules.loader import Batch
 
 CONFIG = str(ROOT / "configs" / "rn50_signed.yaml")
 Mistake = Callable[[list[str]], str]
@@ -43,32 +39,6 @@ def command(root: Path, *options: str) -> list[str]:
     network = ["--model.network=torchvision.models.squeezenet1_1", "--model.network.num_classes=3"]
     trainer = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.max_epochs=1"]
     return ["fit", "-c", CONFIG, *data, *network, *trainer, *options]
-
-
-class Watcher(LightningModule):
-    """Records the epoch and the shape of each batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-        self.trained: list[tuple[int, ...]] = []
-        self.evaluated: list[tuple[int, ...]] = []
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.trained.append((self.current_epoch, *batch[0].shape))
-        loss: Tensor = self.layer(batch[0].mean().view(1, 1)).sum()
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.evaluated.append((self.current_epoch, *batch[0].shape))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def quiet(**options: Any) -> Trainer:
-    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(accelerator="cpu", enable_model_summary=False, **silent, **options)
 
 
 def test_missing_files_are_an_error_that_names_them_and_how_to_write_them(root: Path) -> None:
@@ -153,10 +123,9 @@ def test_training_images_grow_by_the_epoch_and_those_of_evaluation_do_not(
     options: dict[str, Any] = {"batch_size": 8, "image_size": 64, "num_workers": 1}
     data = ImageNet(str(root), name, train_size=Resizing(32, 96, 0, 2), **options)
     assert data.image_shape == (3, 64, 64)
-    module = Watcher()
-    quiet(max_epochs=4).fit(module, datamodule=data)
-    sizes = {0: 32, 1: 64, 2: 96, 3: 96}
-    counts = (8, 8, 5)
-    assert module.trained == [(epoch, count, 3, size, size) for epoch, size in sizes.items() for count in counts]
-    # One validation in the sanity check, and one after every epoch.
-    assert module.evaluated == [(epoch, count, 3, 64, 64) for epoch in (0, 0, 1, 2, 3) for count in (8, 4)]
+    data.setup("fit")
+    train, val = data.train_dataloader(), data.val_dataloader()
+    for epoch, size in enumerate([32, 64, 96, 96]):
+        for loader, expected, counts in ((train, size, [8, 8, 5]), (val, 64, [8, 4])):
+            loader.sampler.set_epoch(epoch)
+            assert [images.shape for images, _ in loader] == [(count, 3, expected, expected) for count in counts]

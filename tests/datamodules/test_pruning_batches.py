@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lightning_subnets import SNIP, GraSP, Random, SynFlow, UserError
-from lightning_subnets.datamodules import CIFAR10, Digits, ImageNet
+from lightning_subnets.datamodules import CIFAR10, Digits
 from lightning_subnets.datamodules.pruning_batches import PruningBatches, pruning_data
 
 WEIGHT = torch.empty(0)
@@ -55,16 +55,6 @@ def test_they_are_the_same_on_every_rank_and_a_function_of_the_seed() -> None:
 
     assert torch.equal(of_rank(0), of_rank(1))
     assert not torch.equal(of_rank(0), of_rank(0, seed=1))
-
-
-@pytest.mark.parametrize("loader", ["folder", "ffcv"])
-def test_photographs_come_from_either_loader(loader: Any, photographs: Path, request: pytest.FixtureRequest) -> None:
-    root = photographs if loader == "folder" else request.getfixturevalue("betons")
-    data = ImageNet(root=str(root), loader=loader, batch_size=4, image_size=64, num_workers=1)
-    data.setup("fit")
-    batches = PruningBatches(data, 2, WEIGHT)
-    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == [0, 0, 1, 1, 2, 2]
-    assert batches[0][0].shape == (3, 3, 64, 64)
 
 
 def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -112,28 +110,6 @@ def test_few_batches_are_decoded_ahead(table: Beton, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(loader, "_start", count)
     assert [started for _ in loader] == [4, 5, 5, 5, 5]
-
-
-@pytest.mark.parametrize("num_workers", [1, 5])
-def test_a_batch_is_divided_evenly_among_threads_that_all_loaders_share(num_workers: int, table: Beton) -> None:
-    shares: list[int] = []
-    threads: set[threading.Thread] = set()
-    for _ in range(5):
-        loader = stream(table, augment=False, batch_size=10, num_workers=num_workers)
-        decode = loader._decode
-
-        def watched(images: NDArray[np.uint8], *rest: Any, decode: Any = decode) -> Any:
-            shares.append(len(images))
-            threads.add(threading.current_thread())
-            return decode(images, *rest)
-
-        loader._decode = watched
-        for epoch in range(3):
-            loader.sampler.set_epoch(epoch)
-            assert len(list(loader)) == 3
-    assert sorted(shares) == [1] * 15 + [10 // num_workers] * 30 * num_workers
-    assert 1 <= len(threads) <= num_workers
-    assert threading.current_thread() not in threads
 
 
 def test_loaders_side_by_side_do_not_disturb_one_another(table: Beton) -> None:
