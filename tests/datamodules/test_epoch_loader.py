@@ -116,9 +116,8 @@ def test_however_often_the_number_of_ranks_changes_no_sample_is_lost_or_repeated
             order = EpochSampler(torch.arange(count), size=count, shuffle=True, seed=0, rank=rank, num_replicas=now)
             loaders.append(Keys(order, size))
             loaders[-1].load_state_dict(state)
-        (left,) = {
-            loader.remaining(count) for loader in loaders
-        }  # as many on each rank, otherwise ranks would wait for each other forever
+        # Every rank has the same number of batches, otherwise ranks would wait for each other forever.
+        (left,) = {loader.remaining(count) for loader in loaders}
         steps = left if place == len(ranks) else int(share * left)
         iterators = [iter(loader) for loader in loaders]
         for _ in range(steps):
@@ -142,20 +141,6 @@ def test_the_length_is_the_number_of_batches_of_this_rank(shuffle: bool, loader_
         for rank in range(ranks):
             loader = loader_of(shuffle=shuffle, rank=rank, ranks=ranks)
             assert len(loader) == len(list(loader)) == (trained if shuffle else tested[rank])
-
-
-def test_a_single_last_training_image_joins_the_batch_before(loader_of: LoaderOf) -> None:
-    assert [len(labels) for _, labels in loader_of()] == [4, 4, 4, 4, 5]
-    assert [len(labels) for _, labels in loader_of(shuffle=False)] == [
-        4,
-        4,
-        4,
-        4,
-        4,
-        1,
-    ]  # evaluation has no batch statistics
-    for rank in range(4):
-        assert [len(labels) for _, labels in loader_of(rank=rank, ranks=4)] == [5]
 
 
 def test_calling_iter_starts_nothing(loader_of: LoaderOf) -> None:

@@ -88,14 +88,6 @@ def test_shifts_are_uniform_and_never_change() -> None:
     assert random_shifts(-7, keys, 4).T.tolist() == [[4, 8, 0], [5, 6, 0], [0, 4, 1], [3, 2, 1], [3, 4, 0]]
 
 
-def test_without_padding_the_images_are_left_alone() -> None:
-    batches = loader()
-    images, labels = joined(batches)
-    assert torch.equal(images, batches.images[labels])
-    assert labels.sort().values.tolist() == list(range(10)) != labels.tolist()
-    assert joined(loader(shuffle=False, epoch=3))[1].tolist() == list(range(10))
-
-
 @pytest.mark.parametrize(("count", "sizes"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3]), (0, [])])
 def test_the_last_batch_is_smaller_and_counted(count: int, sizes: list[int]) -> None:
     batches = loader(count)
