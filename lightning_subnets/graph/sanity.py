@@ -21,8 +21,10 @@ Batch = tuple[Tensor, Tensor]  # images, normalised, and labels
 
 
 class Check(NamedTuple):
-    what: str  # was changed about the network
-    accuracy: float  # a fraction
+    """A change of the network, and the accuracy after it, a fraction."""
+
+    what: str
+    accuracy: float
 
 
 def checks(

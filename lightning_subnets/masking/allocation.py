@@ -16,6 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def check_density(density: float) -> float:
+    """Return a density in (0, 1], and refuse any other."""
     if not 0.0 < density <= 1.0:
         raise UserError(
             f"density = {density} is outside (0, 1]: it is the fraction of weights kept, 0.3 for the paper's 30 %"
@@ -24,6 +25,7 @@ def check_density(density: float) -> float:
 
 
 def check_allocation(allocation: str, known: tuple[str, ...]) -> str:
+    """Return a known allocation, and refuse any other."""
     if allocation not in known:
         raise unknown("allocation", allocation, known)
     return allocation

@@ -109,6 +109,7 @@ def refresh_(layers: Iterable[CachingLayer]) -> None:
 
 
 def invalidate_(layers: Iterable[CachingLayer]) -> None:
+    """Drop the cached weights of these layers."""
     for layer in layers:
         layer.cached = None
         with _lock:

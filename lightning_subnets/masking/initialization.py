@@ -73,6 +73,7 @@ def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
 
 
 def check_distribution(distribution: str) -> None:
+    """Refuse an unknown distribution."""
     if distribution not in DISTRIBUTIONS:
         raise unknown("weight distribution", distribution, DISTRIBUTIONS)
 

@@ -99,7 +99,7 @@ class _Flow(PruneAtInit):
         return scores
 
 
-class SynFlow(_Flow):
+class SynFlow(_Flow):  # noqa: D101
     __doc__ = f"""Iterative synaptic flow pruning with absolute values of the parameters, theta = |w|.
 
     R = sum over paths of the product of their |w|; score = |w * dR/d|w||.
@@ -114,7 +114,7 @@ class SynFlow(_Flow):
         parameter.abs_()
 
 
-class SynFlowL2(_Flow):
+class SynFlowL2(_Flow):  # noqa: D101
     __doc__ = f"""SynFlow with squares of the parameters, theta = w^2.
 
     R2 = sum over paths of the product of their w^2; score = w^2 * dR2/d(w^2). The sum of dR2/d(w^2) over the kept

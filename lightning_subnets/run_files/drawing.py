@@ -77,6 +77,7 @@ def read_metrics(path: Path) -> Series:
 
 
 def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
+    """Draw accuracy and loss by epoch."""
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(10, 4)

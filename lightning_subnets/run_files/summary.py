@@ -113,6 +113,7 @@ def _finite(value: float) -> float | None:
 
 
 def write(summary: dict[str, Any], path: Path) -> None:
+    """Write a summary, whole or not at all."""
     with replacing(path) as file:
         file.write(json.dumps(summary, indent=2).encode() + b"\n")
 
@@ -131,6 +132,7 @@ def read(run: Path) -> dict[str, Any] | None:
 
 
 def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
+    """Print a summary as a panel."""
     from rich.console import Console
     from rich.markup import escape
     from rich.panel import Panel

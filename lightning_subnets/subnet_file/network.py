@@ -59,6 +59,7 @@ def builder(name: str) -> Builder | None:
 
 
 def downloads_weights(argument: str) -> bool:
+    """Return whether an argument of a builder can make it download weights."""
     return argument in _DOWNLOADING or argument.startswith("pretrained")
 
 
@@ -230,4 +231,5 @@ def identify(network: nn.Module) -> tuple[str, Json] | None:
 
 
 def num_elements(network: nn.Module) -> int:
+    """Return the number of values in parameters and buffers."""
     return sum(each.numel() for each in (*network.parameters(), *network.buffers()))

@@ -39,7 +39,7 @@ def test_masks_that_do_not_fit_are_an_error_that_names_the_layer(finished_run: P
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.ones(2, 2, dtype=torch.bool)}))
     with pytest.raises(UserError, match=r"of another network: 0 has shape none there and \(2, 3\) here"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({}))
-    with pytest.raises(UserError, match=r"the mask of 0 is of torch.float32, and a mask is boolean"):
+    with pytest.raises(UserError, match=r"the mask of 0 is torch.float32, but a mask is boolean"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.full((2, 3), 0.3)}))
 
 

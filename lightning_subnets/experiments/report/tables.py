@@ -154,10 +154,12 @@ _SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
 
 
 def as_csv(table: Table) -> str:
+    """Return the full numbers of a table as CSV."""
     return csv_text.table(table.data)
 
 
 def as_markdown(table: Table) -> str:
+    """Return the rounded cells of a table as a table in Markdown."""
     head, *rows = ([markdown(cell) for cell in row] for row in (table.columns, *table.cells))
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
 

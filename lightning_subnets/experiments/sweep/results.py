@@ -41,6 +41,7 @@ def folder_of(sweep: Sweep, out: Path) -> Path:
 
 
 def directory_of(run: str, out: Path) -> Path:
+    """Return the directory of a run."""
     return out / "runs" / run
 
 
@@ -50,6 +51,7 @@ def failure_of(run: str, out: Path) -> Path:
 
 
 def log_of(run: str, out: Path) -> Path:
+    """Return the file with the output of a run."""
     return out / "runs" / f"{run}.log"
 
 
