@@ -169,8 +169,6 @@ class Cluster:
             ReturnToService=2
             KillWait=30
             MinJobAge=86400
-            MessageTimeout=60
-            BatchStartTimeout=300
             FirstJobId={first_job}
             SchedulerParameters=batch_sched_delay=0,sched_interval=1
             GresTypes=gpu
@@ -178,7 +176,7 @@ class Cluster:
             NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={n2} CPUs=4 Gres=gpu:2 State=UNKNOWN
             PreemptType=preempt/partition_prio
             PreemptMode=REQUEUE
-            PartitionName=test Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=300 State=UP
+            PartitionName=test Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=60 State=UP
             PartitionName=urgent Nodes=n1,n2 PriorityTier=2 State=UP
         """.replace("\n            ", "\n")
 
