@@ -226,6 +226,7 @@ def test_a_run_that_was_killed_before_its_test_is_tested_with_its_averaged_weigh
     assert summaries[0] == summaries[1]
 
 
+@pytest.mark.thorough
 def test_two_processes_train_one_network_and_measure_it_exactly(finished_run: Path) -> None:
     command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *SHORT]
     options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]

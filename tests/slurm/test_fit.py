@@ -5,8 +5,6 @@ import re
 import shlex
 import signal
 
-import pytest
-
 from .cluster import Job
 from .site import HELD, Site, assert_same, checkpoint_of, run_of, wait_until_held
 
@@ -36,14 +34,12 @@ def test_a_requeued_job_finds_the_same_as_an_uninterrupted_one(requeued: Job, un
     assert_same(requeued, uninterrupted)
 
 
-@pytest.mark.slurm
 def test_a_requeued_job_is_one_run_on_the_dashboard(requeued: Job) -> None:
     parts = list((run_of(requeued) / "wandb").glob("offline-run-*"))
     assert len(parts) == 2
     assert len({part.name.rpartition("-")[2] for part in parts}) == 1
 
 
-@pytest.mark.slurm
 def test_so_does_a_job_at_slurms_time_limit(site: Site, uninterrupted: Job) -> None:
     job = site.fit(*HELD, options=("--nodes=2", "--time=60", "--signal=USR1@60"))
     wait_until_held(job)
@@ -54,7 +50,6 @@ def test_so_does_a_job_at_slurms_time_limit(site: Site, uninterrupted: Job) -> N
     assert_same(job, uninterrupted)
 
 
-@pytest.mark.slurm
 def test_a_killed_rank_ends_the_job_and_the_command_in_its_log_resumes_the_run(site: Site, uninterrupted: Job) -> None:
     job = site.fit(*HELD)
     wait_until_held(job)
@@ -74,7 +69,6 @@ def test_a_killed_rank_ends_the_job_and_the_command_in_its_log_resumes_the_run(s
     assert_same(job, uninterrupted)
 
 
-@pytest.mark.slurm
 def test_a_job_that_loses_a_node_resumes_when_the_node_is_back(site: Site, uninterrupted: Job) -> None:
     job = site.fit(*HELD, SLURM_WAIT="5")
     wait_until_held(job)
@@ -86,7 +80,6 @@ def test_a_job_that_loses_a_node_resumes_when_the_node_is_back(site: Site, unint
     assert_same(job, uninterrupted)
 
 
-@pytest.mark.slurm
 def test_a_cancelled_job_saves_its_run_and_leaves_no_process(site: Site) -> None:
     job = site.fit(*HELD)
     wait_until_held(job)
@@ -100,7 +93,6 @@ def test_a_cancelled_job_saves_its_run_and_leaves_no_process(site: Site) -> None
     assert checkpoint_of(job)["global_step"] > before
 
 
-@pytest.mark.slurm
 def test_two_jobs_of_one_config_have_their_own_runs(site: Site, uninterrupted: Job) -> None:
     jobs = [site.fit(*HELD), site.fit(*HELD)]
     for job in jobs:

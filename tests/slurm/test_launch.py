@@ -8,8 +8,6 @@ import pytest
 
 from .site import Site
 
-pytestmark = pytest.mark.slurm
-
 SAYS = """\
 echo "rank $SLURM_PROCID, $SLURM_LOCALID on $SLURMD_NODENAME of $SLURM_NTASKS, GPUs ${CUDA_VISIBLE_DEVICES:-none},\
  threads $OMP_NUM_THREADS, $MASTER_ADDR: $*"

@@ -10,8 +10,6 @@ from lightning_subnets.experiments.sweep import results
 from .cluster import Job
 from .site import Site
 
-pytestmark = pytest.mark.slurm
-
 RUNS = """\
 # The learning rate, and the seed of it that we like.
 -c short.yaml --model.optimizer.lr=0.05

@@ -44,6 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs/quickstart/run"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "number",
     [pytest.param(0, marks=pytest.mark.thorough), 1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 50))],

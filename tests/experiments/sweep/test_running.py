@@ -203,6 +203,7 @@ def running() -> list[int]:
     return found
 
 
+@pytest.mark.thorough
 def test_a_stopped_sweep_saves_checkpoints_and_resumes(figure: Callable[..., str]) -> None:
     long = figure(**{"trainer.max_epochs": 3000, "trainer.limit_val_batches": 0})
     process = started(long, "--at_once=1")

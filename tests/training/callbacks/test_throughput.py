@@ -158,6 +158,7 @@ fit(folder, devices=2, strategy="ddp", max_epochs=1, limit_val_batches=0)
 """
 
 
+@pytest.mark.thorough
 def test_the_ranks_speeds_are_summed_and_their_waits_averaged(tmp_path: Path) -> None:
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
