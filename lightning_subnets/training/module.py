@@ -46,9 +46,8 @@ class SubnetModule(MaskedModule):
     five largest logits.
 
     Args:
-        network: any torchvision or timm network, or one of ``lightning_subnets.networks``, not masked. It is masked in
-            place.
-        method: that finds the subnetwork.
+        network: from torchvision, timm, ``lightning_subnets.networks`` or elsewhere; it is masked in place.
+        method: the way to find the subnetwork.
         weights: the distribution to draw the weights from, see ``mask_``; null keeps the weights of the network.
         seed: of the weights and the scores.
         optimizer: for the parameters that the method trains.
