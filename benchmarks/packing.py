@@ -62,7 +62,7 @@ def processes(at_once: int, samples: int, batch_size: int) -> dict[str, float]:
 
 
 def seeds_in_one(seeds: int, batch_size: int, steps: int = 3) -> dict[str, float]:
-    """Return the images per second of all seeds together, for the forward and backward pass only."""
+    """Return the images per second of all seeds together; only forward and backward passes are timed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     networks = [Conv4().to(device) for _ in range(seeds)]
     images = torch.randn(seeds, batch_size, 3, 32, 32, device=device)

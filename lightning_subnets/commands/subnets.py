@@ -99,8 +99,8 @@ def import_(
         out: the .subnet file to write.
         network: the function or class that builds the network, for example torchvision.models.resnet50.
         arguments: the arguments of the network, for example '{num_classes: 10}'.
-        density: the fraction of weights to keep, for a file of scores; the public code's prune_rate.
-        weights: the distribution to draw the weights from, for a file of masks without weights.
+        density: the fraction of weights to keep, needed for a file of scores (``prune_rate`` in the public code).
+        weights: the distribution to draw the weights from, needed if the file has masks and no weights.
         seed: the seed to draw the weights with.
         force: replace an existing file.
     """

@@ -31,7 +31,7 @@ def export(
         network: in evaluation mode, on the CPU, masks folded into the weights.
         out: the file to write.
         input_shape: of one image, (channels, height, width).
-        details: classes, preprocessing and the like, for the metadata of ``.safetensors`` and ``.onnx``.
+        details: metadata of ``.safetensors`` and ``.onnx``, such as classes and preprocessing.
         force: whether to replace an existing file.
 
     Raises:

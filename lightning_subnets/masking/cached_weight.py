@@ -90,7 +90,7 @@ def cached_weight(layer: CachingLayer) -> tuple[Tensor, Tensor | None]:
 
 
 def compile_(network: nn.Module, layers: Iterable[CachingLayer]) -> None:
-    """Compile a masked network in place, for a caller that calls ``refresh_`` before each forward pass.
+    """Compile a masked network in place; then call ``refresh_`` before each forward pass.
 
     A plain ``torch.compile(network)`` computes the masks in the graph, in every forward pass.
     """

@@ -42,7 +42,7 @@ def mask_(
         network: built of Conv2d, Linear, norms and layers without parameters.
         method: for instance ``EdgePopup(density=0.3)``.
         weights: the distribution that weights are drawn from, see ``initialization.draw_weights``. None leaves
-            weights, biases and norms as they are, for a network that is already trained.
+            weights, biases and norms of a trained network as they are.
         seed: of weights, biases and scores; the same seed gives the same bits on every machine.
         batches: pairs of images, float and normalised, and labels, int64, on the network's device, for a method that
             scores weights on data.

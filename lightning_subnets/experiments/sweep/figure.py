@@ -67,7 +67,7 @@ class Scale:
 
     Args:
         configs: the folder of the lines' configs, relative to the figure's file.
-        note: data and length of training in a few words, for the caption.
+        note: names the data and the length of training in the caption.
         seeds: the seeds of the runs at each point.
         options: changes to every config; the options of a line and of an axis override them.
         axes: for an axis a list of the values to keep, or a mapping with other values.
