@@ -210,13 +210,20 @@ def test_trained_weights_get_the_gradient_of_the_mask_that_was_used() -> None:
 def test_a_network_that_is_moved_or_deleted_frees_its_cached_weights() -> None:
     network = masked_network()
     network(IMAGES)
-    cached = len(cached_weight._layers)
+    layers = weakref.WeakSet(layer for _, layer in masked_layers(network))
+    assert layers <= cached_weight._layers
     product = weakref.ref(layer_of(network).masked_weight()._base)
     assert product() is not None
     network.double()
     gc.collect()
     assert product() is None
-    assert len(cached_weight._layers) == cached - 3
+    assert len(layers) == 3
+    assert layers.isdisjoint(cached_weight._layers)
+    network(IMAGES.double())
+    assert layers <= cached_weight._layers
+    del network
+    gc.collect()
+    assert not layers
 
 
 def test_networks_may_be_trained_in_several_threads() -> None:
