@@ -9,50 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from apart import get_ready, run_apart
+from apart import run_apart
 from contents import CLASSES, PIXELS, epoch, noise_files, photographs_in, pixels_of, stored
 
-from lightning_subnets.datamodules.ffcv import beton
 from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import imported, installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
 from lightning_subnets.datamodules.image_files import Files, read_image
 
-pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ready() -> None:
-    get_ready()
-
-
-def places(dtype: np.dtype[Any]) -> list[tuple[int, str]]:
-    """Return the offset and the kind of each number in a record."""
-    if dtype.fields is None:
-        return [(0, dtype.str)]
-    fields = (dtype.fields[name] for name in dtype.names or ())
-    return [(field[1] + offset, kind) for field in fields for offset, kind in places(field[0])]
-
-
-def test_the_records_of_a_file_are_ffcvs_own() -> None:
-    types, fields = imported("ffcv.types"), imported("ffcv.fields")
-    handlers = [fields.RGBImageField(), fields.IntField()]
-    for ours, theirs in (
-        (beton.HEADER, types.HeaderType),
-        (beton.ALLOCATION, types.ALLOC_TABLE_TYPE),
-        (beton.IMAGE, handlers[0].metadata_type),
-        (beton.SAMPLE, types.get_metadata_type(handlers)),
-    ):
-        assert places(ours) == places(theirs)
-        assert ours.itemsize == theirs.itemsize
-    # FFCV's name is 16 numbers and its arguments are 1024; ours are bytes.
-    assert [(offset, np.dtype(kind).itemsize) for offset, kind in places(beton.FIELD)] == [(0, 1), (1, 16), (17, 1024)]
-    assert [types.FieldDescType.fields[name][1] for name in types.FieldDescType.names] == [0, 1, 17]
-    assert beton.FIELD.itemsize == types.FieldDescType.itemsize
-    assert [types.TYPE_ID_HANDLER[number] for number, _ in beton.FIELDS] == [fields.RGBImageField, fields.IntField]
-    assert types.CURRENT_VERSION == beton.VERSION
-    modes = imported("ffcv.fields.rgb_image").IMAGE_MODES
-    assert (modes["jpg"], modes["raw"]) == (beton.JPEG, beton.RAW)
+pytestmark = [
+    pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh"),
+    pytest.mark.thorough,
+]
 
 
 def read_by_ffcv(path: Path, out: Path) -> None:
@@ -63,7 +31,6 @@ def read_by_ffcv(path: Path, out: Path) -> None:
     torch.save((torch.cat(images), torch.cat(labels).flatten()), out)
 
 
-@pytest.mark.thorough
 def test_ffcvs_loader_reads_the_pixels_and_labels_that_we_wrote(tmp_path: Path) -> None:
     # FFCV needs images of one size if it is not to crop them.
     files, path = noise_files(tmp_path, 10, one_size=True), tmp_path / "a.beton"
@@ -97,7 +64,6 @@ def write_by_ffcv(path: Path, files: Files, mode: str) -> None:
     )
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["raw", "jpg"])
 def test_a_file_that_ffcv_wrote_has_the_images_and_labels_of_ours(mode: str, photographs: Path, tmp_path: Path) -> None:
     files = photographs_in(photographs / "train")
