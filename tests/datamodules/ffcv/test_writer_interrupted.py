@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 from apart import run_apart
-from contents import CLASSES, MIXED, noise_files
+from contents import noise_files
 
 from lightning_subnets.commands.prepare_images import main
 from lightning_subnets.datamodules.ffcv import writer
-from lightning_subnets.datamodules.ffcv.beton import description_path, verify
+from lightning_subnets.datamodules.ffcv.beton import verify
 from lightning_subnets.datamodules.ffcv.loader import installed
-from lightning_subnets.datamodules.ffcv.writer import write
-from lightning_subnets.datamodules.image_files import Files
+from lightning_subnets.datamodules.ffcv.preparation import prepare
 
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 
@@ -45,18 +44,29 @@ def at_line(number: int, act: Callable[[], object]) -> None:
     sys.settrace(trace)
 
 
-def at_every_line(begin: Callable[[Path], object], act: Callable[[], object], root: Path, step: int) -> None:
-    """Run ``begin`` in a directory for each line, in its own process, and call ``act`` before that line.
+def end_at_every_line(source: Path, root: Path, sent: signal.Signals, step: int) -> None:
+    """Run the command in a process for each line, or each of a few, and send it a signal before that line.
 
-    The exit codes are written beside the directories. The last run is the one that is not interrupted.
+    Directory, standard error and exit code of a run have the number of its line. The last run gets no signal.
     """
-    begin(root / "whole")  # the forks share its imports
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background of a shell ignores it
+    writer.PAGE = SMALL_PAGE
+    sys.argv = [
+        "prepare_imagenet.py",
+        f"--source={source}",
+        "--num_workers=2",
+        "--image_size=32",
+        f"--out={root / 'whole'}",
+    ]
+    main()  # the forks share its imports
     for line in count(0, step):
         process = os.fork()
         if not process:
             try:
-                at_line(line, act)
-                begin(root / str(line))
+                os.dup2(os.open(root / f"{line}.err", os.O_CREAT | os.O_WRONLY), 2)
+                sys.argv[-1] = f"--out={root / str(line)}"
+                at_line(line, lambda: os.kill(os.getpid(), sent))
+                main()
             except SystemExit as end:
                 os._exit(int(end.code or 0))
             except BaseException:
@@ -68,98 +78,37 @@ def at_every_line(begin: Callable[[Path], object], act: Callable[[], object], ro
             break
 
 
-def codes(root: Path) -> dict[Path, int]:
-    """Return directory and exit code of each of these runs, in the order of the lines."""
-    ends = sorted(root.glob("*.code"), key=lambda path: int(path.stem))
-    return {path.with_suffix(""): int(path.read_text()) for path in ends}
-
-
-def be_killed(root: Path, files: Files) -> None:
-    writer.PAGE = SMALL_PAGE
-
-    def begin(directory: Path) -> None:
-        directory.mkdir()
-        write(directory / "a.beton", files, CLASSES, MIXED)
-
-    at_every_line(begin, lambda: os.kill(os.getpid(), signal.SIGKILL), root, 1)
-
-
-@pytest.mark.thorough
-def test_a_writer_killed_before_any_line_leaves_no_incomplete_file_and_can_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer, "PAGE", SMALL_PAGE)
-    files = noise_files(tmp_path / "images", 3)
-    assert run_apart(be_killed, tmp_path, files) == 0
-    runs = codes(tmp_path)
-    *kills, end = runs.values()
-    assert len(kills) > 40
-    assert set(kills) == {-signal.SIGKILL}
-    assert end == 0
-    states = [state(directory / "a.beton") for directory in runs]
-    assert sorted(states, key=["nothing", "partial", "described", "finished"].index) == states
-    assert set(states) == {"nothing", "partial", "described", "finished"}
-    for directory in runs:
-        write(directory / "a.beton", files, CLASSES, MIXED)
-        assert contents(directory) == contents(tmp_path / "whole")
-
-
-def state(path: Path) -> str:
-    """Return how far a run came, after checking that a file under its own name is whole."""
-    names = {file.name for file in path.parent.iterdir()}
-    if path.exists():
-        verify(path)
-        assert names == {"a.beton", "a.beton.json"}
-        return "finished"
-    assert names <= {"a.beton.json", "a.beton.partial", ".a.beton.json.partial"}
-    return "described" if description_path(path).exists() else "partial" if names else "nothing"
-
-
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def be_interrupted(source: Path, root: Path, step: int) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background of a shell ignores it
-
-    def begin(directory: Path) -> None:
-        os.dup2(os.open(directory.with_suffix(".err"), os.O_CREAT | os.O_WRONLY), 2)
-        sys.argv = ["prepare_imagenet.py", f"--source={source}", f"--out={directory}", "--num_workers=2"]
-        main()
-
-    at_every_line(begin, lambda: os.kill(os.getpid(), signal.SIGINT), root, step)
-
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(5, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.long)]
-)
-def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, int]:
-    """Return directory and exit code of commands that were interrupted before each line or each fifth."""
-    root = tmp_path_factory.mktemp("interrupted")
-    for folder in ("train/cat", "val/cat"):
-        noise_files(root / "images" / folder, 1)
-    assert run_apart(be_interrupted, root / "images", root, request.param) == 0
-    return codes(root)
-
-
-def test_the_command_interrupted_before_any_line_ends_with_130_and_leaves_whole_files(
-    interrupted: dict[Path, int],
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_command_that_ends_before_any_line_leaves_whole_files_and_can_run_again(
+    sent: signal.Signals, code: int, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    *ends, end = interrupted.values()
-    assert (set(ends), end) == ({130}, 0)
+    source = tmp_path / "images"
+    for folder in ("train/cat", "val/cat"):
+        noise_files(source / folder, 2)
+    assert run_apart(end_at_every_line, source, tmp_path, sent, step) == 0
+    monkeypatch.setattr(writer, "PAGE", SMALL_PAGE)
+    codes = sorted(tmp_path.glob("*.code"), key=lambda path: int(path.stem))
+    assert [int(path.read_text()) for path in codes] == [code] * (len(codes) - 1) + [0]
     finished = []
-    for directory, code in interrupted.items():
-        error = directory.with_suffix(".err").read_text()
+    train, val = {"train.beton", "train.beton.json"}, {"val.beton", "val.beton.json"}
+    for path in codes:
+        directory, error = path.with_suffix(""), path.with_suffix(".err").read_text()
         assert "Traceback" not in error
-        assert (error.splitlines()[-1] == "interrupted; unfinished files are removed") == (code == 130)
-        whole = sorted(path.name for path in directory.glob("*.beton"))
-        for name in whole:
-            verify(directory / name)
+        if sent == signal.SIGINT and path != codes[-1]:
+            assert error.splitlines()[-1] == "interrupted; unfinished files are removed"
+            # An empty file remains if the interrupt comes between opening and locking it.
+            left = {file.name for file in directory.iterdir() if file.suffix != ".partial" or file.stat().st_size}
+            assert left in (set(), train, train | val)
+        whole = list(directory.glob("*.beton"))
+        for file in whole:
+            verify(file)
         finished.append(len(whole))
+        prepare(directory, source, image_size=32, num_workers=2)
+        assert contents(directory) == contents(tmp_path / "whole")
     assert sorted(finished) == finished
     assert set(finished) == {0, 1, 2}
-    train, val = {"train.beton", "train.beton.json"}, {"val.beton", "val.beton.json"}
-    for directory in interrupted:
-        # An empty file remains if the interrupt comes between opening and locking it.
-        left = {path.name for path in directory.iterdir() if path.suffix != ".partial" or path.stat().st_size}
-        assert left in (set(), train, train | val)
