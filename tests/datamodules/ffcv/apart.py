@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess
 
 # A fork of a process that has these imports and no threads starts in milliseconds instead of 10 seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -14,20 +12,10 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-def get_ready() -> None:
-    """Start the imports for later processes."""
-    forkserver.ensure_running()
-
-
-def started(function: Callable[..., object], *arguments: object) -> ForkServerProcess:
-    process = _CONTEXT.Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
 def run_apart(function: Callable[..., object], *arguments: object, limit: float = 60.0) -> int | None:
     """Return the exit code of a process: negative for a signal, None if it took longer than ``limit`` seconds."""
-    process = started(function, *arguments)
+    process = _CONTEXT.Process(target=function, args=arguments)
+    process.start()
     process.join(limit)
     code = process.exitcode
     if code is None:
