@@ -70,16 +70,6 @@ def test_a_crop_lies_inside_its_image_and_is_a_function_of_seed_key_and_size_alo
     assert np.array_equal(random_crops(seed, *np.array(images[::-1]).T), alone[::-1])
 
 
-def test_every_place_in_a_small_image_occurs() -> None:
-    top, left, crop_heights, crop_widths, _ = drawn(9, 9).T
-    for place, room in ((top, 9 - crop_heights), (left, 9 - crop_widths)):
-        for space in range(6):
-            counts = np.bincount(place[room == space], minlength=space + 1)
-            assert len(counts) == space + 1
-            expected = counts.sum() / (space + 1)
-            assert (abs(counts - expected) < 4.5 * math.sqrt(expected)).all()
-
-
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (100, 900)])
 def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     transform, image = v2.RandomResizedCrop(224), torch.zeros(1).expand(1, height, width)

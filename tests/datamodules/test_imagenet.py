@@ -103,20 +103,6 @@ def test_an_epoch_is_a_function_of_seed_and_number_and_leaves_the_global_generat
     assert (random.getstate(), repr(np.random.get_state())) == before[1:]
 
 
-def test_ranks_share_the_photographs_of_one_rank(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = imagenet(photographs)
-    alone = crops(*epoch(data.train_dataloader(), 3))
-    for ranks in (2, 3):
-        seen = []
-        for rank in range(ranks):
-            monkeypatch.setattr(data, "trainer", SimpleNamespace(global_rank=rank, world_size=ranks))
-            seen.append(crops(*epoch(data.train_dataloader(), 3)))
-        monkeypatch.undo()
-        assert [len(part) for part in seen] == [21 // ranks] * ranks
-        assert len(set.union(*seen)) == 21 // ranks * ranks
-        assert set.union(*seen) <= alone
-
-
 def test_the_cores_are_shared_among_the_processes_of_a_node(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12))
     data = imagenet(photographs, num_workers=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -86,13 +84,6 @@ def test_shifts_are_uniform_and_never_change() -> None:
     keys = torch.tensor([0, 1, 2, 90 * 50000 + 49999, 2**62])
     assert random_shifts(0, keys, 4).T.tolist() == [[7, 0, 1], [0, 3, 1], [6, 4, 0], [0, 8, 0], [0, 8, 1]]
     assert random_shifts(-7, keys, 4).T.tolist() == [[4, 8, 0], [5, 6, 0], [0, 4, 1], [3, 2, 1], [3, 4, 0]]
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3]), (0, [])])
-def test_the_last_batch_is_smaller_and_counted(count: int, sizes: list[int]) -> None:
-    batches = loader(count)
-    assert [len(labels) for _, labels in batches] == sizes
-    assert len(batches) == len(sizes)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -177,54 +168,19 @@ class Noise(InMemoryDataModule):
         return random_images(count, 1, 6, 6), torch.zeros(count, dtype=torch.int64)
 
 
-class Recorder(LightningModule):
-    """Records the stage, the device and the number of images of each batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.seen: list[tuple[str, str, int]] = []
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        images, labels = batch
-        assert images.dtype == torch.float32
-        assert images.shape == (len(labels), 1, 6, 6)
-        assert images.device == labels.device
-        self.seen.append(("train" if self.training else "test", images.device.type, len(images)))
-
-    validation_step = training_step
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD([torch.zeros(1)])
-
-
-class MetaAccelerator(CPUAccelerator):
-    def setup_device(self, device: torch.device) -> None:
-        assert device.type == "meta"
-
-
-class MetaStrategy(SingleDeviceStrategy):
-    def __init__(self) -> None:
-        super().__init__("meta", MetaAccelerator())
-
-    def reduce(self, *_: Any, **__: Any) -> Tensor:
-        return torch.tensor(1)  # Lightning asks whether all ranks have a batch
-
-
-def trainer(device: str) -> Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    strategy = MetaStrategy() if device == "meta" else SingleDeviceStrategy(device, CPUAccelerator())
-    return Trainer(strategy=strategy, max_epochs=1, num_sanity_val_steps=0, enable_model_summary=False, **quiet)
-
-
-def test_a_trainer_computes_on_its_device_on_data_that_were_copied_there_once() -> None:
-    data, module, copied = Noise(5, 0.0, 0), Recorder(), []
-    for run in (trainer("meta").validate, trainer("meta").validate, trainer("meta").fit, trainer("meta").fit):
-        with Operations() as operations:
-            run(module, datamodule=data)
-        copied.append([shape for shape in operations.copied if len(shape) == 4])
-    # Validation needs the test set alone, and a copy is kept for the next run.
-    assert copied == [[(9, 1, 6, 6)], [], [(16, 1, 6, 6)], []]
-    tested = [("test", "meta", 5), ("test", "meta", 4)]
-    trained = [("train", "meta", 5)] * 2 + [("train", "meta", 6)]
-    assert module.seen == tested * 2 + (trained + tested) * 2
+def test_data_are_copied_to_the_trainers_device_once() -> None:
+    data, copied = Noise(5, 0.0, 0), []
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=0, world_size=1, overfit_batches=0
+    )
+    data.setup("fit")
+    test, train = [5, 4], [5, 5, 6]
+    for make, sizes in ((data.val_dataloader, test), (data.test_dataloader, test), (data.train_dataloader, train)):
+        for _ in range(2):
+            with Operations() as operations:
+                batches = list(make())
+            assert [len(images) for images, _ in batches] == sizes
+            assert {tensor.device.type for batch in batches for tensor in batch} == {"meta"}
+            copied.append([shape for shape in operations.copied if len(shape) == 4])
+    # Evaluation needs the test set alone, and a copy is kept for the next run.
+    assert copied == [[(9, 1, 6, 6)], [], [], [], [(16, 1, 6, 6)], []]
