@@ -58,14 +58,6 @@ def test_a_mask_of_several_chunks_is_restored_from_every_code(density: float) ->
         assert np.array_equal(decoded, mask)
 
 
-def test_a_gap_of_any_length_is_restored() -> None:
-    for gap in (0, 1, 253, 254, 255, 256, 509, 510, 511, 100_000):
-        for after in (0, 1, 254, 255, 256):
-            mask = np.array([False] * gap + [True] + [False] * after)
-            assert np.array_equal(decode("gaps", in_code("gaps", mask), len(mask)), mask)
-            assert np.array_equal(decode("inverse gaps", in_code("inverse gaps", ~mask), len(mask)), ~mask)
-
-
 @pytest.mark.parametrize(
     ("density", "code", "excess"),
     [

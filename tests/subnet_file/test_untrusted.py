@@ -1,7 +1,6 @@
 """Any file loads or is refused with one short error, in time and memory proportional to its size.
 
-The digest detects damage, but anybody can write a valid one, so half of these files are only changed, and half are also
-given a valid digest.
+The digest detects damage, as test_container.py shows. Anybody can write a valid digest, so these files have one.
 """
 
 from __future__ import annotations
@@ -55,33 +54,6 @@ def check(path: Path, what: str) -> bool:
             raise AssertionError(what) from error
         assert time.process_time() - begin < 10, what
     return loaded
-
-
-def mutated(whole: bytes, rng: Rng) -> bytes:
-    """Return the bytes after one to three changes: replaced, removed, inserted, moved, appended or cut off."""
-    for _ in range(rng.integers(1, 4)):
-        start, end = sorted(rng.integers(0, len(whole) + 1, 2).tolist())
-        if rng.random() < 0.5:  # in the first bytes, which hold the length of the header
-            start, end = start % 64, start % 64 + 1 + end % 8
-        end = min(end, start + int(rng.integers(1, 64)))
-        piece = whole[start:end]
-        choices = [
-            bytes(byte ^ (1 << int(rng.integers(8))) for byte in piece[:1]) + piece[1:],
-            rng.bytes(len(piece)),
-            b"",
-            piece * 2,
-            piece[::-1],
-            rng.bytes(int(rng.integers(1, 20))) + piece,
-            [b"\0" * 8, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"[" * 2000, b"9" * 5000][int(rng.integers(5))],
-        ]
-        kind = int(rng.integers(len(choices) + 2))
-        if kind == len(choices):
-            whole = whole[:start]
-        elif kind == len(choices) + 1:
-            whole += rng.bytes(int(rng.integers(1, 100)))
-        else:
-            whole = whole[:start] + choices[kind] + whole[end:]
-    return whole
 
 
 def deep(levels: int) -> Any:
@@ -166,17 +138,6 @@ def change_tensors_(tensors: dict[str, Tensor], rng: Rng) -> str:
             flat[int(rng.integers(len(flat)))] = int(rng.integers(256))
         tensors[name] = flat.view(old.dtype).view(old.shape)
     return f"{name!r}, {kind}"
-
-
-@pytest.mark.parametrize("count", COUNTS)
-def test_a_changed_file_is_refused(count: int, tmp_path: Path) -> None:
-    rng, path = np.random.default_rng(0), tmp_path / "a.subnet"
-    for name, file in files(tmp_path).items():
-        whole = file.read_bytes()
-        for index in range(count):
-            changed = mutated(whole, rng)
-            path.write_bytes(changed)
-            assert not check(path, f"{name} {index}") or changed == whole
 
 
 @pytest.mark.parametrize("count", COUNTS)
