@@ -82,9 +82,25 @@ def allocations(content: bytearray) -> NDArray[Any]:
     return np.frombuffer(content, beton.ALLOCATION, offset=header(content)["allocations"][0])
 
 
-def epoch(table: Beton, *, size: int = 32, augment: bool = False) -> Batch:
-    """Return all images and labels in their order; by default as in evaluation."""
-    sampler = EpochSampler(torch.arange(len(table)), size=len(table), shuffle=False, seed=0)
-    loader = FFCVLoader(table, sampler, 8, lambda _: size, augment, num_workers=2)
+def stream(
+    table: Beton,
+    *,
+    batch_size: int = 4,
+    size: int = 32,
+    augment: bool = True,
+    num_workers: int = 2,
+    seed: int = 0,
+    epoch: int = 0,
+    count: int | None = None,
+) -> FFCVLoader:
+    """Return a loader of a file, by default as in training, of all samples or the first ``count``."""
+    samples = torch.arange(len(table) if count is None else count)
+    sampler = EpochSampler(samples, size=len(table), shuffle=augment, seed=seed)
+    sampler.set_epoch(epoch)
+    return FFCVLoader(table, sampler, batch_size, lambda _: size, augment, num_workers)
+
+
+def joined(loader: FFCVLoader) -> Batch:
+    """Return all images and labels of an epoch."""
     pixels, labels = zip(*loader, strict=True)
     return torch.cat(pixels), torch.cat(labels)

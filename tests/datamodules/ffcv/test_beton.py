@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from apart import run_apart
-from contents import CLASSES, PIXELS, epoch, noise_files, photographs_in, pixels_of, stored
+from contents import CLASSES, PIXELS, joined, noise_files, photographs_in, pixels_of, stored, stream
 
 from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import imported, installed
@@ -72,7 +72,7 @@ def test_a_file_that_ffcv_wrote_has_the_images_and_labels_of_ours(mode: str, pho
     assert run_apart(write_by_ffcv, theirs, files, mode) == 0
     tables = Beton.open(ours), Beton.open(theirs)
     assert tables[1].classes == ["0", "1", "2"]
-    (our_images, our_labels), (images, labels) = epoch(tables[0]), epoch(tables[1])
+    (our_images, our_labels), (images, labels) = (joined(stream(table, augment=False)) for table in tables)
     assert torch.equal(images, our_images)
     assert labels.tolist() == our_labels.tolist() == [label for _, label in files]
     for image, expected in zip(stored(theirs), stored(ours), strict=True):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apart import run_apart
-from contents import CLASSES, allocations, epoch, images, noise_files, photographs_in, samples
+from contents import CLASSES, allocations, images, joined, noise_files, photographs_in, samples, stream
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules.ffcv import beton, writer
@@ -80,7 +80,7 @@ def read(path: Path, seed: int) -> str:
     except UserError:
         return "refused"
     try:
-        pixels, labels = epoch(table, augment=seed % 4 == 0)
+        pixels, labels = joined(stream(table, augment=seed % 4 == 0))
     except UserError:
         return "found by the decoder"
     assert pixels.shape == (len(table), 3, 32, 32)

@@ -15,21 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contents import allocations, images
+from contents import allocations, images, stream
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton, description_path
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, imported
-from lightning_subnets.datamodules.loader import EpochSampler
 
-COUNT, DAMAGED = 21, 8  # of class 1, in the third batch
+DAMAGED = 8  # of class 1, in the third batch
 LIMIT = 20.0  # seconds, for work of milliseconds that might hang
-
-
-def stream(path: Path, *, num_workers: int = 2, samples: range = range(COUNT)) -> FFCVLoader:
-    sampler = EpochSampler(torch.tensor(samples), size=COUNT, shuffle=False, seed=0)
-    return FFCVLoader(Beton.open(path), sampler, 4, lambda _: 32, False, num_workers)
 
 
 def outcome_in_time(function: Callable[[], object]) -> object:
@@ -44,6 +38,10 @@ def outcome_in_time(function: Callable[[], object]) -> object:
 
     threading.Thread(target=run, daemon=True).start()
     return outcome.exception(LIMIT) or outcome.result()
+
+
+def evaluated(path: Path, *, num_workers: int = 2, count: int | None = None) -> FFCVLoader:
+    return stream(Beton.open(path), augment=False, num_workers=num_workers, count=count)
 
 
 @pytest.fixture
@@ -108,8 +106,8 @@ def test_a_damaged_image_is_an_error_that_names_file_image_and_class_when_its_tu
     damage: Damage, path: Path, betons: Path
 ) -> None:
     do(damage, path)
-    good = list(stream(betons / "train.beton"))
-    loader = stream(path)
+    good = list(evaluated(betons / "train.beton"))
+    loader = evaluated(path)
     for _ in range(2):
         iterator = iter(loader)
         for expected, _ in good[: DAMAGED // 4]:
@@ -119,7 +117,7 @@ def test_a_damaged_image_is_an_error_that_names_file_image_and_class_when_its_tu
         assert str(error).startswith(f"{path}: image {DAMAGED}, of class 1, is damaged. Write the file again")
         assert list(iterator) == []
     # The decoders, which all loaders of the process share, still work.
-    for batches in (list(stream(betons / "train.beton")), [*stream(path, samples=range(DAMAGED))]):
+    for batches in (list(evaluated(betons / "train.beton")), [*evaluated(path, count=DAMAGED)]):
         for (seen, _), (expected, _) in zip(batches, good, strict=len(batches) == len(good)):
             assert torch.equal(seen, expected)
 
@@ -131,12 +129,12 @@ def test_the_first_of_several_damaged_images_is_named_and_no_worker_hangs(path: 
         if mode == JPEG:
             content[pointer : pointer + size] = bytes(int(size))
     path.write_bytes(content)
-    error = outcome_in_time(lambda: list(stream(path, num_workers=5)))
+    error = outcome_in_time(lambda: list(evaluated(path, num_workers=5)))
     assert isinstance(error, UserError)
     assert "image 0, of class 0, is damaged" in str(error)
     shutil.copy(description_path(betons / "train.beton"), path.parent)
     with pytest.raises(UserError, match=f"image 0, of class {re.escape(Beton.open(path).classes[0])}, is damaged"):
-        list(stream(path, num_workers=5))
+        list(evaluated(path, num_workers=5))
 
 
 def test_a_missing_library_is_an_error_that_says_how_to_install_ffcv(monkeypatch: pytest.MonkeyPatch) -> None:

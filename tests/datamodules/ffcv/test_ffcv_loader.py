@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from contents import joined, stream
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.ffcv import loader as ffcv_loader
 from lightning_subnets.datamodules.ffcv.beton import Beton
-from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
-from lightning_subnets.datamodules.loader import Batch, EpochSampler
 
 COUNT = 21
 
@@ -24,28 +24,6 @@ COUNT = 21
 def table(betons: Path) -> Beton:
     """Return the training photographs, each of which is its own class, half of them raw."""
     return dataclasses.replace(Beton.open(betons / "train.beton"), labels=np.arange(COUNT))
-
-
-def stream(
-    table: Beton,
-    *,
-    batch_size: int = 4,
-    size: int = 32,
-    augment: bool = True,
-    num_workers: int = 2,
-    seed: int = 0,
-    epoch: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
-) -> FFCVLoader:
-    sampler = EpochSampler(torch.arange(COUNT), size=COUNT, shuffle=augment, seed=seed, rank=rank, num_replicas=ranks)
-    sampler.set_epoch(epoch)
-    return FFCVLoader(table, sampler, batch_size, lambda _: size, augment, num_workers)
-
-
-def joined(loader: FFCVLoader) -> Batch:
-    images, labels = zip(*loader, strict=True)
-    return torch.cat(images), torch.cat(labels)
 
 
 @pytest.mark.parametrize("augment", [True, False])
@@ -120,3 +98,19 @@ def test_loaders_side_by_side_do_not_disturb_one_another(table: Beton) -> None:
     assert torch.equal(first, expected[0])
     assert torch.equal(second, expected[1])
     assert torch.equal(third, expected[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_batch_changes_while_its_copy_to_a_gpu_waits(betons: Path) -> None:
+    data = ImageNet(str(betons), batch_size=2, image_size=64, num_workers=2)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = [images for images, _ in loader]
+    assert all(images.is_pinned() for images in batches)
+    expected = [images.clone() for images in batches]
+    del batches  # their memory is free again
+    busy = torch.randn(8192, 8192, device="cuda")
+    for _ in range(50):  # about a second of work; the copies queue behind it while the loader continues
+        busy = busy @ busy / 8192
+    copies = [images.to("cuda", non_blocking=True) for images, _ in loader]
+    assert all(torch.equal(copy.cpu(), images) for copy, images in zip(copies, expected, strict=True))

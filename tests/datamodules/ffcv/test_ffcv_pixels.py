@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contents import stream
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -16,9 +17,9 @@ from torchvision.transforms import v2
 from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.crops import central_crops, random_crops
 from lightning_subnets.datamodules.ffcv.beton import JPEG, RAW, Beton
-from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, imported, installed
+from lightning_subnets.datamodules.ffcv.loader import imported, installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
-from lightning_subnets.datamodules.loader import EpochLoader, EpochSampler
+from lightning_subnets.datamodules.loader import EpochLoader
 
 cv2 = pytest.importorskip("cv2")  # comes with FFCV
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
@@ -30,12 +31,6 @@ def loaded(loader: EpochLoader) -> dict[int, Pixels]:
     """Return the images of an epoch by their keys, each (height, width, 3)."""
     images = torch.cat([images for images, _ in loader]).permute(0, 2, 3, 1).numpy()
     return dict(zip(loader.sampler.keys().tolist(), images, strict=True))
-
-
-def stream(table: Beton, *, size: int, augment: bool = True, epoch: int = 0, seed: int = 0) -> FFCVLoader:
-    sampler = EpochSampler(torch.arange(len(table)), size=len(table), shuffle=augment, seed=seed)
-    sampler.set_epoch(epoch)
-    return FFCVLoader(table, sampler, 8, lambda _: size, augment, num_workers=2)
 
 
 def whole(table: Beton, sample: int) -> Pixels:
