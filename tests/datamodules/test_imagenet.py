@@ -49,19 +49,6 @@ def crops(images: Tensor, labels: Tensor) -> set[tuple[bytes, int]]:
     return {(image.numpy().tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)}
 
 
-def test_batches_are_uint8_images_and_int64_labels_in_alphabetical_order(photographs: Path) -> None:
-    data = imagenet(photographs, image_size=224)
-    assert data.image_shape == (3, 224, 224)
-    assert data.classes == sorted(path.name for path in (photographs / "train").iterdir())
-    for loader, sizes in ((data.train_dataloader(), [8, 8, 5]), (data.val_dataloader(), [8, 4])):
-        batches = list(loader)
-        assert [images.shape for images, _ in batches] == [(size, 3, 224, 224) for size in sizes]
-        assert [labels.shape for _, labels in batches] == [(size,) for size in sizes]
-        assert {(images.dtype, labels.dtype) for images, labels in batches} == {(torch.uint8, torch.int64)}
-    assert epoch(data.val_dataloader())[1].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert epoch(data.train_dataloader())[1].bincount().tolist() == [7, 7, 7]
-
-
 def test_evaluation_is_torchvisions_to_the_pixel_and_so_are_held_out_photographs(photographs: Path) -> None:
     transform = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
     data = imagenet(photographs, image_size=224, validation_fraction=0.25)
