@@ -166,8 +166,8 @@ def test_whole_and_interrupted_epochs_and_forks_leave_nothing_behind(epochs: int
     assert seen["imported"] == []  # by importing the package
     assert seen["torch threads"] == [3, 3]
     assert seen["threads"][0] == seen["threads"][1]
-    # The images of 50 such epochs are 17 MB and those of 1000 are 340 MB. A process that keeps none of them grows
-    # by less than 3 MB after either, because of Python's own caches.
+    # The images of 50 such epochs are 17 MB and those of 1000 are 340 MB. A process that keeps none of them
+    # grew by 0.2 MB at most.
     assert seen["growth"] < 5e6
     assert seen["forks"] == [0] * 2 * forks
     assert seen["undisturbed"]
