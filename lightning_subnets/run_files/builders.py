@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -26,12 +24,3 @@ def leave_defaults_to_builder(network: Namespace) -> None:
     for key, value in list(network.init_args.items()):
         if key not in own and key in defaults and defaults[key] == value:
             del network.init_args[key]
-
-
-def without_defaults_of_callees(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a network's config after ``leave_defaults_to_builder``."""
-    if not network.get("init_args"):
-        return dict(network)
-    config = Namespace(class_path=network["class_path"], init_args=Namespace(**network["init_args"]))  # type: ignore[no-untyped-call]
-    leave_defaults_to_builder(config)
-    return {**network, "init_args": vars(config.init_args)}

@@ -13,7 +13,7 @@ from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
-from lightning_subnets.run_files.builders import leave_defaults_to_builder, without_defaults_of_callees
+from lightning_subnets.run_files.builders import leave_defaults_to_builder
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.training import checkpoint
@@ -71,7 +71,7 @@ class SavedRun:
             summary = {}
         accuracy = {name: summary.get(name) for name in ("test_accuracy", "test_top5")}
         return {
-            "network": without_defaults_of_callees(self._config["model"]["network"]),
+            "network": self._config["model"]["network"],
             "classes": classes,
             "accuracy": {name: value for name, value in accuracy.items() if value is not None},
             "preprocessing": preprocessing,
