@@ -82,15 +82,13 @@ def _lost_rank(error: Exception) -> str | None:
 
 def _lost_worker(error: Exception) -> str | None:
     """Return how a DataLoader worker ended, or None if the error has another cause."""
-    found = _end_of_worker(error, error.__cause__, error.__context__)
+    try:
+        found = _end_of_worker(error, error.__cause__, error.__context__) or _exit_of_worker(error)
+    except RuntimeError as reason:  # from torch's SIGCHLD handler
+        found = _end_of_worker(reason)
     if found is None:
-        if not _broken_off(error):
-            return None
-        try:
-            found = _exit_of_worker(error)
-        except RuntimeError as reason:  # from torch's SIGCHLD handler
-            found = _end_of_worker(reason)
-    pid, ending = found or ("unknown", "ended unexpectedly")
+        return None
+    pid, ending = found
     if "Killed" in ending:
         cause = "usually because memory ran out: give the job more, or use fewer workers with --data.num_workers"
     elif "Bus error" in ending:
@@ -107,14 +105,17 @@ def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
 
 
 def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
-    """Return the same for the workers of the DataLoader that raised the error, one of which may end just after it."""
+    """Return the same for the workers of the DataLoader that raised the error, one of which may end just after it.
+
+    An error of the data set itself therefore ends the command two seconds later.
+    """
     from torch.utils.data import dataloader
 
     loaders = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
     kind = dataloader._MultiProcessingDataLoaderIter
     workers = [worker for loader in loaders if isinstance(loader, kind) for worker in loader._workers]
     deadline = time.monotonic() + 2
-    while time.monotonic() < deadline:
+    while workers and time.monotonic() < deadline:
         for worker in workers:
             code = worker.exitcode
             if code not in (None, 0, -signal.SIGTERM):  # the loader ends the others by SIGTERM
@@ -122,14 +123,3 @@ def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
                 return str(worker.pid), f"is killed by signal: {signal.strsignal(-code)}" if code < 0 else exited
         time.sleep(0.05)
     return None
-
-
-def _broken_off(error: Exception) -> bool:
-    """Return whether a DataLoader worker ended while the main process was reading from it."""
-    from torch.utils.data import dataloader
-
-    if isinstance(error, RuntimeError):
-        return "DataLoader worker (pid(s)" in str(error)
-    taking = dataloader._MultiProcessingDataLoaderIter._try_get_data.__code__
-    frames = traceback.walk_tb(error.__traceback__)
-    return "in pin memory thread" in str(error) or any(frame.f_code is taking for frame, _ in frames)
