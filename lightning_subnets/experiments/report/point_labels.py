@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.path import Path
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
-from numpy.typing import NDArray
 
 from lightning_subnets.experiments.report.figure_layout import FigureLayout
 
@@ -37,9 +37,10 @@ def place(layout: FigureLayout) -> None:
     layout.figure.draw_without_rendering()
     for axes in layout.axes:
         labels = [text for text in axes.texts if isinstance(text, Annotation)]
-        ink, taken = _ink(axes) if labels else np.empty((0, 2)), list[Bbox]()
+        paths = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+        taken: list[Bbox] = []
         for label in labels:
-            costs = [_cost(_move(label, to), axes.bbox, taken, ink) + math.hypot(*to) for to in OFFSETS]
+            costs = [_cost(_move(label, to), axes.bbox, taken, paths) + math.hypot(*to) for to in OFFSETS]
             taken.append(_move(label, OFFSETS[int(np.argmin(costs))]))
 
 
@@ -52,24 +53,13 @@ def _move(label: Annotation, offset: tuple[int, int]) -> Bbox:
     return label.get_window_extent()
 
 
-def _cost(box: Bbox, panel: Bbox, taken: Iterable[Bbox], ink: NDArray[np.float64]) -> float:
-    """Return the per cent of a label that other labels or the panel's edge cover, plus the points of lines under it."""
+def _cost(box: Bbox, panel: Bbox, taken: Iterable[Bbox], paths: Iterable[Path]) -> float:
+    """Return the per cent of a label that other labels or the panel's edge cover, plus 30 for each line under it."""
     size = box.width * box.height
     covered = sum(_overlap(box, other) for other in taken) + size - _overlap(box, panel)
-    return float(100 * covered / size + np.count_nonzero(((ink > box.min) & (ink < box.max)).all(axis=1)))
+    return float(100 * covered / size + 30 * sum(path.intersects_bbox(box, filled=False) for path in paths))
 
 
 def _overlap(one: Bbox, other: Bbox) -> float:
     shared = Bbox.intersection(one, other)
     return 0.0 if shared is None else float(shared.width * shared.height)
-
-
-def _ink(axes: Axes) -> NDArray[np.float64]:
-    """Return densely sampled positions on the lines of a panel, in pixels."""
-    dense = [np.empty((0, 2))]
-    for line in axes.lines:
-        points = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))
-        if len(points) > 0:
-            fine = np.linspace(0, len(points) - 1, 200)
-            dense.append(np.stack([np.interp(fine, np.arange(len(points)), each) for each in points.T], axis=1))
-    return np.concatenate(dense)
