@@ -10,7 +10,6 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lightning_subnets.run_files.drawing import EVALUATION, TRAIN
@@ -62,8 +61,8 @@ class FigureLayout:
         self.slanted = 0.095 * longest * len(x_names) > (self._width - 0.8) / self._columns
         extra_height += 0.03 * longest if self.slanted else 0
         self._height = self._rows * (PANEL_HEIGHT[self._columns] + extra_height)
+        # Not pyplot, which needs a window system and shares state with the user's figures.
         self.figure = Figure(figsize=(self._width, self._height), layout="constrained")
-        FigureCanvasAgg(self.figure)  # not pyplot, which needs a window system and shares state with the user's figures
         grid = self.figure.subplots(self._rows, self._columns, sharex=share_x, sharey=True, squeeze=False)
         self.axes: list[Axes] = list(grid.flat[:panels])
         for unused in grid.flat[panels:]:
