@@ -142,8 +142,9 @@ def _start(run: PlannedRun, slot: Slot, out: Path, command: Command) -> BaseProc
     # Ctrl-C signals the whole process group; the new process blocks it, because this process passes it on.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        with _visible(slot.device):
-            process.start()
+        if slot.device:
+            os.environ["CUDA_VISIBLE_DEVICES"] = slot.device  # for the new process; this one uses no GPU
+        process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return process
@@ -198,20 +199,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
-
-
-@contextmanager
-def _visible(device: str) -> Iterator[None]:
-    """Let processes that start in this context see only this GPU."""
-    name = "CUDA_VISIBLE_DEVICES"
-    before = {name: os.environ[name]} if name in os.environ else {}
-    if device:
-        os.environ[name] = device
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        os.environ.update(before)
 
 
 @contextmanager
