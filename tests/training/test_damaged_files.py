@@ -20,6 +20,7 @@ from lightning_subnets.experiments.report import page, tables
 from lightning_subnets.run_files import drawing, summary
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.saved_run import SavedRun
+from lightning_subnets.training import csv_text
 
 VALUES: list[Any] = [
     *(5, None, [], {}, "__all__", -1, float("nan"), [1] * 5000, GONE, True, 10**400, "\x1b[2J\n", 1e308, "²"),
@@ -81,7 +82,7 @@ def test_a_summary_of_any_values_is_reported_or_refused(count: int, run: Path) -
     def read() -> None:
         found = summary.read(run)
         table = tables.of_runs({("quickstart", "run"): found})
-        assert all((tables.as_csv(table), tables.as_markdown(table)))
+        assert all((csv_text.table(table.data), tables.as_markdown(table)))
         assert page.render("report", [], table, page.RunSection("run", {}, table, found))
 
     found = []

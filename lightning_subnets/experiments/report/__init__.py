@@ -1,17 +1,28 @@
-"""A report on runs: ``finding`` finds them, ``plots`` and ``tables`` show them, ``page`` puts all of it on one page."""
+"""A report on runs: ``plots`` and ``tables`` show them, and ``page`` puts all of it on one page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.experiments.report import page, tables
-from lightning_subnets.experiments.report.finding import find
-from lightning_subnets.run_files.summary import read as read_summary
+from lightning_subnets.experiments.sweep import results
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.results import Row
+from lightning_subnets.run_files import summary
+from lightning_subnets.training import csv_text
+
+
+class Found(NamedTuple):
+    """The sweeps and the runs in a directory."""
+
+    sweeps: dict[str, tuple[Sweep, list[Row]]]  # by their paths from the directory
+    # The summaries of other runs by name and version; None for a run that is not finished.
+    runs: dict[tuple[str, str], dict[str, Any] | None]
 
 
 def report(runs: str, out: str | None = None) -> None:
@@ -21,7 +32,9 @@ def report(runs: str, out: str | None = None) -> None:
         UserError: if there is nothing to report on, a file is damaged, or the report cannot be written.
     """
     path = Path(runs)
-    found = find(path)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a directory: name one that contains runs or sweeps, such as runs")
+    found = Found({}, {}) if _is_run(path) else find(path)
     folder = path / "report" if out is None else Path(out)
     if out is None and not folder.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{folder} is a link that leaves {path}: name the directory to write to with --out")
@@ -29,13 +42,19 @@ def report(runs: str, out: str | None = None) -> None:
     files = {name: content for section in sweeps for name, content in section.files.items()}
     table, run = tables.of_runs(found.runs) if found.runs else None, None
     if table is not None:
-        files |= {"runs.csv": tables.as_csv(table).encode(), "runs.md": tables.as_markdown(table).encode()}
-    if found.run is not None:
-        run = page.run_section(found.run.resolve(), read_summary(found.run))
+        files |= {"runs.csv": csv_text.table(table.data).encode(), "runs.md": tables.as_markdown(table).encode()}
+    if _is_run(path):
+        run = page.run_section(path.resolve(), summary.read(path))
         files |= run.files
     files["index.html"] = page.render(f"Report on {path.resolve().name}", sweeps, table, run).encode()
     try:
-        _write(folder, files)
+        for name, content in files.items():
+            file = folder / name
+            if not file.parent.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{file.parent} is a link that leaves {folder}: remove it, or name another --out")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as written:
+                written.write(content)
     except OSError as error:
         raise UserError(f"no report can be written to {folder}: {error.strerror}; name another --out") from error
     console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -45,11 +64,26 @@ def report(runs: str, out: str | None = None) -> None:
     console.print(printable(f"report: {folder / 'index.html'}"))
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        path = folder / name
-        if not path.parent.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path.parent} is a link that leaves {folder}: remove it, or name another --out")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(content)
+def find(path: Path) -> Found:
+    """Find the sweeps and the runs in a directory, and in two levels of directories below it.
+
+    Raises:
+        UserError: if there are neither sweeps nor runs, or a file of one is damaged.
+    """
+    folders = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
+    sweeps = {folder: results.read(folder) for folder in folders if (folder / "sweep.yaml").is_file()}
+    in_sweeps = {folder.parent / "runs" for folder in sweeps}  # these runs are in their sweeps' tables
+    runs = [folder for folder in folders if _is_run(folder) and folder.parent not in in_sweeps]
+    if not sweeps and not runs:
+        raise UserError(
+            f"{path} contains neither runs nor sweeps: name a run's directory (runs/<name>/<version>), one above it, "
+            "or the --out of `subnets sweep`"
+        )
+    return Found(
+        {read[0].name if at == path else str(at.relative_to(path)): read for at, read in sweeps.items()},
+        {(folder.resolve().parent.name, folder.name): summary.read(folder) for folder in runs},
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "metrics.csv").is_file() and (folder / "config.yaml").is_file()

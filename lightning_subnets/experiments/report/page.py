@@ -23,6 +23,7 @@ from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.saved_run import SavedRun
+from lightning_subnets.training import csv_text
 
 PACKAGES = ("lightning_subnets", "torch", "torchvision", "lightning")
 
@@ -69,7 +70,7 @@ def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
     runs = [(points.describe_run(row, axes), row) for row in rows]
     missing, published = points.incomplete(rows, axes), "published_percent" in table.data[0]
     section = SweepSection(name, sweep, runs, files, table, published, missing, _facts(rows))
-    files[f"{name}/table.csv"] = tables.as_csv(table).encode()
+    files[f"{name}/table.csv"] = csv_text.table(table.data).encode()
     text = _TEMPLATES.get_template("table.md").render(section=section, table=tables.as_markdown(table))
     files[f"{name}/table.md"] = text.encode()
     return section

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lightning_subnets.experiments.report import points
 from lightning_subnets.experiments.report.quantities import quantity, written
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
-from lightning_subnets.training import csv_text
 
 # Top-1 accuracy on ImageNet in per cent for shipped configs, after PUBLISHED_EPOCHS: Ramanujan et al. 2020, Table 2.
 PUBLISHED = {
@@ -26,6 +25,15 @@ PUBLISHED = {
 }
 PUBLISHED_EPOCHS = 100
 PUBLISHED_SOURCE = "Ramanujan et al. 2020, Table 2"
+_SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
+    "method": ("method", "", 1),
+    "weights": ("weights", "", 1),
+    "kept": ("weights kept", ",.0f", 1),
+    "test_accuracy": ("test accuracy (%)", ".2f", 100),
+    "epochs": ("epochs", "g", 1),
+    "seed": ("seed", "g", 1),
+    "seconds": ("seconds", ",.0f", 1),
+}
 Cell = str | float | None
 
 
@@ -45,33 +53,39 @@ def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """
     axes = points.axes_of(sweep, rows)
     plotted = dict.fromkeys(name for plot in sweep.figure.plots for name in (plot.x, plot.y))
-    means = ["kept", *(name for name in plotted if name not in ("test_accuracy", "kept", "units_on_paths", *axes))]
-    data: list[Row] = []
+    means = [name for name in plotted if name not in ("test_accuracy", "kept", "units_on_paths", *axes)]
+    titles = ["density" if axis == "density" else quantity(axis).label for axis in axes]
+    columns = ["", *titles, "seeds", "test accuracy (%)", "weights kept", *(quantity(name).label for name in means)]
+    table = Table([], columns, [])
     for (line, *values), group in points.grouped(rows, ["line", *axes]).items():
-        row: Row = {"line": line, **dict(zip(axes, values, strict=True)), "planned": len(group)}
-        row["finished"] = sum(run["status"] == "finished" for run in group)
+        finished, planned = sum(run["status"] == "finished" for run in group), len(group)
         accuracies = points.numbers(group, "test_accuracy")
-        row["test_accuracy_percent"], row["deviation"] = points.measured(accuracies, 100) if accuracies else (None,) * 2
-        for name in means:
+        accuracy, deviation = points.measured(accuracies, 100) if accuracies else (None, None)
+        row: Row = {"line": line, **dict(zip(axes, values, strict=True)), "planned": planned, "finished": finished}
+        row |= {"test_accuracy_percent": accuracy, "deviation": deviation}
+        for name in ("kept", *means):
             found = points.numbers(group, name)
             row[name] = points.measured(found).mean if found else None
         row["published_percent"] = published_for(sweep.figure.published, str(line), values)
         if sweep.scale_name == "paper":
-            row["difference"] = _minus(row["test_accuracy_percent"], row["published_percent"])
-        data.append(row)
-    columns: dict[str, Callable[[Row], str]] = {"": lambda row: str(row["line"])}
-    for axis in axes:
-        title = "density" if axis == "density" else quantity(axis).label
-        columns[title] = lambda row, axis=axis: "" if (value := row[axis]) is None else written(axis, value)  # type: ignore[misc]
-    columns |= {"seeds": _seeds, "test accuracy (%)": _accuracy, "weights kept": _cell("kept", ",.0f")}
-    columns |= {quantity(name).label: _cell(name, ".4g") for name in means[1:]}
-    if all(row["published_percent"] is None for row in data):
-        data = [{k: v for k, v in row.items() if k not in ("published_percent", "difference")} for row in data]
+            row["difference"] = _minus(accuracy, row["published_percent"])
+        table.data.append(row)
+        cells = ["" if value is None else written(axis, value) for axis, value in zip(axes, values, strict=True)]
+        cells += [str(finished) if finished == planned else f"{finished} of {planned}"]
+        cells += [_text(accuracy, ".2f") + ("" if deviation is None else f" ± {deviation:.2f}")]
+        cells += [_text(row["kept"], ",.0f"), *(_text(row[name], ".4g") for name in means)]
+        table.cells.append([str(line), *cells])
+    if all(row["published_percent"] is None for row in table.data):
+        for row in table.data:
+            row.pop("published_percent")
+            row.pop("difference", None)
     elif sweep.scale_name == "paper":
-        columns |= _PUBLISHED_COLUMNS
+        _add_published(table)
     else:
-        columns["in the paper, not on these data (%)"] = _cell("published_percent", "g")
-    return _table(data, columns)
+        table.columns.append("in the paper, not on these data (%)")
+        for row, cells in zip(table.data, table.cells, strict=True):
+            cells.append(_text(row["published_percent"], "g"))
+    return table
 
 
 def published_for(published: Mapping[str, object], line: str, values: Sequence[Cell]) -> float | None:
@@ -92,7 +106,7 @@ def of_runs(summaries: Mapping[tuple[str, str], Mapping[str, Cell] | None]) -> T
     Args:
         summaries: each run's ``summary.json`` by name and version, None if the run is not finished.
     """
-    data: list[Row] = []
+    table = Table([], ["name", "version", *(title for title, _, _ in _SUMMARY_COLUMNS.values())], [])
     for (name, version), summary in summaries.items():
         found = summary or {}
         row: Row = {"name": name, "version": version, **{key: found.get(key) for key in _SUMMARY_COLUMNS}}
@@ -101,61 +115,26 @@ def of_runs(summaries: Mapping[tuple[str, str], Mapping[str, Cell] | None]) -> T
         accuracy = row["test_accuracy"] if row["epochs"] == PUBLISHED_EPOCHS else None
         percent = 100 * accuracy if isinstance(accuracy, int | float) else None
         row["difference"] = _minus(percent, row["published_percent"])
-        data.append(row)
-    columns = {name: _cell(name, "") for name in ("name", "version")}
-    columns |= {title: _cell(key, form, scale) for key, (title, form, scale) in _SUMMARY_COLUMNS.items()}
-    table = _table(data, columns | _PUBLISHED_COLUMNS)
-    for cells, summary in zip(table.cells, summaries.values(), strict=True):
-        if summary is None:
-            cells[2] = "not finished"
+        table.data.append(row)
+        cells = [_text(row[key], form, scale) for key, (_, form, scale) in _SUMMARY_COLUMNS.items()]
+        table.cells.append([name, version, *(cells if summary is not None else ["not finished", *cells[1:]])])
+    _add_published(table)
     return table
 
 
-def _table(data: list[Row], columns: Mapping[str, Callable[[Row], str]]) -> Table:
-    return Table(data, list(columns), [[show(row) for show in columns.values()] for row in data])
+def _add_published(table: Table) -> None:
+    table.columns.extend(["published (%)", "measured - published"])
+    for row, cells in zip(table.data, table.cells, strict=True):
+        cells += [_text(row["published_percent"], "g"), _text(row["difference"], "+.2f")]
 
 
-def _cell(key: str, form: str, scale: float = 1) -> Callable[[Row], str]:
-    def show(row: Row) -> str:
-        value = row[key]
-        return "" if value is None else value if isinstance(value, str) else f"{scale * value:{form}}"
-
-    return show
-
-
-def _seeds(row: Row) -> str:
-    finished, planned = row["finished"], row["planned"]
-    return str(finished) if finished == planned else f"{finished} of {planned}"
-
-
-def _accuracy(row: Row) -> str:
-    deviation = "" if row["deviation"] is None else f" ± {row['deviation']:.2f}"
-    return _cell("test_accuracy_percent", ".2f")(row) + deviation
+def _text(value: Cell, form: str, scale: float = 1) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{scale * value:{form}}"
 
 
 def _minus(measured: Cell, published: Cell) -> float | None:
     both = isinstance(measured, int | float) and isinstance(published, int | float)
     return measured - published if both else None  # type: ignore[operator]
-
-
-_PUBLISHED_COLUMNS = {
-    "published (%)": _cell("published_percent", "g"),
-    "measured - published": _cell("difference", "+.2f"),
-}
-_SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
-    "method": ("method", "", 1),
-    "weights": ("weights", "", 1),
-    "kept": ("weights kept", ",.0f", 1),
-    "test_accuracy": ("test accuracy (%)", ".2f", 100),
-    "epochs": ("epochs", "g", 1),
-    "seed": ("seed", "g", 1),
-    "seconds": ("seconds", ",.0f", 1),
-}
-
-
-def as_csv(table: Table) -> str:
-    """Return the full numbers of a table as CSV."""
-    return csv_text.table(table.data)
 
 
 def as_markdown(table: Table) -> str:

@@ -14,13 +14,13 @@ from made_sweeps import figure3, made
 from PIL import Image
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.report import page, report, tables
-from lightning_subnets.experiments.report.finding import find
+from lightning_subnets.experiments.report import find, page, report, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Plot
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files import drawing
+from lightning_subnets.training import csv_text
 
 METRICS = """density/a.10,density/a.2,epoch,step,swapped/a.10,swapped/a.2,val/accuracy,val/loss
 ,,0,9,,,0.5,1.0
@@ -172,7 +172,7 @@ def test_a_table_has_mean_and_deviation_of_each_point() -> None:
     assert table.cells[0] == ["signed constant", "Conv2", "10 %", "1 of 2", "54.00", "500,000"]
     assert table.cells[1] == ["signed constant", "Conv2", "50 %", "2", "61.00 ± 1.41", "500,000"]
     assert table.cells[-1] == ["dense", "Conv4", "", "2", "91.00 ± 1.41", "500,000"]
-    (first, second, *_) = csv.DictReader(tables.as_csv(table).splitlines())
+    (first, second, *_) = csv.DictReader(csv_text.table(table.data).splitlines())
     assert (first["finished"], first["planned"], first["deviation"]) == ("1", "2", "")
     assert float(second["deviation"]) == pytest.approx(2**0.5)
     markdown = tables.as_markdown(table).splitlines()
