@@ -187,7 +187,7 @@ def sweep(
         list: a file for the commands, to run with slurm/sweep.sbatch; nothing is run here.
     """
     from lightning_subnets.commands import cli
-    from lightning_subnets.experiments.sweep import results, running
+    from lightning_subnets.experiments.sweep import running
     from lightning_subnets.experiments.sweep.plan import Sweep
 
     planned, folder = Sweep.read(Path(figure), scale), Path(out)
@@ -195,7 +195,7 @@ def sweep(
         _write_list(planned, folder, Path(list))
         return
     rows = running.run_all(planned, folder, running.slots(at_once, planned.scale.at_once), cli.main)
-    report(str(results.folder_of(planned, folder)))
+    report(str(folder / planned.name))
     if any(row["status"] != "finished" for row in rows):
         print(f"error: not all runs are finished; their output is in {folder / 'runs'}/<run>.log", file=sys.stderr)
         sys.exit(1)
@@ -228,5 +228,5 @@ def _write_list(planned: Sweep, out: Path, path: Path) -> None:
             file.writelines(f"{shlex.join(running.arguments_of(run, out))}\n" for run in waiting)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): name another --list") from error
-    results.write(planned, results.collect(planned, out), results.folder_of(planned, out))
+    results.write(planned, out)
     print(f"sbatch --array=1-{len(waiting)} --gpus-per-node=1 --cpus-per-gpu=12 slurm/sweep.sbatch {path}")

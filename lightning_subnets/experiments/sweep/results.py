@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -35,11 +35,6 @@ class _Row(Strict):
     command: str
 
 
-def folder_of(sweep: Sweep, out: Path) -> Path:
-    """Return the directory of a sweep's results; the runs of all sweeps are in ``runs`` beside it."""
-    return out / sweep.name
-
-
 def directory_of(run: str, out: Path) -> Path:
     """Return the directory of a run."""
     return out / "runs" / run
@@ -50,23 +45,16 @@ def failure_of(run: str, out: Path) -> Path:
     return out / "runs" / f"{run}.failed"
 
 
-def log_of(run: str, out: Path) -> Path:
-    """Return the file with the output of a run."""
-    return out / "runs" / f"{run}.log"
+def write(sweep: Sweep, out: Path) -> list[Row]:
+    """Write ``sweep.yaml`` and ``results.csv`` into ``out/<sweep>``, from which a report is made.
 
-
-def collect(sweep: Sweep, out: Path) -> list[Row]:
-    """Return a row for each planned run, with its results if it is finished."""
-    axes = list(dict.fromkeys(axis for line in sweep.lines().values() for axis in sweep.axes(line)))
-    return [_row(run, axes, out) for run in sweep.runs()]
-
-
-def write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
-    """Write ``sweep.yaml`` and ``results.csv``, from which a report is made.
+    Returns: a row for each planned run, with its results if it is finished.
 
     Raises:
         UserError: if they cannot be written, or another figure of the same file name has its results there.
     """
+    axes = list(dict.fromkeys(axis for line in sweep.lines().values() for axis in sweep.axes(line)))
+    rows, folder = [_row(run, axes, out) for run in sweep.runs()], out / sweep.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "sweep.yaml").exists():
@@ -75,11 +63,12 @@ def write(sweep: Sweep, rows: Iterable[Row], folder: Path) -> None:
                 raise UserError(f"{folder} holds another figure, {there.title!r}: name another --out")
         sweep.write(folder / "sweep.yaml")
         with replacing(folder / "results.csv") as file:
-            file.write(csv_text.table(list(rows)).encode())
+            file.write(csv_text.table(rows).encode())
     except OSError as error:
         raise UserError(
             f"no results can be kept in {folder}: {error.strerror}; make room or name another --out"
         ) from error
+    return rows
 
 
 def read(folder: Path) -> tuple[Sweep, list[Row]]:

@@ -89,15 +89,13 @@ def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list
         UserError: if the results cannot be written, or another process writes them.
         SystemExit: with 128 + the signal's number, after the runs have stopped.
     """
-    folder, waiting = results.folder_of(sweep, out), unfinished(sweep, out)
-    rows = results.collect(sweep, out)
-    results.write(sweep, rows, folder)
+    waiting, rows = unfinished(sweep, out), results.write(sweep, out)
     total = len({run.name for run in sweep.runs()})
     running: dict[BaseProcess, tuple[PlannedRun, Slot]] = {}
     reasons: list[str | None] = []
     handled = 0  # signals
     progress = SweepProgress(sweep.name, done=total - len(waiting), total=total)
-    with _locked(folder), progress, _signals() as received, _stopping(running):
+    with _locked(out / sweep.name), progress, _signals() as received, _stopping(running):
         while running or (waiting and not received):
             while waiting and free and not received:
                 run = waiting.pop(0)
@@ -119,8 +117,7 @@ def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list
                 reasons.append(None if received else _failure(process, run, out))
                 if reason := reasons[-1]:
                     results.failure_of(run.name, out).write_text(reason + "\n")
-                rows = results.collect(sweep, out)
-                results.write(sweep, rows, folder)
+                rows = results.write(sweep, out)
                 progress.ended(run, next(row for row in rows if row["directory"] == run.name))
             if waiting and len(reasons) >= SAME_FAILURES and reasons[0] and len({*reasons}) == 1:
                 failed = f"the first {SAME_FAILURES} runs have failed for the same reason"
@@ -154,13 +151,17 @@ def _fit(run: PlannedRun, slot: Slot, out: Path, directory: Path, command: Comma
     """Run one run in this process, with its output in its log."""
     os.setpgrp()
     os.chdir(directory)  # the fork server may have another working directory
-    log = os.open(results.log_of(run.name, out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    log = os.open(_log(run, out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(slot.threads)
     command(["fit", *arguments_of(run, out)])
+
+
+def _log(run: PlannedRun, out: Path) -> Path:
+    return out / "runs" / f"{run.name}.log"
 
 
 def _end_with_parent() -> None:
@@ -179,7 +180,7 @@ def _failure(process: BaseProcess, run: PlannedRun, out: Path) -> str | None:
         return None
     if code is not None and code < 0:
         return f"killed by {signal.Signals(-code).name}" + (", perhaps for memory" if -code == signal.SIGKILL else "")
-    log = results.log_of(run.name, out)
+    log = _log(run, out)
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     messages = [line for line in lines if line.strip() and not line.startswith("tip:")]
     return messages[-1].removeprefix("error: ") if messages else f"exit code {code}"

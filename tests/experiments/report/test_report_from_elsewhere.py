@@ -32,7 +32,7 @@ def a_sweep(folder: Path) -> Sweep:
     lines, scales = {"a": Line("base.yaml")}, {"smoke": Scale(str(folder), "digits", [0])}
     figure = Figure("Figure 0", "a paper", "To see.", lines, [Plot("width")], scales, {"width": {"x": [1]}})
     sweep = Sweep("figure0-smoke", figure, "smoke", folder)
-    results.write(sweep, results.collect(sweep, folder), folder / sweep.name)
+    results.write(sweep, folder)
     return sweep
 
 
@@ -64,7 +64,7 @@ def test_the_name_of_a_sweep_cannot_be_a_path(name: Any, tmp_path: Path) -> None
 def test_the_directory_of_a_run_cannot_be_a_path(tmp_path: Path) -> None:
     sweep = a_sweep(tmp_path)
     table = tmp_path / sweep.name / "results.csv"
-    (row,) = results.collect(sweep, tmp_path)
+    (row,) = results.write(sweep, tmp_path)
     table.write_text(table.read_text().replace(str(row["directory"]), "../secret"))
     with pytest.raises(UserError, match=r"the directory of a run in .*results.csv is '../secret': it names a"):
         report(str(tmp_path))
@@ -117,8 +117,7 @@ def test_names_that_begin_like_formulas_are_read_back(tmp_path: Path) -> None:
     scales = {"smoke": Scale(".", "digits", [0])}
     figure = Figure("0", "a paper", "", {FORMULA: Line("base.yaml")}, [Plot("@network")], scales, axes)
     sweep = Sweep("figure0-smoke", figure, "smoke", tmp_path)
-    rows = results.collect(sweep, tmp_path)
-    results.write(sweep, rows, tmp_path / sweep.name)
+    rows = results.write(sweep, tmp_path)
     assert results.read(tmp_path / sweep.name)[1] == rows
     assert "\n=" not in (tmp_path / sweep.name / "results.csv").read_text()
 

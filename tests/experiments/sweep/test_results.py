@@ -49,9 +49,7 @@ def test_a_table_is_read_as_it_was_written(sweep: Sweep, tmp_path: Path) -> None
     finish(sweep, tmp_path, 1, SUMMARY)
     finish(sweep, tmp_path, 0, '{"kept": 1')
     results.failure_of(list(sweep.runs())[2].name, tmp_path).write_text("out of memory\n")
-    folder = results.folder_of(sweep, tmp_path)
-    rows = results.collect(sweep, tmp_path)
-    results.write(sweep, rows, folder)
+    rows, folder = results.write(sweep, tmp_path), tmp_path / sweep.name
     read, again = results.read(folder)
     assert (read.name, read.figure) == (sweep.name, sweep.figure)
     assert again == rows
@@ -70,14 +68,14 @@ def test_the_logarithm_of_no_path_is_minus_infinity(sweep: Sweep, tmp_path: Path
     finish(sweep, tmp_path, 0, SUMMARY | {"log10_paths": None, "units_on_paths": {"features.0": 0, "classifier.1": 0}})
     finish(sweep, tmp_path, 1, SUMMARY)
     finish(sweep, tmp_path, 2, {"test_accuracy": 0.5})  # as an earlier version wrote it
-    rows = results.collect(sweep, tmp_path)
+    rows = results.write(sweep, tmp_path)
     found = [(row["status"], row["log10_paths"], row["log10_trace"]) for row in rows]
     assert found == [("finished", -math.inf, -math.inf), ("finished", 3.5, None), ("finished", None, None)]
 
 
 def test_results_of_runs_that_are_not_here_stay_as_they_were_written(sweep: Sweep, tmp_path: Path) -> None:
-    run, folder = finish(sweep, tmp_path, 1, SUMMARY), results.folder_of(sweep, tmp_path)
-    results.write(sweep, results.collect(sweep, tmp_path), folder)
+    run, folder = finish(sweep, tmp_path, 1, SUMMARY), tmp_path / sweep.name
+    results.write(sweep, tmp_path)
     finish(sweep, tmp_path, 0, SUMMARY | {"kept": 31})
     (run / "summary.json").write_text(json.dumps(SUMMARY | {"kept": 32}))
     assert [row["kept"] for row in results.read(folder)[1]] == [31, 32, None], "as they are now"
@@ -86,8 +84,8 @@ def test_results_of_runs_that_are_not_here_stay_as_they_were_written(sweep: Swee
 
 
 def test_damaged_results_are_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
-    folder = results.folder_of(sweep, tmp_path)
-    results.write(sweep, results.collect(sweep, tmp_path), folder)
+    folder = tmp_path / sweep.name
+    results.write(sweep, tmp_path)
     table, whole = folder / "results.csv", (folder / "results.csv").read_text()
     for text, message in (
         (whole.replace("status", "state"), "it lacks columns, or has unknown ones"),
@@ -106,14 +104,13 @@ def test_damaged_results_are_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_the_results_of_another_figure_are_not_overwritten(sweep: Sweep, tmp_path: Path) -> None:
-    rows, folder = results.collect(sweep, tmp_path), results.folder_of(sweep, tmp_path)
-    results.write(sweep, rows, folder)
+    results.write(sweep, tmp_path)
     other = Figure("Mine", "nobody", "", sweep.figure.lines, sweep.figure.plots, sweep.figure.scales, sweep.figure.axes)
     with pytest.raises(UserError, match=r"figure0-smoke holds another figure, 'Figure 0': name another --out"):
-        results.write(Sweep(sweep.name, other, "smoke", tmp_path), rows, folder)
+        results.write(Sweep(sweep.name, other, "smoke", tmp_path), tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"no results can be kept in .*/file/figure0-smoke: Not a directory"):
-        results.write(sweep, rows, tmp_path / "file" / sweep.name)
+        results.write(sweep, tmp_path / "file")
 
 
 def test_the_shipped_results_are_those_of_the_shipped_figures() -> None:
