@@ -175,10 +175,6 @@ def test_the_headline_run_is_the_papers(capsys: pytest.CaptureFixture[str]) -> N
     assert {key: config[key] for key in paper} == paper
 
 
-def test_an_experiment_fits_on_a_screen() -> None:
-    assert max(len(path.read_text().splitlines()) for path in FILES) <= 40
-
-
 @pytest.mark.parametrize(
     "seed",
     [

@@ -1,4 +1,4 @@
-"""Subnetworks in files: ``subnets export``, ``import`` and ``inspect``, and ``lightning test`` of a file."""
+"""``subnets export``, ``import``, ``inspect`` and ``check`` of a run or a file, and ``lightning test`` of a file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from PIL import Image
 from repository import ROOT
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ def test_the_header_of_a_file_agrees_with_the_run(run: Path, subnet: Path) -> No
     assert Container(subnet).header.accuracy == {}, "the summary is of another step"
 
 
-def test_a_run_without_its_data_is_exported_without_classes_and_preprocessing(
+def test_missing_data_or_config_of_a_run_are_named(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: Callable[..., str]
 ) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -90,6 +91,9 @@ def test_a_run_without_its_data_is_exported_without_classes_and_preprocessing(
     assert (header.classes, header.preprocessing) == ([], {})
     assert "--input_shape=" in mistake(["export", last(run), str(tmp_path / "blind.onnx")], main)
     main(["export", last(run), str(tmp_path / "told.onnx"), "--input_shape=[1, 8, 8]"])
+    assert "nowhere lacks train.beton" in mistake(["check", last(run)], main)
+    (run / "config.yaml").unlink()
+    assert "config.yaml is missing: it says how the network of" in mistake(["inspect", last(run)], main)
 
 
 @pytest.mark.parametrize("of", [pytest.param("run", marks=pytest.mark.thorough), "file"])
@@ -108,11 +112,16 @@ def test_every_format_gives_the_same_logits(of: str, run: Path, subnet: Path, tm
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [str(digit) for digit in range(10)]
 
 
-def test_inspect_prints_a_file_and_compares_it_with_a_run(
+def test_inspect_prints_and_draws_a_run_prints_a_file_and_compares_the_two(
     run: Path, subnet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["inspect", last(run), "--against", str(subnet)])
-    assert "100.00% of the weights that either keeps" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    common = "100.00% of the weights that either keeps"
+    for part in ("density 50.000%", "classifier.5", "10 of 10", "trace of the path kernel 10^", common):
+        assert part in said
+    with Image.open(run / "widths.png") as picture:
+        assert picture.width > 1000
     main(["inspect", str(subnet), "--against", last(run)])
     said = " ".join(capsys.readouterr().out.split())
     for part in (
@@ -124,9 +133,24 @@ def test_inspect_prints_a_file_and_compares_it_with_a_run(
         "10: 0, 1, 2, 3, 4, ...",
         "features.2 │ 64x64x3x3 │ 18,432 │ 50.00%",
         "paths from inputs to outputs",
-        "100.00% of the weights that either keeps",
+        common,
     ):
         assert part in said
+
+
+@pytest.mark.thorough
+def test_check_shows_that_the_mask_depends_on_its_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", last(run), "--seeds=2", "--batches=2"])
+    found = {}
+    for line in capsys.readouterr().out.splitlines():
+        cells = [cell.strip() for cell in line.split("│") if cell.strip()]
+        if len(cells) > 1 and cells[1].endswith("%"):
+            found[cells[0]] = float(cells[1].rstrip("%")) / 100
+    accuracy = found.pop("as found")
+    assert accuracy == pytest.approx(json.loads((run / "summary.json").read_text())["test_accuracy"], abs=1e-4)
+    assert accuracy > 0.8
+    assert len(found) == 10
+    assert max(found.values()) < 0.4
 
 
 def test_inspect_refuses_to_compare_different_networks(

@@ -155,20 +155,6 @@ def test_onnx_above_two_gigabytes_or_without_its_packages_is_an_error(
         export(grouped(), tmp_path / "net.onnx", SHAPE)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("net.tflite", r'extension "\.tflite" of .*net\.tflite: use \.subnet, \.pt, \.safetensors or \.onnx'),
-        ("net", 'unsupported extension ""'),
-        ("missing/net.pt", "missing is no directory: create it"),
-    ],
-)
-def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        export(Conv2(), tmp_path / name, SHAPE)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("ending", [".pt", ".safetensors", ".onnx"])
 def test_force_alone_replaces_a_file_and_a_full_disk_leaves_the_old_one(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"net{ending}"

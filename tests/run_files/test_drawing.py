@@ -32,12 +32,6 @@ def draw(run: Path, diagnosis: Diagnosis | None = DIAGNOSIS) -> list[Path]:
     return drawing.draw_run(run, layers=["b", "a"], evaluated_on="test set", diagnosis=diagnosis)
 
 
-def test_metrics_are_read_by_name_with_the_epochs_they_end(run: Path) -> None:
-    metrics = drawing.read_metrics(run / "metrics.csv")
-    assert metrics["val/accuracy"] == ([1, 2], [0.5, 0.75])
-    assert metrics["swapped/b"] == ([1, 2], [0.1, 0.05])
-
-
 def test_a_run_gets_pictures_in_colour(run: Path) -> None:
     pictures = draw(run)
     assert [picture.name for picture in pictures] == ["curves.png", "layers.png", "widths.png"]

@@ -80,6 +80,9 @@ def test_every_run_of_a_sweep_is_the_run_of_its_command(figure: Callable[..., st
     failure.write_text("an earlier time")
     main(["sweep", path, "--out=out", "--at_once=2"])
     assert not failure.exists()
+    report = Path("out/figure-smoke/report")
+    files = {"index.html", *(f"figure-smoke/{name}" for name in ("figure.png", "figure.pdf", "table.csv", "table.md"))}
+    assert {str(path.relative_to(report)) for path in report.rglob("*.*")} == files
     assert [(row["status"], float(row["density"])) for row in rows()] == [("finished", 0.5), ("finished", 0.9)]
     row = rows()[1]
     assert row["command"].startswith("lightning fit -c configs/small.yaml --model.method.init_args.density=0.9 ")
