@@ -111,17 +111,6 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
     assert row["test_accuracy"] == "-0.5"
 
 
-def test_names_that_begin_like_formulas_are_read_back(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("a: 1\n")
-    axes: dict[str, Any] = {"@network": {"=1": {"b": 1}, "-2": {"b": 2}, "'=3": {"b": 3}}}
-    scales = {"smoke": Scale(".", "digits", [0])}
-    figure = Figure("0", "a paper", "", {FORMULA: Line("base.yaml")}, [Plot("@network")], scales, axes)
-    sweep = Sweep("figure0-smoke", figure, "smoke", tmp_path)
-    rows = results.write(sweep, tmp_path)
-    assert results.read(tmp_path / sweep.name)[1] == rows
-    assert "\n=" not in (tmp_path / sweep.name / "results.csv").read_text()
-
-
 def test_no_text_of_a_table_is_markdown() -> None:
     table = tables.Table([], ["text"], [["<img src=x>\n\n# ![x](http://y)"], ["a|b `c` *d* e\\"]])
     assert tables.as_markdown(table).splitlines()[2:] == [

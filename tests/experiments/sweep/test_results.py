@@ -32,9 +32,9 @@ SUMMARY: dict[str, Any] = {
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
     (tmp_path / "base.yaml").write_text("a: 1\n")
-    axes = {"width": {"x": [0.5, 1, 2]}, "network": {"007": {"b": 1}}}
+    axes = {"width": {"x": [0.5, 1, 2]}, "@network": {"007": {"b": 1}}}
     scales = {"smoke": Scale(".", "digits", [0])}
-    figure = Figure("Figure 0", "a paper", "To see.", {"30": Line("base.yaml")}, [Plot("width")], scales, axes)
+    figure = Figure("Figure 0", "a paper", "To see.", {"=30": Line("base.yaml")}, [Plot("width")], scales, axes)
     return Sweep("figure0-smoke", figure, "smoke", tmp_path)
 
 
@@ -56,12 +56,14 @@ def test_a_table_is_read_as_it_was_written(sweep: Sweep, tmp_path: Path) -> None
     assert [row["status"] for row in rows] == ["failed", "finished", "failed"]
     assert "summary.json is damaged" in str(rows[0]["error"])
     assert [row["error"] for row in rows[1:]] == [None, "out of memory"]
-    # Names that look like numbers stay names.
-    expected = {"line": "30", "network": "007", "width": 1, "seed": 0, "kept": 30, "weights_digest": "12"}
+    # Names that look like numbers stay names, and no name is a formula in a spreadsheet.
+    expected = {"line": "=30", "@network": "007", "width": 1, "seed": 0, "kept": 30, "weights_digest": "12"}
     assert {name: again[1][name] for name in expected} == expected
     assert (again[1]["torch"], again[1]["finished"]) == ("2.11", "2026-01-02T03:04:05+00:00")
     with (folder / "results.csv").open(newline="") as file:
-        assert list(csv.DictReader(file))[1]["units_on_paths"] == json.dumps(SUMMARY["units_on_paths"])
+        (_, row, _) = csv.DictReader(file)
+    assert (row["line"], row["'@network"]) == ("'=30", "007")
+    assert row["units_on_paths"] == json.dumps(SUMMARY["units_on_paths"])
 
 
 def test_the_logarithm_of_no_path_is_minus_infinity(sweep: Sweep, tmp_path: Path) -> None:
