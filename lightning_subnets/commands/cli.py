@@ -241,14 +241,8 @@ class SubnetCLI(LightningCLI):
 
     def _report(self, seconds: float) -> None:
         assert self.run is not None
-        diagnosis, trace = summary.diagnosis(self.model, self.datamodule)
-        result = summary.summarize(
-            self.model,
-            digest_before=self.weights_digest,
-            seconds=seconds,
-            data=type(self.datamodule).__name__,
-            diagnosis=diagnosis,
-            log10_trace=trace,
+        result, diagnosis = summary.summarize(
+            self.model, self.datamodule, digest_before=self.weights_digest, seconds=seconds
         )
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         layers = [name for name, _ in masking.masked_layers(self.model.network)]

@@ -49,25 +49,34 @@ class Summary(Strict):
 
 
 def summarize(
-    module: SubnetModule,
-    *,
-    digest_before: str,
-    seconds: float,
-    data: str,
-    diagnosis: Diagnosis | None,
-    log10_trace: float | None,
-) -> dict[str, Any]:
-    """Return the summary of a run that has been trained and tested.
+    module: SubnetModule, data: LightningDataModule, *, digest_before: str, seconds: float
+) -> tuple[dict[str, Any], Diagnosis | None]:
+    """Return the summary of a run that has been trained and tested, and the diagnosis of its network under its masks.
 
-    ``digest_before`` is the digest of the weights before training; ``seconds`` includes training and validation.
+    The diagnosis and the trace of the path kernel are None if the masks keep everything, the shape of the images is
+    unknown, or the network's units cannot be followed. The trace is also None if the network does not compute in
+    float64.
+
+    Args:
+        module: the trained module.
+        data: the data of the run.
+        digest_before: the digest of the weights before training.
+        seconds: the time of training and validation.
     """
-    masks = masking.masks(module.network).values()
-    kept, total = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
-    digest_after = digest.weights_digest(module.network)
+    network = module.network
+    masks = masking.masks(network)
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    total = sum(mask.numel() for mask in masks.values())
+    digest_after = digest.weights_digest(network)
+    diagnosis = log10_trace = None
+    if kept < total and isinstance(data, ImageDataModule):
+        with suppress(UserError):
+            diagnosis = diagnose(network, data.image_shape)
+            log10_trace = log10_path_kernel_trace(network, masks, data.image_shape)
     trainer = module.trainer
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     device = trainer.strategy.root_device
-    return {
+    summary = {
         **{key: value for key, value in module.identity.items() if key != "density"},
         "test_accuracy": metrics.get("test/accuracy"),  # None without test batches
         "test_top5": metrics.get("test/top5"),
@@ -87,25 +96,11 @@ def summarize(
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "data": data,
+        "data": type(data).__name__,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
     }
-
-
-def diagnosis(module: SubnetModule, data: LightningDataModule) -> tuple[Diagnosis | None, float | None]:
-    """Return the diagnosis of a network under its masks, and log10 of the trace of its path kernel.
-
-    Both are None if the masks keep everything, the shape of the images is unknown, or the network's units cannot be
-    followed. The trace is None if the network does not compute in float64.
-    """
-    network = module.network
-    found = trace = None
-    if masking.density(network) < 1.0 and isinstance(data, ImageDataModule):
-        with suppress(UserError):
-            found = diagnose(network, data.image_shape)
-            trace = log10_path_kernel_trace(network, masking.masks(network), data.image_shape)
-    return found, trace
+    return summary, diagnosis
 
 
 def _finite(value: float) -> float | None:
