@@ -108,7 +108,8 @@ def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list
             wait([process.sentinel for process in running], timeout=0.5)
             if len(received) > handled:
                 handled += 1
-                progress.signal(received[0], second=handled > 1)
+                waits = "waiting for the runs to save checkpoints; a second signal kills them"
+                progress.say(f"{signal.Signals(received[0]).name}: {waits if handled == 1 else 'the runs are killed'}")
                 for process in running:
                     process.terminate() if handled == 1 else process.kill()
             for process in [each for each in running if not each.is_alive()]:

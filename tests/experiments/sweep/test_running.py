@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lightning_subnets.commands import cli
 from lightning_subnets.commands.subnets import main
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
-from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.experiments.sweep.progress import SweepProgress
 from lightning_subnets.experiments.sweep.results import directory_of
 from lightning_subnets.experiments.sweep.running import Slot, run_all, slots
@@ -173,10 +174,17 @@ def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_time_left_counts_from_the_start_of_the_sweep() -> None:
+def test_the_time_left_counts_from_the_start_of_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("rich.console.monotonic", lambda: clock[0])
     progress = SweepProgress("figure", done=10, total=250)
-    progress._began, progress._done = 1000.0, 14  # four runs at once, in 100 seconds
-    assert progress.left(1100.0) == 100 / 4 * 236
+    clock[0] += 100
+    for seed in range(4):  # four runs at once
+        progress.ended(PlannedRun("ours", {}, seed, (), ""), {"status": "finished", "test_accuracy": 0.5})
+    left = timedelta(seconds=100 / 4 * 236)
+    assert capsys.readouterr().err.splitlines()[-1] == f"14/250, {left} left: ours, seed 3: 50.00%"
 
 
 def started(path: str, *options: str) -> subprocess.Popen[str]:
