@@ -105,9 +105,9 @@ def _end_of_worker(*errors: BaseException | None) -> tuple[str, str] | None:
 
 
 def _exit_of_worker(error: Exception) -> tuple[str, str] | None:
-    """Return the same for the workers of the DataLoader that raised the error, one of which may end just after it.
+    """Return the same for a worker of the DataLoader that raised the error, or None if all workers still run.
 
-    An error of the data set itself therefore ends the command two seconds later.
+    A worker may end just after the error, so wait up to two seconds, also if the data set raised the error.
     """
     from torch.utils.data import dataloader
 
