@@ -164,7 +164,7 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
         images: the number of test images, at most.
         seeds: how often masks are shuffled and weights drawn.
     """
-    from lightning_subnets.commands.checking import print_checks
+    from lightning_subnets.commands.inspecting import print_checks
 
     for name, value in (("batches", batches), ("images", images), ("seeds", seeds)):
         if value < 1:
