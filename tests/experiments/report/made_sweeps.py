@@ -1,11 +1,14 @@
-"""Sweeps with invented results."""
+"""Sweeps and runs with invented results."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lightning_subnets.experiments.sweep.figure import COLUMNS, Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -72,3 +75,21 @@ def figure3(scale: str = "smoke", **changes: Any) -> tuple[Sweep, list[Row]]:
     axes = {"network": NETWORKS, "density": DENSITIES}
     lines = {"signed constant": None, "dense": ["network"]}
     return made(lines, axes, [Plot("density", panels="network")], measure, scale=scale, **changes)
+
+
+METRICS = """density/a.10,density/a.2,epoch,step,swapped/a.10,swapped/a.2,val/accuracy,val/loss
+,,0,9,,,0.5,1.0
+0.5,0.25,0,9,0.2,0.1,,
+"""
+
+
+def a_run(folder: Path, summary: dict[str, object] | None) -> Path:
+    """Write the files of a run that a report reads; a run without a summary is not finished."""
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(METRICS)
+    data = {"class_path": "lightning_subnets.datamodules.Digits", "init_args": {"validation_fraction": 0.1}}
+    model = {"network": {"class_path": "lightning_subnets.networks.Conv2"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "seed_everything": 0}))
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

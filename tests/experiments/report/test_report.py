@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from made_sweeps import figure3, made
+from made_sweeps import a_run, figure3, made
 from PIL import Image
 
 from lightning_subnets.errors import UserError
@@ -22,10 +20,6 @@ from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files import drawing
 from lightning_subnets.training import csv_text
 
-METRICS = """density/a.10,density/a.2,epoch,step,swapped/a.10,swapped/a.2,val/accuracy,val/loss
-,,0,9,,,0.5,1.0
-0.5,0.25,0,9,0.2,0.1,,
-"""
 SUMMARY = {
     "data": "ImageNet",
     "method": "EdgePopup",
@@ -65,17 +59,6 @@ def put(monkeypatch: pytest.MonkeyPatch, folder: Path, *sweeps: tuple[Sweep, lis
         (folder / sweep.name / "sweep.yaml").touch()
     named = {sweep.name: (sweep, rows) for sweep, rows in sweeps}
     monkeypatch.setattr(results, "read", lambda path: named[path.name])
-
-
-def a_run(folder: Path, summary: dict[str, object] | None) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_text(METRICS)
-    data = {"class_path": "lightning_subnets.datamodules.Digits", "init_args": {"validation_fraction": 0.1}}
-    model = {"network": {"class_path": "lightning_subnets.networks.Conv2"}}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "seed_everything": 0}))
-    if summary is not None:
-        (folder / "summary.json").write_text(json.dumps(summary))
-    return folder
 
 
 def test_a_report_has_pictures_tables_and_a_page_that_loads_nothing(

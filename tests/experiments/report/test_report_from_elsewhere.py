@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from made_sweeps import METRICS, a_run
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.report import page, report, tables
@@ -20,9 +20,8 @@ from lightning_subnets.graph.diagnostics import Diagnosis, LayerDiagnosis
 from lightning_subnets.run_files import drawing, summary
 
 FORMULA = '=HYPERLINK("http://x")'
+SUMMARY: dict[str, Any] = {"method": "EdgePopup", "epochs": 1}
 MATHS = r"$\nothing{$_^ $a$"
-CONFIG = "{model: {network: {class_path: a.Network}}, data: {class_path: a.Data}, seed_everything: 0}"
-METRICS = "density/a,epoch,step,swapped/a,val/accuracy\n,0,9,,0.5\n0.5,0,9,0.2,\n"
 
 
 def a_sweep(folder: Path) -> Sweep:
@@ -34,14 +33,6 @@ def a_sweep(folder: Path) -> Sweep:
     sweep = Sweep("figure0-smoke", figure, "smoke", folder)
     results.write(sweep, folder)
     return sweep
-
-
-def a_run(folder: Path, **changes: Any) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_text(METRICS)
-    (folder / "config.yaml").write_text(CONFIG)
-    (folder / "summary.json").write_text(json.dumps({"method": "EdgePopup", "epochs": 1, **changes}))
-    return folder
 
 
 def everything(folder: Path) -> dict[Path, bytes]:
@@ -87,21 +78,21 @@ def test_a_link_does_not_lead_a_report_elsewhere(link: str, tmp_path: Path) -> N
 
 def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    run = a_run(tmp_path / "sent" / "version_0")
+    run = a_run(tmp_path / "sent" / "version_0", SUMMARY)
     names = ["index.html", ".index.html.partial", "curves.png", ".curves.png.partial"]
     (run / "report").mkdir()
     for name in names:
         (run / "report" / name).symlink_to(tmp_path / "mine")
         (run / name).symlink_to(tmp_path / "mine")
     report(str(run))
-    drawing.draw_run(run, layers=["a"], evaluated_on="test set", diagnosis=None)
+    drawing.draw_run(run, layers=["a.2"], evaluated_on="test set", diagnosis=None)
     assert (tmp_path / "mine").read_text() == "mine"
     assert (run / "report" / "index.html").read_text().startswith("<!DOCTYPE html>")
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
-    a_run(tmp_path / "=1+1" / "@version", method=FORMULA, weights="-x", test_accuracy=-0.5)
+    a_run(tmp_path / "=1+1" / "@version", SUMMARY | {"method": FORMULA, "weights": "-x", "test_accuracy": -0.5})
     report(str(tmp_path))
     with (tmp_path / "report" / "runs.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -122,9 +113,9 @@ def test_no_text_of_a_table_is_markdown() -> None:
 def test_no_name_in_the_pictures_of_a_run_is_read_as_mathematics(tmp_path: Path) -> None:
     run = tmp_path / MATHS / "version_0"
     run.mkdir(parents=True)
-    (run / "metrics.csv").write_text(METRICS.replace("/a", f"/{MATHS}"))
+    (run / "metrics.csv").write_text(METRICS.replace("a.10", MATHS))
     layers, _ = page._layers(run)
-    assert layers == [MATHS]
+    assert layers == [MATHS, "a.2"]
     diagnosis = Diagnosis({MATHS: LayerDiagnosis(6, 24, on_paths=5, units=4, width=3, alive=2, used=True)}, 2.5)
     drawn = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=diagnosis)
     assert [path.stem for path in drawn] == ["curves", "layers", "widths"]
