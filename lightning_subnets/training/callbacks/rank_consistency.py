@@ -8,13 +8,12 @@ import sys
 from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
 
-import lightning_subnets
+from lightning_subnets._version import versions
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.training.callbacks.averaging import averaged_networks
@@ -81,18 +80,13 @@ class Rank(NamedTuple):
 
     @classmethod
     def this(cls, device: torch.device) -> Rank:
-        versions = {
-            "lightning-subnets": lightning_subnets.__version__,
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-            "Python": platform.python_version(),
-        }
+        numbers = versions() | {"Python": platform.python_version()}
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-        return cls(socket.gethostname(), name, ", ".join(map(" ".join, versions.items())))
+        return cls(socket.gethostname(), name, ", ".join(map(" ".join, numbers.items())))
 
 
 def roll_call(ranks: list[Rank]) -> str:
-    """Describe all ranks in a line: ``16 processes: n1, n2: 8 x NVIDIA H200 each; lightning-subnets 0.1.0, ...``."""
+    """Describe all ranks in a line: ``16 processes: n1, n2: 8 x NVIDIA H200 each; lightning_subnets 0.1.0, ...``."""
     devices: dict[str, Counter[str]] = defaultdict(Counter)
     for rank in ranks:
         devices[rank.node][rank.device] += 1
