@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.pytorch import Trainer
+from small_runs import quiet_trainer
 from torch import distributed
 
 from lightning_subnets.training import strategies
@@ -89,17 +90,7 @@ def _run(
 def trainer(**options: Any) -> Trainer:
     """Return a Trainer of all ranks on the CPU that prints and saves nothing."""
     strategies.register()
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": int(os.environ["WORLD_SIZE"]),
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
-    return Trainer(**(defaults | options))
+    return quiet_trainer(devices=int(os.environ["WORLD_SIZE"]), **options)
 
 
 def bytes_sent() -> int:

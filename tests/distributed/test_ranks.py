@@ -35,8 +35,8 @@ def module(method: ls.Method | None = None) -> SubnetModule:
 def averaged(folder: Path) -> list[str]:
     """Return the keys that differ between the final network of an averaged run and its checkpoint."""
     network, keep = module(), ModelCheckpoint(folder, filename="run", save_on_train_epoch_end=True)
-    options: dict[str, Any] = {"callbacks": [EMAWeightAveraging(decay=0.9), keep], "enable_checkpointing": True}
-    trainer(limit_train_batches=5, limit_val_batches=0, **options).fit(network, datamodule=Digits(batch_size=32))
+    fit = trainer(limit_train_batches=5, limit_val_batches=0, callbacks=[EMAWeightAveraging(decay=0.9), keep])
+    fit.fit(network, datamodule=Digits(batch_size=32))
     saved, ended = read(folder / "run.ckpt")["state_dict"], network.state_dict()
     assert any(key.endswith("running_mean") for key in saved)
     return [key for key in saved if not torch.equal(saved[key], ended[key])]
@@ -80,7 +80,7 @@ class Tampering(Callback):
 
 def train_tampered(parameter: str, step: int, folder: Path) -> str:
     keep = ModelCheckpoint(folder, filename="last", every_n_train_steps=2, enable_version_counter=False)
-    fit = trainer(callbacks=[Tampering(parameter, step), keep], enable_checkpointing=True, max_steps=6)
+    fit = trainer(callbacks=[Tampering(parameter, step), keep], max_steps=6)
     return ending(fit, module())
 
 

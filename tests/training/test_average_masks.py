@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from small_runs import quiet_trainer
 from torch import Tensor
 from torch.func import functional_call
 
@@ -50,19 +51,9 @@ class Watch(Callback):
         self.check("test", module, batch[0])
 
 
-def trainer_with(*callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        max_epochs=2,
-        limit_train_batches=3,
-        limit_test_batches=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-        **options,
-    )
+def trainer_with(*callbacks: Callback, limit_val_batches: int) -> Trainer:
+    limits = {"max_epochs": 2, "limit_train_batches": 3, "limit_test_batches": 1}
+    return quiet_trainer(callbacks=callbacks, limit_val_batches=limit_val_batches, **limits)
 
 
 def module() -> SubnetModule:

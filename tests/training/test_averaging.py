@@ -15,6 +15,7 @@ import torch
 from conftest import QUICKSTART
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from small_runs import quiet_trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -29,7 +30,6 @@ from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
 from lightning_subnets.training.checkpoint import read, validate_and_complete_
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
 
@@ -89,17 +89,9 @@ def fit(
     trained: SubnetModule, folder: Path, *callbacks: Callback, epochs: int = 2, resume: bool = False
 ) -> dict[str, Any]:
     """The checkpoint that a run leaves."""
-    trainer = Trainer(
-        max_epochs=epochs,
-        limit_train_batches=EPOCH,
-        limit_val_batches=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*callbacks, last := LastCheckpoint(folder)],
-    )
-    trainer.strategy.checkpoint_io = CheckpointFiles()
+    last = LastCheckpoint(folder)
+    limits = {"max_epochs": epochs, "limit_train_batches": EPOCH, "limit_val_batches": 1}
+    trainer = quiet_trainer(callbacks=[*callbacks, last], **limits)
     folder.mkdir(exist_ok=True)
     trainer.fit(trained, datamodule=Digits(batch_size=32), ckpt_path=last.path if resume else None)
     return read(last.path)
@@ -236,9 +228,7 @@ def test_the_summary_of_an_averaged_run_is_of_its_checkpoint_and_of_the_file_exp
     assert summary["weights_unchanged"]
     of_checkpoint = SavedRun(last).module()
     assert weights_digest(of_checkpoint.network) == summary["weights_digest"]
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
-    (measured,) = trainer.test(of_checkpoint, datamodule=Digits(batch_size=64), verbose=False)
+    (measured,) = quiet_trainer().test(of_checkpoint, datamodule=Digits(batch_size=64), verbose=False)
     assert measured == {f"test/{name}": summary[f"test_{name}"] for name in ("loss", "accuracy", "top5")}
     subnets(["export", last, str(subnet)])
     header = Container(subnet).header

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.digest import weights_digest
 from lightning_subnets.training.checkpoint import read
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
 
@@ -28,16 +27,8 @@ def small_module(weights: str | None = "signed_constant", method: ls.Method | No
     )
 
 
-def trainer_of(folder: Path, **arguments: Any) -> Trainer:
-    settings: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_steps": 2}
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": folder}
-    trainer = Trainer(**(settings | quiet | arguments))
-    trainer.strategy.checkpoint_io = CheckpointFiles()
-    return trainer
-
-
 def saved(module: SubnetModule, path: Path) -> dict[str, Any]:
-    trainer = trainer_of(path.parent)
+    trainer = quiet_trainer(max_steps=2)
     trainer.fit(module, datamodule=Digits())
     trainer.save_checkpoint(path)
     return read(path)
@@ -51,10 +42,10 @@ def test_what_the_seed_gives_is_not_in_the_checkpoint_and_comes_back_with_it(tmp
         *(f"network.2.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")),
     }
     again = small_module()
-    trainer_of(tmp_path, max_steps=3).fit(again, datamodule=Digits(), ckpt_path=path)
+    quiet_trainer(max_steps=3).fit(again, datamodule=Digits(), ckpt_path=path)
     assert weights_digest(again.network) == weights_digest(module.network) == content["weights_digest"]
     restored = small_module()
-    trainer_of(tmp_path).test(restored, datamodule=Digits(), ckpt_path=path, verbose=False)
+    quiet_trainer().test(restored, datamodule=Digits(), ckpt_path=path, verbose=False)
     assert all(torch.equal(value, restored.state_dict()[key]) for key, value in module.state_dict().items())
 
 
@@ -64,17 +55,17 @@ def test_what_the_seed_does_not_give_is_in_the_checkpoint(kept: dict[str, Any], 
     content = saved(module, path)
     assert content["state_dict"].keys() == module.state_dict().keys()
     restored = small_module(**kept)
-    trainer_of(tmp_path).test(restored, datamodule=Digits(), ckpt_path=path, verbose=False)
+    quiet_trainer().test(restored, datamodule=Digits(), ckpt_path=path, verbose=False)
     assert all(torch.equal(value, restored.state_dict()[key]) for key, value in module.state_dict().items())
 
 
 def test_frozen_weights_that_have_changed_are_refused(tmp_path: Path) -> None:
     module, path = small_module(), tmp_path / "run.ckpt"
     saved(module, path)
-    trainer = trainer_of(tmp_path)
+    trainer = quiet_trainer(max_steps=2)
     trainer.fit(module, datamodule=Digits())
     with torch.no_grad():
         module.network[1].weight[0, 0] += 1  # type: ignore[index]
     trainer.save_checkpoint(path)
     with pytest.raises(ls.UserError, match=r"the weights drawn here .* are not those of the checkpoint"):
-        trainer_of(tmp_path).test(small_module(), datamodule=Digits(), ckpt_path=path, verbose=False)
+        quiet_trainer().test(small_module(), datamodule=Digits(), ckpt_path=path, verbose=False)

@@ -16,6 +16,7 @@ import torch
 from hostile_files import GONE, Call, pickled, places, replaced, view, zip_file
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from small_runs import quiet_trainer
 from torch import Tensor, nn
 
 import lightning_subnets as ls
@@ -25,7 +26,6 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.interop.importing import import_subnet_
 from lightning_subnets.training import checkpoint
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.run_masks import masks_of
 
@@ -42,18 +42,8 @@ def module() -> SubnetModule:
 
 def fit(folder: Path, steps: int, resumed: Path | None = None) -> Trainer:
     best = ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        max_steps=steps,
-        limit_train_batches=5,
-        limit_val_batches=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[MaskStatistics(), best, LastCheckpoint(folder)],
-    )
-    trainer.strategy.checkpoint_io = CheckpointFiles()
+    limits = {"max_epochs": -1, "max_steps": steps, "limit_train_batches": 5, "limit_val_batches": 1}
+    trainer = quiet_trainer(callbacks=[MaskStatistics(), best, LastCheckpoint(folder)], **limits)
     trainer.fit(module(), datamodule=Digits(), ckpt_path=resumed)
     return trainer
 

@@ -30,7 +30,6 @@ def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(tmp_pa
             tmp_path,
             max_epochs=3,
             callbacks=[Poison(), keep],
-            enable_checkpointing=True,
         )
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 10
@@ -44,7 +43,7 @@ def test_a_last_step_of_an_epoch_that_diverges_leaves_the_checkpoint_before_it(t
                 next(p for p in pl_module.parameters() if p.requires_grad).data.view(-1)[0] = math.nan
 
     keep = ModelCheckpoint(tmp_path, filename="last")
-    settings = {"max_epochs": 3, "callbacks": [Poison(), keep], "enable_checkpointing": True, "log_every_n_steps": 100}
+    settings = {"max_epochs": 3, "callbacks": [Poison(), keep], "log_every_n_steps": 100}
     with pytest.raises(ls.UserError, match=r"diverged at step 20.*last\.ckpt"):
         fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **settings)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)

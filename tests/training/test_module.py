@@ -10,6 +10,7 @@ import torch
 import torchvision
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from small_runs import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -43,17 +44,7 @@ def small_module(**arguments: Any) -> SubnetModule:
 
 def fit(module: LightningModule, data: Any, tmp_path: Path, **arguments: Any) -> Trainer:
     checkpoint = arguments.pop("ckpt_path", None)
-    defaults: dict[str, Any] = {
-        "max_epochs": 1,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-        "default_root_dir": tmp_path,
-    }
-    trainer = Trainer(**(defaults | arguments))
+    trainer = quiet_trainer(default_root_dir=tmp_path, **arguments)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     return trainer
 
@@ -148,7 +139,7 @@ def test_top5_is_1_with_fewer_than_five_classes() -> None:
 def test_plain_loaders_work_without_a_data_module(tmp_path: Path) -> None:
     images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
     loader: DataLoader[tuple[Tensor, ...]] = DataLoader(TensorDataset(images, labels), batch_size=8)
-    trainer = Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, enable_model_summary=False)
+    trainer = quiet_trainer(fast_dev_run=True)
     trainer.fit(small_module(), loader, loader)
     assert "val/accuracy" in trainer.callback_metrics
 
@@ -177,7 +168,7 @@ def test_a_resumed_run_with_augmentation_equals_the_uninterrupted_one(tmp_path: 
         images = CIFAR10(str(cifar_folder), batch_size=16)
         folder = tmp_path / ("first" if ckpt_path is None else "second")
         keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
-        fit(module, images, tmp_path, max_epochs=4, callbacks=[keep], enable_checkpointing=True, ckpt_path=ckpt_path)
+        fit(module, images, tmp_path, max_epochs=4, callbacks=[keep], ckpt_path=ckpt_path)
         content: dict[str, Any] = torch.load(folder / "epoch=3.ckpt", weights_only=True)
         return content
 
@@ -207,7 +198,6 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_continues_with_its_next_batch(a
             tmp_path,
             max_epochs=4,
             callbacks=[keep, batches],
-            enable_checkpointing=True,
             ckpt_path=ckpt_path,
             accumulate_grad_batches=accumulate,
         )
@@ -224,7 +214,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_continues_with_its_next_batch(a
 def test_a_resumed_run_takes_its_rate_from_its_own_config_and_batch(tmp_path: Path) -> None:
     def run(folder: str, **arguments: Any) -> Trainer:
         keep = ModelCheckpoint(tmp_path / folder, filename="last")
-        settings = {"callbacks": [keep], "enable_checkpointing": True, "ckpt_path": arguments.pop("ckpt_path", None)}
+        settings = {"callbacks": [keep], "ckpt_path": arguments.pop("ckpt_path", None)}
         data = Digits(batch_size=arguments.pop("batch_size"))
         module = small_module(lr_batch_size=64, schedule="constant", **arguments)
         return fit(module, data, tmp_path, max_epochs=2 if settings["ckpt_path"] else 1, **settings)
@@ -271,7 +261,7 @@ def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path: Path) -> None:
 
 def test_a_checkpoint_can_be_saved_by_a_trainer_that_only_tested(tmp_path: Path) -> None:
     module = small_module()
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = quiet_trainer()
     trainer.test(module, datamodule=Digits(), verbose=False)
     trainer.save_checkpoint(tmp_path / "tested.ckpt")
     assert torch.load(tmp_path / "tested.ckpt", weights_only=True)["optimizer"] == "SGD"
@@ -291,8 +281,6 @@ def test_masks_that_are_loaded_are_not_chosen_again(tmp_path: Path) -> None:
     fit(trained, Digits(), tmp_path, limit_train_batches=1)
     loaded = small_module(method=ls.Random(0.2), weights="kaiming_normal", seed=5)
     loaded.load_state_dict(trained.state_dict())
-    Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).test(
-        loaded, datamodule=Digits(), verbose=False
-    )
+    quiet_trainer().test(loaded, datamodule=Digits(), verbose=False)
     for (_, one), (_, other) in zip(ls.masked_layers(trained.network), ls.masked_layers(loaded.network), strict=True):
         assert torch.equal(one.mask(), other.mask())

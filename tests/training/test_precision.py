@@ -12,6 +12,7 @@ import torch
 from conftest import QUICKSTART
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from small_runs import quiet_trainer
 from torch import Tensor
 
 from lightning_subnets import SNIP, Dense, EdgePopup, Method, UserError, masked_layers, read_masks
@@ -38,9 +39,8 @@ def module(method: Method) -> SubnetModule:
 
 
 def trainer(*callbacks: Callback, precision: Any = "64-true", **options: Any) -> Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    limits: dict[str, Any] = {"limit_train_batches": 4, "limit_val_batches": 1, "max_epochs": 2}
-    return Trainer(accelerator="cpu", precision=precision, callbacks=list(callbacks), **(quiet | limits | options))
+    limits = {"limit_train_batches": 4, "limit_val_batches": 1, "max_epochs": 2} | options
+    return quiet_trainer(precision=precision, callbacks=callbacks, **limits)
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
@@ -92,7 +92,7 @@ def test_scores_in_float64_are_not_rounded_to_fit_a_network_in_float32(tmp_path:
     trainer(keep, max_epochs=1).fit(module(EdgePopup(0.3)), datamodule=Digits(batch_size=32))
     assert read(tmp_path / "run.ckpt")["state_dict"]["network.features.0.scores"].dtype == torch.float64
     with pytest.raises(UserError, match=r"scores in torch.float64 and this run has it in torch.float32: take the --tr"):
-        trainer(precision="32-true", enable_checkpointing=False).test(
+        trainer(precision="32-true").test(
             module(EdgePopup(0.3)), datamodule=Digits(), ckpt_path=tmp_path / "run.ckpt", verbose=False
         )
 
@@ -101,13 +101,13 @@ def test_scores_in_float64_are_not_rounded_to_fit_a_network_in_float32(tmp_path:
 def test_a_precision_that_would_round_weights_is_an_error_before_training(precision: str) -> None:
     instead = precision.replace("true", "mixed")
     with pytest.raises(UserError, match=f"{precision} would round the weights and the scores, .* take {instead}, or "):
-        trainer(precision=precision, enable_checkpointing=False).fit(module(EdgePopup(0.3)), datamodule=Digits())
+        trainer(precision=precision).fit(module(EdgePopup(0.3)), datamodule=Digits())
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_in_the_other_precisions_weights_are_those_of_the_seed(precision: str) -> None:
     trained, untouched = module(EdgePopup(0.3)), module(EdgePopup(0.3))
-    trainer(precision=precision, enable_checkpointing=False).fit(trained, datamodule=Digits(batch_size=32))
+    trainer(precision=precision).fit(trained, datamodule=Digits(batch_size=32))
     for (_, one), (_, other) in zip(masked_layers(trained.network), masked_layers(untouched.network), strict=True):
         assert torch.equal(one.weight, other.weight)
         assert one.get_parameter("scores").dtype == torch.float32

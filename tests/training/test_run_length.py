@@ -13,13 +13,13 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.lightning_internals import nothing_follows_this_batch
 from lightning_subnets.training.loggers.metrics_file import MetricsFile
 from lightning_subnets.training.module import SubnetModule
@@ -59,13 +59,11 @@ def fit(run: Path, options: Options, *, last: LastCheckpoint | None = None) -> N
     )
     last = last or LastCheckpoint(run / "checkpoints")
     found = last.best_model_path or None
-    settings: Options = {"accelerator": "cpu", "default_root_dir": run, "log_every_n_steps": 2}
-    settings |= {"enable_progress_bar": False, "enable_model_summary": False}
-    settings |= {key: value for key, value in options.items() if key not in ("schedule", "stop")}
+    settings = {key: value for key, value in options.items() if key not in ("schedule", "stop")}
     stop = [EarlyStopping("val/accuracy", mode="max", min_delta=2.0, patience=1)] if "stop" in options else []
     logger = MetricsFile(str(run), torch.load(found, weights_only=True)["global_step"] if found else None)
-    trainer = Trainer(**settings, logger=logger, callbacks=[*stop, MaskStatistics(), last])
-    trainer.strategy.checkpoint_io = CheckpointFiles()
+    callbacks = [*stop, MaskStatistics(), last]
+    trainer = quiet_trainer(log_every_n_steps=2, logger=logger, callbacks=callbacks, **settings)
     trainer.fit(module, datamodule=Digits(batch_size=288), ckpt_path=found)
     trainer.test(module, datamodule=Digits(batch_size=288), verbose=False)
     (run / "ended").write_text(f"{trainer.current_epoch} epochs, {trainer.global_step} steps")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
@@ -33,38 +30,32 @@ def module(size: int = 1) -> SubnetModule:
     return SubnetModule(network(size), ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=0.1))
 
 
-def trainer(path: Path, **options: Any) -> Trainer:
-    defaults: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "log_every_n_steps": 1}
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(default_root_dir=path, **(defaults | quiet | options))
-
-
-def test_a_single_last_image_joins_the_batch_before_it(tmp_path: Path) -> None:
-    run = trainer(tmp_path)
+def test_a_single_last_image_joins_the_batch_before_it() -> None:
+    run = quiet_trainer()
     run.fit(module(), datamodule=Digits(batch_size=359))  # 4 x 359 + 1
     assert run.global_step == 4
 
 
-def test_batches_of_one_image_are_refused_before_training_if_a_norm_cannot_take_them(tmp_path: Path) -> None:
-    run = trainer(tmp_path)
+def test_batches_of_one_image_are_refused_before_training_if_a_norm_cannot_take_them() -> None:
+    run = quiet_trainer()
     with pytest.raises(ls.UserError, match=r"batch_size = 1 gives a batch of one image.*Sequential.*another batch"):
         run.fit(module(), datamodule=Digits(batch_size=1))
     assert run.global_step == 0
 
 
-def test_batches_of_one_image_are_trained_on_if_norms_can_take_them(tmp_path: Path) -> None:
-    run = trainer(tmp_path, max_steps=2)
+def test_batches_of_one_image_are_trained_on_if_norms_can_take_them() -> None:
+    run = quiet_trainer(max_steps=2)
     run.fit(module(size=2), datamodule=Digits(batch_size=1))
     assert run.global_step == 2
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_the_check_changes_no_statistic_mode_or_random_number(size: int, tmp_path: Path) -> None:
+def test_the_check_changes_no_statistic_mode_or_random_number(size: int) -> None:
     checked = module(size)
     checked.network[1].eval()  # type: ignore[index]
     before = {key: value.clone() for key, value in checked.state_dict().items()}
     random = torch.get_rng_state()
-    run = trainer(tmp_path, limit_train_batches=0, limit_val_batches=0)
+    run = quiet_trainer(limit_train_batches=0, limit_val_batches=0)
     if size == 1:
         with pytest.raises(ls.UserError):
             run.fit(checked, datamodule=Digits(batch_size=1))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from small_runs import quiet_trainer
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
@@ -41,17 +42,7 @@ def module_of(network: nn.Module, method: Method, **options: Any) -> SubnetModul
 
 
 def fit(module: SubnetModule, **options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "limit_train_batches": 2,
-        "limit_val_batches": 0,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(**(defaults | options))
+    trainer = quiet_trainer(limit_train_batches=2, limit_val_batches=0, **options)
     trainer.fit(module, datamodule=Digits())
     return trainer
 

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from metric_rows import column
+from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
@@ -38,16 +39,8 @@ def fit(
         network, method, weights="signed_constant", optimizer=lambda p: torch.optim.SGD(p, 0.1, fused=fused)
     )
     expected = _Expected()
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=[expected, GradientNorm()],
-        logger=MetricsFile(str(folder)),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"log_every_n_steps": 3, **options},
-    )
+    settings = {"log_every_n_steps": 3, "logger": MetricsFile(str(folder))} | options
+    trainer = quiet_trainer(callbacks=[expected, GradientNorm()], **settings)
     trainer.fit(module, datamodule=Digits())
     return column(folder, "train/gradient_norm"), expected.norms
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import QUICKSTART
 from lightning.pytorch import Callback, LightningModule, Trainer
+from small_runs import quiet_trainer
 from torch import Tensor, nn
 
 import lightning_subnets as ls
@@ -23,12 +24,6 @@ from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.schedule import Schedule, learning_rate_factor
 
 STEPS = 5  # of an epoch
-SILENT: dict[str, Any] = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "log_every_n_steps": 1,
-}
 
 
 class Seen(NamedTuple):
@@ -89,9 +84,8 @@ def fit(pruning: IterativePruning, of: SubnetModule | None = None, **arguments: 
     """Train, 5 batches an epoch, and say what there was at each step."""
     watch = Watch()
     later = pruning.epochs_per_round - (pruning.rewind_to or 0) // STEPS
-    options = {"max_epochs": pruning.epochs_per_round + pruning.rounds * later, "limit_val_batches": 0}
-    options |= SILENT | {"logger": False, "enable_checkpointing": False}
-    Trainer(**(options | arguments), callbacks=[watch, pruning]).fit(of or module(), datamodule=Digits(batch_size=288))
+    options = {"max_epochs": pruning.epochs_per_round + pruning.rounds * later, "limit_val_batches": 0} | arguments
+    quiet_trainer(callbacks=[watch, pruning], **options).fit(of or module(), datamodule=Digits(batch_size=288))
     return watch
 
 
@@ -257,9 +251,7 @@ def test_rounds_that_do_not_fit_are_a_mistake_before_training(
     method: ls.Method | None, options: dict[str, Any], max_epochs: int, part: str
 ) -> None:
     watch, pruning = Watch(), IterativePruning(**{"rounds": 2, "epochs_per_round": 2} | options)
-    trainer = Trainer(
-        **SILENT, max_epochs=max_epochs, callbacks=[watch, pruning], logger=False, enable_checkpointing=False
-    )
+    trainer = quiet_trainer(max_epochs=max_epochs, callbacks=[watch, pruning])
     with pytest.raises(ls.UserError, match=part):
         trainer.fit(module(method), datamodule=Digits(batch_size=288))
     assert not watch.before

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.loggers import MetricsFile
 from lightning_subnets.training.module import SubnetModule
 
@@ -64,11 +64,8 @@ def run(folder: Path, *, hooks: Hooks | None = None, minutes: float = 1000.0, **
         warmup_epochs=1,
     )
     last = LastCheckpoint(folder, minutes)
-    settings: dict[str, Any] = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "default_root_dir": folder}
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
     callbacks = [MaskStatistics(), Do(hooks or {}), last]
-    trainer = Trainer(**(settings | quiet | arguments), callbacks=callbacks)
-    trainer.strategy.checkpoint_io = CheckpointFiles()
+    trainer = quiet_trainer(callbacks=callbacks, default_root_dir=folder, **{"max_epochs": 2} | arguments)
     trainer.fit(module, datamodule=Digits(batch_size=288), ckpt_path=last.best_model_path or None)
     content: dict[str, Any] = torch.load(last.path, weights_only=True)
     content["metrics"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -201,7 +198,7 @@ def test_rows_are_on_the_disk_before_the_checkpoint_that_relies_on_them(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "replace", look)
-    run(tmp_path, minutes=0.0, logger=MetricsFile(str(tmp_path)), log_every_n_steps=1)
+    run(tmp_path, minutes=0.0, logger=MetricsFile(str(tmp_path)))
     assert len(found) == 10
     assert [size for size, _ in found] == [size for _, size in found]
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
@@ -34,37 +34,25 @@ class _Swap(Callback):
         scores.copy_(values.view_as(scores))
 
 
-def _fit(method: ls.Method, tmp_path: Path, **options: Any) -> Trainer:
+def _fit(method: ls.Method, **options: Any) -> Trainer:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     module = SubnetModule(network, method, optimizer=torch.optim.SGD, **options)
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=[_Swap(), MaskStatistics()] if method.trainable == "scores" else [MaskStatistics()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        limit_train_batches=1,
-        log_every_n_steps=1,
-    )
+    callbacks = [_Swap(), MaskStatistics()] if method.trainable == "scores" else [MaskStatistics()]
+    trainer = quiet_trainer(callbacks=callbacks, limit_train_batches=1)
     trainer.fit(module, datamodule=Digits())
     return trainer
 
 
-def test_density_and_swapped_edges_are_counted_by_layer(tmp_path: Path) -> None:
-    metrics = _fit(ls.EdgePopup(0.5), tmp_path).callback_metrics
+def test_density_and_swapped_edges_are_counted_by_layer() -> None:
+    metrics = _fit(ls.EdgePopup(0.5)).callback_metrics
     assert metrics["density/1"] == 0.5
     assert metrics["swapped/1"] == torch.tensor(3 / 320)
 
 
-def test_of_an_empty_layer_nothing_is_swapped(tmp_path: Path) -> None:
-    metrics = _fit(
-        ls.FixedMask({"1": torch.zeros(10, 64, dtype=torch.bool)}), tmp_path, allow_collapse=True
-    ).callback_metrics
+def test_of_an_empty_layer_nothing_is_swapped() -> None:
+    metrics = _fit(ls.FixedMask({"1": torch.zeros(10, 64, dtype=torch.bool)}), allow_collapse=True).callback_metrics
     assert metrics["density/1"] == metrics["swapped/1"] == 0.0
 
 
-def test_a_dense_network_has_no_mask_to_speak_of(tmp_path: Path) -> None:
-    assert not [name for name in _fit(ls.Dense(), tmp_path).callback_metrics if name.startswith(("density", "swapped"))]
+def test_a_dense_network_has_no_mask_to_speak_of() -> None:
+    assert not [name for name in _fit(ls.Dense()).callback_metrics if name.startswith(("density", "swapped"))]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from rich.console import Console
+from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
@@ -19,17 +19,8 @@ from lightning_subnets.training.module import SubnetModule
 def _run(callback: Progress, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=0.1))
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        limit_train_batches=3,
-        default_root_dir=tmp_path,
-    )
+    options = {"enable_progress_bar": True, "limit_train_batches": 3, "default_root_dir": tmp_path}
+    trainer = quiet_trainer(max_epochs=2, callbacks=[callback], **options)
     trainer.fit(module, datamodule=Digits())
     trainer.test(module, datamodule=Digits(), verbose=False)
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from test_iterative_pruning import SILENT, Watch, equal, module
+from small_runs import quiet_trainer
+from test_iterative_pruning import Watch, equal, module
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint, MaskStatistics
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
 from lightning_subnets.training.loggers import MetricsFile
 
 
@@ -42,13 +42,11 @@ def run(folder: Path, rewind_to: int | None, *, stop: int = -1, batch_size: int 
     last, watch = LastCheckpoint(folder), Watch()
     content = torch.load(last.path, weights_only=True) if last.best_model_path else None
     pruning = IterativePruning(rounds, epochs_per_round=1, rewind_to=rewind_to)
-    trainer = Trainer(
-        **SILENT,
+    trainer = quiet_trainer(
         max_epochs=1 + rounds,
         logger=MetricsFile(str(folder), step=content["global_step"] if content else None),
         callbacks=[Stop(stop), watch, MaskStatistics(), pruning, last],
     )
-    trainer.strategy.checkpoint_io = CheckpointFiles()
     trainer.fit(of, datamodule=Digits(batch_size=batch_size), ckpt_path=last.best_model_path or None)
     return watch
 
@@ -135,10 +133,9 @@ def test_a_resumed_run_keeps_its_rounds(name: str, before: int, now: int) -> Non
 
 def test_a_run_without_rounds_is_not_resumed_with_rounds(tmp_path: Path) -> None:
     checkpoint = tmp_path / "last.ckpt"
-    trainer = Trainer(**SILENT, max_epochs=1, limit_val_batches=0, logger=False, callbacks=[LastCheckpoint(tmp_path)])
+    trainer = quiet_trainer(limit_val_batches=0, callbacks=[LastCheckpoint(tmp_path)])
     trainer.fit(module(), datamodule=Digits(batch_size=288))
     pruning = IterativePruning(rounds=2, epochs_per_round=1)
-    trainer = Trainer(**SILENT, max_epochs=3, logger=False, callbacks=[pruning, LastCheckpoint(tmp_path)])
-    trainer.strategy.checkpoint_io = CheckpointFiles()
+    trainer = quiet_trainer(max_epochs=3, callbacks=[pruning, LastCheckpoint(tmp_path)])
     with pytest.raises(ls.UserError, match="of a run without IterativePruning"):
         trainer.fit(module(), datamodule=Digits(batch_size=288), ckpt_path=checkpoint)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from small_runs import quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -19,19 +19,9 @@ from lightning_subnets.training.module import SubnetModule
 
 def fit(loggers: list[Logger], *, every_n_epochs: int = 2, method: ls.Method | None = None) -> SubnetModule:
     module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method or ls.EdgePopup(0.5))
-    trainer = Trainer(
-        max_epochs=4,
-        limit_train_batches=3,
-        limit_val_batches=0,
-        accelerator="cpu",
-        callbacks=[ScoreHistograms(every_n_epochs=every_n_epochs)],
-        logger=loggers,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=3,
-    )
-    trainer.fit(module, datamodule=Digits())
+    limits: dict[str, Any] = {"max_epochs": 4, "limit_train_batches": 3, "limit_val_batches": 0}
+    callback = ScoreHistograms(every_n_epochs=every_n_epochs)
+    quiet_trainer(callbacks=[callback], logger=loggers, **limits).fit(module, datamodule=Digits())
     return module
 
 

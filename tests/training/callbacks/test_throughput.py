@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
 from metric_rows import column
 from repository import ROOT
+from small_runs import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -58,19 +59,11 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: _Slow.now)
 
 
-def fit(folder: Path, *, checkpoint: Path | None = None, **options: Any) -> Trainer:
+def fit(folder: Path, *callbacks: Callback, checkpoint: Path | None = None, **options: Any) -> Trainer:
     module = SubnetModule(nn.Linear(4, 2), ls.EdgePopup(0.5), schedule="constant")
     loader: Any = DataLoader(_Batches(), batch_size=None)
-    logger = options.pop("logger", None)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[Throughput(), _Slow(), *options.pop("callbacks", [])],
-        logger=MetricsFile(str(folder)) if logger is None else logger,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=1,
-        **{"max_epochs": 2, "log_every_n_steps": 2, "enable_checkpointing": False, **options},
-    )
+    options = {"max_epochs": 2, "log_every_n_steps": 2, "logger": MetricsFile(str(folder))} | options
+    trainer = quiet_trainer(callbacks=[Throughput(), _Slow(), *callbacks], num_sanity_val_steps=1, **options)
     trainer.fit(module, loader, loader, ckpt_path=checkpoint)
     return trainer
 
@@ -81,7 +74,7 @@ def each(steps: list[int], value: float) -> Any:
 
 def test_only_loading_and_steps_count(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=3)
-    fit(tmp_path, callbacks=[save], enable_checkpointing=True)
+    fit(tmp_path, save)
     for suffix, steps in (("", [7, 15]), ("_step", [1, 3, 5, 7, 9, 11, 13, 15])):
         assert column(tmp_path, f"train/images_per_second{suffix}") == each(steps, IMAGES / 3)
         assert column(tmp_path, f"train/data_wait{suffix}") == each(steps, 1 / 3)
@@ -101,11 +94,11 @@ def test_accumulated_batches_are_counted_each_and_logged_once_a_step(
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_a_resumed_epoch_counts_from_where_it_resumes(tmp_path: Path) -> None:
     saved = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)
-    fit(tmp_path, callbacks=[saved], enable_checkpointing=True, max_epochs=1)
+    fit(tmp_path, saved, max_epochs=1)
     (tmp_path / "metrics.csv").unlink()
     saved = ModelCheckpoint(tmp_path / "saved again", filename="{step}", every_n_train_steps=5, save_top_k=-1)
     checkpoint = tmp_path / "saved" / "step=5.ckpt"
-    fit(tmp_path, callbacks=[saved], enable_checkpointing=True, checkpoint=checkpoint, max_epochs=1)
+    fit(tmp_path, saved, checkpoint=checkpoint, max_epochs=1)
     assert column(tmp_path, "train/images_per_second") == each([7], IMAGES / 3)
 
 
@@ -134,7 +127,7 @@ class _Stop(Callback):
 def test_the_users_profiler_is_restored_after_an_error(tmp_path: Path) -> None:
     profiler = SimpleProfiler()
     with pytest.raises(RuntimeError, match="stop"):
-        fit(tmp_path, profiler=profiler, callbacks=[_Stop()])
+        fit(tmp_path, _Stop(), profiler=profiler)
     assert "start" not in vars(profiler)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from small_runs import quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -19,16 +20,8 @@ SAID = "TensorBoard's file in {} cannot be written (No space left on device): me
 
 def fit(folder: Path) -> Trainer:
     module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), ls.EdgePopup(0.5))
-    trainer = Trainer(
-        logger=TensorBoard(str(folder), name="", version=""),
-        callbacks=[ScoreHistograms()],
-        accelerator="cpu",
-        max_epochs=2,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    logger = TensorBoard(str(folder), name="", version="")
+    trainer = quiet_trainer(logger=logger, callbacks=[ScoreHistograms()], max_epochs=2)
     trainer.fit(module, datamodule=Digits(batch_size=288))
     return trainer
 
