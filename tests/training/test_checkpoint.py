@@ -37,6 +37,15 @@ def saved(module: SubnetModule, path: Path) -> dict[str, Any]:
 def test_what_the_seed_gives_is_not_in_the_checkpoint_and_comes_back_with_it(tmp_path: Path) -> None:
     module, path = small_module(), tmp_path / "run.ckpt"
     content = saved(module, path)
+    assert content["subnet"] == {
+        "network": "Sequential",
+        "method": "EdgePopup",
+        "density": 0.5,
+        "allocation": "uniform",
+        "absolute": True,
+        "weights": "signed_constant",
+        "seed": 0,
+    }
     assert set(content["state_dict"]) == {
         *("network.1.scores", "network.4.scores"),
         *(f"network.2.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +16,39 @@ import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 
 
-def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    class Poison(Callback):
-        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
-            if trainer.global_step == 15:
-                images: Tensor = batch[0]
-                images[0] = math.nan
+class Poison(Callback):
+    """Makes a number NaN at the start or at the end of a step."""
 
+    def __init__(self, hook: str, step: int, tensor: Callable[[LightningModule, Any], Tensor]) -> None:
+        def poison(trainer: Trainer, module: LightningModule, *arguments: Any) -> None:
+            if trainer.global_step == step:
+                tensor(module, arguments).detach().view(-1)[0] = math.nan
+
+        setattr(self, hook, poison)
+
+
+@pytest.mark.parametrize(
+    ("poison", "step"),
+    [
+        (Poison("on_train_batch_start", 15, lambda _, arguments: arguments[0][0]), 15),
+        # The last step of an epoch, whose loss is finite.
+        (Poison("on_train_batch_end", 20, lambda module, _: module.get_parameter("network.0.weight")), 20),
+    ],
+    ids=["an image", "a parameter"],
+)
+def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(
+    poison: Poison, step: int, tmp_path: Path
+) -> None:
     keep = ModelCheckpoint(tmp_path, filename="last")
-    with pytest.raises(ls.UserError, match=r"diverged at step 15.*last\.ckpt"):
-        fit(
-            small_module(),
-            Digits(batch_size=144),
-            tmp_path,
-            max_epochs=3,
-            callbacks=[Poison(), keep],
-        )
-    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert kept["global_step"] == 10
-    assert all(value.isfinite().all() for value in kept["state_dict"].values())
-
-
-def test_a_last_step_of_an_epoch_that_diverges_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
-    class Poison(Callback):
-        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            if trainer.global_step == 20:
-                next(p for p in pl_module.parameters() if p.requires_grad).data.view(-1)[0] = math.nan
-
-    keep = ModelCheckpoint(tmp_path, filename="last")
-    settings = {"max_epochs": 3, "callbacks": [Poison(), keep], "log_every_n_steps": 100}
-    with pytest.raises(ls.UserError, match=r"diverged at step 20.*last\.ckpt"):
-        fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **settings)
+    options: dict[str, Any] = {"max_epochs": 3, "callbacks": [poison, keep], "log_every_n_steps": 100}
+    with pytest.raises(ls.UserError, match=rf"diverged at step {step}.*last\.ckpt"):
+        fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **options)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 10
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
 
 
 def test_a_nan_score_is_an_error_that_names_the_step(tmp_path: Path) -> None:
-    class Poison(Callback):
-        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
-            if trainer.global_step == 3:
-                scores = dict(pl_module.named_parameters())["network.0.scores"]
-                with torch.no_grad():
-                    scores[0] = math.nan
-
+    poison = Poison("on_train_batch_start", 3, lambda module, _: module.get_parameter("network.0.scores"))
     with pytest.raises(ls.UserError, match="diverged at step 3: a score is NaN"):
-        fit(small_module(), Digits(), tmp_path, callbacks=[Poison()])
+        fit(small_module(), Digits(), tmp_path, callbacks=[poison])

@@ -53,19 +53,13 @@ def emptied(network: nn.Module, layer: str) -> dict[str, Tensor]:
     return masks
 
 
-def test_a_network_without_a_path_is_not_trained_and_the_empty_layer_named() -> None:
+def test_a_network_without_a_path_is_only_trained_if_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     network = chain()
-    module = module_of(network, FixedMask(emptied(network, "3")))
-    with pytest.raises(
-        UserError, match=r"no path is left .* no weight is left of 3; nothing flows through 1, 5\. Take"
-    ):
-        fit(module)
-
-
-def test_unless_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    network = chain()
-    assert fit(module_of(network, FixedMask(emptied(network, "3")), allow_collapse=True)).global_step == 2
-    assert "no weight is left of 3; nothing flows through 1, 5" in capsys.readouterr().err
+    method, found = FixedMask(emptied(network, "3")), "no weight is left of 3; nothing flows through 1, 5"
+    with pytest.raises(UserError, match=rf"no path is left .* {found}\. Take"):
+        fit(module_of(network, method))
+    assert fit(module_of(chain(), method, allow_collapse=True)).global_step == 2
+    assert found in capsys.readouterr().err
 
 
 class Residual(nn.Sequential):

@@ -19,7 +19,7 @@ from torch import nn
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
-from lightning_subnets.training.callbacks.last_checkpoint import Stopped
+from lightning_subnets.training.callbacks.last_checkpoint import SIGNALS, Stopped
 from lightning_subnets.training.loggers import MetricsFile
 from lightning_subnets.training.module import SubnetModule
 
@@ -91,11 +91,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
 def test_stopped_after_any_step_the_run_ends_as_the_uninterrupted_one(
     step: int, whole: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
+    handlers = [signal.getsignal(signum) for signum in SIGNALS]
     with pytest.raises(Stopped) as stopped:
         run(tmp_path, hooks=at_step(step, send(signal.SIGUSR1)))
     assert stopped.value.code == 75
+    assert [signal.getsignal(signum) for signum in SIGNALS] == handlers
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == step
     assert_equal(run(tmp_path), whole())
+    assert [signal.getsignal(signum) for signum in SIGNALS] == handlers
 
 
 @pytest.mark.thorough
@@ -137,31 +140,20 @@ def test_a_signal_in_validation_waits_for_its_end(whole: Callable[..., dict[str,
     assert_equal(run(tmp_path), whole())
 
 
-@pytest.mark.thorough
-def test_stopped_again_and_again_it_still_ends_the_same(whole: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    for step in (2, 3, 5, 6, 9):
-        with pytest.raises(Stopped):
-            run(tmp_path, hooks=at_step(step, send(signal.SIGINT)))
-    assert_equal(run(tmp_path), whole())
-
-
-def test_a_checkpoint_is_written_in_the_middle_of_an_epoch_when_it_is_due(tmp_path: Path) -> None:
-    found: list[tuple[int, int]] = []
+@pytest.mark.parametrize(
+    ("minutes", "expected"), [(0.0, list(range(10))), (1000.0, [0] * 5 + [5] * 5)], ids=["due", "not due"]
+)
+def test_a_checkpoint_is_written_after_each_epoch_and_when_it_is_due(
+    minutes: float, expected: list[int], tmp_path: Path
+) -> None:
+    found: list[int] = []
 
     def look(trainer: Trainer) -> None:
         path = tmp_path / "last.ckpt"
-        written = torch.load(path, weights_only=True)["global_step"] if path.exists() else 0
-        found.append((trainer.global_step, written))
+        found.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else 0)
 
-    run(tmp_path, hooks={"on_train_batch_start": look}, minutes=0.0)
-    # After every step, but where the epoch is about to end: then its validation is done first.
-    assert found == [(step, step) for step in range(10)]
-
-
-def test_nothing_is_written_between_epochs_before_it_is_due(tmp_path: Path) -> None:
-    written: list[bool] = []
-    run(tmp_path, hooks={"on_train_batch_start": lambda _: written.append((tmp_path / "last.ckpt").exists())})
-    assert written == [False] * 5 + [True] * 5
+    run(tmp_path, hooks={"on_train_batch_start": look}, minutes=minutes)
+    assert found == expected
 
 
 def test_with_shorter_epochs_the_rate_continues_at_the_same_share_of_the_run(
@@ -201,14 +193,6 @@ def test_rows_are_on_the_disk_before_the_checkpoint_that_relies_on_them(
     run(tmp_path, minutes=0.0, logger=MetricsFile(str(tmp_path)))
     assert len(found) == 10
     assert [size for size, _ in found] == [size for _, size in found]
-
-
-def test_the_handlers_of_signals_are_put_back(tmp_path: Path) -> None:
-    before = [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
-    run(tmp_path / "whole")
-    with pytest.raises(Stopped):
-        run(tmp_path / "stopped", hooks=at_step(1, send(signal.SIGTERM)))
-    assert [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from small_runs import quiet_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -13,7 +13,7 @@ import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
 from lightning_subnets.training.callbacks import ScoreHistograms
-from lightning_subnets.training.loggers import MetricsFile
+from lightning_subnets.training.loggers import MetricsFile, TensorBoard
 from lightning_subnets.training.module import SubnetModule
 
 
@@ -25,9 +25,10 @@ def fit(loggers: list[Logger], *, every_n_epochs: int = 2, method: ls.Method | N
     return module
 
 
-def test_tensorboard_is_given_each_layers_scores(tmp_path: Path) -> None:
-    module = fit([TensorBoardLogger(str(tmp_path), name="", version="")])
+def test_tensorboard_gets_the_metrics_and_the_scores_of_each_layer(tmp_path: Path) -> None:
+    module = fit([TensorBoard(str(tmp_path), name="", version="")])
     events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss_step")] == list(range(12))
     shown = events.Histograms("scores/1")
     scores: Any = module.network[1].scores  # type: ignore[index]
     assert [event.step for event in shown] == [5, 11]
@@ -36,7 +37,7 @@ def test_tensorboard_is_given_each_layers_scores(tmp_path: Path) -> None:
 
 
 def test_a_method_without_scores_has_none_to_show(tmp_path: Path) -> None:
-    fit([TensorBoardLogger(str(tmp_path), name="", version="")], method=ls.Dense())
+    fit([TensorBoard(str(tmp_path), name="", version="")], method=ls.Dense())
     events = EventAccumulator(str(tmp_path)).Reload()
     assert not events.Tags()["histograms"]
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def each(steps: list[int], value: float) -> Any:
     return dict.fromkeys(steps, pytest.approx(value))
 
 
-def test_only_loading_and_steps_count(tmp_path: Path) -> None:
-    save = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=3)
-    fit(tmp_path, save)
+def test_only_loading_and_steps_of_training_count(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, ModelCheckpoint(tmp_path / "saved", every_n_train_steps=3))
+    loader: Any = DataLoader(_Batches(), batch_size=None)
+    trainer.test(trainer.lightning_module, loader, verbose=False)
     for suffix, steps in (("", [7, 15]), ("_step", [1, 3, 5, 7, 9, 11, 13, 15])):
         assert column(tmp_path, f"train/images_per_second{suffix}") == each(steps, IMAGES / 3)
         assert column(tmp_path, f"train/data_wait{suffix}") == each(steps, 1 / 3)
@@ -110,32 +112,20 @@ def test_without_steps_to_log_the_epoch_is_still_measured(options: dict[str, Any
     assert not column(tmp_path, "train/images_per_second_step")
 
 
-def test_the_users_profiler_still_records_and_is_restored(tmp_path: Path) -> None:
-    profiler = SimpleProfiler()
-    fit(tmp_path, profiler=profiler, max_epochs=1)
-    assert len(profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]) == BATCHES
-    assert "start" not in vars(profiler)
-
-
 class _Stop(Callback):
     """Ends the fit by an error."""
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_epoch_end(self, *_: Any) -> None:
         raise RuntimeError("stop")
 
 
-def test_the_users_profiler_is_restored_after_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("callbacks", [[], [_Stop()]], ids=["finished", "failed"])
+def test_the_users_profiler_records_and_is_restored(callbacks: list[Callback], tmp_path: Path) -> None:
     profiler = SimpleProfiler()
-    with pytest.raises(RuntimeError, match="stop"):
-        fit(tmp_path, _Stop(), profiler=profiler)
+    with pytest.raises(RuntimeError, match="stop") if callbacks else nullcontext():
+        fit(tmp_path, *callbacks, profiler=profiler, max_epochs=1)
+    assert len(profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]) == BATCHES
     assert "start" not in vars(profiler)
-
-
-def test_testing_is_not_measured(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, max_epochs=1)
-    loader: Any = DataLoader(_Batches(), batch_size=None)
-    trainer.test(trainer.lightning_module, loader, verbose=False)
-    assert column(tmp_path, "train/images_per_second") == each([7], IMAGES / 3)
 
 
 TWO_RANKS = """

@@ -43,11 +43,6 @@ def test_without_a_row_nothing_is_written_or_said(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err == ""
 
 
-def test_the_pictures_are_drawn_from_what_it_writes(tmp_path: Path) -> None:
-    log(MetricsFile(str(tmp_path)), range(4))
-    assert drawing.read_metrics(tmp_path / "metrics.csv") == {"loss": ([1, 1, 2, 2], [1.0, 1 / 2, 1 / 3, 1 / 4])}
-
-
 def test_another_rank_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log(MetricsFile(str(tmp_path)), range(4))
     before = content(tmp_path)
