@@ -15,8 +15,8 @@ import torch
 from conftest import QUICKSTART
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
-from small_runs import quiet_trainer
-from torch import Tensor, nn
+from small_runs import conv_module, quiet_trainer
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lightning_subnets import SNIP, Dense, EdgePopup, IteRand, Magnitude, Method, UserError, masked_layers
@@ -59,15 +59,7 @@ EPOCH = 5  # steps
 
 
 def with_norms(method: str) -> SubnetModule:
-    network = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(144, 10)
-    )
-    return SubnetModule(
-        network,
-        METHODS[method](),
-        weights="kaiming_normal",
-        optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1, momentum=0.9),
-    )
+    return conv_module(METHODS[method]())
 
 
 class Steps(Callback):

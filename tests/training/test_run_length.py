@@ -13,16 +13,13 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from small_runs import quiet_trainer
-from torch import nn
+from small_runs import conv_module, quiet_trainer
 
-import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
 from lightning_subnets.training.lightning_internals import nothing_follows_this_batch
 from lightning_subnets.training.loggers.metrics_file import MetricsFile
-from lightning_subnets.training.module import SubnetModule
 
 Options = dict[str, Any]
 
@@ -50,13 +47,7 @@ class Copies(LastCheckpoint):
 def fit(run: Path, options: Options, *, last: LastCheckpoint | None = None) -> None:
     """Train, epochs of 5 steps, from the checkpoint that is there, and test."""
     torch.manual_seed(time.monotonic_ns())  # what another process would find
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
-    module = SubnetModule(
-        network,
-        ls.EdgePopup(0.5),
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
-        schedule=options.get("schedule", "cosine"),
-    )
+    module = conv_module(schedule=options.get("schedule", "cosine"))
     last = last or LastCheckpoint(run / "checkpoints")
     found = last.best_model_path or None
     settings = {key: value for key, value in options.items() if key not in ("schedule", "stop")}

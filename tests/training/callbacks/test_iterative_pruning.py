@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import QUICKSTART
 from lightning.pytorch import Callback, LightningModule, Trainer
-from small_runs import quiet_trainer
+from small_runs import conv_module, quiet_trainer
 from torch import Tensor, nn
 
 import lightning_subnets as ls
@@ -63,21 +63,8 @@ class Watch(Callback):
         return Seen(state, momenta, optimizer.param_groups[0]["lr"])
 
 
-def small() -> nn.Sequential:
-    """With biases, batch norm and dropout; always the same."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(144, 10)
-    )
-
-
 def module(method: ls.Method | None = None, **options: Any) -> SubnetModule:
-    defaults: dict[str, Any] = {
-        "weights": "kaiming_normal",
-        "optimizer": lambda trained: torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=1e-3),
-        "warmup_epochs": 0.6,
-    }
-    return SubnetModule(small(), method or ls.Magnitude(1.0), **(defaults | options))
+    return conv_module(method or ls.Magnitude(1.0), warmup_epochs=0.6, **options)
 
 
 def fit(pruning: IterativePruning, of: SubnetModule | None = None, **arguments: Any) -> Watch:

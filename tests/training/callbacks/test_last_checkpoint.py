@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from small_runs import quiet_trainer
+from small_runs import conv_module, quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
@@ -21,7 +21,6 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
 from lightning_subnets.training.callbacks.last_checkpoint import SIGNALS, Stopped
 from lightning_subnets.training.loggers import MetricsFile
-from lightning_subnets.training.module import SubnetModule
 
 Hooks = dict[str, Callable[[Trainer], None]]
 
@@ -54,15 +53,7 @@ def send(signum: int) -> Callable[[], None]:
 def run(folder: Path, *, hooks: Hooks | None = None, minutes: float = 1000.0, **arguments: Any) -> dict[str, Any]:
     """Train two epochs of 5 steps with batch norm and dropout, from the checkpoint that is there, and read the last."""
     torch.manual_seed(time.monotonic_ns())  # what another process would find
-    network = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(144, 10)
-    )
-    module = SubnetModule(
-        network,
-        ls.EdgePopup(0.5),
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
-        warmup_epochs=1,
-    )
+    module = conv_module(warmup_epochs=1)
     last = LastCheckpoint(folder, minutes)
     callbacks = [MaskStatistics(), Do(hooks or {}), last]
     trainer = quiet_trainer(callbacks=callbacks, default_root_dir=folder, **{"max_epochs": 2} | arguments)
