@@ -6,21 +6,18 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fit_process import COMMAND
 from rank_processes import _CONTEXT, free_port
-from repository import ROOT
 from torch import distributed
 
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 
-QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
 _SUBREAPER = 36  # of linux/prctl.h
 
 

@@ -6,42 +6,21 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from repository import ROOT
+from fit_process import finish, start_fit, wait_until_it_trains
 
 pytestmark = pytest.mark.thorough
 
-QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
 # 1437 images are 718 a rank: the last batch is a smaller one, and one image is left out of each epoch.
 OPTIONS = ["--data.batch_size=36", "--model.lr_batch_size=72", "--trainer.max_epochs=4"]
 
 
 def start(folder: Path, version: str, devices: int = 2, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *OPTIONS, *options, f"--trainer.devices={devices}", f"--version={version}"],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    return said
-
-
-def wait_until_it_trains(process: subprocess.Popen[str]) -> None:
-    assert process.stderr is not None
-    assert any("everything goes into" in line for line in process.stderr)
+    return start_fit(folder, *OPTIONS, *options, f"--trainer.devices={devices}", f"--version={version}")
 
 
 def second_rank(process: subprocess.Popen[str]) -> int:

@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from repository import ROOT
+from fit_process import finish, start_fit, wait_until_it_trains
 
-QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-COMMAND = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--trainer.accelerator=cpu"]
 OPTIONS = ["--trainer.max_epochs=8", "--trainer.log_every_n_steps=5", "--version=run"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *OPTIONS],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    process = start(folder)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
+    finish(start_fit(folder, *OPTIONS))
     return folder / "runs/quickstart/run"
 
 
@@ -52,11 +34,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_killed_at_a_random_moment_and_started_again_ends_as_the_uninterrupted_one(
     number: int, whole: Path, tmp_path: Path
 ) -> None:
-    process, draw = start(tmp_path), random.Random(number)
+    process, draw = start_fit(tmp_path, *OPTIONS), random.Random(number)
     signum, seconds = SIGNALS[number % 3], json.loads((whole / "summary.json").read_text())["seconds"]
-    assert process.stderr is not None
     if number % 5:
-        assert any("everything goes into" in line for line in process.stderr)
+        wait_until_it_trains(process)
     try:
         # During training, its test and its report, or before, while the process starts.
         process.wait(draw.uniform(0, seconds + 1) if number % 5 else draw.uniform(0, 5))
@@ -64,10 +45,8 @@ def test_a_run_killed_at_a_random_moment_and_started_again_ends_as_the_uninterru
         process.send_signal(signum)
     said = process.communicate(timeout=120)[1]
     assert process.returncode in (0, 1, 128 + signum, -signum), said  # 1: interrupted while Python was importing
-    while process.returncode:
-        process = start(tmp_path)
-        said = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, said
+    if process.returncode:
+        finish(start_fit(tmp_path, *OPTIONS))
     run = tmp_path / "runs/quickstart/run"
     assert_equal(run, whole)
     assert not list(run.rglob("*.partial"))
@@ -78,16 +57,8 @@ def test_a_disk_that_becomes_full_does_not_end_the_run(tmp_path: Path) -> None:
     def no_large_file() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # a checkpoint is three times as large
 
-    ended = subprocess.run(
-        [*COMMAND, "--trainer.max_epochs=2"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        preexec_fn=no_large_file,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "last.ckpt could not be written" in ended.stderr
+    said = finish(start_fit(tmp_path, "--trainer.max_epochs=2", preexec_fn=no_large_file))
+    assert "last.ckpt could not be written" in said
     run = tmp_path / "runs/quickstart/version_0"
     assert json.loads((run / "summary.json").read_text())["epochs"] == 2
     assert not list(run.rglob("*.ckpt")) + list(run.rglob("*.partial"))
