@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn, optim
 
 from lightning_subnets import EdgePopup, Method
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.checkpoint import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
 

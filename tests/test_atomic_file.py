@@ -10,7 +10,7 @@ import torch
 
 from lightning_subnets import atomic_file
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.checkpoint import CheckpointFiles
 
 # Loads the file without the package, and so without torch and its threads, so that a fork is a complete copy.
 KILLED_AT_EACH_BYTE = """

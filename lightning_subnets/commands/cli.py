@@ -41,7 +41,7 @@ from lightning_subnets.training.callbacks import (
     Throughput,
 )
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.checkpoint import CheckpointFiles
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 from lightning_subnets.training.module import SubnetModule
 

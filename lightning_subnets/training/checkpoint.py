@@ -1,4 +1,4 @@
-"""The content of checkpoints: read, checked against a run, and without the weights that a seed gives."""
+"""Checkpoints: written, read without running code from them, and checked against a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.training import checkpoint_schema, torch_file
@@ -51,6 +54,27 @@ def read(path: str | Path) -> dict[str, Any]:
     except ValidationError as error:
         raise UserError(f"the checkpoint {path} is damaged or of another version: {first_mistake(error)}") from error
     return content
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint completely or not at all, and reads it by ``read``.
+
+    If a write fails, on a full disk for instance, the old file stays and a warning says so; the run continues.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.serialization.set_crc32_options(True)  # checksums detect damage when the file is read
+            with replacing(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for an OSError
+            kept = "the old one is kept" if path.exists() else "there is no older one"
+            rank_zero_warn(f"the checkpoint {path} could not be written ({error}): {kept}, and the run continues")
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        return read(path)
 
 
 def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) -> None:

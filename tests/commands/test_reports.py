@@ -20,7 +20,7 @@ from lightning_subnets import EdgePopup, UserError, mask_, masked_layers
 from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
-from lightning_subnets.training.checkpoint_files import CheckpointFiles
+from lightning_subnets.training.checkpoint import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
 SHAPE = (1, 8, 8)
