@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +9,14 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training.schedule import Schedule
 
 
-class MaskedModule(LightningModule, ABC):
+class MaskedModule(LightningModule):
     """A module with a masked network.
 
     Attributes:
@@ -37,9 +37,17 @@ class MaskedModule(LightningModule, ABC):
     schedule: Schedule
     known_digest: tuple[object, str] | None
 
-    @abstractmethod
     def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
-        """Call a compiled function, and raise a user's error if torch.compile does not work here."""
+        """Call a compiled function.
+
+        Raises:
+            ValueError: if torch.compile does not work on this machine.
+        """
+        try:
+            return function(tensor)
+        except BackendCompilerFailed as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """Return a new optimizer over the parameters that the method trains.

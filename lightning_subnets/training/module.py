@@ -33,7 +33,7 @@ from lightning_subnets.training.callbacks import (
     OwnLoader,
     RankConsistency,
 )
-from lightning_subnets.training.callbacks.divergence import check_finite, diverged_at
+from lightning_subnets.training.callbacks.divergence import diverged_at
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schedule import Schedule, images_per_step, learning_rate_factor
 
@@ -121,13 +121,6 @@ class SubnetModule(MaskedModule):
         # In training, GoogLeNet and Inception also return the logits of their auxiliary classifiers.
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits
-
-    def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
-        try:
-            return function(tensor)
-        except BackendCompilerFailed as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
 
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.precision == "64-true":
@@ -228,8 +221,9 @@ class SubnetModule(MaskedModule):
     def on_validation_epoch_end(self) -> None:
         loss = self.metrics["val/loss"]
         assert isinstance(loss, MeanMetric)
-        if self._fitting and not self.trainer.sanity_checking:
-            check_finite(self.trainer, loss.compute())
+        # All ranks compute the same loss, so they stop together.
+        if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
+            raise diverged_at(self.trainer, self.trainer.global_step, "the validation loss is not finite")
         self._log_metrics("val")
         cached_weight.invalidate_(self._layers)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, distributed
+from torch import distributed
 
 from lightning_subnets.errors import UserError
 
@@ -51,9 +51,3 @@ def diverged_at(trainer: Trainer, step: int, what: str) -> UserError:
     saved = [path for callback in trainer.checkpoint_callbacks if (path := getattr(callback, "best_model_path", ""))]
     kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint had been written"
     return UserError(f"training diverged at step {step}: {what}. Try a lower learning rate; {kept}.")
-
-
-def check_finite(trainer: Trainer, loss: Tensor) -> None:
-    """Raise the error if a validation loss, the same on all ranks, is not finite."""
-    if not loss.isfinite():
-        raise diverged_at(trainer, trainer.global_step, "the validation loss is not finite")
