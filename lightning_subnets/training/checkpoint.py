@@ -203,7 +203,7 @@ def _prepare_to_train_(checkpoint: Mapping[str, Any], module: MaskedModule) -> N
         )
     optimizer, theirs = module.build_optimizer(), checkpoint["optimizer_states"][0]
     if checkpoint["optimizer"] != (name := type(optimizer).__name__):
-        raise UserError(f"the checkpoint is of a run by {checkpoint['optimizer']} and this run is by {name}")
+        raise UserError(f"the checkpoint is of a run with {checkpoint['optimizer']} and this run has {name}")
     own = _after_a_step(module)
     for index, state in theirs["state"].items():
         if (

@@ -96,5 +96,5 @@ class DelayedAllReduceMax:
         return int(shared)
 
     def now(self, number: int) -> int:
-        """Wait for the maximum of this number and of those of the exchange that is under way."""
+        """Return the maximum of this step's number and of the step before over all ranks, without the delay."""
         return max(self.exchange(number), self.last())

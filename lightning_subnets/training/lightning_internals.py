@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import AveragedModel
 
-# The names under which a Trainer's profiler is told of the wait for a batch and of the writing of a checkpoint.
+# Lightning reports the wait for a batch and the writing of a checkpoint to the profiler under these names.
 PROFILED_FETCH = "[_TrainingEpochLoop].train_dataloader_next"
 PROFILED_CHECKPOINT = "save_checkpoint"
 
@@ -69,7 +69,7 @@ def log_now(trainer: Trainer, *, step_before: bool = False) -> None:
 
 
 def count_last_step_once(trainer: Trainer) -> None:
-    """Keep Lightning from counting the last step of an epoch that was cut short twice.
+    """Keep Lightning from counting a step twice: the last one of an epoch that was cut short.
 
     Lightning skips the validation after that step, and then counts the step again.
     """
@@ -103,7 +103,7 @@ def restore_loaders(trainer: Trainer) -> None:
 
 
 def shards_loaders(trainer: Trainer) -> bool:
-    """Return whether the Trainer shares the samples of a loader out over the ranks."""
+    """Return whether the Trainer splits the samples of a loader among the ranks."""
     return bool(trainer._accelerator_connector.use_distributed_sampler)
 
 

@@ -76,8 +76,8 @@ def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
         if trainer.is_global_zero:
             print(
                 f"resuming at step {trainer.global_step} with {_in_words(now)}, instead of {_in_words(before)}; "
-                "the rest of the epoch has the samples that it would have had, the learning rate is that of the same "
-                "share of the run, and the scores will not be those of an uninterrupted run to the bit",
+                "the rest of the epoch trains on the samples that no process has seen, the learning rate continues at "
+                "the same share of the run, and the scores will differ from those of an uninterrupted run",
                 file=sys.stderr,
             )
 

@@ -141,7 +141,7 @@ def test_a_finished_run_is_not_resumed(finished_run: Path, mistake: Mistake) -> 
     [
         (["--model.method.density=0.3"], "density = 0.5 and this run has density = 0.3"),
         (["--model.network.width_multiplier=2"], "has shape (64, 1, 3, 3)"),
-        (["--model.optimizer=Adam"], "of a run by SGD and this run is by Adam"),
+        (["--model.optimizer=Adam"], "of a run with SGD and this run has Adam"),
         (["--trainer.max_epochs=1"], "is at step 46, in epoch 2, and --trainer.max_epochs=1 is before that"),
         (["--trainer.max_steps=40"], "--trainer.max_steps=40 is before that"),
     ],

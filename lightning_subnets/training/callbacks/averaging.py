@@ -1,4 +1,4 @@
-"""Averages of a network in training, of its trained parameters alone."""
+"""Averages the trained parameters of a network, and leaves the frozen ones alone."""
 
 from __future__ import annotations
 
@@ -102,13 +102,13 @@ def _share_frozen_(average: AveragedModel, module: LightningModule) -> None:
 
 def _average_trained_(average: AveragedModel) -> None:
     """Make each update skip the tensors that the average shares with the network."""
-    of_one, of_many = average.avg_fn or get_swa_avg_fn(), average.multi_avg_fn  # type: ignore[no-untyped-call]
+    average_one = average.avg_fn or get_swa_avg_fn()  # type: ignore[no-untyped-call]
 
-    def each(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def average_each(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         for mean, value in zip(averaged, current, strict=True):
-            mean.copy_(of_one(mean, value, count))
+            mean.copy_(average_one(mean, value, count))
 
-    update: Callable[..., None] = of_many or each
+    update: Callable[..., None] = average.multi_avg_fn or average_each
 
     def multi_avg_fn(averaged: Any, current: Any, count: Tensor | int) -> None:
         pairs = zip(averaged, current, strict=True)

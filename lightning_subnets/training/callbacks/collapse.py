@@ -19,9 +19,9 @@ from lightning_subnets.training.masked_module import network_of
 class Collapse(Callback):
     """Checks the masks when training begins, and again whenever weights have been pruned.
 
-    A line names layers that no path goes through. A network without any path from its inputs to its outputs has the
-    same output for every image and no gradient, so it is an error. If the units of a network cannot be followed, only
-    layers without a weight are found.
+    It prints the names of layers that no path goes through. A network without any path from its inputs to its outputs
+    has the same output for every image and no gradient, so it is an error. If the units of a network cannot be
+    followed, only layers without a weight are found.
 
     Args:
         allow_collapse: train a collapsed network too.

@@ -1,4 +1,4 @@
-"""The end of a run whose loss or parameters are not finite any more."""
+"""Stops a run whose loss or parameters are no longer finite."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ from lightning_subnets.training.loggers.metrics_file import MetricsFile
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 REQUEUE = os.EX_TEMPFAIL  # sysexits.h: "temporary failure; the user is invited to retry"
 
-_DUE = 1  # a checkpoint without a stop; below the number of every signal, so that the maximum over the ranks is right
+# Asks for a checkpoint without a stop. The number of every signal is larger, so a signal on any rank is the maximum.
+_DUE = 1
 _TIME_LIMIT = int(signal.SIGALRM)  # stands for max_time among the signals; nobody sends this signal
 
 

@@ -16,8 +16,8 @@ class MaskStatistics(Callback):
     """Logs ``density/<layer>`` and ``swapped/<layer>`` at the end of each training epoch.
 
     density = kept / total. swapped = |m_before and not m_now| / |m_before|, where m_before is the mask of an epoch ago:
-    the share of the edges kept then that are not kept now; 0 for an empty layer. With a constant number of edges, as
-    many were added. A dense network logs nothing.
+    the share of the edges kept then that are not kept now; 0 for an empty layer. If the number of edges is constant,
+    equally many were added. A dense network logs nothing.
     """
 
     def __init__(self) -> None:

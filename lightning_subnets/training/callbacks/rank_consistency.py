@@ -105,7 +105,7 @@ def check_agreement(trainer: Trainer, network: nn.Module) -> None:
     distributed.all_gather(of_ranks, mine)
     odd: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, column in zip(found, torch.stack(of_ranks, dim=1).tolist(), strict=True):
-        most, _ = Counter(column).most_common(1)[0]  # of equally frequent values, that of the lower rank
+        most, _ = Counter(column).most_common(1)[0]  # if two values are equally frequent, the one of the lower rank
         for rank, value in enumerate(column):
             if value != most:
                 layer, _, what = name.rpartition(".")

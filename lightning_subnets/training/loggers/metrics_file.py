@@ -215,7 +215,7 @@ def _lines(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> bytes:
 
 
 def _set_aside(content: bytes, path: Path) -> Path:
-    """Keep a damaged file under a free name, only once; after a full disk the same file is read again."""
+    """Keep a damaged file under a free name, unless it is kept already: after a full disk it is read again."""
     names = (path.with_name(f"{path.stem}_damaged_{number}{path.suffix}") for number in itertools.count())
     kept = next(each for each in names if not each.exists() or each.read_bytes() == content)
     if not kept.exists():
