@@ -94,7 +94,7 @@ _BROADCAST = next(name for name in strategies.OPTIONS if "buffers" in name)
     [({_BROADCAST: True}, False, True), ({}, True, True), ({"init_sync": True}, False, False)],
     ids=["buffers broadcast", "weights trained", "weights copied from rank 0"],
 )
-def test_the_count_shows_what_else_is_sent(options: dict[str, Any], train_all: bool, in_steps: bool) -> None:
+def test_the_count_detects_other_traffic(options: dict[str, Any], train_all: bool, in_steps: bool) -> None:
     traffic, _ = on_ranks(train, options, train_all)
     assert is_small(traffic) is not in_steps
     assert in_steps or traffic["begin"] > 8 * WEIGHTS

@@ -47,5 +47,5 @@ def train(method: ls.Method) -> None:
 
 # Each in its own processes, because torch warns once.
 @pytest.mark.parametrize("method", [ls.EdgePopup(0.5), LearnedWeights(), ls.Dense()], ids=lambda m: type(m).__name__)
-def test_1x1_convolutions_train_in_channels_last_without_a_warning_of_other_strides(method: ls.Method) -> None:
+def test_1x1_convolutions_train_in_channels_last_without_a_warning_about_strides(method: ls.Method) -> None:
     on_ranks(train, method)

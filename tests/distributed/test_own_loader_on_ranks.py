@@ -50,7 +50,7 @@ def samples_of(folder: Path, shuffle: bool, stop: int, resumes: bool) -> list[in
     return watch.samples
 
 
-def test_ranks_share_the_samples_of_a_users_loader_and_resume_together_or_fewer(tmp_path: Path) -> None:
+def test_ranks_share_the_samples_of_a_users_loader_and_resume_with_as_many_ranks_or_fewer(tmp_path: Path) -> None:
     for shuffle in (True, False):
         whole = on_ranks(samples_of, tmp_path, shuffle, 0, False)
         assert sorted(whole[0][:100] + whole[1][:100]) == sorted(whole[0][100:] + whole[1][100:]) == list(range(COUNT))

@@ -49,7 +49,7 @@ def run_by_command(nodes: int) -> str:
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_the_command_uses_them_on_one_node_and_on_two(nodes: int) -> None:
+def test_the_command_uses_these_options_on_one_node_and_on_two(nodes: int) -> None:
     first, second = on_ranks(run_by_command, nodes)
     assert "2 processes: " in first
     assert "by DDP" in first

@@ -102,7 +102,7 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
         *(pytest.param("EMA", method, marks=pytest.mark.thorough) for method in ("IteRand", "SNIP", "Dense")),
     ],
 )
-def test_a_run_ends_as_the_network_in_its_checkpoint_and_so_does_one_that_is_stopped_and_resumed(
+def test_a_run_and_a_resumed_run_end_as_the_network_in_the_checkpoint(
     average: str, method: str, tmp_path: Path
 ) -> None:
     whole = with_norms(method)
@@ -134,7 +134,7 @@ def test_a_run_ends_as_the_network_in_its_checkpoint_and_so_does_one_that_is_sto
         pytest.param(0.7, "EdgePopup", marks=pytest.mark.thorough),
     ],
 )
-def test_what_is_trained_is_averaged_and_what_is_frozen_is_what_it_would_be(
+def test_trained_parameters_are_averaged_and_frozen_ones_are_those_of_a_run_without_an_average(
     decay: float, method: str, tmp_path: Path
 ) -> None:
     averaged, alone, steps = with_norms(method), with_norms(method), Steps()
@@ -200,7 +200,7 @@ def test_a_callback_that_changes_frozen_weights_is_found_in_the_first_epoch(tmp_
         fit(with_norms("EdgePopup"), tmp_path, Elsewhere())
 
 
-def test_a_run_with_an_average_is_not_resumed_without(tmp_path: Path) -> None:
+def test_a_run_with_an_average_cannot_be_resumed_without_one(tmp_path: Path) -> None:
     fit(with_norms("EdgePopup"), tmp_path, EMAWeightAveraging(decay=0.9), epochs=1)
     with (
         pytest.warns(UserWarning, match="Be aware that when using `ckpt_path`"),
@@ -210,7 +210,7 @@ def test_a_run_with_an_average_is_not_resumed_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_the_summary_of_an_averaged_run_is_of_its_checkpoint_and_of_the_file_exported_from_it(tmp_path: Path) -> None:
+def test_summary_checkpoint_and_exported_file_of_an_averaged_run_agree(tmp_path: Path) -> None:
     average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
     options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
     command = ["fit", "-c", str(QUICKSTART), *average, *options, "--model.weights=kaiming_normal", "--version=run"]
@@ -238,7 +238,7 @@ def test_the_summary_of_an_averaged_run_is_of_its_checkpoint_and_of_the_file_exp
 
 
 @pytest.mark.parametrize("name", ["EMA", pytest.param("mean", marks=pytest.mark.thorough)])
-def test_a_checkpoint_of_weights_alone_is_of_the_average_as_the_whole_one_is(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_weights_alone_holds_the_average(name: str, tmp_path: Path) -> None:
     alone = ModelCheckpoint(tmp_path / "alone", save_weights_only=True, monitor="val/accuracy", save_top_k=-1)
     whole = ModelCheckpoint(tmp_path / "whole", monitor="val/accuracy", mode="max", save_top_k=-1)
     fit(with_norms("EdgePopup"), tmp_path / "last", AVERAGES[name](), alone, whole)

@@ -34,7 +34,7 @@ def saved(module: SubnetModule, path: Path) -> dict[str, Any]:
     return read(path)
 
 
-def test_what_the_seed_gives_is_not_in_the_checkpoint_and_comes_back_with_it(tmp_path: Path) -> None:
+def test_a_checkpoint_omits_the_weights_that_the_seed_gives_and_restores_them(tmp_path: Path) -> None:
     module, path = small_module(), tmp_path / "run.ckpt"
     content = saved(module, path)
     assert content["subnet"] == {
@@ -59,7 +59,7 @@ def test_what_the_seed_gives_is_not_in_the_checkpoint_and_comes_back_with_it(tmp
 
 
 @pytest.mark.parametrize("kept", [{"weights": None}, {"method": ls.Dense()}], ids=["given", "trained"])
-def test_what_the_seed_does_not_give_is_in_the_checkpoint(kept: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_weights_that_the_seed_does_not_give(kept: dict[str, Any], tmp_path: Path) -> None:
     module, path = small_module(**kept), tmp_path / "run.ckpt"
     content = saved(module, path)
     assert content["state_dict"].keys() == module.state_dict().keys()

@@ -178,7 +178,7 @@ VALUES: list[Any] = [
     ("count", "fits"),
     [(100, 1), pytest.param(300, 5, marks=pytest.mark.thorough), pytest.param(10**6, 10**6, marks=pytest.mark.long)],
 )
-def test_a_value_of_another_kind_anywhere_is_one_error_or_a_run_like_any_other(
+def test_a_checkpoint_with_any_value_replaced_is_refused_or_can_be_resumed(
     count: int, fits: int, whole: Path, tmp_path: Path
 ) -> None:
     content, path, rng = torch.load(whole, weights_only=True), tmp_path / "changed.ckpt", np.random.default_rng(0)

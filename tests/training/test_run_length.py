@@ -99,7 +99,7 @@ def assert_equal(run: Path, expected: Path, *, more_rows: int = 0, without: str 
     ],
     ids=str,
 )
-def test_killed_after_any_checkpoint_a_run_ends_as_the_one_that_was_not(
+def test_a_run_killed_after_any_checkpoint_ends_as_the_uninterrupted_one(
     options: Options, steps: int, tmp_path: Path
 ) -> None:
     run, last = tmp_path / "run", Copies(tmp_path / "run")
@@ -122,7 +122,7 @@ def test_killed_after_any_checkpoint_a_run_ends_as_the_one_that_was_not(
     ],
     ids=str,
 )
-def test_made_longer_when_it_is_resumed_a_run_ends_as_one_that_always_was_as_long(
+def test_a_run_that_gets_longer_when_it_is_resumed_ends_as_one_that_was_always_as_long(
     before: Options, now: Options, tmp_path: Path
 ) -> None:
     expected, last = tmp_path / "expected", Copies(tmp_path / "run")

@@ -78,9 +78,7 @@ def test_an_empty_layer_beside_a_shortcut_is_named_and_the_network_trained(capsy
 
 
 @pytest.mark.parametrize("method", [EdgePopup(0.5), Supermask(0.5)])
-def test_nothing_is_said_of_a_network_that_something_flows_through(
-    method: Method, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_printed_about_a_network_that_has_paths(method: Method, capsys: pytest.CaptureFixture[str]) -> None:
     fit(module_of(chain(), method))
     assert "collapse" not in capsys.readouterr().err
 
@@ -103,7 +101,7 @@ class Pruning(Callback):
                 pl_module.network[3].scores[0] = False
 
 
-def test_it_looks_again_when_weights_have_been_pruned_and_not_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_checked_again_only_after_weights_have_been_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     network = chain()
     masks = full(network)
     masks["1"][0] = False

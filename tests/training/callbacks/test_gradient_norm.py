@@ -46,20 +46,20 @@ def fit(
 
 
 @pytest.mark.parametrize("method", [ls.EdgePopup(0.5), ls.Dense()], ids=["scores", "weights"])
-def test_the_norm_is_that_of_all_that_is_trained(method: ls.Method, tmp_path: Path) -> None:
+def test_the_norm_is_over_all_trained_parameters(method: ls.Method, tmp_path: Path) -> None:
     logged, expected = fit(tmp_path, method=method)
     assert list(logged) == list(range(2, len(expected), 3))
     assert all(norm == pytest.approx(expected[step]) for step, norm in logged.items())
 
 
-def test_it_is_that_of_the_accumulated_gradient_before_clipping(tmp_path: Path) -> None:
+def test_the_norm_is_that_of_the_accumulated_gradient_before_clipping(tmp_path: Path) -> None:
     logged, expected = fit(tmp_path, method=ls.EdgePopup(0.5), accumulate_grad_batches=3, gradient_clip_val=1e-3)
     assert min(logged.values()) > 1e-3
     assert all(norm == pytest.approx(expected[step]) for step, norm in logged.items())
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_under_scaled_gradients_it_is_that_of_the_unscaled_one(fused: bool, tmp_path: Path) -> None:
+def test_the_norm_of_scaled_gradients_is_that_of_the_unscaled_ones(fused: bool, tmp_path: Path) -> None:
     plain, _ = fit(tmp_path / "plain", method=ls.EdgePopup(0.5), fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
@@ -67,5 +67,5 @@ def test_under_scaled_gradients_it_is_that_of_the_unscaled_one(fused: bool, tmp_
     assert scaled == {step: pytest.approx(norm, rel=0.05) for step, norm in plain.items()}
 
 
-def test_without_steps_to_log_nothing_is(tmp_path: Path) -> None:
+def test_nothing_is_logged_without_a_logging_interval(tmp_path: Path) -> None:
     assert not fit(tmp_path, method=ls.EdgePopup(0.5), log_every_n_steps=0)[0]

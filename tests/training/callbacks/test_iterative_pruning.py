@@ -99,7 +99,7 @@ def test_a_rewind_puts_everything_back_to_the_bit(rewind_to: int) -> None:
     assert max(watch.after) == 10 + 2 * length
 
 
-def test_without_a_rewind_the_weights_go_on_as_they_are_without_momenta() -> None:
+def test_without_a_rewind_a_round_continues_with_the_weights_but_without_momenta() -> None:
     watch = fit(IterativePruning(rounds=2, epochs_per_round=1, rewind_to=None))
     for start in (5, 10):
         now, then = watch.before[start], watch.after[start]
@@ -144,7 +144,7 @@ def tiny() -> tuple[nn.Module, MaskedLayer, MaskedLayer]:
     return network, first, second
 
 
-def test_the_smallest_of_all_that_are_left_go() -> None:
+def test_the_smallest_remaining_weights_of_the_network_are_pruned() -> None:
     network, first, second = tiny()
     pruning = IterativePruning(rounds=3, epochs_per_round=1, fraction=0.4)
     pruning.prune_(network)  # 8 - int(0.4 * 8) = 5: of the two 0.5 the first stays
@@ -159,7 +159,7 @@ def test_the_smallest_of_all_that_are_left_go() -> None:
     assert first.mask().tolist() == [[False, False, False], [False, True, True]]
 
 
-def test_the_smallest_of_each_layer_that_are_left_go() -> None:
+def test_the_smallest_remaining_weights_of_each_layer_are_pruned() -> None:
     network, first, second = tiny()
     pruning = IterativePruning(rounds=3, epochs_per_round=1, fraction=0.5, scope="layer")
     pruning.prune_(network)

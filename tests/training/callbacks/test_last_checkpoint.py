@@ -79,7 +79,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
 @pytest.mark.parametrize(
     "step", [2, 5, *(pytest.param(step, marks=pytest.mark.thorough) for step in (1, 3, 4, 6, 7, 8, 9))]
 )
-def test_stopped_after_any_step_the_run_ends_as_the_uninterrupted_one(
+def test_a_run_stopped_after_any_step_ends_as_the_uninterrupted_one(
     step: int, whole: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     handlers = [signal.getsignal(signum) for signum in SIGNALS]
@@ -97,7 +97,7 @@ def test_stopped_after_any_step_the_run_ends_as_the_uninterrupted_one(
 @pytest.mark.parametrize(
     "arguments", [{"accumulate_grad_batches": 2}, {"val_check_interval": 2}, {"check_val_every_n_epoch": 2}], ids=str
 )
-def test_accumulation_and_validation_at_other_times_change_nothing_about_it(
+def test_a_stopped_run_that_accumulates_or_validates_at_other_times_ends_as_the_uninterrupted_one(
     step: int, arguments: dict[str, Any], whole: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     sent, validated = iter([send(signal.SIGUSR1)]), list[int]()

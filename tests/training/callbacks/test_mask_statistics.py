@@ -49,10 +49,10 @@ def test_density_and_swapped_edges_are_counted_by_layer() -> None:
     assert metrics["swapped/1"] == torch.tensor(3 / 320)
 
 
-def test_of_an_empty_layer_nothing_is_swapped() -> None:
+def test_an_empty_layer_has_no_swapped_edges() -> None:
     metrics = _fit(ls.FixedMask({"1": torch.zeros(10, 64, dtype=torch.bool)}), allow_collapse=True).callback_metrics
     assert metrics["density/1"] == metrics["swapped/1"] == 0.0
 
 
-def test_a_dense_network_has_no_mask_to_speak_of() -> None:
+def test_a_dense_network_logs_no_densities() -> None:
     assert not [name for name in _fit(ls.Dense()).callback_metrics if name.startswith(("density", "swapped"))]

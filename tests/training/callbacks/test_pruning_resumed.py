@@ -112,7 +112,7 @@ def test_a_finished_run_continues_with_more_rounds(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_resumed_with_smaller_batches_the_rewind_is_to_the_same_share_of_the_round(tmp_path: Path) -> None:
+def test_after_a_resume_with_smaller_batches_the_rewind_is_to_the_same_share_of_the_round(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run(tmp_path, 3, stop=2)
     watch = run(tmp_path, 3, batch_size=144)  # 10 steps an epoch instead of 5; 6 of the first are left
@@ -124,14 +124,14 @@ def test_resumed_with_smaller_batches_the_rewind_is_to_the_same_share_of_the_rou
 
 
 @pytest.mark.parametrize(("name", "before", "now"), [("rewind_to", 3, 2), ("epochs_per_round", 1, 2)])
-def test_a_resumed_run_keeps_its_rounds(name: str, before: int, now: int) -> None:
+def test_a_resumed_run_cannot_change_its_rounds(name: str, before: int, now: int) -> None:
     options: dict[str, Any] = {"rounds": 1, "epochs_per_round": 1}
     state = IterativePruning(**(options | {name: before})).state_dict()
     with pytest.raises(ls.UserError, match=f"{name} = {before} of IterativePruning, and this run has {name} = {now}"):
         IterativePruning(**(options | {name: now})).load_state_dict(state)
 
 
-def test_a_run_without_rounds_is_not_resumed_with_rounds(tmp_path: Path) -> None:
+def test_a_run_without_rounds_cannot_be_resumed_with_rounds(tmp_path: Path) -> None:
     checkpoint = tmp_path / "last.ckpt"
     trainer = quiet_trainer(limit_val_batches=0, callbacks=[LastCheckpoint(tmp_path)])
     trainer.fit(module(), datamodule=Digits(batch_size=288))

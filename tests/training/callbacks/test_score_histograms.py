@@ -36,13 +36,13 @@ def test_tensorboard_gets_the_metrics_and_the_scores_of_each_layer(tmp_path: Pat
     assert shown[-1].histogram_value.max == pytest.approx(float(scores.detach().max()))
 
 
-def test_a_method_without_scores_has_none_to_show(tmp_path: Path) -> None:
+def test_a_method_without_scores_logs_no_histogram(tmp_path: Path) -> None:
     fit([TensorBoard(str(tmp_path), name="", version="")], method=ls.Dense())
     events = EventAccumulator(str(tmp_path)).Reload()
     assert not events.Tags()["histograms"]
 
 
-def test_without_a_logger_that_shows_them_it_says_which_do(tmp_path: Path) -> None:
+def test_an_error_names_the_loggers_that_show_histograms(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--trainer\.logger=WandbLogger, or --trainer\.logger=TensorBoardLogger"):
         fit([MetricsFile(str(tmp_path))])
 

@@ -33,7 +33,7 @@ def panels(spec: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_it_shows_all_that_a_run_logs_but_its_test(
+def test_the_workspace_shows_all_metrics_of_a_run_except_those_of_its_test(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "--json")
@@ -46,7 +46,7 @@ def test_it_shows_all_that_a_run_logs_but_its_test(
     assert {panel["xAxis"] for panel in shown} == {"_step"}
 
 
-def test_it_is_saved_for_a_user_and_a_project(
+def test_the_workspace_is_saved_for_a_user_and_a_project(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "--entity=me", "--project=mine")

@@ -132,7 +132,9 @@ def test_another_damaged_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
         assert (tmp_path / f"metrics_damaged_{number}.csv").read_bytes() == b"no header %d\r\n" % number
 
 
-def test_a_run_that_is_resumed_without_its_file_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_resumed_without_its_file_prints_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log(MetricsFile(str(tmp_path), step=3), range(3, 5))
     assert (
         capsys.readouterr().err == f"{tmp_path}/metrics.csv is gone, with the rows that were in it: a new file begins\n"
@@ -155,7 +157,7 @@ def test_a_file_that_is_deleted_or_shortened_during_the_run_is_written_again(
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-def test_what_is_logged_without_a_step_belongs_to_the_last_one(tmp_path: Path) -> None:
+def test_metrics_logged_without_a_step_belong_to_the_last_step(tmp_path: Path) -> None:
     file = MetricsFile(str(tmp_path))
     for step in (None, 4, None):
         file.log_metrics({"loss": 1.0}, step)

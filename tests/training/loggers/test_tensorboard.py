@@ -28,7 +28,7 @@ def fit(folder: Path) -> Trainer:
 # The first is written when the file is begun, by a thread of TensorBoard's that shows its own error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("writes", [0, 1, 5, 20])
-def test_a_full_disk_does_not_end_the_run_and_is_said_once(
+def test_a_full_disk_does_not_end_the_run_and_is_reported_once(
     writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
