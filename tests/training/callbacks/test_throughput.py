@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
 from metric_rows import column
-from repository import ROOT
+from rank_processes import on_ranks
 from small_runs import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -128,29 +126,15 @@ def test_the_users_profiler_records_and_is_restored(callbacks: list[Callback], t
     assert "start" not in vars(profiler)
 
 
-TWO_RANKS = """
-import os, sys, time
-from pathlib import Path
-import test_throughput
-from test_throughput import _Slow, fit
-
-folder, seconds = Path(sys.argv[1]), 2.0 + int(os.environ.get("LOCAL_RANK", 0))
-time.perf_counter = lambda: _Slow.now
-_Slow.step = seconds
-fit(folder, devices=2, strategy="ddp", max_epochs=1, limit_val_batches=0)
-"""
+def fit_on_a_rank(folder: Path) -> None:
+    time.perf_counter = lambda: _Slow.now
+    _Slow.step = 2.0 + int(os.environ["LOCAL_RANK"])
+    fit(folder, devices=2, max_epochs=1, limit_val_batches=0)
 
 
 @pytest.mark.thorough
 def test_the_ranks_speeds_are_summed_and_their_waits_averaged(tmp_path: Path) -> None:
-    script = tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS)
-    here = Path(__file__).parent
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (here, ROOT, ROOT / "tests")))}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=os.environ | environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    on_ranks(fit_on_a_rank, tmp_path)
     assert column(tmp_path, "train/images_per_second") == each([3], IMAGES / 3 + IMAGES / 4)
     assert column(tmp_path, "train/data_wait") == each([3], (1 / 3 + 1 / 4) / 2)
     assert column(tmp_path, "train/images_per_second_step") == each([1, 3], 2 * IMAGES / 3)
