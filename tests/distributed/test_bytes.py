@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from rank_processes import bytes_sent, on_ranks, trainer
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.training import strategies
 from lightning_subnets.training.module import SubnetModule
 
 pytestmark = [
@@ -46,15 +44,12 @@ class Traffic(Callback):
         self.evaluation = bytes_sent() - self.evaluation
 
 
-def train(options: str | dict[str, Any], train_all: bool = False) -> dict[str, Any]:
+def train(strategy: str) -> dict[str, Any]:
     network = nn.Sequential(
         nn.Conv2d(1, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 256, 1, bias=False)
     )
     network.extend([nn.BatchNorm2d(256), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(1024, 10)])
     module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda trained: torch.optim.Adam(trained, lr=0.05))
-    if train_all:
-        network.requires_grad_(True)
-    strategy = DDPStrategy(**strategies.OPTIONS | options) if isinstance(options, dict) else options
     traffic = Traffic()
     fit = trainer(max_steps=20, max_epochs=-1, val_check_interval=20, callbacks=[traffic], strategy=strategy)
     fit.fit(module, datamodule=Digits(batch_size=32))
@@ -84,17 +79,3 @@ def test_a_step_sends_the_gradients_of_the_scores_and_frozen_weights_are_never_s
     for losses in zip(*([rank["loss"] for rank in ranks] for ranks in (whole, half)), strict=True):
         assert max(losses) < 1.2
         assert losses[0] == pytest.approx(losses[1], abs=0.1)
-
-
-_BROADCAST = next(name for name in strategies.OPTIONS if "buffers" in name)
-
-
-@pytest.mark.parametrize(
-    ("options", "train_all", "in_steps"),
-    [({_BROADCAST: True}, False, True), ({}, True, True), ({"init_sync": True}, False, False)],
-    ids=["buffers broadcast", "weights trained", "weights copied from rank 0"],
-)
-def test_the_count_detects_other_traffic(options: dict[str, Any], train_all: bool, in_steps: bool) -> None:
-    traffic, _ = on_ranks(train, options, train_all)
-    assert is_small(traffic) is not in_steps
-    assert in_steps or traffic["begin"] > 8 * WEIGHTS
