@@ -37,17 +37,13 @@ class Watch(Callback):
             assert torch.equal(module(images), functional_call(plain, state, images))
         self.scores[stage].append(masked_layers(module.network)[0][1].get_parameter("scores").detach().clone())
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *_: Any) -> None:
         self.check("train", module, batch[0])
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, module: LightningModule, batch: Any, index: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_validation_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *_: Any) -> None:
         self.check("val", module, batch[0])
 
-    def on_test_batch_start(
-        self, trainer: Trainer, module: LightningModule, batch: Any, index: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_test_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *_: Any) -> None:
         self.check("test", module, batch[0])
 
 

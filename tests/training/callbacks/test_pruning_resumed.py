@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,26 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
 from small_runs import quiet_trainer
 from test_iterative_pruning import Watch, equal, module
+from test_last_checkpoint import Do, at_step, send
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint, MaskStatistics
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
 from lightning_subnets.training.loggers import MetricsFile
-
-
-class Stop(Callback):
-    """Interrupts after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def run(folder: Path, rewind_to: int | None, *, stop: int = -1, batch_size: int = 288, rounds: int = 2) -> Watch:
@@ -45,7 +33,7 @@ def run(folder: Path, rewind_to: int | None, *, stop: int = -1, batch_size: int 
     trainer = quiet_trainer(
         max_epochs=1 + rounds,
         logger=MetricsFile(str(folder), step=content["global_step"] if content else None),
-        callbacks=[Stop(stop), watch, MaskStatistics(), pruning, last],
+        callbacks=[Do(at_step(stop, send(signal.SIGUSR1))), watch, MaskStatistics(), pruning, last],
     )
     trainer.fit(of, datamodule=Digits(batch_size=batch_size), ckpt_path=last.best_model_path or None)
     return watch
