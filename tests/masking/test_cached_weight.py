@@ -218,7 +218,7 @@ def test_a_network_that_is_moved_or_deleted_frees_its_cached_weights() -> None:
     gc.collect()
     assert product() is None
     assert len(layers) == 3
-    assert layers.isdisjoint(cached_weight._layers)
+    assert not layers & cached_weight._layers
     network(IMAGES.double())
     assert layers <= cached_weight._layers
     del network
