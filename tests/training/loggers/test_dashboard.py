@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import QUICKSTART
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from metric_rows import by_step
-from repository import ROOT
+from rank_processes import on_ranks
 from wandb_server import WandbServer, serving
 
 from lightning_subnets._version import versions
@@ -169,24 +170,19 @@ def test_the_run_knows_its_config_name_versions_and_commit(
     assert described["commit"] == commit
 
 
+def log_on_another_rank(run: Path) -> list[str]:
+    """Log on rank 1, and return the modules of W&B that are loaded."""
+    rank_zero_only.rank = 1
+    dashboard = train(run, range(15))
+    dashboard.experiment.anything()  # Lightning asks for it on every rank
+    dashboard.log_hyperparams({"a": 1})
+    dashboard.finalize("success")
+    return [name for name in sys.modules if name.startswith("wandb.") and name != "wandb.wandb"]
+
+
 @pytest.mark.thorough
 def test_another_rank_creates_nothing_and_does_not_load_wandb(run: Path) -> None:
-    code = """
-import sys
-from pathlib import Path
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-rank_zero_only.rank = 1
-from test_dashboard import train
-dashboard = train(Path(sys.argv[1]), range(15))
-dashboard.experiment.anything()  # Lightning asks for it on every rank
-dashboard.log_hyperparams({"a": 1})
-dashboard.finalize("success")
-assert not [name for name in sys.modules if name.startswith("wandb.") and name != "wandb.wandb"], "wandb is loaded"
-"""
-    path = os.pathsep.join(map(str, (Path(__file__).parent, ROOT, ROOT / "tests")))
-    command = [sys.executable, "-c", code, str(run)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert on_ranks(log_on_another_rank, run, ranks=1) == [[]]
     assert not list(run.iterdir())
 
 
