@@ -193,12 +193,20 @@ def started(path: str, *options: str) -> subprocess.Popen[str]:
     program = "from lightning_subnets.commands.subnets import main; main()"
     command = [sys.executable, "-c", program, "sweep", path, "--out=out"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not any(path.stat().st_mtime > began for path in Path("out").glob("runs/*/checkpoints/last.ckpt")):
+
+    def has_saved() -> bool:
         assert process.poll() is None
+        return any(path.stat().st_mtime > began for path in Path("out").glob("runs/*/checkpoints/last.ckpt"))
+
+    wait_until(has_saved)
+    return process
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return process
 
 
 def running() -> list[int]:
@@ -215,7 +223,9 @@ def running() -> list[int]:
 
 
 @pytest.mark.thorough
-def test_a_stopped_sweep_saves_checkpoints_and_resumes(figure: Callable[..., str]) -> None:
+def test_a_stopped_sweep_saves_and_resumes_and_the_row_of_a_killed_run_says_why(
+    figure: Callable[..., str],
+) -> None:
     long = figure(**{"trainer.max_epochs": 3000, "trainer.limit_val_batches": 0})
     process = started(long, "--at_once=1")
     process.send_signal(signal.SIGTERM)
@@ -228,23 +238,15 @@ def test_a_stopped_sweep_saves_checkpoints_and_resumes(figure: Callable[..., str
     epoch = torch.load(run / "last.ckpt", weights_only=True)["epoch"]
 
     process = started(long, "--at_once=1")
+    assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] > epoch
+    first = running()
+    for each in first:
+        os.kill(each, signal.SIGKILL)
+    wait_until(lambda: running() not in ([], first))
+    assert rows()[0]["error"] == "killed by SIGKILL, perhaps for memory"
     process.kill()
     process.communicate(timeout=300)
-    deadline = time.monotonic() + 300
-    while running():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] > epoch
-
-
-@pytest.mark.thorough
-def test_a_killed_run_has_failed_and_its_row_says_why(figure: Callable[..., str]) -> None:
-    process = started(figure(**{"trainer.max_epochs": 3000, "trainer.limit_val_batches": 0}), "--at_once=2")
-    for run in running():
-        os.kill(run, signal.SIGKILL)
-    process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert [row["error"] for row in rows()] == ["killed by SIGKILL, perhaps for memory"] * 2
+    wait_until(lambda: not running())
 
 
 @pytest.mark.thorough
