@@ -83,7 +83,7 @@ def test_the_masks_are_those_of_a_plain_stable_sort(network: tuple[list[Tensor],
 
 
 @pytest.mark.thorough
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(networks(), st.booleans())
 def test_the_masks_are_those_of_a_plain_stable_sort_in_a_longer_campaign(
     network: tuple[list[Tensor], list[int]], absolute: bool
