@@ -46,8 +46,9 @@ def found_by(method: Method, build: Callable[[], nn.Module]) -> Found:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("density", [0.1, 0.02])
-@pytest.mark.parametrize("build", [lambda: VGG16(width_multiplier=0.125), ResNet20], ids=["VGG16", "ResNet20"])
+@pytest.mark.parametrize(
+    ("build", "density"), [(lambda: VGG16(width_multiplier=0.125), 0.02), (ResNet20, 0.1)], ids=["VGG16", "ResNet20"]
+)
 def test_synflow_l2_has_the_largest_trace_and_phew_more_than_unbiased_walks_and_wider_layers(
     build: Callable[[], nn.Module], density: float
 ) -> None:
