@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ FAMILIES = [
 ]
 
 
+# These differ from a config beside them only in the network, so make test-long runs their trial runs.
+OTHER_NETWORKS = re.compile(r"cifar10/conv[468]_(dense|kaiming)|^rn(34|101)_|^wrn50_|tiny_imagenet/(rn50|wrn50)_")
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
@@ -89,7 +94,14 @@ def folders(photographs: Path, cifar_folder: Path, tiny_imagenet_folder: Path) -
     return {"photographs": photographs, "cifar": cifar_folder, "tiny_imagenet": tiny_imagenet_folder}
 
 
-@pytest.mark.parametrize("config", in_tiers(EXPERIMENTS))
+def trial_runs() -> list[Any]:
+    """Return the experiments as parameters, marked as long if they differ from another one only in the network."""
+    others = [path for path in EXPERIMENTS if OTHER_NETWORKS.search(name_of(path))]
+    long = [pytest.param(path, id=name_of(path), marks=pytest.mark.long) for path in others]
+    return in_tiers([path for path in EXPERIMENTS if path not in others]) + long
+
+
+@pytest.mark.parametrize("config", trial_runs())
 def test_an_experiment_trains_validates_and_writes_nothing_in_a_trial_run(
     config: Path, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
