@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,12 +115,12 @@ def test_an_unreadable_image_is_named(workers: int, photographs: Path, tmp_path:
     assert "is not a readable image" in said[0]
 
 
-def test_a_mistake_under_two_processes_is_one_error(tmp_path: Path) -> None:
+def test_a_mistake_under_two_processes_is_one_error_before_the_second_starts(
+    tmp_path: Path, mistake: Mistake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("subprocess.Popen")
     ddp = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *ddp]
-    result = subprocess.run([*command, "--model.network.num_classes=9"], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == [
+    assert mistake(["fit", "-c", QUICKSTART, *ddp, "--model.network.num_classes=9"]).splitlines() == [
         "error: Conv2 has 9 outputs and Digits has 10 classes: set --model.network.num_classes=10 "
         "(timm: --model.network.dict_kwargs.num_classes=10)"
     ]
