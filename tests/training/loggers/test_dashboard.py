@@ -172,7 +172,7 @@ def test_the_run_knows_its_config_name_versions_and_commit(
 
 def log_on_another_rank(run: Path) -> list[str]:
     """Log on rank 1, and return the modules of W&B that are loaded."""
-    rank_zero_only.rank = 1
+    rank_zero_only.rank = 1  # type: ignore[attr-defined]
     dashboard = train(run, range(15))
     dashboard.experiment.anything()  # Lightning asks for it on every rank
     dashboard.log_hyperparams({"a": 1})
