@@ -45,6 +45,7 @@ class Cluster:
             raise UnavailableError("the test's cluster is started by root")
         self.root = root
         self.environment = {**os.environ, "SLURM_CONF": str(root / "slurm.conf")}
+        self.environment.pop("OMP_NUM_THREADS", None)  # a job has its own number of threads
 
     def start(self) -> None:
         for folder in ("log", "state", "spool-n1", "spool-n2"):
