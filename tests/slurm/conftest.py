@@ -39,19 +39,30 @@ def site(cluster: Cluster, tmp_path: Path) -> Site:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Return a fit on two nodes that is not interrupted."""
-    job = Site.make(cluster, tmp_path_factory.mktemp("uninterrupted")).fit()
-    job.wait_for_end()
-    return job
+def two_jobs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Job]:
+    """Return two fits on two nodes that were submitted from one directory, where they train at the same time.
+
+    The first is not interrupted. The second logs to W&B; SLURM's signal before the time limit stops it in the middle of
+    an epoch, so that it requeues itself and resumes.
+    """
+    site = Site.make(cluster, tmp_path_factory.mktemp("two_jobs"))
+    options = ("--nodes=2", "--time=60", "--signal=USR1@60")
+    requeued = site.fit(*HELD, "--trainer.logger=WandbLogger", options=options)
+    wait_until_held(requeued)
+    requeued.bring_time_limit_near()
+    uninterrupted = site.fit()
+    requeued.wait_for_requeue()
+    requeued.update("TimeLimit=60")
+    for job in (uninterrupted, requeued):
+        job.wait_for_end()
+    return uninterrupted, requeued
 
 
-@pytest.fixture(scope="session")
-def requeued(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Return the same fit with W&B, requeued by a signal in the middle of an epoch, and resumed."""
-    job = Site.make(cluster, tmp_path_factory.mktemp("requeued")).fit(*HELD, "--trainer.logger=WandbLogger")
-    wait_until_held(job)
-    job.send("USR1")
-    job.wait_for_requeue()
-    job.wait_for_end()
-    return job
+@pytest.fixture
+def uninterrupted(two_jobs: tuple[Job, Job]) -> Job:
+    return two_jobs[0]
+
+
+@pytest.fixture
+def requeued(two_jobs: tuple[Job, Job]) -> Job:
+    return two_jobs[1]

@@ -22,15 +22,20 @@ def test_a_fit_on_two_nodes_is_one_run_of_two_ranks(uninterrupted: Job) -> None:
     ]
     assert re.match("\n".join(lines) + "\n", job.log), job.log
     assert job.log.endswith(f"job {job.number} is done\n")
-    assert Site(job.cluster, job.directory).runs == [run_of(job)]
     assert (run_of(job) / "summary.json").is_file()
     assert checkpoint_of(job)["global_step"] == 4 * 12, "1,437 images are 12 steps of 2 x 64"
 
 
-def test_a_requeued_job_finds_the_same_as_an_uninterrupted_one(requeued: Job, uninterrupted: Job) -> None:
+def test_two_jobs_of_one_config_have_their_own_runs(uninterrupted: Job, requeued: Job) -> None:
+    runs = Site(requeued.cluster, requeued.directory).runs
+    assert runs == sorted(run_of(job) for job in (uninterrupted, requeued))
+
+
+def test_a_job_requeued_at_its_time_limit_finds_the_same_as_an_uninterrupted_one(
+    requeued: Job, uninterrupted: Job
+) -> None:
     assert requeued.state == "COMPLETED", requeued.log
     assert re.findall("attempt [0-9]+", requeued.log) == ["attempt 1", "attempt 2"]
-    assert Site(requeued.cluster, requeued.directory).runs == [run_of(requeued)]
     assert_same(requeued, uninterrupted)
 
 
@@ -38,16 +43,6 @@ def test_a_requeued_job_is_one_run_on_the_dashboard(requeued: Job) -> None:
     parts = list((run_of(requeued) / "wandb").glob("offline-run-*"))
     assert len(parts) == 2
     assert len({part.name.rpartition("-")[2] for part in parts}) == 1
-
-
-def test_so_does_a_job_at_slurms_time_limit(site: Site, uninterrupted: Job) -> None:
-    job = site.fit(*HELD, options=("--nodes=2", "--time=60", "--signal=USR1@60"))
-    wait_until_held(job)
-    job.bring_time_limit_near()
-    job.wait_for_requeue()
-    job.update("TimeLimit=60")
-    assert job.wait_for_end() == "COMPLETED", job.log
-    assert_same(job, uninterrupted)
 
 
 def test_a_killed_rank_ends_the_job_and_the_command_in_its_log_resumes_the_run(site: Site, uninterrupted: Job) -> None:
@@ -91,14 +86,3 @@ def test_a_cancelled_job_saves_its_run_and_leaves_no_process(site: Site) -> None
     assert "queues itself again" not in job.log
     job.wait_until_gone()
     assert checkpoint_of(job)["global_step"] > before
-
-
-def test_two_jobs_of_one_config_have_their_own_runs(site: Site, uninterrupted: Job) -> None:
-    jobs = [site.fit(*HELD), site.fit(*HELD)]
-    for job in jobs:
-        wait_until_held(job)
-    (site.directory / "go").touch()
-    assert [job.wait_for_end() for job in jobs] == ["COMPLETED"] * 2
-    assert site.runs == sorted(run_of(job) for job in jobs)
-    for job in jobs:
-        assert_same(job, uninterrupted)
