@@ -54,7 +54,7 @@ def test_a_run_leaves_checkpoints_metrics_config_summary_and_pictures(finished_r
 @pytest.mark.thorough
 def test_a_limit_of_one_batch_stays_an_integer() -> None:
     # In a process of its own, because it depends on what was imported first.
-    command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, "--print_config"]
+    command = [str(Path(sys.executable).parent / "lightning"), "fit", "-c", QUICKSTART, "--print_config"]
     options = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1.0"]
     said = subprocess.run([*command, *options], capture_output=True, text=True)
     assert "limit_train_batches: 1\n" in said.stdout
@@ -224,34 +224,6 @@ def test_a_run_that_was_killed_before_its_test_is_tested_with_its_averaged_weigh
         summaries.append({k: v for k, v in json.loads(path.read_text()).items() if k not in ("seconds", "finished")})
         path.unlink()
     assert summaries[0] == summaries[1]
-
-
-@pytest.mark.thorough
-def test_two_processes_train_one_network_and_measure_it_exactly(finished_run: Path) -> None:
-    command = [sys.executable, "-m", "lightning_subnets", "fit", "-c", QUICKSTART, *SHORT]
-    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
-    result = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert "Warning" not in result.stderr
-    summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
-    assert summary["processes"] == 2
-    assert summary["weights_unchanged"] is True
-    one_process = json.loads((finished_run / "summary.json").read_text())
-    assert summary["weights_digest"] == one_process["weights_digest"]
-    # Each of the 360 test images is counted exactly once.
-    assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360), abs=1e-3)
-    assert [path.name for path in Path("runs/quickstart").iterdir()] == ["version_0"]
-
-
-@pytest.mark.thorough
-def test_the_module_and_the_command_are_the_same_program() -> None:
-    command = Path(sys.executable).parent / "lightning"
-    outputs = [
-        subprocess.run([*program, "fit", "-c", "nowhere.yaml"], capture_output=True, text=True)
-        for program in ([sys.executable, "-m", "lightning_subnets"], [str(command)])
-    ]
-    assert [output.returncode for output in outputs] == [2, 2]
-    assert outputs[0].stderr == outputs[1].stderr
 
 
 @pytest.mark.thorough

@@ -1,7 +1,8 @@
-"""Two ranks stop together, resume together or alone, and end if one of them is killed."""
+"""Two ranks train one network, stop together, resume together or alone, and end if one of them is killed."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,15 +13,20 @@ from typing import Any
 import pytest
 import torch
 from fit_process import finish, start_fit, wait_until_it_trains
+from repository import ROOT
+
+from lightning_subnets.commands.cli import main
 
 pytestmark = pytest.mark.thorough
 
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 # 1437 images are 718 a rank: the last batch is a smaller one, and one image is left out of each epoch.
 OPTIONS = ["--data.batch_size=36", "--model.lr_batch_size=72", "--trainer.max_epochs=4"]
+COMMAND = ["fit", "-c", QUICKSTART, "--trainer.accelerator=cpu", *OPTIONS]
 
 
-def start(folder: Path, version: str, devices: int = 2, *options: str) -> subprocess.Popen[str]:
-    return start_fit(folder, *OPTIONS, *options, f"--trainer.devices={devices}", f"--version={version}")
+def start(folder: Path, version: str, *options: str) -> subprocess.Popen[str]:
+    return start_fit(folder, *OPTIONS, *options, "--trainer.devices=2", f"--version={version}")
 
 
 def second_rank(process: subprocess.Popen[str]) -> int:
@@ -35,8 +41,21 @@ def last(folder: Path, version: str) -> dict[str, Any]:
     return content
 
 
-def test_a_signal_to_one_rank_stops_both_and_both_or_one_alone_resume(tmp_path: Path) -> None:
-    finish(start(tmp_path, "whole"))
+def summary_of(folder: Path, version: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "runs" / "quickstart" / version / "summary.json").read_text())
+    return content
+
+
+def test_a_signal_to_one_rank_stops_both_and_both_or_one_alone_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Warning" not in finish(start(tmp_path, "whole"))
+    assert [path.name for path in (tmp_path / "runs" / "quickstart").iterdir()] == ["whole"]
+    whole = summary_of(tmp_path, "whole")
+    assert whole["processes"] == 2
+    assert whole["weights_unchanged"] is True
+    # Each of the 360 test images is counted exactly once.
+    assert whole["test_accuracy"] * 360 == pytest.approx(round(whole["test_accuracy"] * 360), abs=1e-3)
 
     process = start(tmp_path, "stopped")
     wait_until_it_trains(process)
@@ -51,7 +70,9 @@ def test_a_signal_to_one_rank_stops_both_and_both_or_one_alone_resume(tmp_path: 
     expected, found = last(tmp_path, "whole"), last(tmp_path, "stopped")
     assert all(torch.equal(value, found["state_dict"][key]) for key, value in expected["state_dict"].items())
 
-    said = finish(start(tmp_path, "alone", 1))
+    monkeypatch.chdir(tmp_path)
+    main([*COMMAND, "--trainer.devices=1", "--version=alone"])
+    said = capsys.readouterr().err
     assert "trainer.devices = 1 instead of 2" in said
     assert (
         f"resuming at step {step} with 1 x 36 images a step, 40 batches an epoch, instead of 2 x 36 images a step"
@@ -60,10 +81,11 @@ def test_a_signal_to_one_rank_stops_both_and_both_or_one_alone_resume(tmp_path: 
     found = last(tmp_path, "alone")
     assert found["lr_schedulers"][0]["last_epoch"] == 4 * 40  # 1437 / 36: the schedule ends with the run
     assert found["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.05
+    assert summary_of(tmp_path, "alone")["weights_digest"] == whole["weights_digest"]
 
 
 def test_a_killed_rank_ends_the_run_with_one_message(tmp_path: Path) -> None:
-    process = start(tmp_path, "killed", 2, "--trainer.max_epochs=1000")
+    process = start(tmp_path, "killed", "--trainer.max_epochs=1000")
     wait_until_it_trains(process)
     os.kill(second_rank(process), signal.SIGKILL)
     said = process.communicate(timeout=60)[1]
