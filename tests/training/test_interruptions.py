@@ -14,7 +14,7 @@ import pytest
 import torch
 from fit_process import finish, start_fit, wait_until_it_trains
 
-OPTIONS = ["--trainer.max_epochs=8", "--trainer.log_every_n_steps=5", "--version=run"]
+OPTIONS = ["--trainer.max_epochs=4", "--trainer.log_every_n_steps=5", "--version=run"]
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 
 
