@@ -231,13 +231,13 @@ class Job:
         """Wait until no process of the job is left."""
         self._wait(lambda: not self.processes(), "end of its processes")
 
-    def wait_for_requeue(self) -> None:
+    def wait_for_requeue(self, seconds: int = 2) -> None:
         """Wait until the job has queued itself again, and shorten the two minutes until SLURM starts it again.
 
         It must not start in the second in which SLURM has revoked its credential, which would revoke the new one.
         """
         self._wait(lambda: self.state == "PENDING" and self._field("Restarts") != "0", "requeue")
-        self.update("StartTime=now+2")
+        self.update(f"StartTime=now+{seconds}")
 
     def bring_time_limit_near(self) -> None:
         """Set the time limit so that SLURM sends the signal of ``--signal=USR1@60`` within about a minute."""

@@ -70,7 +70,8 @@ def test_a_job_that_loses_a_node_resumes_when_the_node_is_back(site: Site, unint
     with site.cluster.without("n2"):
         (site.directory / "go").touch()
         job.wait_for_line("has lost a node")
-    job.wait_for_requeue()
+    # For a minute after a node responds again, SLURM repeats its order to kill what ran there, by the job's number.
+    job.wait_for_requeue(seconds=70)
     assert job.wait_for_end() == "COMPLETED", job.log
     assert_same(job, uninterrupted)
 
