@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import lightning_subnets as ls
 from lightning_subnets.interop import onnx_file
-from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.maskable import find_weights
 
 VARIANTS = ["dense", "exported", "masked", "torch CSR", "SciPy CSR", "onnxruntime"]
 LARGE = (25088, 4096)  # the first fully connected layer of VGG-16
@@ -86,10 +86,11 @@ class CompressedLinear(nn.Module):
 def compressed(network: nn.Module, by: Callable[[scipy.sparse.csr_array], Product]) -> nn.Module:
     """Return a copy of the network that computes every convolution and fully connected layer by compressed rows."""
     network = copy.deepcopy(network)
-    for name, layer in maskable_layers(network).items():
-        product = by(scipy.sparse.csr_array(layer.weight.detach().flatten(1).numpy()))
+    for name, weight in find_weights(network).masked.items():
+        layer, _ = weight.owners[0]
+        product = by(scipy.sparse.csr_array(weight.parameter.detach().flatten(1).numpy()))
         kind = CompressedConv2d if isinstance(layer, nn.Conv2d) else CompressedLinear
-        network.set_submodule(name, kind(layer, product))  # type: ignore[arg-type]
+        network.set_submodule(name.removesuffix(".weight"), kind(layer, product))  # type: ignore[arg-type]
     return network
 
 

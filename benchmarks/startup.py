@@ -22,7 +22,10 @@ from interleaved import interleaved, machine, save, table
 from rich.console import Console
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-MASKED = "import torch, lightning_subnets as ls; ls.mask_(torch.nn.Sequential(torch.nn.Linear(8, 4)), ls.Dense())"
+MASKED = (
+    "import torch, lightning_subnets as ls; "
+    "ls.mask_(torch.nn.Sequential(torch.nn.Linear(8, 4)), ls.Dense(), weights='signed_constant')"
+)
 HELP = "import sys; from lightning_subnets.commands.subnets import main; main({})"
 COMMANDS = {
     "torch": ["-c", "import torch"],

@@ -20,20 +20,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torchvision
 from interleaved import Values, interleaved, machine, save, table
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_subnets import Dense, EdgePopup, mask_, masked_layers
-from lightning_subnets.masking import MaskedLayer, cached_weight
-from lightning_subnets.masking.method import Method, ScoredLayer
+from lightning_subnets import Dense, EdgePopup, mask_, masked_weights
+from lightning_subnets.masking import MaskedWeight, cached_weight
+from lightning_subnets.masking.method import Method, ScoredWeight
 from lightning_subnets.networks import Conv4
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 NETWORKS = ["resnet50:256", "wide_resnet50_2:256"] if ON_GPU else ["resnet18:16", "resnet50:16", "conv4:128"]
+NETWORKS += ["vit_tiny_patch16_224:16", "nf_regnet_b0:16"]  # attention, and weights that are standardised when read
 PHASES = ["forward", "backward", "select", "optimizer"]
 
 
@@ -68,9 +70,9 @@ CLOCK = Clock()
 class Timed(EdgePopup):
     """Edge-popup that marks the time of its selection, which is a part of the optimizer's step."""
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         CLOCK.mark("optimizer")
-        masks = super().masks(layers)
+        masks = super().masks(weights)
         CLOCK.mark("select")
         return masks
 
@@ -80,10 +82,10 @@ class Sort(EdgePopup):
 
     cacheable = False
 
-    def masked_weight(self, layer: ScoredLayer) -> Tensor:
-        assert layer.scores is not None
-        mask: Tensor = SortedTopK.apply(layer.scores.abs(), layer.num_kept)
-        return layer.weight * mask
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        assert weight.scores is not None
+        mask: Tensor = SortedTopK.apply(weight.scores.abs(), weight.num_kept)
+        return weight.weight * mask
 
 
 class SortedTopK(torch.autograd.Function):
@@ -111,9 +113,12 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 
 def build(name: str, variant: str) -> nn.Module:
-    """Return a network on the device; the dense one is torchvision's own."""
+    """Return a network on the device; the dense one is torchvision's or timm's own."""
     torch.manual_seed(0)
-    network = Conv4() if name == "conv4" else torchvision.models.get_model(name)
+    if name == "conv4":
+        network: nn.Module = Conv4()
+    else:
+        network = (timm.create_model if name in timm.list_models() else torchvision.models.get_model)(name)
     method, _, compiled = variant.partition(", ")
     if method != "dense":
         mask_(network, METHODS[method](), weights="signed_constant", seed=0)
@@ -125,8 +130,8 @@ def build(name: str, variant: str) -> nn.Module:
     return network
 
 
-def layers_of(network: nn.Module, variant: str) -> list[MaskedLayer]:
-    return [] if variant.startswith("dense") else [layer for _, layer in masked_layers(network)]
+def layers_of(network: nn.Module, variant: str) -> list[MaskedWeight]:
+    return [] if variant.startswith("dense") else list(masked_weights(network).values())
 
 
 def batch(name: str, size: int) -> tuple[Tensor, Tensor]:
@@ -190,7 +195,9 @@ def print_peak_memory(name: str, size: int, variant: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="name:batch size, from torchvision or conv4")
+    parser.add_argument(
+        "--networks", nargs="+", default=NETWORKS, help="name:batch size, from torchvision, timm or conv4"
+    )
     parser.add_argument("--variants", nargs="+", default=["dense", "masked", "sort"])
     parser.add_argument("--compile", action="store_true", help="also compile dense and masked")
     parser.add_argument("--rounds", type=int, default=15)

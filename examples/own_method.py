@@ -28,12 +28,8 @@ class LAMP(ls.PruneAtInit):
     def __init__(self, density: float) -> None:
         self.density = density
 
-    def compute_masks(self, network: nn.Module, data: object) -> dict[str, Tensor]:
-        scores = {
-            name: self.scores(module.weight.detach())
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
-        }
+    def compute_masks(self, network: nn.Module, data: ls.PruningData) -> dict[str, Tensor]:
+        scores = {name: self.scores(weight.detach()) for name, weight in ls.weights_to_mask(network, data).items()}
         together = torch.cat([each.flatten() for each in scores.values()])
         threshold = together.topk(round(self.density * len(together))).values[-1]
         return {name: each >= threshold for name, each in scores.items()}
@@ -46,5 +42,5 @@ class LAMP(ls.PruneAtInit):
 if __name__ == "__main__":
     network = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
     ls.mask_(network, LAMP(density=0.1), weights="kaiming_normal", seed=0)
-    for name, density in ls.density(network, per_layer=True).items():
-        print(f"layer {name} keeps {density:.1%} of its weights")
+    for name, density in ls.density(network, per_weight=True).items():
+        print(f"{name} keeps {density:.1%}")

@@ -20,17 +20,16 @@ from lightning_subnets.errors import UserError
 if TYPE_CHECKING:
     from lightning_subnets.graph.diagnostics import diagnose
     from lightning_subnets.masking import (
-        MaskedConv2d,
-        MaskedLinear,
         density,
         invalidate_,
         mask_,
-        masked_layers,
+        masked_weights,
         masks,
+        raw_weight,
         unmask_,
     )
-    from lightning_subnets.masking.method import Method
-    from lightning_subnets.masking.prune_at_init import PruneAtInit
+    from lightning_subnets.masking.method import Method, PruningData
+    from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
     from lightning_subnets.methods import (
         DNW,
         PHEW,
@@ -64,10 +63,9 @@ __all__ = [
     "IteRand",
     "LinearProbe",
     "Magnitude",
-    "MaskedConv2d",
-    "MaskedLinear",
     "Method",
     "PruneAtInit",
+    "PruningData",
     "Random",
     "SubnetModule",
     "Supermask",
@@ -80,11 +78,13 @@ __all__ = [
     "invalidate_",
     "load_subnet",
     "mask_",
-    "masked_layers",
+    "masked_weights",
     "masks",
+    "raw_weight",
     "read_masks",
     "save_subnet",
     "unmask_",
+    "weights_to_mask",
 ]
 
 # The modules that __getattr__ searches for a name, in this order: Lightning is needed from training on.

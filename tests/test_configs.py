@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from repository import ROOT
 
+from lightning_subnets import methods
 from lightning_subnets.commands.cli import main
 
 CONFIGS = ROOT / "configs"
@@ -37,7 +38,7 @@ KEPT_SMALL = {
     "methods/rn50_": PHOTOGRAPHS,
     "tiny_imagenet": ["--data.root={tiny_imagenet}", "--model.network.num_classes=3"],
     "cifar10": ["--data.root={cifar}", "--model.network.width_multiplier=0.25"],
-    "digits": ["--model.network.width_multiplier=0.25"],
+    "digits/supermask": ["--model.network.width_multiplier=0.25"],
     "methods/vgg16_": ["--data.root={cifar}", "--model.network.width_multiplier=0.125"],
     "_snip": ["--model.method.samples_per_class=2"],
     "rn50_phew": ["--model.method.density=0.05"],
@@ -165,6 +166,22 @@ def _same(value: Any, found: Any) -> bool:
     if isinstance(value, dict):
         return all(key in found and _same(each, found[key]) for key, each in value.items())
     return bool(found == value) or str(found).endswith(f".{value}")
+
+
+@pytest.mark.parametrize("config", [pytest.param(path, id=name_of(path)) for path in FILES])
+def test_a_method_that_trains_weights_names_what_they_are_drawn_from(config: Path) -> None:
+    values = merged(config)
+    method = values.get("model.method.class_path") or values["model.method"]
+    if getattr(methods, method).trainable == "weights":
+        assert "model.weights" in values
+
+
+def merged(config: Path) -> dict[str, Any]:
+    """Return the values of a config and of its bases, by their dotted keys."""
+    own = yaml.safe_load(config.read_text())
+    base = merged(config.parent / own.pop("config")) if "config" in own else {}
+    replaced = tuple(key for key in own if key.count(".") == 1)
+    return {key: value for key, value in base.items() if not key.startswith(replaced)} | leaves(own)
 
 
 def test_the_headline_run_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def test_edge_popup_from_scratch_gives_the_losses_and_masks_of_the_package_to_th
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0]
     for name, mask in masks(masked).items():
-        assert torch.equal(top_k.apply(plain.get_parameter(f"{name}.scores").abs(), 0.5).bool(), mask)
+        assert torch.equal(top_k.apply(plain.get_parameter(name.replace("weight", "scores")).abs(), 0.5).bool(), mask)
         assert not torch.equal(mask, before[name])
 
 
@@ -53,8 +53,8 @@ def test_a_method_of_your_own_works_in_python_and_by_class_path(
 ) -> None:
     example = runpy.run_path(str(EXAMPLES / "own_method.py"), run_name="__main__")
     assert capsys.readouterr().out.splitlines() == [
-        "layer 0 keeps 7.0% of its weights",
-        "layer 2 keeps 29.0% of its weights",
+        "0.weight keeps 7.0%",
+        "2.weight keeps 29.0%",
     ]
     # The squares 9, 4, 1 have the shares 9/9, 4/13 and 1/14.
     scores = example["LAMP"](0.1).scores(torch.tensor([[-2.0, 1.0, 3.0]]))

@@ -9,8 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_subnets import EdgePopup, mask_, masked_layers
+from lightning_subnets import EdgePopup, mask_, masked_weights
 from lightning_subnets.masking.cached_weight import compile_, refresh_
+from lightning_subnets.masking.masked_class import effective_weight
 from lightning_subnets.masking.selection import top_k
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -26,7 +27,7 @@ def step_(network: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     labels = torch.arange(8, device="cuda")
     optimizer.zero_grad()
     with torch.autocast("cuda", torch.bfloat16):
-        refresh_(layer for _, layer in masked_layers(network))
+        refresh_(masked_weights(network).values())
         loss = nn.functional.cross_entropy(network(images), labels)
     torch.autograd.backward(loss)
     optimizer.step()
@@ -48,14 +49,14 @@ def test_a_training_step_never_waits_for_the_gpu_and_its_masks_are_those_of_a_cp
         step_(network, optimizer)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for name, layer in masked_layers(network):
+    for name, layer in masked_weights(network).items():
         assert layer.scores is not None
         assert layer.num_kept is not None
         mask = top_k(layer.scores.cpu(), layer.num_kept, absolute=True)
         assert torch.equal(layer.mask().cpu(), mask), name
         with torch.autocast("cuda", torch.bfloat16):
-            weight = layer.masked_weight()
-        assert torch.equal(weight.cpu(), (layer.weight.cpu() * mask).bfloat16()), name
+            weight = effective_weight(layer)
+        assert torch.equal(weight.cpu(), layer.weight.cpu() * mask), name  # autocast casts it where it is used
         assert weight.stride() == layer.weight.stride()
 
 
@@ -63,7 +64,7 @@ def test_a_compiled_network_has_the_losses_of_a_plain_one() -> None:
     torch.compiler.reset()
     network = masked_network()
     compiled = copy.deepcopy(network)
-    compile_(compiled, [layer for _, layer in masked_layers(compiled)])
+    compile_(compiled, list(masked_weights(compiled).values()))
     optimizers = [sgd(network), sgd(compiled)]
     for _ in range(3):
         losses = [

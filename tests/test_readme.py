@@ -25,7 +25,7 @@ def test_the_python_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
     exec("\n".join(blocks("python")), {})
     assert capsys.readouterr().out.startswith("0.3000")
 

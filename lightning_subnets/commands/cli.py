@@ -27,7 +27,7 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
 from lightning_subnets.masking import digest
 from lightning_subnets.run_files import drawing, summary
-from lightning_subnets.run_files.builders import leave_defaults_to_builder
+from lightning_subnets.run_files.builders import accept_builders_without_annotation, leave_defaults_to_builder
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.subnet_file import load_subnet
@@ -86,6 +86,7 @@ class SubnetCLI(LightningCLI):
     content: dict[str, Any] | None = None  # of the checkpoint to start from, until it is checked
 
     def __init__(self, args: list[str]) -> None:
+        accept_builders_without_annotation()
         try:
             super().__init__(
                 SubnetModule,
@@ -190,7 +191,7 @@ class SubnetCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError, AttributeError) as error:
             # The constructor of a network or an optimizer refuses an argument from the config.
             raise as_user_error(error) from error
 
@@ -245,7 +246,7 @@ class SubnetCLI(LightningCLI):
             self.model, self.datamodule, digest_before=self.weights_digest, seconds=seconds
         )
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
-        layers = [name for name, _ in masking.masked_layers(self.model.network)]
+        layers = list(masking.masked_weights(self.model.network))
         try:
             pictures = drawing.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)
             summary.write(result, self.run.summary)  # last, because it marks the run as finished

@@ -36,7 +36,7 @@ Common = tuple[Overlap, dict[str, Overlap]]
 
 
 def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) -> None:
-    """Print the layers of a run, with the units and paths that its masks keep; draw ``widths.png`` in its directory."""
+    """Print the weights of a run, with the units and paths that its masks keep; draw ``widths.png`` beside it."""
     run, console = SavedRun(checkpoint), Console()
     network = run.module().network
     shape = input_shape or run.data().image_shape
@@ -58,7 +58,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
 
 
 def show_file(path: str, against: str | None, input_shape: Shape | None) -> None:
-    """Print the header and the layers of a ``.subnet`` file, and the paths in it if its network can be built."""
+    """Print the header and the weights of a ``.subnet`` file, and the paths in it if its network can be built."""
     console, file = Console(), Container(Path(path))
     header, kept = file.header, masks_in(path)
     titles = ["shape", "kept", "density", "mask", "weights"]
@@ -121,9 +121,11 @@ def _facts(header: Header, size: int) -> Table:
 
 def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | None) -> Table:
     columns = [*titles, *(["in common"] if common else [])]
-    table = Table(Column("layer", no_wrap=True), *(Column(title, justify="right") for title in columns))
+    table = Table(Column("weight", no_wrap=True), *(Column(title, justify="right") for title in columns))
     for name, row in rows.items():
-        table.add_row(_shown(name), *row, *([f"{common[1][name].jaccard:.1%}"] if common else []))
+        table.add_row(
+            _shown(name.removesuffix(".weight")), *row, *([f"{common[1][name].jaccard:.1%}"] if common else [])
+        )
     return table
 
 

@@ -133,7 +133,7 @@ def _print_size(path: Path) -> None:
 
 
 def inspect(file: str, against: str | None = None, input_shape: tuple[int, int, int] | None = None) -> None:
-    """Print the layers of a subnetwork, with weights, density and units, its paths, and the trace of the path kernel.
+    """Print the weights of a subnetwork, with size, density and units, its paths, and the trace of the path kernel.
 
     For a run, ``widths.png`` is drawn in the run's directory; for a file, the file's header is printed.
 

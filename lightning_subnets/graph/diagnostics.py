@@ -19,7 +19,8 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.graph.recording import evaluating
 from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
-from lightning_subnets.masking import maskable
+from lightning_subnets.masking import is_masked, masked_weights
+from lightning_subnets.masking.maskable import find_weights
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,12 @@ class LayerDiagnosis:
     Attributes:
         kept, total: the number of weights.
         on_paths: the kept weights on a path of kept weights from an input to an output.
-        units: the layer's output channels or neurons.
+        units: the layer's output channels, features or neurons.
         width: the units that a kept weight enters and another leaves, perhaps only after a shortcut was added; an
             output of the network counts without one that leaves.
         alive: the units on a path of kept weights from an input to an output; never more than the width.
-        used: False for a layer that evaluation skips, such as an auxiliary classifier; it has no paths.
+        used: False for a layer off the graph, see ``unit_tracing.trace``: evaluation skips it, as an auxiliary
+            classifier, or its input is a constant. It has no paths and does not collapse.
     """
 
     kept: int
@@ -87,8 +89,8 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
 
     Args:
         network: masked, with its own masks; or plain, with ``masks``.
-        input_shape: of one image, (channels, height, width).
-        masks: the boolean mask of every layer by its name.
+        input_shape: of one sample, such as (channels, height, width) or (features,).
+        masks: the boolean mask of each masked weight by its name; other weights are dense.
 
     Raises:
         ValueError: if the network's units cannot be followed, see ``unit_tracing.trace``.
@@ -98,6 +100,10 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
         with masking.temporarily_unmasked(network):
             return diagnose(network, input_shape, masks)
     graph = trace(network, input_shape)
+    whole = {
+        name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in find_weights(network).masked.items()
+    }
+    masks = whole | dict(masks)
     kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in masks.items()}
     into, onward = graph.log_paths(kept), graph.log_paths(kept, backward=True)
     layers = _layers(graph, kept, into > -np.inf, onward > -np.inf)
@@ -112,44 +118,51 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
     pi_p is the product of the weights along the path and of the scales of its norms; a norm with running statistics
     scales by gamma / sqrt(var + eps). w_k is the effective weight, which for ``Biprop`` and a scaled ``Supermask``
-    differs from the drawn weight. R2 is the sum of the outputs, in float64 and evaluation mode, for an image of ones,
+    differs from the drawn weight. R2 is the sum of the outputs, in float64 and evaluation mode, for a sample of ones,
     if every factor of pi_p is squared and every shift (biases, means of norms) is 0.
 
     All other operations stay as they are: a mean over n positions divides by n, not by n^2, and a max-pool takes the
     largest value. If activations do more than cut at 0, or norms have no running statistics, the result is not a sum
-    over paths, but it still compares masks of one network.
+    over paths, but it still compares masks of one network. Operations under ``torch.no_grad()`` count as constants.
 
     Args:
         network: masked, or plain with its effective weights; it stays unchanged.
-        masks: the boolean mask of every layer by its name.
-        input_shape: of one image, (channels, height, width).
+        masks: the boolean mask of each masked weight by its name; other weights are dense.
+        input_shape: of one sample, such as (channels, height, width) or (features,).
 
     Returns: -inf if there is no path; inf if the sum exceeds float64's range (a ResNet-152 is at about 1e50); NaN if
         the sum is negative, as it can be in a network that changes signs.
 
     Raises:
-        ValueError: if the network does not compute in float64.
+        ValueError: if the network does not compute in float64, has no gradient, or returns more than one tensor.
     """
-    methods = {name: each.method for name, each in network.named_modules() if isinstance(each, masking.MaskedLayer)}
+    methods = {name: each.method for name, each in masked_weights(network).items()} if is_masked(network) else {}
     with (
         masking.temporarily_unmasked(network) if methods else nullcontext(),
         evaluating(network),
         torch.enable_grad(),
     ):
         squares: dict[str, Tensor] = {}
-        for name, layer in maskable.maskable_layers(network).items():
-            weight, mask = layer.weight.detach(), masks[name]
-            effective = methods[name].effective_weight(weight, mask) if methods else weight * mask
-            squares[name] = effective.double().square().requires_grad_()
+        parameters = dict(network.named_parameters())
+        for name in {**find_weights(network).masked, **masks}:
+            weight, mask = parameters[name].detach(), masks.get(name)
+            if mask is not None:
+                weight = methods[name].effective_weight(weight, mask) if name in methods else weight * mask
+            squares[name] = weight.double().square().requires_grad_()
         device = next(iter(squares.values())).device
         images = torch.ones((1, *input_shape), dtype=torch.float64, device=device)
-        tensors = _other_factors_squared(network) | {f"{name}.weight": square for name, square in squares.items()}
+        tensors = _other_factors_squared(network) | squares
         try:
             total = functional_call(network, tensors, (images,)).sum()
-        except RuntimeError as error:
-            raise UserError(f"{type(network).__name__} does not compute in float64: {error}") from error
-        gradients = torch.autograd.grad(total, list(squares.values()), materialize_grads=True)
-    trace_ = sum(float((gradient * masks[name]).sum()) for name, gradient in zip(squares, gradients, strict=True))
+            gradients = torch.autograd.grad(total, list(squares.values()), materialize_grads=True)
+        except Exception as error:  # whatever the network's own code raises
+            shape = tuple(input_shape)
+            raise UserError(
+                f"{type(network).__name__} does not compute in float64 for samples of shape {shape}: {error}"
+            ) from error
+    trace_ = sum(
+        float((gradient * masks.get(name, 1)).sum()) for name, gradient in zip(squares, gradients, strict=True)
+    )
     if trace_ > 0:
         return math.log10(trace_)
     return -math.inf if trace_ == 0 else math.nan
@@ -161,7 +174,7 @@ def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
         owner, _, name = key.rpartition(".")
         value = tensor.detach().double() if tensor.is_floating_point() else tensor
-        if name in ("bias", "running_mean"):
+        if name.endswith("bias") or name == "running_mean":
             value = torch.zeros_like(value)
         elif name == "weight":
             value = value.square()
@@ -203,7 +216,14 @@ def _overlap(counts: NDArray[np.int64]) -> Overlap:
 class _Found(NamedTuple):
     wide: Mask  # by output unit
     alive: Mask  # by output unit
-    on_paths: Float64  # the kept weights on paths, by connection
+    on_paths: Float64  # the kept weights on paths, by connection in the layout of the weight
+
+    def or_in(self, later: _Found) -> _Found:
+        """Return what holds in this call of a layer or in a later one."""
+        on_paths = np.maximum(self.on_paths, later.on_paths)
+        if self.wide.shape != later.wide.shape:  # the later call uses the weight transposed: other units
+            return self._replace(on_paths=on_paths)
+        return _Found(self.wide | later.wide, self.alive | later.alive, on_paths)
 
 
 def _layers(graph: UnitGraph, kept: Mapping[str, Float64], reached: Mask, leading: Mask) -> dict[str, _Found]:
@@ -214,18 +234,17 @@ def _layers(graph: UnitGraph, kept: Mapping[str, Float64], reached: Mask, leadin
         if isinstance(step, Merge):
             left[step.sources[left[step.targets]]] = True
             continue
-        weights = kept[step.name]
-        blocks = weights.reshape(step.groups, -1, weights.shape[1])
+        blocks = step.blocks(kept[step.name])
         known = step.sources != NOTHING
         into = np.where(known, reached[step.sources], False).reshape(step.groups, 1, -1)
         onward = leading[step.targets].reshape(step.groups, -1, 1)
         here = _Found(
-            weights.any(axis=1) & left[step.targets],
+            blocks.any(axis=2).reshape(-1) & left[step.targets],
             reached[step.targets] & leading[step.targets],
-            (blocks * into * onward).reshape(weights.shape),
+            step.from_blocks(blocks * into * onward),
         )
         # The network may use a layer more than once.
-        found[step.name] = _Found(*(map(np.maximum, found.get(step.name, here), here)))
+        found[step.name] = here.or_in(found.get(step.name, here))
         left[step.sources[known & blocks.any(axis=1).reshape(-1)]] = True
     return found
 
@@ -235,7 +254,7 @@ def _layer(found: _Found | None, mask: Tensor) -> LayerDiagnosis:
         kept=int(mask.sum()),
         total=mask.numel(),
         on_paths=int(found.on_paths.sum()) if found else 0,
-        units=len(mask),
+        units=len(found.wide) if found else len(mask),
         width=int(found.wide.sum()) if found else 0,
         alive=int(found.alive.sum()) if found else 0,
         used=found is not None,

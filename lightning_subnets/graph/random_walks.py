@@ -39,8 +39,8 @@ class RandomWalks:
 
     Args:
         graph: of the network.
-        strengths: |w|, or other numbers >= 0, (out, in / groups, positions of the kernel), by layer, in the order in
-            which ``Visited`` numbers the weights.
+        strengths: |w|, or other numbers >= 0, (out, in / groups, positions of the kernel), of each layer of the graph,
+            in the layout of its weight, and in the order in which ``Visited`` numbers the weights.
         seed: any integer.
         whole_kernels: whether a walk visits the whole kernel of each weight.
     """
@@ -56,7 +56,7 @@ class RandomWalks:
         totals = {name: kernel.totals for name, kernel in kernels.items()}
         reached = np.append(graph.log_paths(totals) > -np.inf, False)  # NOTHING is not
         leading = np.append(graph.log_paths(totals, backward=True) > -np.inf, False)
-        self.num_reachable = _num_reachable(graph, kernels, reached, leading)
+        self.num_reachable: dict[str, int] = _num_reachable(graph, kernels, reached, leading)
         self.directions = (
             _Direction(graph, kernels, leading, seed, backward=False),
             _Direction(graph, kernels, reached, seed, backward=True),
@@ -155,9 +155,9 @@ class _Layer:
 
     def __init__(self, edges: Edges, kernels: _Kernels, open_: Mask, backward: bool) -> None:
         self.kernels, self.backward = kernels, backward
-        self.inputs = kernels.totals.shape[1]  # of a group, as are the outputs
-        self.outputs = kernels.totals.shape[0] // edges.groups
-        totals = kernels.totals.reshape(edges.groups, self.outputs, self.inputs)
+        self.transposed = edges.transposed
+        totals = edges.blocks(kernels.totals)
+        _, self.outputs, self.inputs = totals.shape  # of a group
         rows, columns = (edges.targets, edges.sources) if backward else (edges.sources, edges.targets)
         self.ends = columns.reshape(edges.groups, -1)
         towards = totals if backward else totals.transpose(0, 2, 1)
@@ -179,10 +179,13 @@ class _Layer:
         row, column = np.divmod(place, self.ends.shape[1])
         row = self.order[row]
         if self.backward:
-            group, connection = row // self.outputs, row * self.inputs + column
+            (group, output), input_ = np.divmod(row, self.outputs), column
         else:
-            group, input_ = np.divmod(row, self.inputs)
-            connection = (group * self.outputs + column) * self.inputs + input_
+            (group, input_), output = np.divmod(row, self.inputs), column
+        if self.transposed:
+            connection = (group * self.inputs + input_) * self.outputs + output
+        else:
+            connection = (group * self.outputs + output) * self.inputs + input_
         return self.ends[group, column], self.kernels.weights(connection, uniform[:, 1])
 
 
@@ -206,19 +209,18 @@ def _below(value: Float64, bound: Float64) -> Float64:
     return np.minimum(value, np.nextafter(bound, 0.0))
 
 
-def _num_reachable(graph: UnitGraph, kernels: Mapping[str, _Kernels], reached: Mask, leading: Mask) -> int:
-    """Return the number of weights that some walk could visit."""
+def _num_reachable(graph: UnitGraph, kernels: Mapping[str, _Kernels], reached: Mask, leading: Mask) -> dict[str, int]:
+    """Return the number of weights of each layer that some walk could visit."""
     on_a_path: dict[str, Mask] = {}
     for step in graph.steps:
         if isinstance(step, Edges):
             sources = reached[step.sources].reshape(step.groups, 1, -1)
             targets = leading[step.targets].reshape(step.groups, -1, 1)
-            layer = kernels[step.name]
-            here = (sources & targets).reshape(layer.totals.shape) & (layer.totals > 0)
+            here = step.from_blocks(sources & targets) & (kernels[step.name].totals > 0)
             on_a_path[step.name] = on_a_path.get(step.name, here) | here
-    return sum(
-        int(here.sum()) * kernels[name].positions
+    return {
+        name: int(here.sum()) * kernels[name].positions
         if kernels[name].whole
         else int(np.count_nonzero(kernels[name].strengths[here.reshape(-1)]))
         for name, here in on_a_path.items()
-    )
+    }

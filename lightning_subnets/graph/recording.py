@@ -6,6 +6,7 @@ import logging
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,10 @@ def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> Expo
     kind = type(network).__name__
     # Two images, because squeeze() would remove a batch dimension of 1.
     images = torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)
-    with evaluating(network), _without_log():
+    with evaluating(network), _without_log(), _without_fused_attention():
         try:
             program = torch.export.export(network, (images,))
-            return program.run_decompositions({}) if _writes_into_views(program) else program
+            return program.run_decompositions({}) if _has_blocks(program) or _writes_into_views(program) else program
         except Exception as error:  # whatever the network's own code raises
             reason = str(error).strip().splitlines()
             raise UserError(
@@ -59,6 +60,25 @@ def _without_log() -> Iterator[None]:
         log.disabled = before
 
 
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Make ``nn.MultiheadAttention`` run its single operations also if no gradient is needed."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _has_blocks(program: ExportedProgram) -> bool:
+    """Return whether a block of ``torch.no_grad()`` or ``torch.autocast`` is recorded as a program of its own.
+
+    A functional recording puts its operations in its place.
+    """
+    return any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in program.graph.nodes)
+
+
 def _writes_into_views(program: ExportedProgram) -> bool:
     """Return whether an in-place operation writes into a view, so that the recording must be made functional.
 
@@ -80,6 +100,14 @@ def _is_view(node: Node) -> bool:
         return True
     returned = node.target._schema.returns  # type: ignore[union-attr]
     return any(value.alias_info is not None and not value.alias_info.is_write for value in returned)
+
+
+def arguments_of(node: Node) -> dict[str, Any]:
+    """Return the arguments of an aten operation by name, with its defaults."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]
+    defaults = {each.name: each.default_value for each in schema.arguments if each.has_default_value()}
+    given = zip((each.name for each in schema.arguments), node.args, strict=False)
+    return defaults | dict(given) | dict(node.kwargs)
 
 
 def name_of(node: Node) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lightning_subnets import masking
-from lightning_subnets.masking import MaskedLayer, Origin, initialization, selection
+from lightning_subnets.masking import MaskedWeight, Origin, initialization, selection
 from lightning_subnets.masking.initialization import fans
 
 # Values of the one weight that all connections share, in units of a layer's sqrt(2 / fan_in): Gaier and Ha 2019.
@@ -35,7 +35,7 @@ def checks(
 ) -> Iterator[Check]:
     """Yield the accuracy of a masked network as it was found, and then with one change at a time; nothing is trained.
 
-    - ``mask shuffled``: each layer keeps as many weights, at other places; once for each seed.
+    - ``mask shuffled``: each weight keeps as many numbers, at other places; once for each seed.
     - ``weights drawn again``: the same mask and distribution, another seed; once for each seed.
     - ``one weight``: all weights under the mask are v sqrt(2 / fan_in), v from ``VALUES``: the weight-agnostic check.
 
@@ -43,36 +43,35 @@ def checks(
 
     Source: Frankle et al. 2021, section 5, and Gaier and Ha 2019, "Weight Agnostic Neural Networks", section 3.
     """
-    layers = dict(masking.masked_layers(network))
+    weights = masking.masked_weights(network)
     found = masking.masks(network)
     plain = masking.unmask_(copy.deepcopy(network))
 
-    def check(what: str, weight: Callable[[str, MaskedLayer], Tensor], kept: dict[str, Tensor] = found) -> Check:
+    def check(what: str, value: Callable[[str, MaskedWeight], Tensor], kept: dict[str, Tensor] = found) -> Check:
         with torch.no_grad():
-            for name, layer in layers.items():
-                plain.get_submodule(name).weight.copy_(  # type: ignore[operator]
-                    layer.method.effective_weight(weight(name, layer).to(layer.weight), kept[name])
-                )
+            for name, each in weights.items():
+                effective = each.method.effective_weight(value(name, each).to(each.weight), kept[name])
+                plain.get_parameter(name).copy_(effective)
         update_bn(training(), plain, device=next(plain.parameters()).device)
         return Check(what, accuracy(plain, evaluation()))
 
-    yield check("as found", lambda _, layer: layer.weight)
+    yield check("as found", lambda _, each: each.weight)
     for seed in seeds:
-        yield check("mask shuffled", lambda _, layer: layer.weight, shuffled(found, seed))
+        yield check("mask shuffled", lambda _, each: each.weight, shuffled(found, seed))
     for seed in seeds:
-        yield check("weights drawn again", lambda name, layer, seed=seed: _drawn(layer, name, seed))  # type: ignore[misc]
+        yield check("weights drawn again", lambda name, each, seed=seed: _drawn(each, name, seed))  # type: ignore[misc]
     for value in VALUES:
-        yield check(f"one weight, {value:+.1f}", lambda _, layer, value=value: _constant(layer, value))  # type: ignore[misc]
+        yield check(f"one weight, {value:+.1f}", lambda _, each, value=value: _constant(each, value))  # type: ignore[misc]
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return masks that keep as many weights of each layer, at uniformly random places."""
-    return {
-        name: selection.top_k(
-            initialization.draw_chances(mask.shape, seed=seed, layer=f"{name} shuffled"), int(mask.count_nonzero())
-        ).to(mask.device)
-        for name, mask in masks.items()
-    }
+    """Return masks that keep as many numbers of each weight, at uniformly random places."""
+    moved = {}
+    for name, mask in masks.items():
+        stream = f"{initialization.stream_of(name)} shuffled"
+        chances = initialization.draw_chances(mask.shape, seed=seed, stream=stream)
+        moved[name] = selection.top_k(chances, int(mask.count_nonzero())).to(mask.device)
+    return moved
 
 
 @torch.inference_mode()
@@ -86,12 +85,13 @@ def accuracy(network: nn.Module, batches: Iterator[Batch]) -> float:
     return hits / images
 
 
-def _constant(layer: MaskedLayer, value: float) -> Tensor:
-    return torch.full_like(layer.weight, value * (2.0 / fans(layer.weight.shape)[0]) ** 0.5)
+def _constant(weight: MaskedWeight, value: float) -> Tensor:
+    return torch.full_like(weight.weight, value * (2.0 / fans(weight.weight.shape)[0]) ** 0.5)
 
 
-def _drawn(layer: MaskedLayer, name: str, seed: int) -> Tensor:
-    origin = layer.origin or Origin("kaiming_normal", 0, name)
+def _drawn(weight: MaskedWeight, name: str, seed: int) -> Tensor:
+    stream = initialization.stream_of(name)
+    origin = weight.origin or Origin("kaiming_normal", 0, stream, weight.method.density)
     return initialization.draw_weights(
-        origin.distribution, layer.weight.shape, seed=origin.seed + 1 + seed, layer=name, density=layer.method.density
+        origin.distribution, weight.weight.shape, seed=origin.seed + 1 + seed, stream=stream, density=origin.density
     )

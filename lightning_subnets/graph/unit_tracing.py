@@ -13,9 +13,20 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.graph.recording import EMPTYING, name_of, record
-from lightning_subnets.graph.unit_graph import NOTHING, Edges, Merge, UnitGraph
-from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.graph.layer_calls import LayerCall, NamedWeight, layer_call
+from lightning_subnets.graph.recording import EMPTYING, arguments_of, name_of, record
+from lightning_subnets.graph.unit_graph import NOTHING, UnitGraph
+from lightning_subnets.graph.unit_tensors import (
+    Joining,
+    along_dim,
+    compact,
+    constant,
+    first_of,
+    is_constant,
+    tensors_of,
+    tidy,
+)
+from lightning_subnets.masking.maskable import find_weights
 
 # Names of aten operations, without the underscore of in-place variants.
 # These only move elements; tracing runs them on the numbers of units.
@@ -23,216 +34,213 @@ _MOVING = {"view", "_unsafe_view", "reshape", "view_as", "reshape_as", "permute"
 _MOVING |= {"flatten", "unflatten", "squeeze", "unsqueeze", "cat", "concat", "stack", "expand", "expand_as", "repeat"}
 _MOVING |= {"split", "split_with_sizes", "chunk", "tensor_split", "slice", "select", "narrow", "unbind", "clone"}
 _MOVING |= {"repeat_interleave", "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "contiguous"}
-_MOVING |= {"slice_scatter", "select_scatter", "copy"}
+_MOVING |= {"slice_scatter", "select_scatter", "copy", "swapaxes", "tile", "unfold"}
 # These map each element of the first tensor to one element, but torch does not tag them as pointwise.
 _KEEPING = {"batch_norm", "_native_batch_norm_legit_no_training", "layer_norm", "native_layer_norm", "group_norm"}
 _KEEPING |= {"native_group_norm", "instance_norm", "rms_norm", "softmax", "_softmax", "log_softmax", "_log_softmax"}
+_KEEPING |= {"prelu", "log_sigmoid"}
 _KEEPING |= {"dropout", "feature_dropout", "alpha_dropout", "hardswish", "alias", "detach", "to", "_to_copy", "type_as"}
+# These compute element by element, but torch does not tag them as pointwise.
+_POINTWISE = {"where", "subtract", "multiply", "divide", "floor_divide", "negative", "absolute"}
 # These join positions along this number of last dimensions, and change the size of the feature map.
 _POOLING = {"max_pool2d": 2, "max_pool2d_with_indices": 2, "avg_pool2d": 2, "adaptive_avg_pool2d": 2}
 _POOLING |= {"_adaptive_avg_pool2d": 2, "adaptive_max_pool2d": 2, "upsample_nearest2d": 2, "upsample_bilinear2d": 2}
 _POOLING |= {"upsample_bicubic2d": 2, "adaptive_avg_pool1d": 1, "avg_pool1d": 1, "max_pool1d": 1, "avg_pool3d": 3}
-# These join elements along the dimensions in their second argument.
-_REDUCING = {"mean", "sum", "amax", "amin"}
+_POOLING |= {"max_pool3d": 3, "adaptive_avg_pool3d": 3, "adaptive_max_pool1d": 1, "adaptive_max_pool3d": 3}
+_POOLING |= {"upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_nearest3d": 3, "upsample_trilinear3d": 3}
+# These join elements along the dimensions in their argument ``dim``.
+_REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp"}
+# These multiply two tensors, and may add a third; their arguments have these names.
+_PRODUCTS: dict[str, tuple[str, ...]] = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "bmm": ("self", "mat2")}
+_PRODUCTS |= {"addmm": ("mat1", "mat2", "self"), "baddbmm": ("batch1", "batch2", "self")}
 
 
 def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
-    """Return the graph of a plain network's units, for images (channels, height, width); the network stays unchanged.
+    """Return the graph of a plain network's units, for samples of this shape; the network stays unchanged.
 
     torch.export records the forward pass in evaluation mode, without computing anything. Tracing then replaces every
     tensor by one that holds, for each element, the number of its unit. Operations that move elements run on these
     numbers; other operations join units or make new ones. A layer that evaluation skips, such as an auxiliary
-    classifier, is not in the graph.
+    classifier, is not in the graph, and neither is a layer whose input is a constant, such as one for position biases.
+
+    The inputs of the graph are the channels of (channels, height, width) and (channels, length), or the features of
+    (features,), and of (tokens, features) if the network starts with a Linear. Tokens are joined like positions.
+
+    A product joins its factors, as in squeeze-and-excitation, and so does attention: softmax(queries keys^T) values.
+    Each output feature of a head joins the same feature of its values with a unit of the head, which joins the head's
+    queries and keys. So the weights of queries and keys lie on paths, and a feature of the values reaches the output
+    without them too: without queries or keys, attention is a mean over tokens.
 
     Raises:
-        ValueError: if the network cannot be recorded for such images, or has an operation through which units cannot
-            be followed, such as attention; the message names the operation.
+        ValueError: if the network cannot be recorded for such samples, or has an operation through which units cannot
+            be followed, or a weight whose zeros are not missing edges, because the network standardises it, cuts it
+            into parts, or multiplies by it element by element; the message names the operation. ``MultiheadAttention``
+            cuts ``in_proj_weight`` into parts if queries, keys and values come from different tensors.
     """
-    layers = maskable_layers(network)
-    program = record(network, input_shape, next(iter(layers.values())).weight)
-    names = {layer.weight: name for name, layer in layers.items()}
-    parameters = {
-        node: names[parameter]
+    names = {each.parameter: name for name, each in find_weights(network).masked.items()}
+    program = record(network, input_shape, next(iter(names)))
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    weights = {
+        node: NamedWeight(names[parameter], transposed=False)
         for node, key in program.graph_signature.inputs_to_parameters.items()
-        if (parameter := network.get_parameter(key)) in names
+        if (parameter := parameters[key]) in names
     }
-    return _Tracing(network, layers, parameters).run(program)
+    return _Tracing(type(network).__name__, weights).run(program)
 
 
 class _Tracing:
-    """Follow units through a recorded forward pass.
+    """Follow units through a recorded forward pass of a network of this kind."""
 
-    A tensor of units has the shape of the tensor that it replaces. It is expanded along dimensions where units do not
-    change, such as the positions of a feature map, so that large maps take no memory.
-    """
-
-    def __init__(
-        self, network: nn.Module, layers: dict[str, nn.Conv2d | nn.Linear], parameters: dict[str, str]
-    ) -> None:
-        self.kind, self.layers, self.parameters = type(network).__name__, layers, parameters
-        self.num_units = 0
-        self.steps: list[Edges | Merge] = []
+    def __init__(self, kind: str, weights: dict[str, NamedWeight]) -> None:
+        self.kind, self.weights = kind, weights
+        self.joining = Joining()
         self.units: dict[Node, Any] = {}
 
     def run(self, program: ExportedProgram) -> UnitGraph:
         signature = program.graph_signature
         inputs = results = torch.zeros(0, dtype=torch.int64)
         for node in program.graph.nodes:
-            if node.op == "placeholder":
-                value = node.meta["val"]
-                self.units[node] = _constant(value)
-                if node.name in signature.user_inputs:
-                    inputs = self._new(value.shape[1])
-                    self.units[node] = inputs.view(1, -1, 1, 1).expand(value.shape)
+            value = node.meta.get("val")
+            if node.op == "output":
+                returned = [
+                    each for each in node.args[0] if isinstance(each, Node) and each.name in signature.user_outputs
+                ]
+                results = torch.cat([results, *(compact(self.units[each]).flatten() for each in returned)])
             elif node.op == "call_function":
-                self.units[node] = self._units_of(node)
-            elif node.op == "output":
-                returned = [self.units[each] for each in node.args[0] if each.name in signature.user_outputs]
-                results = torch.cat([_compact(units).flatten() for units in returned])
+                self.units[node] = self._followed(node)
+            elif node.name in signature.user_inputs:
+                dim = _dim_of_units(node)
+                inputs = self.joining.new(value.shape[dim])
+                self.units[node] = along_dim(inputs, dim, value.shape)
+            else:
+                self.units[node] = constant(value) if isinstance(value, Tensor) else None
         outputs = np.unique(results.numpy())
-        return UnitGraph(self.num_units, inputs.numpy(), outputs[outputs != NOTHING], tuple(self.steps))
+        steps = tuple(self.joining.steps)
+        return UnitGraph(self.joining.num_units, inputs.numpy(), outputs[outputs != NOTHING], steps)
+
+    def _followed(self, node: Node) -> Any:
+        try:
+            return self._units_of(node)
+        except UserError:
+            raise
+        except Exception as error:  # an overload that tracing does not know
+            raise self._refused(node, f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+    def _refused(self, node: Node, reason: str) -> UserError:
+        return UserError(
+            f"the units of {self.kind} cannot be followed through {node.target}: {reason}. "
+            "Use a method that does not need paths"
+        )
 
     def _units_of(self, node: Node) -> Any:
-        target: Any = node.target
-        arguments: Any = node.args
         value: Any = node.meta.get("val")
         name = name_of(node).removesuffix("_")
-        if target is operator.getitem:
-            return self.units[arguments[0]][arguments[1]]
-        operands: list[Tensor] = [units for each in node.all_input_nodes for units in _flat(self.units[each])]
+        if node.target is operator.getitem:
+            return self.units[node.args[0]][node.args[1]]  # type: ignore[index]
+        if not tensors_of(value):
+            return None  # an assertion, or a number
+        operands: list[Tensor] = [units for each in node.all_input_nodes for units in tensors_of(self.units[each])]
+        used = node.all_input_nodes[:1] if name == "type_as" else node.all_input_nodes
+        weights = [self.weights[each.name] for each in used if each.name in self.weights]
+        call = layer_call(node, self.weights)
         result: Any
-        if not _flat(value):
-            result = None  # an assertion, or a number
-        elif (
-            name.startswith("new_")
-            or name in EMPTYING
-            or not any((_compact(units) != NOTHING).any() for units in operands)
-        ):
-            result = _map(_constant, value)
-        elif name in {"conv2d", "linear"}:
-            result = self._through_layer(node, value)
-        elif name in _MOVING:
-            args, kwargs = torch.fx.map_arg((arguments, node.kwargs), lambda each: self.units[each])
-            result = _map(_tidy, target(*args, **kwargs))
-        elif name == "pad":
-            result = self._padded(operands[0], value, *arguments[1:])
-        elif name in _KEEPING:
-            result = _first(operands[0], value)
-        elif torch.Tag.pointwise in target.tags:
-            result = self._joined(operands).expand(value.shape)
-        elif name in _POOLING:
-            result = _first(self._along(operands[0], range(-_POOLING[name], 0)), value)
-        elif name in _REDUCING:
-            result = self._reduced(operands[0], arguments[1] if len(arguments) > 1 else None).reshape(value.shape)
+        if name.startswith("new_") or name in EMPTYING:
+            result = _map(constant, value)
+        elif weights and (call is None or call.images.name in self.weights):
+            result = self._recast(node, weights, value)
+        elif all(map(is_constant, operands)):
+            result = _map(constant, value)
+        elif call:
+            result = self._through(node, call, value)
         else:
-            raise UserError(
-                f"the units of {self.kind} cannot be followed through {target}: known are convolutions, linear "
-                "layers, norms, pooling, element by element operations, and those that move, split or join channels. "
-                "Use a method that does not need paths"
-            )
+            result = self._without_layer(node, name, value, operands)
         if name_of(node).endswith("_"):
-            self.units[arguments[0]] = result
+            self.units[node.args[0]] = result  # type: ignore[index]
         return result
 
-    def _new(self, count: int) -> Tensor:
-        self.num_units += count
-        return torch.arange(self.num_units - count, self.num_units)
+    def _recast(self, node: Node, weights: list[NamedWeight], value: Any) -> Tensor:
+        recast = weights[0].after(node)
+        if recast is None:
+            raise self._refused(node, f"it uses {weights[0].name}, but not as the weight of a layer")
+        self.weights[node.name] = recast
+        return constant(value)
 
-    def _through_layer(self, node: Node, value: Tensor) -> Tensor:
-        images, weight = node.all_input_nodes[:2]
-        if weight.name not in self.parameters:
-            raise UserError(
-                f"the units of {self.kind} cannot be followed through {node.target}, because its weight is not that "
-                "of a torch.nn.Conv2d or torch.nn.Linear. Use a method that does not need paths"
+    def _through(self, node: Node, call: LayerCall, value: Tensor) -> Tensor:
+        units = self.units[call.images]
+        channel = value.dim() - call.weight.meta["val"].dim() + 1
+        sources = self.joining.along(units, [dim for dim in range(units.dim()) if dim != channel])
+        sources = sources.reshape(-1).expand(units.shape[channel])
+        if weight := self.weights.get(call.weight.name):
+            transposed = call.transposed != weight.transposed
+            targets = self.joining.layer(weight.name, sources, value.shape[channel], call.groups, transposed)
+        elif is_constant(self.units[call.weight]):  # such as a blur: each input of a group leads to each output
+            joined = self.joining.along(sources.reshape(call.groups, -1), [1])
+            targets = joined.expand(call.groups, value.shape[channel] // call.groups).reshape(-1)
+        else:
+            raise self._refused(node, "its weight is computed from the input")
+        result = along_dim(targets, channel, value.shape)
+        return self.joining.joined([result, self.units[call.added]]).expand(value.shape) if call.added else result
+
+    def _without_layer(self, node: Node, name: str, value: Any, operands: list[Tensor]) -> Any:
+        target: Any = node.target
+        if name in {"view", "_unsafe_view"}:  # units do not lie in memory as the network's numbers do
+            return tidy(operands[0].reshape(value.shape))
+        if name in _MOVING:
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda each: self.units[each])
+            return _map(tidy, target(*args, **kwargs))
+        if name in {"pad", "constant_pad_nd"}:
+            return self._padded(operands[0], value, *node.args[1:])  # type: ignore[arg-type]
+        if name in _KEEPING:
+            return first_of(operands[0], value)
+        if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _POINTWISE:
+            return self.joining.joined(operands).expand(value.shape)
+        if name in _POOLING or name.removesuffix("_with_indices") in _POOLING:
+            dims = range(-_POOLING[name.removesuffix("_with_indices")], 0)
+            return first_of(self.joining.along(operands[0], dims), value)
+        if name in _REDUCING:
+            joined = self.joining.reduced(operands[0], arguments_of(node).get("dim"))
+            return first_of(joined.reshape(tensors_of(value)[0].shape), value)
+        if name in _PRODUCTS:
+            first, second, *added = (self.units[arguments_of(node)[key]] for key in _PRODUCTS[name])
+            return self.joining.joined([self.joining.product(first, second), *added]).expand(value.shape)
+        if name == "einsum":
+            equation: Any = node.args[0]
+            return self.joining.einsum(equation, [self.units[each] for each in node.all_input_nodes]).expand(
+                value.shape
             )
-        name = self.parameters[weight.name]
-        layer = self.layers[name]
-        channel, groups = (1, layer.groups) if isinstance(layer, nn.Conv2d) else (value.dim() - 1, 1)
-        units = self.units[images]
-        sources = self._reduced(units, [dim for dim in range(units.dim()) if dim != channel]).reshape(-1)
-        targets = self._new(value.shape[channel])
-        self.steps.append(Edges(name, sources.numpy(), targets.numpy(), groups))
-        return targets.view([-1 if dim == channel else 1 for dim in range(value.dim())]).expand(value.shape)
+        if name == "scaled_dot_product_attention":
+            return self._attention(arguments_of(node)).expand(value.shape)
+        raise self._refused(
+            node,
+            "known are convolutions, linear layers, attention, norms, pooling, element by element operations, and "
+            "those that move, split or join channels",
+        )
+
+    def _attention(self, arguments: dict[str, Any]) -> Tensor:
+        query, key, value = (self.units[arguments[each]] for each in ("query", "key", "value"))
+        weights = self.joining.product(query, key.transpose(-2, -1))
+        if arguments["attn_mask"] is not None:
+            weights = self.joining.joined([weights, self.units[arguments["attn_mask"]]])
+        return self.joining.product(weights, value)
 
     def _padded(self, units: Tensor, value: Tensor, sizes: list[int], mode: str = "constant", *_: object) -> Tensor:
         if mode != "constant":  # reflected, or repeated
-            return self._along(units, range(-len(sizes) // 2, 0)).expand(value.shape)
+            return self.joining.along(units, range(-len(sizes) // 2, 0)).expand(value.shape)
         return torch.constant_pad_nd(units, sizes, NOTHING)
 
-    def _reduced(self, units: Tensor, dims: Any) -> Tensor:
-        dims = {dim % units.dim() for dim in ([dims] if isinstance(dims, int) else dims or range(units.dim()))}
-        shape = [1 if dim in dims else size for dim, size in enumerate(units.shape)]
-        return self._along(units, sorted(dims)).expand(shape)
 
-    def _joined(self, operands: list[Tensor]) -> Tensor:
-        """Merge each distinct pair of units that meet into a new unit; NOTHING and a unit give the unit."""
-        result, *others = (_compact(units) for units in operands)
-        for other in others:
-            shape = torch.broadcast_shapes(result.shape, other.shape)  # type: ignore[no-untyped-call]
-            first, second = result.expand(shape), other.expand(shape)
-            meeting = (first != second) & (first != NOTHING) & (second != NOTHING)
-            result = torch.where(first == NOTHING, second, first)
-            if meeting.any():
-                pairs, which = _distinct_columns(torch.stack([first[meeting], second[meeting]]))
-                joined = self._new(pairs.shape[1])
-                self._merge(pairs.flatten(), joined.repeat(2))
-                result = result.masked_scatter(meeting, joined[which])
-        return result
-
-    def _along(self, units: Tensor, dims: Sequence[int]) -> Tensor:
-        """Reduce these dimensions to size 1: where units differ along them, merge the units into a new one."""
-        units, dims = _compact(units), tuple(dims)
-        largest = units.amax(dims, keepdim=True)
-        smallest = torch.where(units == NOTHING, largest, units).amin(dims, keepdim=True)
-        several = largest != smallest
-        if several.any():
-            largest = largest.masked_scatter(several, self._new(int(several.sum())))
-            meeting = several & (units != NOTHING)
-            pairs, _ = _distinct_columns(torch.stack([units[meeting], largest.expand(units.shape)[meeting]]))
-            self._merge(pairs[0], pairs[1])
-        return largest
-
-    def _merge(self, sources: Tensor, targets: Tensor) -> None:
-        self.steps.append(Merge(sources.numpy(), targets.numpy()))
-
-
-def _flat(value: Any) -> list[Tensor]:
-    several = value if isinstance(value, list | tuple) else [value]
-    return [each for each in several if isinstance(each, Tensor)]
+def _dim_of_units(images: Node) -> int:
+    """Return the dimension of the network's input along which its units differ."""
+    shape, reached = images.meta["val"].shape, {images}
+    for node in images.graph.nodes:
+        if reached.isdisjoint(node.all_input_nodes):
+            continue
+        if call := layer_call(node, {}):
+            linear = call.weight.meta["val"].dim() == 2 and call.images.meta["val"].shape[-1] == shape[-1]
+            return 2 if linear and len(shape) == 3 else 1
+        reached.add(node)
+    return 1
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return tuple(map(function, value)) if isinstance(value, list | tuple) else function(value)
-
-
-def _constant(value: Tensor) -> Tensor:
-    return torch.full((), NOTHING).expand(value.shape)
-
-
-def _first(units: Tensor, value: Any) -> Any:
-    """Give an operation's first result these units, and its other results none."""
-    if isinstance(value, Tensor):
-        return units.expand(value.shape)
-    return (units.expand(value[0].shape), *map(_constant, value[1:]))
-
-
-def _compact(units: Tensor) -> Tensor:
-    for dim in range(units.dim()):
-        if units.stride(dim) == 0:
-            units = units.narrow(dim, 0, 1)
-    return units
-
-
-def _tidy(units: Tensor) -> Tensor:
-    """Expand every dimension along which units do not change."""
-    for dim in range(units.dim()):
-        compact = _compact(units)
-        if (compact == compact.narrow(dim, 0, 1)).all():
-            units = units.narrow(dim, 0, 1).expand(units.shape)
-    return units
-
-
-def _distinct_columns(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct columns of a matrix, and for each column the index of its distinct one."""
-    columns, which = torch.unique(rows, dim=1, return_inverse=True)
-    return columns, which

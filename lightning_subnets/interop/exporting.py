@@ -1,7 +1,8 @@
-"""Write a plain network for other programs, as a state dict or as ONNX."""
+"""Write a network for other programs, as a state dict or as ONNX, with its masks folded into the weights."""
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from lightning_subnets.atomic_file import check_place, replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.interop import onnx_file
+from lightning_subnets.masking import is_masked, unmask_
 
 
 def export(
@@ -23,12 +25,12 @@ def export(
     details: Mapping[str, str],
     force: bool = False,
 ) -> None:
-    """Write a plain network into a file whose extension names the format, completely or not at all.
+    """Write a network into a file whose extension names the format, completely or not at all.
 
     ``.pt`` and ``.safetensors`` hold its state dict, which stock torchvision loads; for ``.onnx`` see ``onnx_file``.
 
     Args:
-        network: in evaluation mode, on the CPU, masks folded into the weights.
+        network: in evaluation mode and on the CPU. It is not changed; a copy of a masked one is unmasked.
         out: the file to write.
         input_shape: of one image, (channels, height, width).
         details: metadata of ``.safetensors`` and ``.onnx``, such as classes and preprocessing.
@@ -39,6 +41,8 @@ def export(
             cannot be written.
     """
     check(out, force=force)
+    if is_masked(network):
+        network = unmask_(copy.deepcopy(network))
     if out.suffix == ".onnx":
         content = onnx_file.content(network, input_shape, details)
     else:

@@ -88,6 +88,11 @@ def _exported(network: nn.Module, images: Tensor) -> onnx.ModelProto:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     graph = model.graph
+    if not graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise UserError(
+            f"torch cannot express {type(network).__name__} in ONNX for any number of images, because its code makes "
+            "it a constant, as len(images) does: use images.shape[0]"
+        )
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""

@@ -15,8 +15,8 @@ from lightning_subnets.training import torch_file
 def read(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a torch file or a safetensors file by name, on the CPU.
 
-    A torch file holds a state dict, or a dict with one under "state_dict"; the prefix ``module.`` of DataParallel is
-    removed. A tensor may claim a shape larger than its file, so check the shape before copying.
+    A torch file holds a state dict, or a dict with one under "state_dict". A tensor may claim a shape larger than its
+    file, so check the shape before copying.
     """
     path = Path(path)
     content: Any
@@ -51,6 +51,4 @@ def read(path: str | Path) -> dict[str, Tensor]:
         ordinary = isinstance(value, Tensor) and value.dtype in torch_file.DTYPES.values() and not value.is_neg()
         if type(key) is not str or not key.isprintable() or not ordinary:
             raise UserError(f"{path} holds {key!r}, which is no ordinary tensor: save a dict of tensors by name")
-    if all(key.startswith("module.") for key in content):
-        return {key.removeprefix("module."): value for key, value in content.items()}
     return dict(content)

@@ -2,46 +2,39 @@
 
 Start reading at ``mask_`` in ``masked_network.py``. It takes five steps:
 
-1. Find the layers to mask: ``maskable.py``.
-2. Draw their weights: ``initialization.py``.
+1. Find the weights to mask: ``maskable.py``.
+2. Draw them, and set the other parameters: ``initialization.py``, ``other_parameters.py``.
 3. Give them scores: ``method.py``, the interface that each file in ``methods/`` implements.
-4. Install the masked class: ``masked_layer.py``, which caches weight * mask in ``cached_weight.py``.
+4. Install the masked class: ``masked_class.py``. ``masked_weight.py`` is one masked weight, and ``cached_weight.py``
+   caches weight * mask.
 5. Prune, if the method chooses its masks before training: ``prune_at_init.py``.
 
 ``selection.py`` selects the k largest scores exactly (``radix_select.py`` on a GPU), and ``allocation.py`` says how
-many weights each layer keeps. Of the package, this room imports only ``errors``.
+many of each weight's numbers are kept. Of the package, this room imports only ``errors``.
 """
 
-from lightning_subnets.masking.masked_layer import (
-    MaskedConv2d,
-    MaskedLayer,
-    MaskedLinear,
+from lightning_subnets.masking.masked_class import temporarily_unmasked
+from lightning_subnets.masking.masked_network import density, install_masks_, invalidate_, mask_, unmask_
+from lightning_subnets.masking.masked_weight import (
+    MaskedWeight,
     Origin,
-    masked_layers,
+    is_masked,
+    masked_weights,
     masks,
-    temporarily_unmasked,
-)
-from lightning_subnets.masking.masked_network import (
-    density,
-    install_masks_,
-    invalidate_,
-    make_affine_neutral_,
-    mask_,
-    unmask_,
+    raw_weight,
 )
 
 __all__ = [
-    "MaskedConv2d",
-    "MaskedLayer",
-    "MaskedLinear",
+    "MaskedWeight",
     "Origin",
     "density",
     "install_masks_",
     "invalidate_",
-    "make_affine_neutral_",
+    "is_masked",
     "mask_",
-    "masked_layers",
+    "masked_weights",
     "masks",
+    "raw_weight",
     "temporarily_unmasked",
     "unmask_",
 ]

@@ -1,6 +1,6 @@
 """The cache of effective weights, w * m: recomputed only when weight or scores have changed.
 
-The cache recomputes all layers together after each optimizer step; accumulated batches and evaluation reuse the result.
+The cache recomputes all weights together after each optimizer step. Accumulated batches and evaluation reuse them.
 Changes show in a tensor's version counter. Fused optimizers do not advance the counter, so a hook on
 ``Optimizer.step`` reports their steps. Two changes leave no trace: an in-place edit of ``parameter.data`` and a
 torch.distributed collective on a parameter. Call ``invalidate_`` after them.
@@ -9,122 +9,126 @@ torch.distributed collective on a parameter. Call ``invalidate_`` after them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
-from weakref import ReferenceType, WeakSet, ref
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking.method import ScoredLayer, current_masks
+from lightning_subnets.masking.masked_weight import MaskedWeight, states_of
+from lightning_subnets.masking.method import Method, ScoredWeight, current_masks
+from lightning_subnets.masking.tensor_version import CachedWeight, TensorVersion
 
-
-class CachingLayer(ScoredLayer, Protocol):
-    """The part of a masked layer that the cache reads and writes."""
-
-    cached: CachedWeight | None
-    externally_refreshed: bool  # set by ``compile_``
-
-    def mask(self) -> Tensor: ...
-
-
-class TensorVersion:
-    """Fingerprint of a tensor (storage and version), to detect a change without keeping the tensor alive."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor: ReferenceType[Tensor] = ref(tensor)
-        # While this reference lives, no other storage can get the same address.
-        self.storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-        # Tensors created in inference mode have no version.
-        self.version = None if tensor.is_inference() else tensor._version
-
-    def is_unchanged(self, tensor: Tensor) -> bool:
-        return (
-            tensor is self.tensor()
-            and self.version is not None
-            and tensor._version == self.version
-            and tensor.untyped_storage()._cdata == self.storage.cdata
-        )
-
-
-class CachedWeight(NamedTuple):
-    """A layer's effective weight w * m, without gradient, and the versions of the tensors it was computed from."""
-
-    product: Tensor
-    mask: Tensor | None  # stored only if the weight is trained, because its gradient is masked too
-    num_kept: int | None
-    sources: list[TensorVersion]
-
-    def is_fresh(self, layer: CachingLayer) -> bool:
-        sources = _sources(self.product, layer)
-        return (
-            self.num_kept == layer.num_kept
-            and self.product.dtype == _dtype(layer.weight)
-            and (self.mask is not None or not layer.weight.requires_grad)
-            and len(self.sources) == len(sources)
-            and all(map(TensorVersion.is_unchanged, self.sources, sources))
-        )
-
-
-_layers: WeakSet[CachingLayer] = WeakSet()  # the layers that have a cached weight
+_modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weight
 _lock = Lock()  # guards the set, because several threads may each train a network
 
 
-def cached_weight(layer: CachingLayer) -> tuple[Tensor, Tensor | None]:
-    """Return w * m of a layer, without gradient and in autocast's precision, and m if w is trained."""
-    cached = layer.cached
-    if torch.compiler.is_compiling() and not layer.externally_refreshed:
+def cached_weight(weight: MaskedWeight) -> tuple[Tensor, Tensor | None]:
+    """Return w * m without gradient, and m if w is trained.
+
+    Raises:
+        ValueError: if the effective weight was edited in place, because the edit would be lost.
+    """
+    state = weight.state
+    cached = state.cached
+    if torch.compiler.is_compiling() and not state.externally_refreshed:
         # A compiled graph cannot check whether a tensor has changed.
-        mask = layer.mask()
-        return layer.method.effective_weight(layer.weight.detach(), mask).to(_dtype(layer.weight)), mask
+        mask = weight.mask()
+        return state.method.effective_weight(weight.weight.detach(), mask), mask
     if torch.compiler.is_compiling():
         assert cached is not None, "a network compiled by compile_ needs refresh_ before each forward pass"
-    elif not (cached and cached.is_fresh(layer)):
-        (cached,) = _compute({layer: _dtype(layer.weight)})
+        return cached.product, cached.mask
+    if cached and cached.product._version != cached.version:
+        raise UserError(
+            f"the {weight.key} of a {type(weight.module).__name__} was edited in place, but it is the product of "
+            f"weight and mask, so the edit would be lost: call invalidate_(network), and edit "
+            f"ls.raw_weight(module, {weight.key!r})"
+        )
+    if not _is_fresh(weight):
+        if torch.func.debug_unwrap(weight.weight) is not weight.weight:
+            group = weight.global_group or (weight,)
+            tensors = (tensor for each in group for tensor in (each.weight, each.scores))
+            transformed: tuple[Tensor, Tensor] = _OfTransformed.apply(group, group.index(weight), *tensors)
+            return transformed
+        _compute([weight])
+        cached = state.cached
+    assert cached is not None
     return cached.product, cached.mask
 
 
-def compile_(network: nn.Module, layers: Iterable[CachingLayer]) -> None:
+@dataclass
+class _Plain:
+    weight: nn.Parameter
+    scores: nn.Parameter | None
+    method: Method
+    num_kept: int | None
+    global_group: tuple[ScoredWeight, ...] = ()
+    drawn: Tensor | None = None
+
+
+class _OfTransformed(torch.autograd.Function):
+    """w * m and m inside ``torch.func.grad``, which gives a Function's ``forward`` the tensors that it has wrapped.
+
+    Nothing is cached, because these tensors live for one call.
+    """
+
+    @staticmethod
+    def forward(weights: Sequence[MaskedWeight], index: int, *tensors: Any) -> tuple[Tensor, Tensor]:
+        pairs = zip(weights, tensors[::2], tensors[1::2], strict=True)
+        group: list[ScoredWeight] = [
+            _Plain(weight, scores, each.method, each.num_kept) for each, weight, scores in pairs
+        ]
+        method = group[index].method
+        mask = method.masks(group)[index]
+        return method.effective_weight(group[index].weight.detach(), mask), mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise AssertionError("StraightThrough computes the gradient")
+
+
+def compile_(network: nn.Module, weights: Iterable[MaskedWeight]) -> None:
     """Compile a masked network in place; then call ``refresh_`` before each forward pass.
 
     A plain ``torch.compile(network)`` computes the masks in the graph, in every forward pass.
     """
-    for layer in layers:
-        layer.externally_refreshed = True
+    for weight in weights:
+        weight.state.externally_refreshed = True
     # With dynamic shapes, a smaller last batch would switch all later batches to a slower graph for any batch size.
     # Images of several sizes may need more than the 8 graphs that torch allows by default.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     network.compile(dynamic=False)
 
 
-def refresh_(layers: Iterable[CachingLayer]) -> None:
+def refresh_(weights: Iterable[MaskedWeight]) -> None:
     """Compute the effective weights that are missing or outdated."""
-    cacheable = (layer for layer in layers if layer.method.cacheable)
-    _compute({each: _dtype(each.weight) for each in cacheable if not (each.cached and each.cached.is_fresh(each))})
+    _compute([each for each in weights if each.method.cacheable and not _is_fresh(each)])
 
 
-def invalidate_(layers: Iterable[CachingLayer]) -> None:
-    """Drop the cached weights of these layers."""
-    for layer in layers:
-        layer.cached = None
-        with _lock:
-            _layers.discard(layer)
+def invalidate_(weights: Iterable[MaskedWeight]) -> None:
+    """Drop the cached effective weights."""
+    for weight in weights:
+        weight.state.cached = None
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     with _lock:
-        caches = [(layer, layer.cached) for layer in _layers]
-    stale = {
-        layer: cached.product.dtype
-        for layer, cached in caches
-        if cached and (id(layer.weight) in stepped or id(layer.scores) in stepped)
-    }
+        modules = list(_modules)
+    cached = [MaskedWeight(module, key) for module in modules for key in states_of(module)]
+    stale = [
+        each for each in cached if each.state.cached and (id(each.weight) in stepped or id(each.scores) in stepped)
+    ]
     invalidate_(stale)
     with suppress(UserError):  # the next forward pass raises the same error
         _compute(stale)
@@ -133,37 +137,39 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 register_optimizer_step_post_hook(_after_step)
 
 
-def _sources(product: Tensor, layer: ScoredLayer) -> list[Tensor]:
-    scores = (member.scores for member in layer.global_group or (layer,))
-    return [product, layer.weight, *(each for each in scores if each is not None)]
+def _is_fresh(weight: MaskedWeight) -> bool:
+    cached, sources = weight.state.cached, _sources(weight)
+    return (
+        cached is not None
+        and cached.num_kept == weight.num_kept
+        and (cached.mask is not None or not weight.weight.requires_grad)
+        and len(cached.sources) == len(sources)
+        and all(map(TensorVersion.is_unchanged, cached.sources, sources))
+    )
 
 
-def _compute(dtypes: Mapping[Any, torch.dtype]) -> list[CachedWeight]:
-    """Cache and return the effective weights of these layers, each in the precision given."""
-    wanted = dict(dtypes)
-    for layer in dtypes:  # a change of one layer changes the masks of its whole global group
-        wanted |= {member: _dtype(member.weight) for member in layer.global_group if member not in wanted}
+def _sources(weight: MaskedWeight) -> list[Tensor]:
+    scores = (member.scores for member in weight.global_group or (weight,))
+    return [weight.weight, *(each for each in scores if each is not None)]
+
+
+def _compute(weights: Sequence[MaskedWeight]) -> None:
+    """Cache these effective weights."""
+    # A change of one weight changes the masks of its whole global group.
+    wanted = dict.fromkeys(member for weight in weights for member in (weight, *weight.global_group))
     groups = defaultdict(list)
-    for layer in wanted:
-        groups[id(layer.method), layer.weight.device].append(layer)
+    for each in wanted:
+        groups[id(each.method), each.weight.device].append(each)
     # Leave inference mode, because training may reuse what an evaluation computes.
     with torch.inference_mode(False), torch.no_grad():
-        for layers in groups.values():
-            for layer, mask in zip(layers, current_masks(layers), strict=True):
-                weight = layer.weight
+        for group in groups.values():
+            for each, mask in zip(group, current_masks(group), strict=True):
                 # Write to new memory, because a graph may still need the old product. A product with a bool mask, not
                 # viewed as bytes, takes a CPU twice as long.
-                out = torch.empty_like(weight, dtype=wanted[layer])
-                product = layer.method.effective_weight(weight, mask.view(torch.uint8), out=out)
-                sources = [TensorVersion(tensor) for tensor in _sources(product, layer)]
-                layer.cached = CachedWeight(product, mask if weight.requires_grad else None, layer.num_kept, sources)
+                out = torch.empty_like(each.weight)
+                product = each.method.effective_weight(each.weight, mask.view(torch.uint8), out=out)
+                sources = [TensorVersion(tensor) for tensor in _sources(each)]
+                kept = mask if each.weight.requires_grad else None
+                each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, sources)
                 with _lock:
-                    _layers.add(layer)
-    return [layer.cached for layer in dtypes]
-
-
-def _dtype(weight: Tensor) -> torch.dtype:
-    kind, dtype = weight.device.type, weight.dtype
-    if dtype == torch.float32 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return dtype
+                    _modules.add(each.module)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_subnets.masking.masked_layer import masks
+from lightning_subnets.masking.masked_weight import masks, scores_names
 
 # Constants of SplitMix64 as signed integers: 2^64 divided by the golden ratio, then (shift, factor) of each round.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -28,10 +28,11 @@ def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
 
 def weights(network: nn.Module, *, frozen: bool = False) -> dict[str, nn.Parameter]:
     """Return every parameter of a masked or plain network but the scores, or only the frozen ones, by name."""
+    scores = scores_names(network)
     return {
         name: parameter
         for name, parameter in network.named_parameters()
-        if name.rpartition(".")[2] != "scores" and not (frozen and parameter.requires_grad)
+        if name not in scores and not (frozen and parameter.requires_grad)
     }
 
 
@@ -45,7 +46,7 @@ def update_(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
 
 
 def fingerprints(network: nn.Module) -> dict[str, Tensor]:
-    """Return the fingerprint of each parameter by its name, and of each layer's mask as ``<layer>.mask``."""
+    """Return the fingerprint of each parameter by its name, and of each mask as ``<weight>.mask``."""
     found = {name: fingerprint(parameter) for name, parameter in network.named_parameters()}
     return found | {f"{name}.mask": fingerprint(mask) for name, mask in masks(network).items()}
 

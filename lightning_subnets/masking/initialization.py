@@ -1,7 +1,7 @@
 """Draw weights, biases and scores from a seed: the same bits on every device, processor and library version.
 
-The numbers of a layer come from a counter-based generator (Philox 4x64, Salmon et al. 2011) keyed by the seed and the
-layer's name, so they do not depend on the order of construction or on any other draw. NumPy guarantees Philox's raw
+The numbers of a weight come from a counter-based generator (Philox 4x64, Salmon et al. 2011) keyed by the seed and the
+weight's name, so they do not depend on the order of construction or on any other draw. NumPy guarantees Philox's raw
 stream. This file computes only with operations that IEEE 754 rounds exactly (+ - * / sqrt, one at a time), because the
 last digits of mathematical libraries differ between systems. Any change here changes the networks of all seeds.
 """
@@ -26,7 +26,7 @@ UInt64 = npt.NDArray[np.uint64]
 _CHUNK = 1 << 20  # numbers drawn at a time, to bound the memory that float64 needs for a large layer
 
 
-def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str, density: float = 1.0) -> Tensor:
+def draw_weights(distribution: str, shape: torch.Size, *, seed: int, stream: str, density: float = 1.0) -> Tensor:
     """Draw a layer's weights, float32 on the CPU.
 
     - ``kaiming_normal``: N(0, 2 / fan_in)
@@ -40,36 +40,51 @@ def draw_weights(distribution: str, shape: torch.Size, *, seed: int, layer: str,
         distribution: a name from ``DISTRIBUTIONS``; a ``UserError`` lists them if it is unknown.
         shape: of the weight, see ``fans``.
         seed: any integer.
-        layer: the layer's name in its network, ``layer1.0.conv2``.
+        stream: of random bits, see ``stream_of``.
         density: fraction kept; only the scaled distributions use it.
     Source: Ramanujan et al. 2020, sections 4.1 and 4.5; Kaiming: He et al. 2015; Xavier: Glorot and Bengio 2010.
     """
     check_distribution(distribution)
     draw, scale_of = _DISTRIBUTIONS[distribution.removeprefix("scaled_")]
     scale = scale_of(*fans(shape)) * (math.sqrt(1.0 / density) if distribution.startswith("scaled_") else 1.0)
-    return _fill(draw, scale, shape, seed, layer, "weight")
+    return _fill(draw, scale, shape, seed, stream, "weight")
 
 
-def draw_scores(shape: torch.Size, *, seed: int, layer: str, spread: float = 1.0) -> Tensor:
+def draw_scores(shape: torch.Size, *, seed: int, stream: str, spread: float = 1.0) -> Tensor:
     """Draw a layer's first scores: U(-b, b), b = sqrt(spread / fan_in), float32 on the CPU.
 
     A spread of 1 is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020. A spread of 6 is
     ``kaiming_uniform_(a=0)``, as in the public code of Chijiwa et al. 2021.
     """
-    return _fill(_uniform, math.sqrt(spread / fans(shape)[0]), shape, seed, layer, "scores")
+    return _fill(_uniform, math.sqrt(spread / fans(shape)[0]), shape, seed, stream, "scores")
 
 
-def draw_biases(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-    """Draw the first biases, (out,), of a layer whose weight has this shape: U(-b, b), b = sqrt(1 / fan_in), as torch.
+def draw_biases(shape: torch.Size, *, fan_in: int, seed: int, stream: str) -> Tensor:
+    """Draw the first biases of a layer: U(-b, b), b = sqrt(1 / fan_in), as torch; float32 on the CPU.
 
-    They are float32 on the CPU. Only methods that train weights start from them.
+    Only methods that train weights start from them.
     """
-    return _fill(_uniform, math.sqrt(1.0 / fans(shape)[0]), shape[:1], seed, layer, "bias")
+    return _fill(_uniform, math.sqrt(1.0 / fan_in), shape, seed, stream, "bias")
 
 
-def draw_chances(shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+def draw_table(shape: torch.Size, *, seed: int, stream: str) -> Tensor:
+    """Draw a token or a table, such as a position embedding: N(0, 0.02^2), float32 on the CPU."""
+    return _fill(_normal, 0.02, shape, seed, stream, "table")
+
+
+def draw_chances(shape: torch.Size, *, seed: int, stream: str) -> Tensor:
     """Draw U(0, 1), float32 on the CPU, to choose at random among a layer's weights."""
-    return _fill(_unit, 1.0, shape, seed, layer, "chances")
+    return _fill(_unit, 1.0, shape, seed, stream, "chances")
+
+
+def stream_of(name: str) -> str:
+    """Return the stream of random bits of a parameter: the name of its layer for ``weight``, else its own name.
+
+    The prefixes of torch.compile and of wrappers, ``_orig_mod`` and a leading ``module``, make no difference.
+    """
+    plain = name.replace("_orig_mod.", "").removeprefix("module.")
+    owner, _, key = plain.rpartition(".")
+    return owner if key == "weight" else plain
 
 
 def check_distribution(distribution: str) -> None:
@@ -79,16 +94,16 @@ def check_distribution(distribution: str) -> None:
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
-    """Return (fan_in, fan_out), as ``torch.nn.init`` counts them, of (out, in) or (out, in / groups, height, width)."""
+    """Return (fan_in, fan_out), as ``torch.nn.init`` counts them, of (out, in, *kernel)."""
     kernel = math.prod(shape[2:])
     return shape[1] * kernel, shape[0] * kernel
 
 
 def _fill(
-    draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, seed: int, layer: str, kind: str
+    draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, seed: int, stream: str, kind: str
 ) -> Tensor:
-    """Return scale * draw(.) for each element, from the stream of random bits of this seed, layer and kind."""
-    key = hashlib.sha256(f"{int(operator.index(seed))}:{layer}:{kind}".encode()).digest()[:16]
+    """Return scale * draw(.) for each element, from the random bits of this seed, stream and kind."""
+    key = hashlib.sha256(f"{int(operator.index(seed))}:{stream}:{kind}".encode()).digest()[:16]
     generator = np.random.Philox(key=int.from_bytes(key, "little"))
     result = torch.empty(shape, dtype=torch.float32, device="cpu")
     flat = result.view(-1).numpy()

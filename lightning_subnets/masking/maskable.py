@@ -1,42 +1,160 @@
-"""The layers of a network that can be masked."""
+"""Which parameters of a network are weights, and which of them are masked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple, TypeVar
+
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.masked_weight import scores_key
 
-MASKABLE = (nn.Conv2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
+# Their tables are masked only if the user names them: most rows have no gradient in a step.
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
 
-def maskable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Return every Conv2d and Linear by its name, after a check that no other layer but norms has parameters.
+Value = TypeVar("Value")
 
-    Exact types only, because a subclass may use its weight in a way that a mask would miss.
+
+class Weight(NamedTuple):
+    """A parameter that can be masked: (module, the parameter's name in it), of every module that owns it."""
+
+    owners: list[tuple[nn.Module, str]]
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        module, key = self.owners[0]
+        return module._parameters[key]  # type: ignore[return-value]
+
+
+class Weights(NamedTuple):
+    """The weights of a network by the full names of their parameters: those to mask, and those that stay dense."""
+
+    masked: dict[str, Weight]
+    dense: dict[str, Weight]
+
+
+def is_weight(module: nn.Module, key: str, parameter: Tensor) -> bool:
+    """Return whether a parameter is a weight by its name and shape.
+
+    A weight is named ``weight``, ``*_weight`` or ``weight_*``. It has at least two dimensions in a convolution or a
+    Linear, and elsewhere at least two dimensions larger than 1. Norms and embeddings have no weights in this sense.
+    """
+    named = key == "weight" or key.endswith("_weight") or key.startswith("weight_")
+    if not named or isinstance(module, (*NORMS, *_TABLES)):
+        return False
+    if isinstance(module, _ConvNd | nn.Linear):
+        return parameter.dim() >= 2
+    return sum(size > 1 for size in parameter.shape) >= 2
+
+
+def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mask: Iterable[str] = ()) -> Weights:
+    """Return the weights of a plain network.
+
+    Args:
+        network: to be masked; it is not changed.
+        keep_dense: patterns of names of weights or of their modules, as ``fnmatch`` reads them: ``head.*``.
+        also_mask: patterns of further parameters to mask.
+
+    Raises:
+        ValueError: if a pattern matches nothing, a weight cannot be masked, or there is none.
     """
     kind = type(network).__name__
-    layers: dict[str, nn.Conv2d | nn.Linear] = {}
-    owners: dict[Tensor, str] = {}
-    for name, module in network.named_modules():
-        if type(module) in MASKABLE:
-            assert isinstance(module, nn.Conv2d | nn.Linear)
-            if "weight" not in module._parameters:
-                raise UserError(
-                    f"the weight of the layer {name!r} of {kind} is computed from other parameters (pruning or weight "
-                    "norm of torch.nn.utils): remove that first, so that it is a parameter again"
-                )
-            if not module.weight.numel() or module.weight.is_meta:
-                raise UserError(f"the layer {name!r} of {kind} has no weights to draw: {module}")
-            if (owner := owners.setdefault(module.weight, name)) != name:
-                raise UserError(f"the layers {owner!r} and {name!r} of {kind} share one weight: give each its own")
-            layers[name] = module
-        elif not isinstance(module, NORMS) and (own := dict(module.named_parameters(recurse=False))):
-            layer = f"{type(module).__module__}.{type(module).__qualname__}"
+    _check_modules(network, kind)
+    parameters = _parameters(network)
+    weights = {
+        name: each for name, each in parameters.items() if any(is_weight(*own, each.parameter) for own in each.owners)
+    }
+    also = matching(also_mask, parameters, "also_mask")
+    dense = matching(keep_dense, weights | also, "keep_dense")
+    for name, each in also.items():
+        if each.parameter.dim() < 2:
             raise UserError(
-                f"the layer {name!r} of {kind} is a {layer} with parameters of its own ({', '.join(own)}) and cannot "
-                "be masked: use torch.nn.Conv2d and torch.nn.Linear, not subclasses of them, and norms between them"
+                f"also_mask: {name} has shape {tuple(each.parameter.shape)}, and a weight has two dimensions or more"
             )
-    if not layers:
-        raise UserError(f"{kind} has no layer to mask: it needs a torch.nn.Conv2d or torch.nn.Linear")
-    return layers
+    masked = {name: each for name, each in parameters.items() if name in weights | also and name not in dense}
+    for name, each in masked.items():
+        _check(kind, name, each, named=name in also)
+    if not masked:
+        raise UserError(f"{kind} has no weight to mask: it needs a parameter of two dimensions, as in a Linear")
+    return Weights(masked, dense)
+
+
+def matching(patterns: Iterable[str], values: Mapping[str, Value], argument: str) -> dict[str, Value]:
+    """Return the values whose name, or whose module's name, matches a pattern."""
+    found: dict[str, Value] = {}
+    for pattern in patterns:
+        if pattern in values:  # a name, as files give thousands
+            found[pattern] = values[pattern]
+            continue
+        here = {
+            name: value
+            for name, value in values.items()
+            if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
+        }
+        if not here:
+            raise UserError(f"{argument}: no weight matches {pattern!r}; the names are {', '.join(values)}")
+        found |= here
+    return found
+
+
+def _parameters(network: nn.Module) -> dict[str, Weight]:
+    """Return all parameters by their first names, with all modules that own them."""
+    by_id: dict[int, tuple[str, Weight]] = {}
+    for name, module in network.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                _, weight = by_id.setdefault(id(parameter), (f"{name}.{key}" if name else key, Weight([])))
+                weight.owners.append((module, key))
+    return dict(by_id.values())
+
+
+def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
+    parameter = weight.parameter
+    for module, key in weight.owners:
+        layer = type(module).__name__
+        if not named and not is_weight(module, key, parameter):
+            raise UserError(
+                f"the weight {name!r} of {kind} is also the {key} of a {layer}, which is not masked: name it in "
+                f"also_mask=[{name!r}] to mask both, or in keep_dense=[{name!r}] to mask neither"
+            )
+        if isinstance(module, nn.RNNBase):
+            raise UserError(
+                f"{name!r} of {kind} belongs to a {layer}, whose weights cannot be masked, because it copies them into "
+                f"one block of memory: keep_dense=[{name.rpartition('.')[0] + '.*'!r}]"
+            )
+        if isinstance(module, _TABLES) and module.max_norm is not None:
+            raise UserError(f"{name!r} of {kind} is an {layer} with max_norm, which changes its rows: build it without")
+        if hasattr(module, scores := scores_key(key)):
+            raise UserError(f"the module of {name!r} of {kind}, a {layer}, has an attribute {scores!r}: rename it")
+    if not parameter.numel() or parameter.is_meta:
+        raise UserError(
+            f"{name!r} of {kind} has no weights to draw: shape {tuple(parameter.shape)}, {parameter.device}"
+        )
+    if not parameter.is_floating_point():
+        raise UserError(f"{name!r} of {kind} has dtype {parameter.dtype}, and weights are floating-point numbers")
+
+
+def _check_modules(network: nn.Module, kind: str) -> None:
+    """Refuse modules whose weights are no parameters, because they would stay dense without a word."""
+    for name, module in network.named_modules():
+        layer = f"the layer {name!r} of {kind}"
+        computed = isinstance(vars(module).get("weight"), Tensor)
+        if parametrize.is_parametrized(module) or computed:
+            raise UserError(
+                f"the weight of {layer} is computed from other parameters (pruning, parametrization, weight norm or "
+                "spectral norm of torch.nn.utils): remove that first, so that it is a parameter again"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UserError(f"{layer} is a scripted module, whose code cannot be changed: mask the original network")
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            raise UserError(f"{layer} is quantized, so it has no weights to mask: mask first and quantize later")
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise UserError(f"{layer} is lazy, so it has no weights yet: pass a batch through the network first")

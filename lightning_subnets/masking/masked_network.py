@@ -1,162 +1,203 @@
 """The idea: leave a network's weights as they were drawn, score each, and use only those with the highest scores.
 
 ``mask_`` turns a plain network into a masked one in place, and ``unmask_`` folds the masks into the weights. In
-between, each layer computes with ``weight * mask``, and the method decides what is trained.
+between, each module computes with ``weight * mask``, and the method decides what is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets.errors import UserError
-from lightning_subnets.masking import cached_weight, initialization, maskable, masked_layer
-from lightning_subnets.masking.masked_layer import MaskedLayer, Origin, masked_layers
+from lightning_subnets.masking import cached_weight, initialization, masked_class, masked_weight
+from lightning_subnets.masking.choice import Choice, Plan, method_of, plan
+from lightning_subnets.masking.maskable import Weight
+from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_weights, states_of
 from lightning_subnets.masking.method import Method, PruningData
+from lightning_subnets.masking.other_parameters import initialize_others_
 
 
 def mask_(
     network: nn.Module,
     method: Method,
     *,
-    weights: str | None = "signed_constant",
+    weights: str | None = "auto",
     seed: int = 0,
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     input_shape: tuple[int, ...] | None = None,
+    keep_dense: Iterable[str] = (),
+    also_mask: Iterable[str] = (),
+    densities: Mapping[str, float] | None = None,
 ) -> nn.Module:
-    """Mask every Conv2d and Linear of a network in place, including the first and the last.
+    """Mask the weights of a network in place, including those of the first and the last layer.
 
-    Layers become ``MaskedConv2d`` and ``MaskedLinear`` and keep their ``weight``, hooks and names; a method with scores
-    adds ``scores`` beside each weight. All numbers of the network become a function of the seed: weights are drawn,
-    norms scale by 1 and shift by 0, and running statistics are reset. If the method trains scores, biases are 0 and
-    everything else is frozen. If the method trains weights, biases are drawn too and everything is trainable. A method
-    that prunes before training does so now.
+    A weight is a parameter named ``weight``, ``*_weight`` or ``weight_*`` with two dimensions or more, see
+    ``maskable.is_weight``; ``also_mask`` names others. Reading it, ``module.weight``, gives the effective weight
+    w * m; ``raw_weight(module, "weight")`` gives the Parameter. State dicts keep their keys, and a method with scores
+    adds ``scores`` beside ``weight`` and ``in_proj_weight_scores`` beside ``in_proj_weight``.
+
+    If weights are drawn, all numbers of the network become a function of the seed, see
+    ``other_parameters.initial_value``: norms scale by 1 and shift by 0, running statistics are reset. If the method
+    trains scores, biases are 0 and everything else is frozen. If the method trains weights, biases are drawn too. A
+    method that prunes before training does so now.
 
     The masks follow every change of weights and scores. Two changes leave no trace: after an in-place edit of
     ``parameter.data``, or a torch.distributed collective on a parameter, call ``invalidate_(network)``.
 
     Args:
-        network: built of Conv2d, Linear, norms and layers without parameters.
+        network: any network.
         method: for instance ``EdgePopup(density=0.3)``.
-        weights: the distribution that weights are drawn from, see ``initialization.draw_weights``. None leaves
-            weights, biases and norms of a trained network as they are.
+        weights: the distribution that weights are drawn from, see ``initialization.draw_weights``. None leaves all
+            numbers of the network as they are, for instance pretrained. By default, ``signed_constant`` for a method
+            that trains scores, and None for a method that trains weights.
         seed: of weights, biases and scores; the same seed gives the same bits on every machine.
         batches: pairs of images, float and normalised, and labels, int64, on the network's device, for a method that
             scores weights on data.
         input_shape: of one image, (channels, height, width), for a method that prunes without data; by default the
             shape of the images in ``batches``.
+        keep_dense: patterns of the weights that stay dense, see ``Choice``; they are drawn like the others.
+        also_mask: patterns of further parameters to mask.
+        densities: fraction of weights kept by pattern, for methods that fix the number kept of each weight.
 
     Returns: the same network.
 
     Raises:
-        ValueError: if the network is already masked or cannot be masked, the distribution is unknown, or the method
-            lacks batches or an input shape; the network is then unchanged. If the method finds no masks, the network
-            is a plain one with the weights drawn.
+        ValueError: if the network is already masked or cannot be masked, the distribution is unknown, a pattern matches
+            nothing, or the method lacks batches or an input shape, or finds no masks. After any exception the network
+            is as it was.
     """
-    layers = _find_layers(network, method, weights)
-    data = PruningData(list(batches) if method.requires else (), input_shape, seed).checked_for(method)
-    _install_(network, layers, method, weights, seed)
-    try:
-        method.prune_(network, data)
-    except Exception:
-        unmask_(network)
-        raise
+    choice = Choice.of(keep_dense, also_mask, densities)
+    data = PruningData(list(batches) if method_of(method).requires else (), input_shape, seed).checked_for(method)
+    planned = plan(network, method_of(method), weights, choice)
+    with _unchanged_after_an_error(network):
+        _install_(network, method, seed, planned)
+        method.prune_(network, data._replace(weights=tuple(masked_weights(network))))
     return network
 
 
-def install_masks_(network: nn.Module, method: Method, *, weights: str | None, seed: int) -> None:
+def install_masks_(
+    network: nn.Module, method: Method, *, weights: str | None, seed: int, choice: Choice | None = None
+) -> None:
     """Mask a network as ``mask_`` does, but without pruning: the masks of a ``PruneAtInit`` keep all weights."""
-    _install_(network, _find_layers(network, method, weights), method, weights, seed)
+    planned = plan(network, method_of(method), weights, choice or Choice())
+    with _unchanged_after_an_error(network):
+        _install_(network, method, seed, planned)
+
+
+@torch.no_grad()
+def _install_(network: nn.Module, method: Method, seed: int, plan: Plan) -> None:
+    distribution = plan.distribution
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    if frozen:
+        network.__dict__["_frozen_before_masking"] = frozen
+    if distribution is not None:
+        initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
+    if method.trainable != "weights":
+        network.requires_grad_(False)
+    for name, each in (plan.masked | plan.dense).items():
+        density = plan.densities.get(name, 1.0)
+        origin = Origin(distribution, seed, initialization.stream_of(name), density) if distribution else None
+        if origin is not None:
+            _draw_(each, origin, biases=method.trainable == "weights")
+        if name in plan.masked:
+            stream = initialization.stream_of(name)
+            scores = method.initial_scores(each.parameter.shape, seed=seed, stream=stream)
+            masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin), scores)
+    masked = list(masked_weights(network).values())
+    if method.trainable == "last layer":
+        for parameter in masked[-1].module.parameters(recurse=False):
+            parameter.requires_grad_(True)
+    if method.global_ranking:
+        for weight in masked:
+            weight.state.global_group = tuple(masked)
+    if method.draws_masks:
+        network.register_forward_pre_hook(draw_masks_again_)
+
+
+def draw_masks_again_(network: nn.Module, *_: object) -> None:
+    """Make a network with a sampled mask draw another, which all reads in one forward pass then share."""
+    for module in network.modules():
+        for state in states_of(module).values():
+            state.drawn = None
 
 
 def unmask_(network: nn.Module) -> nn.Module:
-    """Turn a masked network into a plain one in place: fold the masks into the weights, and make all trainable.
+    """Turn a masked network into a plain one in place: fold the masks into the weights.
 
-    Nothing of this package remains in the network, and its state dict is that of the plain network.
+    Nothing of this package remains in the network, and its state dict is that of the plain network. All parameters are
+    trainable again, except those that were not before they were masked.
 
     Returns: the same network.
     """
-    kept = masked_layer.masks(network)
-    for name, layer in masked_layers(network):
-        masked_layer.remove_(layer, kept[name])
-    return network.requires_grad_(True)
+    masked_class.remove_(network, masked_weight.masks(network))
+    for key, hook in list(network._forward_pre_hooks.items()):
+        if hook is draw_masks_again_:
+            del network._forward_pre_hooks[key]
+    frozen = network.__dict__.pop("_frozen_before_masking", ())
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return network
 
 
 def invalidate_(network: nn.Module) -> None:
     """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``)."""
-    cached_weight.invalidate_(layer for _, layer in masked_layers(network))
+    cached_weight.invalidate_(masked_weights(network).values())
 
 
 @overload
-def density(network: nn.Module, *, per_layer: Literal[False] = False) -> float: ...
+def density(network: nn.Module, *, per_weight: Literal[False] = False) -> float: ...
 
 
 @overload
-def density(network: nn.Module, *, per_layer: Literal[True]) -> dict[str, float]: ...
+def density(network: nn.Module, *, per_weight: Literal[True]) -> dict[str, float]: ...
 
 
-def density(network: nn.Module, *, per_layer: bool = False) -> float | dict[str, float]:
-    """Return the fraction of weights kept: kept / total over the masked layers, or of each layer by its name."""
-    counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masked_layer.masks(network).items()}
-    if per_layer:
+def density(network: nn.Module, *, per_weight: bool = False) -> float | dict[str, float]:
+    """Return the fraction of weights kept: kept / total over the masked weights, or of each weight by its name."""
+    counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masked_weight.masks(network).items()}
+    if per_weight:
         return {name: kept / total for name, (kept, total) in counts.items()}
     return sum(kept for kept, _ in counts.values()) / sum(total for _, total in counts.values())
 
 
-@torch.no_grad()
-def make_affine_neutral_(network: nn.Module) -> None:
-    """Set biases to 0, let norms scale by 1 and shift by 0, and reset running statistics."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            module.reset_running_stats()
-        for key, parameter in module.named_parameters(recurse=False):
-            if key == "bias":
-                parameter.zero_()
-            elif isinstance(module, maskable.NORMS):
-                parameter.fill_(1.0)
+def _draw_(weight: Weight, origin: Origin, *, biases: bool) -> None:
+    """Draw a weight, and the bias of its module if biases are trained."""
+    parameter, (module, key) = weight.parameter, weight.owners[0]
+    shape = parameter.shape
+    parameter.copy_(
+        initialization.draw_weights(
+            origin.distribution, shape, seed=origin.seed, stream=origin.stream, density=origin.density
+        )
+    )
+    bias = module._parameters.get("bias")
+    if biases and key == "weight" and bias is not None:
+        fan_in = initialization.fans(shape)[0]
+        bias.copy_(initialization.draw_biases(bias.shape, fan_in=fan_in, seed=origin.seed, stream=origin.stream))
 
 
-def _find_layers(network: nn.Module, method: Method, weights: str | None) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Return the layers to mask by name, after every check that needs no data."""
-    if not isinstance(method, Method):
-        raise UserError(f"{method!r} is not a method: pass an instance, EdgePopup(density=0.3) is one")
-    if any(isinstance(module, MaskedLayer) for module in network.modules()):
-        raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
-    if weights is not None:
-        initialization.check_distribution(weights)
-        if method.ranks_by_magnitude and method.density < 1 and weights.endswith("signed_constant"):
-            raise UserError(
-                f"{type(method).__name__} keeps the largest weights, but all weights of {weights} have one magnitude: "
-                "use weights='kaiming_normal'"
-            )
-    elif method.rerandomizes:
-        raise UserError(f"{type(method).__name__} re-draws weights: name a distribution, weights='kaiming_normal'")
-    return maskable.maskable_layers(network)
-
-
-@torch.no_grad()
-def _install_(
-    network: nn.Module, layers: dict[str, nn.Conv2d | nn.Linear], method: Method, weights: str | None, seed: int
-) -> None:
-    if weights is not None:
-        make_affine_neutral_(network)
-    if method.trainable != "weights":
-        network.requires_grad_(False)
-    for name, layer in layers.items():
-        shape = layer.weight.shape
-        if weights is not None:
-            drawn = initialization.draw_weights(weights, shape, seed=seed, layer=name, density=method.density)
-            layer.weight.copy_(drawn)
-            if method.trainable == "weights" and layer.bias is not None:
-                layer.bias.copy_(initialization.draw_biases(shape, seed=seed, layer=name))
-        scores = method.initial_scores(shape, seed=seed, layer=name)
-        origin = Origin(weights, seed, name) if weights is not None else None
-        masked_layer.install_(layer, method, scores, origin)
-    if method.trainable == "last layer":
-        list(layers.values())[-1].requires_grad_(True)
-    if method.global_ranking:
-        for layer in layers.values():
-            layer.global_group = tuple(layers.values())  # type: ignore[assignment]
+@contextmanager
+def _unchanged_after_an_error(network: nn.Module) -> Iterator[None]:
+    """Give a network its numbers, classes, attributes and ``requires_grad`` back if the context ends with an error."""
+    tensors = [*network.parameters(), *network.buffers()]
+    values = [(each.detach().clone(), each.requires_grad) for each in tensors]
+    modules = [(module, type(module), dict(vars(module)), dict(module._parameters)) for module in network.modules()]
+    hooks = dict(network._forward_pre_hooks)
+    try:
+        yield
+    except BaseException:
+        for module, kind, attributes, parameters in modules:
+            module.__class__ = kind
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+        network._forward_pre_hooks.clear()
+        network._forward_pre_hooks.update(hooks)
+        with torch.no_grad():
+            for tensor, (value, trained) in zip(tensors, values, strict=True):
+                tensor.requires_grad_(trained).copy_(value)
+        raise

@@ -1,4 +1,4 @@
-"""The interface of a method: what it trains, a layer's first scores, the masks they give, and their gradient."""
+"""The interface of a method: what it trains, a weight's first scores, the masks they give, and their gradient."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation
 
 
-class ScoredLayer(Protocol):
-    """The part of a masked layer that a method reads."""
+class ScoredWeight(Protocol):
+    """The part of a masked weight that a method reads."""
 
-    weight: Tensor
-    scores: nn.Parameter | None
-    method: Method
-    num_kept: int | None  # None if the method does not fix the number in advance
-    global_group: tuple[ScoredLayer, ...]  # all layers of the network, if the mask depends on their scores too
+    drawn: Tensor | None  # the mask of this forward pass, for a method that draws one for each
+
+    @property
+    def weight(self) -> nn.Parameter: ...
+
+    @property
+    def scores(self) -> nn.Parameter | None: ...
+
+    @property
+    def method(self) -> Method: ...
+
+    @property
+    def num_kept(self) -> int | None: ...
+
+    @property
+    def global_group(self) -> Sequence[ScoredWeight]: ...
 
 
 class PruningData(NamedTuple):
@@ -31,12 +42,14 @@ class PruningData(NamedTuple):
         input_shape: of one image, (channels, height, width).
         seed: of the weights, and of everything that the method draws to choose the masks.
         read_masks: reads the masks of a network from a file, for ``FixedMask``.
+        weights: the names of the weights to mask; all weights by default.
     """
 
     batches: Sequence[tuple[Tensor, Tensor]] = ()
     input_shape: tuple[int, ...] | None = None
     seed: int = 0
     read_masks: Callable[[str, nn.Module], Mapping[str, Tensor]] | None = None
+    weights: tuple[str, ...] = ()
 
     def checked_for(self, method: Method) -> PruningData:
         """Return these data, with the input shape of the batches by default, if they have what the method requires."""
@@ -66,8 +79,9 @@ class Method(ABC):
         cacheable: whether w_eff stays the same until weight or scores change. If not, override ``masked_weight``.
         ranks_by_magnitude: whether weights are ranked by |w|, which needs weights of different magnitudes.
         rerandomizes: whether frozen weights are re-drawn during training, so that checkpoints must store them.
+        draws_masks: whether each forward pass of the network draws other masks, see ``ScoredWeight.drawn``.
         num_eval_passes: forward passes that an evaluation averages, if each pass draws other masks.
-        global_ranking: whether the mask of a layer depends on the scores of the other layers too.
+        global_ranking: whether the mask of a weight depends on the scores of the other weights too.
     """
 
     density: float
@@ -78,6 +92,7 @@ class Method(ABC):
     cacheable: ClassVar[bool] = True
     ranks_by_magnitude: ClassVar[bool] = False
     rerandomizes: ClassVar[bool] = False
+    draws_masks: ClassVar[bool] = False
 
     @property
     def num_eval_passes(self) -> int:
@@ -87,25 +102,28 @@ class Method(ABC):
     def global_ranking(self) -> bool:
         return False
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.identity().items())})"
+
     def identity(self) -> dict[str, Any]:
         """Return the arguments of the method's constructor, as plain values for a checkpoint."""
         return vars(self)
 
     def num_kept(self, total: int) -> int | None:
-        """Return how many of a layer's weights are kept, or None if the method does not fix the number in advance."""
+        """Return how many of a weight's numbers are kept, or None if the method does not fix the number in advance."""
         return allocation.num_kept(total, self.density)
 
     @abstractmethod
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor | None:
-        """Return a layer's first scores, on the CPU, or None for a method without scores."""
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor | None:
+        """Return a weight's first scores, on the CPU, or None for a method without scores."""
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
-        """Return scores that give this mask, to continue from a mask alone; ``scores`` are the layer's first scores."""
+        """Return scores that give this mask, to continue from a mask alone; ``scores`` are the first scores."""
         raise NotImplementedError(f"{type(self).__name__} cannot continue from a mask alone")
 
     @abstractmethod
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
-        """Return the boolean masks of these layers, a pure function of their weights, scores and ``num_kept``."""
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        """Return the boolean masks of these weights, a pure function of their values, scores and ``num_kept``."""
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027
         """Choose the masks of a masked network before training; by default, leave the masks to training."""
@@ -120,10 +138,10 @@ class Method(ABC):
         """
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return w_eff = w * m, the weight that a layer computes with; the mask is bool or uint8."""
+        """Return w_eff = w * m, the weight that a module computes with; the mask is bool or uint8."""
         return torch.mul(weight, mask, out=out)
 
-    def masked_weight(self, layer: ScoredLayer) -> Tensor:
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
         """Return w_eff with its gradient; override this if ``cacheable`` is false."""
         raise NotImplementedError(f"{type(self).__name__} caches its effective weight")
 
@@ -136,10 +154,10 @@ class Method(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not train scores")
 
 
-def current_masks(layers: Sequence[ScoredLayer]) -> list[Tensor]:
-    """Return the masks of some layers of one network; a mask may depend on the other layers of its global group."""
-    group = layers[0].global_group
+def current_masks(weights: Sequence[ScoredWeight]) -> list[Tensor]:
+    """Return the masks of some weights of one network; a mask may depend on the others of its global group."""
+    group = weights[0].global_group
     if not group:
-        return layers[0].method.masks(layers)
-    by_layer = dict(zip(map(id, group), layers[0].method.masks(group), strict=True))
-    return [by_layer[id(layer)] for layer in layers]
+        return weights[0].method.masks(weights)
+    found = dict(zip(group, weights[0].method.masks(group), strict=True))
+    return [found[weight] for weight in weights]

@@ -11,8 +11,10 @@ from torch import Tensor, distributed, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
-from lightning_subnets.masking.masked_layer import masked_layers, temporarily_unmasked
-from lightning_subnets.masking.method import Method, PruningData, ScoredLayer
+from lightning_subnets.masking.maskable import find_weights
+from lightning_subnets.masking.masked_class import temporarily_unmasked
+from lightning_subnets.masking.masked_weight import masked_weights
+from lightning_subnets.masking.method import Method, PruningData, ScoredWeight
 
 Item = TypeVar("Item")
 
@@ -20,7 +22,7 @@ Item = TypeVar("Item")
 class PruneAtInit(Method):
     """A method that chooses its masks before training and then trains the weights under them.
 
-    The ``scores`` of a layer are its mask, boolean and frozen. A checkpoint stores them, so a run resumes without the
+    The ``scores`` of a weight are its mask, boolean and frozen. A checkpoint stores them, so a run resumes without the
     data that the masks were chosen on.
     """
 
@@ -28,7 +30,9 @@ class PruneAtInit(Method):
 
     @abstractmethod
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
-        """Return the boolean mask of each layer by its name, from a plain network with its weights.
+        """Return the boolean mask of each weight by its name, from a plain network.
+
+        ``weights_to_mask(network, data)`` returns these weights.
 
         The method must leave the network unchanged, including its mode and the statistics of its norms.
         """
@@ -36,14 +40,14 @@ class PruneAtInit(Method):
     def num_kept(self, total: int) -> None:
         return None
 
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
         return torch.ones(shape, dtype=torch.bool)
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         return mask
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
-        return [layer.scores.detach().clone() for layer in layers if layer.scores is not None]
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        return [each.scores.detach().clone() for each in weights if each.scores is not None]
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:
         # Compiling would take longer than the few passes that a score needs.
@@ -52,20 +56,25 @@ class PruneAtInit(Method):
         set_masks_(network, masks)
 
 
+def weights_to_mask(network: nn.Module, data: PruningData) -> dict[str, nn.Parameter]:
+    """Return the weights of a plain network that the method chooses masks for, by name."""
+    return {name: network.get_parameter(name) for name in data.weights or find_weights(network).masked}
+
+
 @torch.no_grad()
 def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
     """Set the masks of a network whose method is a ``PruneAtInit``, in place."""
-    layers = dict(masked_layers(network))
-    for name in dict.fromkeys((*layers, *masks)):
-        here = tuple(layers[name].weight.shape) if name in layers else "none"
+    weights = masked_weights(network)
+    for name in dict.fromkeys((*weights, *masks)):
+        here = tuple(weights[name].weight.shape) if name in weights else "none"
         there = tuple(masks[name].shape) if name in masks else "none"
         if here != there:
             raise UserError(f"the masks are of another network: {name} has shape {there} there and {here} here")
         if masks[name].dtype != torch.bool:
             raise UserError(f"the mask of {name} is {masks[name].dtype}, but a mask is boolean: pass mask.bool()")
-    for name, layer in layers.items():
-        assert layer.scores is not None
-        layer.scores.copy_(masks[name])
+    for name, weight in weights.items():
+        assert weight.scores is not None
+        weight.scores.copy_(masks[name])
 
 
 @torch.no_grad()
@@ -74,10 +83,10 @@ def share_masks_(network: nn.Module) -> None:
 
     On GPUs the order of additions, and so a gradient and a mask, may differ from rank to rank.
     """
-    for _, layer in masked_layers(network):
-        if layer.scores is not None and not layer.scores.requires_grad:
-            distributed.broadcast(layer.scores.view(torch.uint8), src=0)
-            cached_weight.invalidate_([layer])  # a broadcast leaves no trace
+    for weight in masked_weights(network).values():
+        if weight.scores is not None and not weight.scores.requires_grad:
+            distributed.broadcast(weight.scores.view(torch.uint8), src=0)
+            cached_weight.invalidate_([weight])  # a broadcast leaves no trace
 
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_subnets.masking.method import Method, ScoredLayer
+from lightning_subnets.masking.method import Method, ScoredWeight
 
 
 class Dense(Method):
@@ -24,11 +24,11 @@ class Dense(Method):
     def __init__(self) -> None:
         pass
 
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
-        return [torch.ones_like(layer.weight, dtype=torch.bool) for layer in layers]
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        return [torch.ones_like(each.weight, dtype=torch.bool) for each in weights]
 
-    def masked_weight(self, layer: ScoredLayer) -> Tensor:
-        return layer.weight
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        return weight.weight

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_subnets.masking import selection
 from lightning_subnets.masking.allocation import check_density
-from lightning_subnets.masking.method import Method, ScoredLayer
+from lightning_subnets.masking.method import Method, ScoredWeight
 
 
 class DNW(Method):
@@ -32,12 +32,12 @@ class DNW(Method):
     def __init__(self, density: float) -> None:
         self.density = check_density(density)
 
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
-        counts = [layer.num_kept for layer in layers if layer.num_kept is not None]
-        return selection.top_k_each([layer.weight for layer in layers], counts, absolute=True)
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        counts = [each.num_kept for each in weights if each.num_kept is not None]
+        return selection.top_k_each([each.weight for each in weights], counts, absolute=True)
 
     def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
         return gradient

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_subnets.masking import allocation, initialization, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
-from lightning_subnets.masking.method import Method, ScoredLayer
+from lightning_subnets.masking.method import Method, ScoredWeight
 
 
 class EdgePopup(Method):
@@ -48,8 +48,8 @@ class EdgePopup(Method):
     def num_kept(self, total: int) -> int | None:
         return None if self.global_ranking else super().num_kept(total)
 
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
-        scores = initialization.draw_scores(shape, seed=seed, layer=layer, spread=self.spread)
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
+        scores = initialization.draw_scores(shape, seed=seed, stream=stream, spread=self.spread)
         if self.global_ranking:
             scores *= _GLOBAL_BOUND * math.sqrt(initialization.fans(shape)[0])
         return scores
@@ -60,12 +60,12 @@ class EdgePopup(Method):
         above = bound / 2 + scores.abs() / 2
         return torch.where(mask, above.copysign(scores) if self.absolute else above, scores * 0.499)
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
-        scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        scores = [each.scores.detach() for each in weights if each.scores is not None]
         if self.global_ranking:
             k = allocation.num_kept(sum(each.numel() for each in scores), self.density)
             return list(allocation.global_(dict(enumerate(scores)), k, absolute=self.absolute).values())
-        counts = [layer.num_kept for layer in layers if layer.num_kept is not None]
+        counts = [each.num_kept for each in weights if each.num_kept is not None]
         return selection.top_k_each(scores, counts, absolute=self.absolute)
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:

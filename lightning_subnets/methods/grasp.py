@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.methods.scoring_loss import Batches, PruneByLoss, ScoringLoss
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.methods.scoring_loss import PruneByLoss, ScoringLoss
 
 
 class GraSP(PruneByLoss):
@@ -41,8 +42,8 @@ class GraSP(PruneByLoss):
             raise UserError(f"temperature = {temperature} is not above 0: it divides the logits, 200 in the paper")
         self.temperature = temperature
 
-    def scores(self, network: nn.Module, batches: Batches) -> dict[str, Tensor]:
-        """Return w * (H g) of each layer by its name."""
-        loss = ScoringLoss(network, batches, temperature=self.temperature)
+    def scores(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
+        """Return w * (H g) of each weight by its name."""
+        loss = ScoringLoss(network, data, temperature=self.temperature)
         product = loss.hessian_product(loss.gradient())
         return {name: weight.detach() * product[name] for name, weight in loss.weights.items()}

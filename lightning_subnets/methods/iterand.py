@@ -65,12 +65,12 @@ class IteRand(EdgePopup):
         if step * images // period == (step - 1) * images // period:
             return
         masks = masking.masks(network)
-        for key, layer in masking.masked_layers(network):
-            assert layer.origin is not None
-            distribution, seed, name = layer.origin
-            weight, stream = layer.weight, f"{name} after step {step}"
+        for name, masked in masking.masked_weights(network).items():
+            assert masked.origin is not None
+            distribution, seed, stream, density = masked.origin
+            weight, stream = masked.weight, f"{stream} after step {step}"
             drawn = initialization.draw_weights(
-                distribution, weight.shape, seed=seed, layer=stream, density=self.density
+                distribution, weight.shape, seed=seed, stream=stream, density=density
             ).to(weight)
-            chosen = initialization.draw_chances(weight.shape, seed=seed, layer=stream).to(weight.device) < self.share
-            weight.copy_(torch.where(chosen & ~masks[key], drawn, weight))
+            chosen = initialization.draw_chances(weight.shape, seed=seed, stream=stream).to(weight.device) < self.share
+            weight.copy_(torch.where(chosen & ~masks[name], drawn, weight))

@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_subnets.masking import allocation, maskable, selection
+from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
 from lightning_subnets.masking.method import PruningData
-from lightning_subnets.masking.prune_at_init import PruneAtInit
+from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
 
 
 class Magnitude(PruneAtInit):
@@ -35,10 +35,9 @@ class Magnitude(PruneAtInit):
         self.allocation = check_allocation(allocation, ("global", "uniform"))
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
-        layers = maskable.maskable_layers(network)
-        magnitudes = {name: layer.weight.detach().abs() for name, layer in layers.items()}
+        magnitudes = {name: each.detach().abs() for name, each in weights_to_mask(network, data).items()}
         if self.allocation == "global":
             total = sum(each.numel() for each in magnitudes.values())
             return allocation.global_(magnitudes, allocation.num_kept(total, self.density))
         counts = [allocation.num_kept(each.numel(), self.density) for each in magnitudes.values()]
-        return dict(zip(layers, selection.top_k_each(list(magnitudes.values()), counts), strict=True))
+        return dict(zip(magnitudes, selection.top_k_each(list(magnitudes.values()), counts), strict=True))

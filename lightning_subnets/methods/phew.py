@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.graph.random_walks import RandomWalks, Visited
-from lightning_subnets.graph.unit_graph import Mask
+from lightning_subnets.graph.unit_graph import Edges, Mask
 from lightning_subnets.graph.unit_tracing import trace
-from lightning_subnets.masking import allocation, maskable
+from lightning_subnets.masking import allocation
 from lightning_subnets.masking.allocation import check_density
 from lightning_subnets.masking.method import PruningData
-from lightning_subnets.masking.prune_at_init import PruneAtInit, progress
+from lightning_subnets.masking.prune_at_init import PruneAtInit, progress, weights_to_mask
 
 FEWEST, MOST = 1 << 12, 1 << 17  # walks per batch; batches grow while walks find fewer new weights
 RARE = 100  # stop if less than one in 100 visited weights is new
@@ -31,7 +31,8 @@ class PHEW(PruneAtInit):
     A unit is a channel or a neuron. For a convolution |w_ji| is the sum over the kernel; a walk then draws a position
     in the kernel with probability |w| / |w_ji|, or keeps the whole kernel. At a shortcut a walk takes block and
     shortcut with the same probability, so masks of ResNets differ from those of the public code, which never takes an
-    identity shortcut.
+    identity shortcut. Walks take both factors of a product the same way, so they enter attention by values, or by
+    queries and keys.
 
     The number of weights kept is exact: the last walk is cut short, so only weights of that walk may lie on no path
     from an input to an output. Walks never find weights of 0 and find small ones late. For ResNet-50 on two cores a
@@ -43,7 +44,8 @@ class PHEW(PruneAtInit):
 
     Raises:
         ValueError: if the density is out of range; when masks are chosen, if walks do not reach the density (the
-            message names the density that they reach), or ``unit_tracing.trace`` cannot follow the network's units.
+            message names the density that they reach), a weight lies on no path, such as that of an auxiliary
+            classifier, or ``unit_tracing.trace`` cannot follow the network's units.
     Source: Patil and Dovrolis 2021, "PHEW: Constructing Sparse Networks that Learn Fast and Generalize Well without
         Training Data", section 4.
     """
@@ -55,15 +57,24 @@ class PHEW(PruneAtInit):
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         assert data.input_shape is not None
-        weights = {name: layer.weight.detach() for name, layer in maskable.maskable_layers(network).items()}
+        weights = {name: each.detach() for name, each in weights_to_mask(network, data).items()}
         graph = trace(network, data.input_shape)
+        names = dict.fromkeys(step.name for step in graph.steps if isinstance(step, Edges))
+        if outside := [name for name in weights if name not in names]:
+            raise UserError(
+                f"{self!r} keeps weights on paths from inputs to outputs, and none leads through {', '.join(outside)}: "
+                f"keep_dense={outside}"
+            )
+        # Walks also pass the weights that stay dense. These come last, so their numbers are larger than all others.
+        walked = weights | {name: network.get_parameter(name).detach() for name in names if name not in weights}
         strengths = {
             name: self._strength(weight).float().cpu().reshape(*weight.shape[:2], -1).numpy()
-            for name, weight in weights.items()
+            for name, weight in walked.items()
         }
         walks = RandomWalks(graph, strengths, data.seed, whole_kernels=self.whole_kernels)
         sizes = [weight.numel() for weight in weights.values()]
-        chosen = torch.split(torch.from_numpy(self._walk(walks, sum(sizes))), sizes)
+        reachable = sum(walks.num_reachable[name] for name in weights)
+        chosen = torch.split(torch.from_numpy(self._walk(walks, reachable, sum(sizes))), sizes)
         return {
             name: mask.view(weight.shape).to(weight.device)
             for (name, weight), mask in zip(weights.items(), chosen, strict=True)
@@ -72,15 +83,16 @@ class PHEW(PruneAtInit):
     def _strength(self, weight: Tensor) -> Tensor:
         return weight.abs()
 
-    def _walk(self, walks: RandomWalks, total: int) -> Mask:
+    def _walk(self, walks: RandomWalks, reachable: int, total: int) -> Mask:
         wanted = allocation.num_kept(total, self.density)
-        if wanted > walks.num_reachable:
-            raise self._too_many(walks.num_reachable, total, "no other weight is on a path of weights other than 0")
+        if wanted > reachable:
+            raise self._too_many(reachable, total, "no other weight is on a path of weights other than 0")
         chosen = np.zeros(total, np.bool_)
         kept, done, together = 0, 0, FEWEST
         for percent in progress(range(1, 101), "PHEW"):
             while kept * 100 < wanted * percent:
                 visited = walks.visited(done, together)
+                visited = Visited(*(each[visited.weights < total] for each in visited))
                 new = ~chosen[visited.weights]
                 fresh = Visited(visited.weights[new], visited.times[new])
                 chosen[fresh.weights] = True
@@ -89,7 +101,11 @@ class PHEW(PruneAtInit):
                     chosen[fresh.weights] = False
                     chosen[_earliest(fresh, wanted - before)] = True
                     kept = wanted
-                elif kept < wanted and together == MOST and RARE * (kept - before) < len(visited.weights):
+                elif (
+                    kept < wanted
+                    and together == MOST
+                    and RARE * (kept - before) < np.count_nonzero(visited.weights < total)
+                ):
                     raise self._too_many(kept, total, f"less than one in {RARE} weights that they visit is then new")
                 done, together = done + together, min(2 * together, MOST)
         return chosen

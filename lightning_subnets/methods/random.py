@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_subnets.masking import allocation, initialization, maskable, selection
+from lightning_subnets.masking import allocation, initialization, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
 from lightning_subnets.masking.method import PruningData
-from lightning_subnets.masking.prune_at_init import PruneAtInit
+from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
 
 
 class Random(PruneAtInit):
@@ -31,13 +31,13 @@ class Random(PruneAtInit):
         self.allocation = check_allocation(allocation, ("uniform", "erk"))
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
-        weights = {name: layer.weight for name, layer in maskable.maskable_layers(network).items()}
+        weights = weights_to_mask(network, data)
         if self.allocation == "erk":
             counts = allocation.erk({name: weight.shape for name, weight in weights.items()}, self.density)
         else:
             counts = allocation.uniform({name: weight.numel() for name, weight in weights.items()}, self.density)
         masks = {}
         for name, weight in weights.items():
-            chances = initialization.draw_chances(weight.shape, seed=data.seed, layer=name)
+            chances = initialization.draw_chances(weight.shape, seed=data.seed, stream=initialization.stream_of(name))
             masks[name] = selection.top_k(chances, counts[name]).to(weight.device)
         return masks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation, prune_at_init
-from lightning_subnets.masking.maskable import maskable_layers
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit
-
-Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 class PruneByLoss(PruneAtInit):
@@ -33,37 +30,38 @@ class PruneByLoss(PruneAtInit):
         self.samples_per_class = samples_per_class
 
     @abstractmethod
-    def scores(self, network: nn.Module, batches: Batches) -> dict[str, Tensor]:
-        """Return the scores of the weights of each layer by its name."""
+    def scores(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
+        """Return the scores of each weight by its name."""
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
-        scores = self.scores(network, data.batches)
+        scores = self.scores(network, data)
         total = sum(each.numel() for each in scores.values())
         return allocation.global_(scores, allocation.num_kept(total, self.density))
 
 
 class ScoringLoss:
-    """The mean cross-entropy over all scoring images, as a function of the weights of the layers to mask.
+    """The mean cross-entropy over all scoring images, as a function of the weights to mask.
 
     L(w) = 1/N sum_n CE(z_n(w) / T, y_n), over the N images of all batches, with logits z and temperature T. It is
     computed batch by batch on a copy of the network, so it needs the memory of one batch. Norms use the statistics of
     the batch, as in training; dropout and stochastic depth are off, so that L depends on weights and images only.
     """
 
-    def __init__(self, network: nn.Module, batches: Batches, *, temperature: float = 1.0) -> None:
+    def __init__(self, network: nn.Module, data: PruningData, *, temperature: float = 1.0) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.training = True  # not train(), because timm has norms with dropout inside
-        self.weights = {name: layer.weight.requires_grad_() for name, layer in maskable_layers(self.network).items()}
-        self.batches, self.temperature = batches, temperature
+        weights = prune_at_init.weights_to_mask(self.network, data)
+        self.weights = {name: weight.requires_grad_() for name, weight in weights.items()}
+        self.batches, self.temperature = data.batches, temperature
 
     def gradient(self) -> dict[str, Tensor]:
-        """Return g = dL/dw of each layer by its name; zero if the loss does not depend on the layer."""
+        """Return g = dL/dw of each weight by its name; zero if the loss does not depend on the layer."""
         return self._sum(self._derivative)
 
     def hessian_product(self, vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return H v = d<v, dL/dw>/dw of each layer by its name, without computing H.
+        """Return H v = d<v, dL/dw>/dw of each weight by its name, without computing H.
 
         Source: Pearlmutter 1994, "Fast Exact Multiplication by the Hessian".
         """
@@ -90,7 +88,7 @@ class ScoringLoss:
         for name, each in total.items():
             if not each.isfinite().all():
                 raise UserError(
-                    f"the layer {name!r} of {type(self.network).__name__} cannot be scored, because the loss on the "
+                    f"{name!r} of {type(self.network).__name__} cannot be scored, because the loss on the "
                     "scoring batches or its gradient is infinite or NaN: use finite, normalised images, and weights "
                     "that keep activations in range (weights='kaiming_normal')"
                 )

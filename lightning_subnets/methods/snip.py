@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_subnets.methods.scoring_loss import Batches, PruneByLoss, ScoringLoss
+from lightning_subnets.masking.method import PruningData
+from lightning_subnets.methods.scoring_loss import PruneByLoss, ScoringLoss
 
 
 class SNIP(PruneByLoss):
@@ -27,8 +28,8 @@ class SNIP(PruneByLoss):
         section 4, Algorithm 1.
     """
 
-    def scores(self, network: nn.Module, batches: Batches) -> dict[str, Tensor]:
-        """Return |w * dL/dw| of each layer by its name."""
-        loss = ScoringLoss(network, batches)
+    def scores(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
+        """Return |w * dL/dw| of each weight by its name."""
+        loss = ScoringLoss(network, data)
         gradient = loss.gradient()
         return {name: (weight.detach() * gradient[name]).abs() for name, weight in loss.weights.items()}

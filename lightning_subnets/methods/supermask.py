@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import selection
-from lightning_subnets.masking.method import Method, ScoredLayer
+from lightning_subnets.masking.method import Method, ScoredWeight
 
 
 class Supermask(Method):
@@ -35,6 +35,7 @@ class Supermask(Method):
 
     trainable = "scores"
     cacheable = False
+    draws_masks = True
 
     def __init__(self, density: float = 0.5, dynamic_scaling: bool = False, samples: int = 5) -> None:
         if not 0.0 < density < 1.0:
@@ -50,7 +51,7 @@ class Supermask(Method):
     def num_kept(self, total: int) -> None:
         return None
 
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> Tensor:
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
         return torch.full(shape, math.log(self.density / (1 - self.density)))
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
@@ -59,15 +60,18 @@ class Supermask(Method):
         probability = torch.where(mask, 1 - 0.1 * (1 - density), 0.1 * density)
         return probability.logit().clamp(-30, 30)
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
-        scores = [layer.scores.detach() for layer in layers if layer.scores is not None]
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        scores = [each.scores.detach() for each in weights if each.scores is not None]
         expected = torch.stack([each.sigmoid().sum(dtype=torch.float64) for each in scores]).round()
         return selection.top_k_each(scores, [int(count) for count in expected.tolist()])
 
-    def masked_weight(self, layer: ScoredLayer) -> Tensor:
-        assert layer.scores is not None
-        drawn: Tensor = _Bernoulli.apply(layer.scores.sigmoid())
-        return self.effective_weight(layer.weight, drawn).to(layer.weight.dtype)
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        assert weight.scores is not None
+        probability = weight.scores.sigmoid()
+        if weight.drawn is None:  # every read in one forward pass gets the same mask
+            weight.drawn = torch.bernoulli(probability.detach())
+        mask: Tensor = _StraightThrough.apply(probability, weight.drawn)
+        return self.effective_weight(weight.weight, mask).to(weight.weight.dtype)
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         if self.dynamic_scaling:
@@ -75,13 +79,17 @@ class Supermask(Method):
         return torch.mul(weight, mask, out=out)
 
 
-class _Bernoulli(torch.autograd.Function):
-    """A draw of 1 with probability p, else 0; its gradient is dL/dp = dL/db, straight through."""
+class _StraightThrough(torch.autograd.Function):
+    """The draw b of 1 with probability p, else 0; its gradient is dL/dp = dL/db, straight through."""
 
     @staticmethod
-    def forward(ctx: Any, probability: Tensor) -> Tensor:
-        return torch.bernoulli(probability)
+    def forward(probability: Tensor, drawn: Tensor) -> Tensor:
+        return drawn.view_as(drawn)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None

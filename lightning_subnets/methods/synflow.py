@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation, prune_at_init
-from lightning_subnets.masking.maskable import maskable_layers
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit
 
@@ -53,16 +53,16 @@ class _Flow(PruneAtInit):
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         assert data.input_shape is not None
         flow = self.positive(network)
-        layers = maskable_layers(flow)
-        total = sum(layer.weight.numel() for layer in layers.values())
-        masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}
+        weights = prune_at_init.weights_to_mask(flow, data)
+        total = sum(weight.numel() for weight in weights.values())
+        masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         for step in prune_at_init.progress(range(1, self.rounds + 1), type(self).__name__):
             # Rank remaining weights only: a pruned weight must not replace a remaining one whose flow is 0.
-            left = {name: scores[masks[name]] for name, scores in self.scores(flow, data.input_shape).items()}
+            left = {name: scores[masks[name]] for name, scores in self.scores(flow, weights, data.input_shape).items()}
             kept = allocation.global_(left, allocation.num_kept(total, self.density ** (step / self.rounds)))
-            for name, layer in layers.items():
+            for name, weight in weights.items():
                 masks[name] = masks[name].masked_scatter(masks[name], kept[name])
-                layer.weight.detach().mul_(masks[name])
+                weight.detach().mul_(masks[name])
         return masks
 
     def positive(self, network: nn.Module) -> nn.Module:
@@ -75,9 +75,12 @@ class _Flow(PruneAtInit):
             self.theta_(parameter)
         return flow
 
-    def scores(self, flow: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Return theta * dR/dtheta of each layer by its name, for a network from ``positive``."""
-        weights = {name: layer.weight.requires_grad_() for name, layer in maskable_layers(flow).items()}
+    def scores(
+        self, flow: nn.Module, weights: Mapping[str, nn.Parameter], input_shape: tuple[int, ...]
+    ) -> dict[str, Tensor]:
+        """Return theta * dR/dtheta of each weight by its name, for a network from ``positive``."""
+        for weight in weights.values():
+            weight.requires_grad_()
         with torch.enable_grad():
             ones = torch.ones(1, *input_shape, dtype=torch.float64, device=next(iter(weights.values())).device)
             try:
@@ -92,7 +95,7 @@ class _Flow(PruneAtInit):
             scores[name] = gradient.mul_(weight.detach()).abs_()  # in place, because these passes dominate the time
             if not scores[name].max().isfinite():  # the maximum is NaN if a score is
                 raise UserError(
-                    f"{type(self).__name__} cannot score the layer {name!r} of {type(flow).__name__}: the flow through "
+                    f"{type(self).__name__} cannot score {name!r} of {type(flow).__name__}: the flow through "
                     "its weights exceeds 1e308, or a weight is NaN. Use SynFlowL2 for more than 200 layers, or smaller "
                     "weights"
                 )

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
+from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, _postponed_annotations
+from torch import nn
+
+_annotated_type: Callable[..., Any] = _postponed_annotations.get_return_type
+
+
+def accept_builders_without_annotation() -> None:
+    """Let configs name functions that do not say what they return, such as 76 of timm's, as builders of networks.
+
+    jsonargparse refuses them, and has no option for it.
+    """
+    _postponed_annotations.get_return_type = _return_type
+
+
+def _return_type(function: Any, logger: Any = None) -> Any:
+    found = _annotated_type(function, logger)
+    return nn.Module if found is inspect.Signature.empty else found
 
 
 def leave_defaults_to_builder(network: Namespace) -> None:

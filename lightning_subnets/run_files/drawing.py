@@ -37,7 +37,7 @@ def draw_run(
 
     Args:
         run: the directory of the run.
-        layers: the masked layers, in the order to show them.
+        layers: the masked weights, in the order to show them.
         evaluated_on: the data of the metrics ``val/``: "test set" or "held-out images".
         diagnosis: of the run's last masks.
         out: the directory for the pictures; by default the run's.
@@ -177,7 +177,7 @@ def _density_bars(
     for row, value in enumerate(densities):
         left.text(value, row, f" {value:.3g}", va="center", fontsize=8, clip_on=True)  # a damaged file may say 500 %
     left.set(xlabel="weights kept (%)", yticks=rows, ylim=(len(layers) - 0.5, -0.5))
-    left.set_yticklabels(layers, fontsize=8, parse_math=False)
+    left.set_yticklabels([name.removesuffix(".weight") for name in layers], fontsize=8, parse_math=False)
     return figure, left, right
 
 

@@ -13,7 +13,7 @@ from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
-from lightning_subnets.run_files.builders import leave_defaults_to_builder
+from lightning_subnets.run_files.builders import accept_builders_without_annotation, leave_defaults_to_builder
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.training import checkpoint
@@ -35,6 +35,7 @@ class SavedRun:
 
     def module(self) -> SubnetModule:
         """Return the module with the weights and the masks of the checkpoint, ready to evaluate."""
+        accept_builders_without_annotation()
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(SubnetModule, "model", fail_untyped=False)
         module: SubnetModule = self._instantiate(parser, "model", "seed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +19,9 @@ from lightning_subnets._version import versions
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.graph.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace
+from lightning_subnets.graph.diagnostics import Diagnosis, log10_path_kernel_trace
 from lightning_subnets.masking import digest
+from lightning_subnets.training.callbacks.collapse import diagnosis_of
 from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.schema import Count, Strict, first_mistake
 
@@ -70,9 +72,13 @@ def summarize(
     digest_after = digest.weights_digest(network)
     diagnosis = log10_trace = None
     if kept < total and isinstance(data, ImageDataModule):
-        with suppress(UserError):
-            diagnosis = diagnose(network, data.image_shape)
-            log10_trace = log10_path_kernel_trace(network, masks, data.image_shape)
+        found = diagnosis_of(network, data.image_shape)
+        if isinstance(found, Diagnosis):
+            diagnosis = found
+            with suppress(UserError):
+                log10_trace = log10_path_kernel_trace(network, masks, data.image_shape)
+        else:
+            print(f"the summary has no widths and no paths: {found}", file=sys.stderr)
     trainer = module.trainer
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     device = trainer.strategy.root_device

@@ -1,7 +1,7 @@
 """Subnetworks in ``.subnet`` files: a seed, one bit per weight, and whatever was trained.
 
 Start with ``saving.py`` and ``loading.py``. ``container.py`` reads and writes the bytes, ``header.py`` checks the JSON,
-``mask_codec.py`` and ``weight_code.py`` encode a layer, and ``network.py`` builds the network that a file names. This
+``mask_codec.py`` and ``weight_code.py`` encode a weight, and ``network.py`` builds the network that a file names. This
 room imports ``masking``, ``methods`` and ``networks``. docs/subnet_file.md describes the format.
 """
 

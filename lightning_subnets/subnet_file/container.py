@@ -2,7 +2,7 @@
 
     metadata    "lightning-subnets": the header as JSON; its "sha256" is the digest of the file with 64 zeros in place
                 of the digest
-    tensors     "mask/<layer>", "signs/<layer>", "values/<layer>", and "state/<name>" for the rest of the state dict
+    tensors     "mask/<weight>", "signs/<weight>", "values/<weight>", and "state/<name>" for the rest of the state dict
 
 The digest detects damage. It is not a signature: anyone can write a file with a valid digest, so no value is trusted.
 """

@@ -17,31 +17,37 @@ from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_weights
 
 Json = dict[str, Any]
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
 class Layer:
-    """The shape of a masked layer, the number of kept weights, and how mask and weights are encoded."""
+    """The shape of a masked weight, how many of its numbers are kept, and how mask and weight are encoded."""
 
     shape: list[int]
     kept: int
     code: str = ""  # see mask_codec
     weights: Literal["drawn", "signs", "values"] = "drawn"  # see weight_code, also for magnitude, gain and of
-    stream: str = ""  # the layer's name when its weights were drawn
+    stream: str = ""  # of the draw of the weight, see initialization.stream_of
+    density: float | None = None  # that the draw was scaled by, if it is not that of ``Weights``
+    num_kept: int | None = None  # that the method keeps in training, if it does not follow from its density
     magnitude: float | None = None
     gain: float | None = None
     of: Literal["weight", "sign"] = "weight"
 
     def __post_init__(self) -> None:
         # Check the number of sizes before multiplying them: the product of a million sizes takes minutes.
-        possible = len(self.shape) in (2, 4) and all(0 < size < 2**31 for size in self.shape)
+        possible = 2 <= len(self.shape) <= 8 and all(0 < size < 2**31 for size in self.shape)
         if not possible or not 0 <= self.kept <= self.size:
             raise UserError(
-                f"a layer of shape {reprlib.repr(self.shape)} cannot keep {reprlib.repr(self.kept)} weights"
+                f"a weight of shape {reprlib.repr(self.shape)} cannot keep {reprlib.repr(self.kept)} numbers"
             )
+        if self.density is not None and not 0 < self.density <= 1:
+            raise UserError(f"a weight was drawn for a density of {self.density}, outside (0, 1]")
+        if self.num_kept is not None and not 0 <= self.num_kept <= self.size:
+            raise UserError(f"training cannot keep {reprlib.repr(self.num_kept)} numbers of {self.size}")
         if self.weights == "signs" and self.magnitude is None:
-            raise UserError("a layer stores the signs of its weights without their magnitude")
+            raise UserError("a weight stores its signs without their magnitude")
 
     @property
     def size(self) -> int:
@@ -71,9 +77,11 @@ class Weights:
         if not 0 < self.density <= 1:
             raise UserError(f"the weights were drawn for a density of {self.density}, outside (0, 1]")
 
-    def draw(self, like: Tensor, stream: str) -> Tensor:
+    def draw(self, like: Tensor, stream: str, density: float | None = None) -> Tensor:
+        """Draw a weight on the CPU; the density is 1 for a weight that is not masked, and by default that of most."""
         assert self.distribution is not None
-        drawn = draw_weights(self.distribution, like.shape, seed=self.seed, layer=stream, density=self.density)
+        density = self.density if density is None else density
+        drawn = draw_weights(self.distribution, like.shape, seed=self.seed, stream=stream, density=density)
         return drawn.to(like.dtype)
 
 
@@ -100,14 +108,22 @@ class Header:
     network: Network
     weights: Weights
     method: Method
-    layers: dict[str, Layer]
+    layers: dict[str, Layer]  # the masked weights, by the full names of their parameters
     digests: Digests
-    density: float  # the fraction of weights kept, over all masked layers
+    density: float  # the fraction of weights kept, over all masked weights
+    dense: dict[str, str] = field(default_factory=dict)  # weights that are drawn and not masked, with their streams
     classes: list[str] = field(default_factory=list)
     accuracy: dict[str, float] = field(default_factory=dict)
     preprocessing: Json = field(default_factory=dict)
     config: Json = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that wrote the file
+
+    # Whether the file is of version 1, which names layers, not weights. Without annotation, so it is not in the JSON.
+    names_layers = False
+
+    def stored_name(self, name: str) -> str:
+        """Return the name of a weight in the file's tensors and in the digest of its masks."""
+        return name.removesuffix("weight").removesuffix(".") if self.names_layers else name
 
     @property
     def total(self) -> int:
@@ -132,9 +148,14 @@ class Header:
     @classmethod
     def from_json(cls, content: Json) -> Header:
         version = content.pop("version", None)
-        if version != VERSION:
-            raise UserError(f"format version {version!r:.20} is unknown, expected {VERSION}: upgrade lightning-subnets")
+        if type(version) is not int or version not in (1, VERSION):
+            raise UserError(
+                f"format version {version!r:.20} is unknown, expected 1 or {VERSION}: upgrade lightning-subnets"
+            )
+        if version == 1 and isinstance(layers := content.get("layers"), dict):
+            content["layers"] = {f"{name}.weight" if name else "weight": each for name, each in layers.items()}
         header: Header = _parse(cls, content, "header")
+        header.names_layers = version == 1
         if not header.layers:
             raise UserError("the header lists no layers")
         return header
@@ -150,6 +171,8 @@ def _parse(kind: Any, value: Any, place: str) -> Any:
         if unknown := value.keys() - types.keys():
             raise UserError(f"{place} has an unknown key {min(unknown)!r:.60}")
         return kind(**{key: _parse(types[key], each, f"{place}.{key}") for key, each in value.items()})
+    if kind is str and isinstance(value, str) and not _is_text(value):
+        raise UserError(f"{place} is no text, because it has half of a surrogate pair: {value!r:.60}")
     if origin is dict and isinstance(value, dict):
         return {key: _parse(inner[1], each, f"{place}.{key!r:.60}") for key, each in value.items()}
     if origin is list and isinstance(value, list):
@@ -166,6 +189,11 @@ def _parse(kind: Any, value: Any, place: str) -> Any:
         expected = " or ".join(map(repr, inner)) if origin is Literal else (origin or kind).__name__
         raise UserError(f"{place} is {reprlib.repr(value)}, expected {expected}")
     return float(value) if kind is float else value
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a string can be encoded; in JSON, half of a surrogate pair is a character too."""
+    return not any(0xD800 <= ord(each) < 0xE000 for each in value)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import reprlib
 from pathlib import Path
@@ -12,8 +13,12 @@ from torch import Tensor, nn
 
 from lightning_subnets import masking, methods
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedLayer, digest, maskable
+from lightning_subnets.masking import digest, is_masked
+from lightning_subnets.masking.choice import Choice
+from lightning_subnets.masking.maskable import is_weight
+from lightning_subnets.masking.masked_weight import MaskedWeight, Origin, masked_weights, scores_names
 from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.other_parameters import initialize_others_
 from lightning_subnets.subnet_file import mask_codec, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container, naming_file
@@ -30,7 +35,7 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
         masked: return a masked network in training mode, as ``mask_`` gives it, instead of a plain one in evaluation
             mode with the mask folded into the weights. Scores are not in the file: they start again, higher for kept
             weights than for the others. A dropped weight is 0 if the seed does not give it.
-        network: a plain network with the same layers to load into, needed if torchvision.models, timm and this package
+        network: a plain network with the same weights to load into, needed if torchvision.models, timm and this package
             do not build the file's network. It is changed in place, even if loading fails.
 
     Raises:
@@ -45,7 +50,7 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
 
 
 def masks_in(path: str | Path) -> dict[str, Tensor]:
-    """Return the boolean masks of a ``.subnet`` file by layer, without building its network."""
+    """Return the boolean masks of a ``.subnet`` file by weight, without building its network."""
     path = Path(path)
     file = Container(path)
     with naming_file(path):
@@ -57,26 +62,31 @@ def _load(file: Container, masked: bool, network: nn.Module | None) -> nn.Module
     if network is None:
         at_most = NUMBERS_PER_BYTE * file.size
         network = building.build(header.network.builder, header.network.arguments, at_most=at_most)
-    _check_layers(header, network)
+    choice = _choice(file, network)
     network.to(getattr(torch, header.network.dtype))
     if masked:
-        weights = header.weights
-        masking.install_masks_(network, _method(header), weights=weights.distribution, seed=weights.seed)
-    masking.make_affine_neutral_(network)
-    weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
+        drawn = header.weights
+        masking.install_masks_(network, _method(header), weights=drawn.distribution, seed=drawn.seed, choice=choice)
+    weights, scores = (masked_weights(network), scores_names(network)) if masked else ({}, set())
     parameters = dict(sorted(network.named_parameters()))
+    every_name = dict(network.named_parameters(remove_duplicate=False))  # a tied parameter has several
+    filled = {id(parameters[name]) for name in (*header.layers, *header.dense)}
+    left = {name for name, each in every_name.items() if id(each) in filled} | scores
+    initialize_others_(network, left, seed=header.weights.seed)
+    weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
     for key, parameter in parameters.items():
-        owner, _, own = key.rpartition(".")
-        if owner in header.layers and own == "weight":
-            mask = _mask(file, owner)
-            digest.update_(masks_digest, owner, mask)
-            _fill_(network.get_submodule(owner), file, owner, mask, weights_digest)
-        elif own != "scores":
-            if f"state/{key}" in file:
+        if key in header.layers:
+            mask = _mask(file, key)
+            digest.update_(masks_digest, header.stored_name(key), mask)
+            _fill_(parameter, weights.get(key), file, key, mask, weights_digest)
+        elif key not in scores:
+            if key in header.dense:
+                _draw_dense_(parameter, header, key)
+            elif f"state/{key}" in file:
                 _copy_(file, key, parameter)
             digest.update_(weights_digest, key, parameter)
     for key, buffer in network.state_dict().items():
-        if key not in parameters:
+        if key not in every_name:
             _copy_(file, key, buffer)
     file.check_all_taken()
     found = {"weights": weights_digest.hexdigest(), "masks": masks_digest.hexdigest()}
@@ -92,17 +102,33 @@ def _load(file: Container, masked: bool, network: nn.Module | None) -> nn.Module
     return network.train()
 
 
-def _check_layers(header: Header, network: nn.Module) -> None:
-    if any(isinstance(module, MaskedLayer) for module in network.modules()):
+def _choice(file: Container, network: nn.Module) -> Choice:
+    """Check that network and file have the same weights; return which of them are masked."""
+    header = file.header
+    if is_masked(network):
         raise UserError("the given network is masked: give a plain one, or call unmask_(network) first")
-    shapes = {name: list(layer.weight.shape) for name, layer in maskable.maskable_layers(network).items()}
-    for name in dict.fromkeys((*shapes, *header.layers)):
+    if any(map(nn.parameter.is_lazy, network.parameters())):
+        raise UserError("the given network is lazy: pass a batch through it first")
+    parameters = dict(network.named_parameters())
+    owned: dict[int, set[bool]] = {}  # whether a parameter is a weight in each of the modules that have it
+    for module in network.modules():
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owned.setdefault(id(parameter), set()).add(is_weight(module, key, parameter))
+    weights = {name: None for name, parameter in parameters.items() if True in owned[id(parameter)]}
+    for name in dict.fromkeys((*weights, *header.layers, *header.dense)):
         stated = header.layers[name].shape if name in header.layers else None
-        if shapes.get(name) != stated:
+        here = list(parameters[name].shape) if name in parameters else None
+        is_dense = stated is None and name in weights and (name in header.dense or f"state/{name}" in file)
+        if not is_dense and (here != stated or here is None or name in header.dense):
             raise UserError(
-                f"the layer {name!r:.100} has shape {stated} in the file and {shapes.get(name)} in the network: "
+                f"the weight {name!r:.100} has shape {stated} in the file and {here} in the network: "
                 "load it into the network that was saved"
             )
+    # The escaped patterns match exactly these names, even if a name contains a star.
+    return Choice(
+        keep_dense=tuple(glob.escape(name) for name in weights if name not in header.layers),
+        also_mask=tuple(glob.escape(name) for name in header.layers if owned[id(parameters[name])] != {True}),
+    )
 
 
 def _method(header: Header) -> Method:
@@ -123,7 +149,7 @@ def _method(header: Header) -> Method:
 
 
 def _mask(file: Container, name: str) -> Tensor:
-    entry, data = file.header.layers[name], file.take(f"mask/{name}")
+    entry, data = file.header.layers[name], file.take(f"mask/{file.header.stored_name(name)}")
     if data.dtype != torch.uint8 or data.dim() != 1:
         raise UserError(f"the mask of {name!r:.100} has dtype {data.dtype} and {data.dim()} dimensions")
     mask = mask_codec.decode(entry.code, data.numpy().tobytes(), entry.size)
@@ -133,29 +159,51 @@ def _mask(file: Container, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def _fill_(layer: nn.Module, file: Container, name: str, mask: Tensor, weights_digest: hashlib._Hash) -> None:
-    """Restore a layer's weights, add them to the digest, then apply the mask to the weights or to the scores."""
+def _fill_(
+    weight: nn.Parameter,
+    masked: MaskedWeight | None,
+    file: Container,
+    name: str,
+    mask: Tensor,
+    weights_digest: hashlib._Hash,
+) -> None:
+    """Restore a weight, add it to the digest, then apply the mask to the weight or, if it is masked, to its scores."""
     header, entry = file.header, file.header.layers[name]
-    weight, masked = layer.weight, isinstance(layer, MaskedLayer)
-    assert isinstance(weight, Tensor)
     if entry.weights != "drawn":
-        weight_code.decode(entry, file.take(f"{entry.weights}/{name}"), mask, out=weight)
-    elif header.weights.distribution is None:
-        raise UserError(f"the weights of {name!r:.100} are drawn, but the file states no distribution")
-    elif not masked or entry.stream != name:  # otherwise install_masks_ has drawn them
-        weight.copy_(header.weights.draw(weight, entry.stream))
-    digest.update_(weights_digest, f"{name}.weight", weight)
-    if not isinstance(layer, MaskedLayer):
+        stored = file.take(f"{entry.weights}/{header.stored_name(name)}")
+        weight_code.decode(entry, stored, mask, out=weight)
+    else:
+        _check_distribution(header, name)
+        density = header.weights.density if entry.density is None else entry.density
+        source = Origin(str(header.weights.distribution), header.weights.seed, entry.stream, density)
+        if masked is None or masked.origin != source:  # otherwise install_masks_ has drawn it
+            weight.copy_(header.weights.draw(weight, entry.stream, entry.density))
+    digest.update_(weights_digest, name, weight)
+    if masked is None:
         weight_code.apply_(entry, weight, mask)
         return
-    if entry.weights != "drawn" and layer.method.trainable == "scores" and entry.stream:
+    if entry.weights != "drawn" and masked.method.trainable == "scores" and entry.stream:
         # A dropped weight may be kept again, so the seed's value takes the place of the stored 0.
-        drawn = header.weights.draw(weight, entry.stream).to(weight.device)
+        drawn = header.weights.draw(weight, entry.stream, entry.density).to(weight.device)
         weight.copy_(torch.where(mask.to(weight.device), weight, drawn))
-    if layer.origin and entry.stream:
-        layer.origin = layer.origin._replace(layer=entry.stream)
-    if layer.scores is not None:
-        layer.scores.copy_(layer.method.scores_for_mask(mask.to(layer.scores.device), layer.scores))
+    if masked.origin and entry.stream:
+        density = header.weights.density if entry.density is None else entry.density
+        masked.state.origin = masked.origin._replace(stream=entry.stream, density=density)
+    if masked.num_kept is not None and entry.num_kept is not None:
+        masked.state.num_kept = entry.num_kept
+    if masked.scores is not None:
+        masked.scores.copy_(masked.method.scores_for_mask(mask.to(masked.scores.device), masked.scores))
+
+
+@torch.no_grad()
+def _draw_dense_(weight: nn.Parameter, header: Header, name: str) -> None:
+    _check_distribution(header, name)
+    weight.copy_(header.weights.draw(weight, header.dense[name], density=1.0))
+
+
+def _check_distribution(header: Header, name: str) -> None:
+    if header.weights.distribution is None:
+        raise UserError(f"the weight {name!r:.100} is drawn, but the file states no distribution")
 
 
 @torch.no_grad()
@@ -173,8 +221,8 @@ def _check_masks(network: nn.Module, header: Header) -> None:
     """Check that the method restores the file's masks from the scores and the weights."""
     found = masking.masks(network)
     masks_digest = hashlib.sha256()
-    for name in sorted(found, key="{}.weight".format):  # in the order of the parameters, as _load does
-        digest.update_(masks_digest, name, found[name])
+    for name in sorted(found):
+        digest.update_(masks_digest, header.stored_name(name), found[name])
     if masks_digest.hexdigest() != header.digests.masks:
         raise UserError(
             f"{header.method.name}({reprlib.repr(header.method.arguments)}) does not give the masks in the file: load "

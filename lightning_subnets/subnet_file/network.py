@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_subnets import networks
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedLayer
-from lightning_subnets.masking.maskable import MASKABLE
+from lightning_subnets.masking.masked_class import plain_class
+from lightning_subnets.masking.masked_weight import scores_names
 from lightning_subnets.subnet_file.header import Json
 
 Builder = Callable[..., nn.Module]
@@ -203,13 +203,13 @@ def difference(expected: nn.Module, network: nn.Module) -> str | None:
 
 
 def _options(module: nn.Module) -> dict[str, Any]:
-    kind = type(module)
+    kind, scores = plain_class(module), scores_names(module)
     options: dict[str, Any] = {
-        "class": (kind.plain if issubclass(kind, MaskedLayer) else kind).__qualname__,
-        "extra_repr": module.extra_repr(),
-        "shapes": {key: each.shape for key, each in module.named_parameters(recurse=False) if key != "scores"},
+        "class": kind.__qualname__,
+        "extra_repr": kind.extra_repr(module),
+        "shapes": {key: each.shape for key, each in module.named_parameters(recurse=False) if key not in scores},
     }
-    if not isinstance(module, (MaskedLayer, *MASKABLE)):  # extra_repr states all options of these
+    if not isinstance(module, nn.Conv2d | nn.Linear):  # extra_repr states all options of these
         for key, value in vars(module).items():
             if key != "training" and key[0] != "_" and isinstance(value, bool | int | float | str | tuple):
                 options[key] = value

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from lightning_subnets._version import versions
 from lightning_subnets.atomic_file import check_place
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import MaskedLayer, digest, masked_layers
+from lightning_subnets.masking import MaskedWeight, digest, masked_weights
 from lightning_subnets.masking import masks as current_masks
-from lightning_subnets.masking.maskable import NORMS
+from lightning_subnets.masking.initialization import stream_of
+from lightning_subnets.masking.maskable import is_weight
+from lightning_subnets.masking.masked_weight import scores_names
+from lightning_subnets.masking.other_parameters import initial_value
 from lightning_subnets.subnet_file import container, mask_codec, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, Method, Network, Weights
@@ -60,21 +63,21 @@ def save_subnet(
     check_place(path, force=force)
     if isinstance(classes, str):
         raise UserError(f"classes is the string {classes!r:.100}: give a list of names")
-    layers = dict(masked_layers(net))
-    state = {key: each for key, each in net.state_dict().items() if key.rpartition(".")[2] != "scores"}
+    weights, scores = masked_weights(net), scores_names(net)
+    state = {key: each for key, each in net.state_dict().items() if key not in scores}
     dtypes = {each.dtype for each in state.values() if each.dtype.is_floating_point or each.dtype.is_complex}
     if len(dtypes) > 1:
         raise UserError(f"the network has several dtypes, {', '.join(sorted(map(str, dtypes)))}: call net.float()")
-    first = next(iter(layers.values()))
+    first = next(iter(weights.values()))
     header = Header(
         network=Network(*_builder_of(net, network), str(dtypes.pop()).removeprefix("torch.")),  # type: ignore[arg-type]
         weights=Weights(
             first.origin.distribution if first.origin else None,
             first.origin.seed if first.origin else 0,
-            first.method.density if first.origin else 1.0,
+            first.origin.density if first.origin else 1.0,
         ),
         method=Method(type(first.method).__name__, dict(first.method.identity())),
-        layers={name: Layer(list(layer.weight.shape), kept=0) for name, layer in layers.items()},
+        layers={name: Layer(list(each.weight.shape), kept=0) for name, each in weights.items()},
         digests=Digests("", ""),
         density=0.0,
         classes=list(classes),
@@ -88,17 +91,19 @@ def save_subnet(
     weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
     masks, parameters = current_masks(net), dict(sorted(net.named_parameters()))
     for key, parameter in parameters.items():
-        owner, _, own = key.rpartition(".")
-        if owner in layers and own == "weight":
-            mask = masks[owner].cpu()
-            header.layers[owner], weight = _encode_layer(owner, layers[owner], mask, header.weights, tensors)
+        if key in weights:
+            mask = masks[key].cpu()
+            header.layers[key], weight = _encode_weight(key, weights[key], mask, header.weights, tensors)
             digest.update_(weights_digest, key, weight)
-            digest.update_(masks_digest, owner, mask)
-        elif own != "scores":
+            digest.update_(masks_digest, key, mask)
+        elif key not in scores:
             digest.update_(weights_digest, key, parameter)
-            if not _is_neutral(net.get_submodule(owner), own, parameter):
+            if _is_drawn(net, key, parameter, header.weights):
+                header.dense[key] = stream_of(key)
+            elif not _is_initial(net, key, parameter, header.weights):
                 tensors[f"state/{key}"] = _copy(parameter)
-    tensors |= {f"state/{key}": _copy(buffer) for key, buffer in state.items() if key not in parameters}
+    every_name = dict(net.named_parameters(remove_duplicate=False))  # a tied parameter has several
+    tensors |= {f"state/{key}": _copy(buffer) for key, buffer in state.items() if key not in every_name}
     header.density = sum(layer.kept for layer in header.layers.values()) / header.total
     header.digests = Digests(weights_digest.hexdigest(), masks_digest.hexdigest())
     try:
@@ -116,18 +121,20 @@ def _check_readable(header: Header) -> None:
         raise UserError(f"a .subnet file cannot hold these values: {error}") from error
 
 
-def _encode_layer(
-    name: str, layer: MaskedLayer, mask: Tensor, drawn_from: Weights, tensors: dict[str, Tensor]
+def _encode_weight(
+    name: str, masked: MaskedWeight, mask: Tensor, drawn_from: Weights, tensors: dict[str, Tensor]
 ) -> tuple[Layer, Tensor]:
-    """Add a layer's tensors to ``tensors``; return its header entry and the weights that ``load_subnet`` restores."""
-    weight = layer.weight.detach().cpu()
-    drawn, stream = None, ""
-    if layer.origin and (layer.origin.distribution, layer.origin.seed) == (drawn_from.distribution, drawn_from.seed):
-        stream = layer.origin.layer
-        drawn = drawn_from.draw(weight, stream)
-    entry, stored = weight_code.encode(weight, layer.method.effective_weight(weight, mask), mask, drawn)
+    """Add a weight's tensors to ``tensors``; return its header entry and the weight that ``load_subnet`` restores."""
+    weight, origin = masked.weight.detach().cpu(), masked.origin
+    drawn, stream, density = None, "", None
+    if origin and (origin.distribution, origin.seed) == (drawn_from.distribution, drawn_from.seed):
+        stream, density = origin.stream, origin.density if origin.density != drawn_from.density else None
+        drawn = drawn_from.draw(weight, stream, density)
+    entry, stored = weight_code.encode(weight, masked.method.effective_weight(weight, mask), mask, drawn)
     entry.code, data = mask_codec.encode(mask.flatten().numpy())
-    entry.stream = stream
+    entry.stream, entry.density = stream, density
+    if masked.num_kept != masked.method.num_kept(weight.numel()):
+        entry.num_kept = masked.num_kept
     tensors[f"mask/{name}"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if stored is not None:
         tensors[f"{entry.weights}/{name}"] = stored
@@ -162,9 +169,27 @@ def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[
     return name, arguments
 
 
-def _is_neutral(module: nn.Module, key: str, parameter: Tensor) -> bool:
-    """Return whether a parameter is as ``mask_`` leaves it: a bias of 0, or a norm that scales by 1."""
-    return bool((parameter == (0.0 if key == "bias" else 1.0)).all()) and (key == "bias" or isinstance(module, NORMS))
+def _is_drawn(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) -> bool:
+    """Return whether a parameter that is not masked is a weight as ``mask_`` draws it: kept dense, and not trained."""
+    owner, _, own = key.rpartition(".")
+    if drawn_from.distribution is None or not is_weight(net.get_submodule(owner), own, parameter):
+        return False
+    return _same_bits(parameter, drawn_from.draw(parameter, stream_of(key), density=1.0))
+
+
+def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) -> bool:
+    """Return whether a parameter that is no weight has its value from ``mask_``, whatever value it was built with."""
+    owner, _, own = key.rpartition(".")
+    module, built = net.get_submodule(owner), torch.zeros_like(parameter)
+    if is_weight(module, own, parameter) or not built.numel():
+        return False
+    value = initial_value(module, own, built, seed=drawn_from.seed, stream=stream_of(key))
+    return value is not None and _same_bits(parameter, value.to(parameter.dtype))
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of one shape are equal, with +0 different from -0."""
+    return torch.equal(*(each.detach().cpu().flatten().contiguous().view(torch.uint8) for each in (one, other)))
 
 
 def _copy(tensor: Tensor) -> Tensor:

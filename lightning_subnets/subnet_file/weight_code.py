@@ -1,6 +1,6 @@
-"""Encode the weights of a layer in as few bytes as restore them to the bit.
+"""Encode a weight in as few bytes as restore them to the bit.
 
-A masked layer computes with the effective weight w_eff, a function of its weight w and its mask. A file restores both:
+A module computes with the effective weight w_eff, a function of its weight w and its mask. A file restores both:
 w_eff runs the network, and training continues from w. The file stores w as
 
     drawn    nothing, because the seed gives w

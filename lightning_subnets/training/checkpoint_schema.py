@@ -126,6 +126,9 @@ class _Identity(_Part):
     method: Name
     weights: str | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    keep_dense: list[str] = Field(default=[])
+    also_mask: list[str] = Field(default=[])
+    densities: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={})
 
 
 _LAYOUT = _dict(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.datamodules.pruning_batches import pruning_data
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, prune_at_init
+from lightning_subnets.masking.choice import Choice, distribution_for
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint as subnet_checkpoint
 from lightning_subnets.training import preflight, resuming, run_masks
@@ -35,7 +35,7 @@ from lightning_subnets.training.callbacks import (
 )
 from lightning_subnets.training.callbacks.divergence import diverged_at
 from lightning_subnets.training.masked_module import MaskedModule
-from lightning_subnets.training.schedule import Schedule, images_per_step, learning_rate_factor
+from lightning_subnets.training.schedule import Schedule, images_per_step, learning_rate_factor, warmup_steps
 
 
 class SubnetModule(MaskedModule):
@@ -48,7 +48,8 @@ class SubnetModule(MaskedModule):
     Args:
         network: from torchvision, timm, ``lightning_subnets.networks`` or elsewhere; it is masked in place.
         method: the way to find the subnetwork.
-        weights: the distribution to draw the weights from, see ``mask_``; null keeps the weights of the network.
+        weights: the distribution to draw the weights from, see ``mask_``; null keeps the weights of the network, and
+            auto keeps them if the method trains weights.
         seed: of the weights and the scores.
         optimizer: for the parameters that the method trains.
         lr_batch_size: the images per step for which the optimizer's learning rate is given. The rate is scaled linearly
@@ -60,6 +61,9 @@ class SubnetModule(MaskedModule):
         channels_last: the memory format of images and network, faster for convolutions on a GPU.
         compile: compile the network with ``torch.compile``, which takes time at the start of a run.
         allow_collapse: also train a network without a path from its inputs to its outputs.
+        keep_dense: patterns of weights that stay dense, see ``mask_``.
+        also_mask: patterns of further parameters to mask.
+        densities: fraction of weights kept by pattern, instead of the method's density.
 
     Raises:
         ValueError: if an argument is out of range, or the network cannot be masked.
@@ -69,7 +73,7 @@ class SubnetModule(MaskedModule):
         self,
         network: nn.Module,
         method: Method,
-        weights: str | None = "signed_constant",
+        weights: str | None = "auto",
         seed: int = 0,
         optimizer: OptimizerCallable = torch.optim.SGD,
         lr_batch_size: int | None = None,
@@ -79,6 +83,9 @@ class SubnetModule(MaskedModule):
         channels_last: bool = False,
         compile: bool = False,
         allow_collapse: bool = False,
+        keep_dense: list[str] | None = None,
+        also_mask: list[str] | None = None,
+        densities: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing <= 1.0:
@@ -88,7 +95,8 @@ class SubnetModule(MaskedModule):
         if lr_batch_size is not None and lr_batch_size < 1:
             raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
         seed = int(seed)  # jsonargparse returns a subclass of int, which a checkpoint would name
-        masking.install_masks_(network, method, weights=weights, seed=seed)
+        weights = distribution_for(method, weights)
+        choice = Choice.of(keep_dense, also_mask, densities)
         self.network, self.method, self.seed = network, method, seed
         self.identity = {
             "network": type(network).__name__,
@@ -96,16 +104,17 @@ class SubnetModule(MaskedModule):
             **method.identity(),
             "weights": weights,
             "seed": seed,
+            **choice.identity(),
         }
+        masking.install_masks_(network, method, weights=weights, seed=seed, choice=choice)
         self.optimizer, self.lr_batch_size = optimizer, lr_batch_size
-        self.schedule, self.warmup_epochs = schedule, warmup_epochs
-        self.allow_collapse = allow_collapse
+        self.schedule, self.warmup_epochs, self.allow_collapse = schedule, warmup_epochs, allow_collapse
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
-        self._layers = [layer for _, layer in masking.masked_layers(network)]
+        self._weights = list(masking.masked_weights(network).values())
         if compile:
-            cached_weight.compile_(network, self._layers)
+            cached_weight.compile_(network, self._weights)
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
         # Ignoring NaN would hide a diverged loss, and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
@@ -115,8 +124,8 @@ class SubnetModule(MaskedModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        if self.network._compiled_call_impl:  # otherwise each layer refreshes its own cached weight
-            cached_weight.refresh_(self._layers)
+        if self.network._compiled_call_impl:  # otherwise each read refreshes a cached weight
+            cached_weight.refresh_(self._weights)
         output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
         # In training, GoogLeNet and Inception also return the logits of their auxiliary classifiers.
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
@@ -140,11 +149,7 @@ class SubnetModule(MaskedModule):
             for group in optimizer.param_groups:
                 group["lr"] *= images / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches
-        warmup = 0.0
-        if self.warmup_epochs:
-            self.trainer.fit_loop.setup_data()  # otherwise, with max_steps, the batches are not counted yet
-            batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-            warmup = self.warmup_epochs * math.ceil(batches)
+        warmup = warmup_steps(self.trainer, self.warmup_epochs)
         position: Callable[[int], float] = float
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, IterativePruning):
@@ -168,7 +173,7 @@ class SubnetModule(MaskedModule):
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def on_train_start(self) -> None:
-        cached_weight.invalidate_(self._layers)
+        cached_weight.invalidate_(self._weights)
         if self._resumed is not None:
             resuming.restore_(self.trainer, self._resumed, self._train_metrics)
             self._resumed = None
@@ -180,7 +185,7 @@ class SubnetModule(MaskedModule):
 
     def unmask_(self) -> nn.Module:
         """Remove the masks and return the network, to evaluate it with other weights."""
-        self._layers, self._pruned = [], True
+        self._weights, self._pruned = [], True
         return masking.unmask_(self.network)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -211,7 +216,7 @@ class SubnetModule(MaskedModule):
 
     def on_validation_epoch_start(self) -> None:
         # Lightning may have replaced parameters, by their average for instance, without a new version of the tensors.
-        cached_weight.invalidate_(self._layers)
+        cached_weight.invalidate_(self._weights)
 
     on_test_epoch_start = on_predict_epoch_start = on_train_end = on_fit_end = on_validation_epoch_start
 
@@ -225,7 +230,7 @@ class SubnetModule(MaskedModule):
         if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
             raise diverged_at(self.trainer, self.trainer.global_step, "the validation loss is not finite")
         self._log_metrics("val")
-        cached_weight.invalidate_(self._layers)
+        cached_weight.invalidate_(self._weights)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("test", batch, batch_idx)

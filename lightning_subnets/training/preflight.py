@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -12,15 +15,20 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.maskable import is_weight, matching
+from lightning_subnets.masking.masked_weight import scores_names, states_of
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
+from lightning_subnets.training.callbacks.rank_consistency import listed
 from lightning_subnets.training.checkpoint_schema import is_plain
 from lightning_subnets.training.lightning_internals import syncs_batchnorm
 from lightning_subnets.training.masked_module import MaskedModule
-from lightning_subnets.training.trial_pass import check_single_image, trial_pass
+from lightning_subnets.training.trial_pass import check_single_image, trial_pass, weights_without_gradient
 
 # With these precisions, weights and scores keep the bits that the seed gives them.
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
@@ -51,6 +59,8 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(trainer)
+    if trainer.state.fn == TrainerFn.FITTING:
+        _check_all_masked(module)
     if not is_plain(module.identity):
         name = type(module.method).__name__
         raise UserError(
@@ -65,6 +75,8 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
             callback.check(module, trainer)
     if isinstance(data, ImageDataModule):
         _check_images(module, data)
+        if trainer.state.fn == TrainerFn.FITTING and (unread := weights_without_gradient(module, _image(module, data))):
+            print(f"no gradient reaches {listed(unread)}, because training never reads them", file=sys.stderr)
 
 
 # These callbacks of Lightning change values that are computed once when training begins: the scale of the learning
@@ -90,9 +102,35 @@ _REFUSED: dict[type[Callback], str] = {
 }
 
 
+def _check_all_masked(module: MaskedModule) -> None:
+    """Check that no weight has been added since the network was masked, because it would be dense."""
+    network = module.network
+    unmasked = {
+        f"{name}.{key}".removeprefix("."): parameter
+        for name, each in network.named_modules()
+        for key, parameter in each._parameters.items()
+        if parameter is not None and is_weight(each, key, parameter) and key not in states_of(each)
+    }
+    added = unmasked.keys() - scores_names(network)
+    for pattern in module.identity.get("keep_dense", ()):
+        with suppress(UserError):  # of a pattern that matches nothing
+            added -= matching([pattern], unmasked, "keep_dense").keys()
+    if added:
+        names = [name for name in unmasked if name in added]
+        raise UserError(
+            f"{listed(names)} of {type(network).__name__} would be dense, because the network was masked before it had "
+            f"this weight: replace layers such as the head first, and then build SubnetModule; or set keep_dense="
+            f"{names[:3]}"
+        )
+
+
+def _image(module: MaskedModule, data: ImageDataModule) -> Tensor:
+    return torch.zeros(1, *data.image_shape, device=module.device)
+
+
 def _check_images(module: MaskedModule, data: ImageDataModule) -> None:
     name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
-    image = torch.zeros(1, *shape, device=module.device)
+    image = _image(module, data)
     try:
         with trial_pass(module.network, training=False):
             outputs = module(image).shape[1]

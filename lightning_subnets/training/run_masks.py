@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from lightning_subnets import masking, methods, subnet_file
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.choice import Choice
+from lightning_subnets.masking.masked_weight import scores_names
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint
 from lightning_subnets.training.schema import first_mistake
@@ -45,29 +47,30 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
         ValueError: if the run is of another network, or of a method that this package does not have.
     """
     identity, device = content["subnet"], next(network.parameters()).device
-    chosen = {
-        key.removeprefix("network.").removesuffix(".scores"): value.to(device)
-        for key, value in content["state_dict"].items()
-        if key.endswith(".scores") and value.dtype == torch.bool
-    }
-    if chosen:  # the method prunes at initialization, so the scores are the masks
-        return chosen
+    states = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
     twin = copy.deepcopy(network)
-    masking.install_masks_(twin, _method(identity), weights=identity["weights"], seed=identity["seed"])
+    choice = Choice(**{key: identity[key] for key in Choice._fields if key in identity})
+    # A method that prunes at initialization stores its masks as scores, so any such method reads them.
+    chosen = any(value.dtype == torch.bool and key.endswith("scores") for key, value in states.items())
+    method = methods.FixedMask({}) if chosen else _method(identity)
+    masking.install_masks_(twin, method, weights=identity["weights"], seed=identity["seed"], choice=choice)
     if checkpoint.in_float64(content):
         twin.double()
-    states = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
-    own = {key: value for key, value in twin.state_dict().items() if key in states or key.endswith(".scores")}
+    scores = scores_names(twin)
+    own = {key: value for key, value in twin.state_dict().items() if key in states or key in scores}
     checkpoint.check_shapes({key: states[key] for key in states if not key.startswith("metrics.")}, own)
     twin.load_state_dict(states, strict=False)
     return {name: mask.to(device) for name, mask in masking.masks(twin).items()}
+
+
+_OF_THE_NETWORK = ("network", "method", "weights", "seed", *Choice._fields)
 
 
 def _method(identity: Mapping[str, Any]) -> Method:
     name = identity["method"]
     if name not in methods.__all__:
         raise UserError(f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}")
-    arguments = {key: value for key, value in identity.items() if key not in ("network", "method", "weights", "seed")}
+    arguments = {key: value for key, value in identity.items() if key not in _OF_THE_NETWORK}
     kind = getattr(methods, name)
     types = get_type_hints(kind.__init__)
     try:

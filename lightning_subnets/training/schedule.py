@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
+from lightning.pytorch import Trainer
+
 Schedule = Literal["cosine", "constant"]
 
 
@@ -44,6 +46,14 @@ class Rounds(NamedTuple):
     def position(self, step: int) -> float:
         """Return the position in the schedule of an optimizer step of the run."""
         return step if step < self.steps else self.start + (step - self.steps) % self.later
+
+
+def warmup_steps(trainer: Trainer, epochs: float) -> float:
+    """Return the number of optimizer steps in some epochs."""
+    if not epochs:
+        return 0.0
+    trainer.fit_loop.setup_data()  # otherwise, with max_steps, the batches are not counted yet
+    return epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 def images_per_step(trainer: Any) -> int | None:

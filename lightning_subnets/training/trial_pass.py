@@ -1,4 +1,4 @@
-"""A forward pass before training that restores what it changes."""
+"""Passes before training that restore what they change."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking import masked_weights
 from lightning_subnets.training.masked_module import MaskedModule
 
 
@@ -35,6 +36,29 @@ def check_single_image(module: MaskedModule, image: Tensor, why: str) -> None:
             f"{why} gives a batch of one image, on which {type(module.network).__name__} cannot be trained ({error}): "
             "take another batch size"
         ) from error
+
+
+def weights_without_gradient(module: MaskedModule, image: Tensor) -> list[str]:
+    """Return the names of the masked weights that a step of training never reads, such as those of an unused head.
+
+    Args:
+        module: of the network.
+        image: (1, channels, height, width), on the module's device.
+    """
+    trained = {
+        name: each.scores if each.scores is not None and each.scores.requires_grad else each.weight
+        for name, each in masked_weights(module.network).items()
+    }
+    trained = {name: parameter for name, parameter in trained.items() if parameter.requires_grad}
+    try:
+        with trial_pass(module.network, training=True), torch.enable_grad():
+            output = module(torch.cat([image, image])).sum()
+            if not output.requires_grad:
+                return list(trained)
+            gradients = torch.autograd.grad(output, list(trained.values()), allow_unused=True)
+    except Exception:  # training raises the same error, with the batch that causes it
+        return []
+    return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
 @contextmanager

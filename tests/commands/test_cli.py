@@ -76,7 +76,7 @@ def test_the_summary_counts_what_the_checkpoint_holds(finished_run: Path) -> Non
     assert summary["log10_paths"] == found.log10_paths
     assert summary["units_on_paths"] == {name: layer.alive for name, layer in found.layers.items()}
     network = saved.module().network
-    masks = {name: layer.mask() for name, layer in masking.masked_layers(network)}
+    masks = masking.masks(network)
     assert summary["log10_trace"] == pytest.approx(log10_path_kernel_trace(network, masks, (1, 8, 8)))
     with (finished_run / "metrics.csv").open(newline="") as file:
         last = [row["val/accuracy"] for row in csv.DictReader(file) if row["val/accuracy"]][-1]
@@ -166,14 +166,32 @@ def test_without_an_api_key_weights_and_biases_goes_offline_and_says_how_to_sync
     assert list(Path("runs/quickstart/version_0/wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_a_network_is_named_by_its_class_path() -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["timm.create_model", "model_name=resnet10t"],
+        pytest.param(["timm.models.test_mambaout"], marks=pytest.mark.thorough),  # does not say what it returns
+    ],
+    ids=["by its name", "without annotation"],
+)
+def test_a_network_is_named_by_its_class_path(arguments: list[str]) -> None:
     data = ["--data.batch_size=16", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
-    arguments = ("model_name=resnet10t", "dict_kwargs.in_chans=1", "dict_kwargs.num_classes=10")
-    options = ["--model.network=timm.create_model", *(f"--model.network.{argument}" for argument in arguments)]
+    arguments += ["dict_kwargs.in_chans=1", "dict_kwargs.num_classes=10"]
+    options = [f"--model.network={arguments[0]}", *(f"--model.network.{argument}" for argument in arguments[1:])]
     main(["fit", "-c", QUICKSTART, *options, *data, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"])
     summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
     assert summary["density"] == pytest.approx(0.5, abs=1e-3)
     assert summary["weights_unchanged"] is True
+    assert SavedRun("runs/quickstart/version_0/checkpoints/last.ckpt").module().identity["method"] == "EdgePopup"
+
+
+def not_a_network(num_classes: int = 10):  # type: ignore[no-untyped-def]
+    return {"classes": num_classes}
+
+
+def test_a_function_that_builds_no_network_is_a_mistake(mistake: Callable[..., str]) -> None:
+    error = mistake(["fit", "-c", QUICKSTART, "--model.network=test_cli.not_a_network"])
+    assert "'dict' object has no attribute" in error
 
 
 def test_an_interrupted_run_says_how_to_resume(

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_subnets import EdgePopup, UserError, mask_, masked_layers
+from lightning_subnets import EdgePopup, UserError, mask_, masks
 from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
@@ -43,6 +43,13 @@ class InFloat32(Negative):
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.float())
+
+
+class Branching(Negative):
+    """A network whose code depends on the numbers, so its units cannot be followed."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) if float(images.sum()) else images.flatten(1)[:, :10]
 
 
 class WithoutTest(LightningDataModule):
@@ -82,11 +89,24 @@ def test_data_without_test_images_are_reported_as_not_tested(
     assert "not tested" in capsys.readouterr().out
 
 
+def test_a_network_whose_units_cannot_be_followed_is_reported_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*options(tmp_path), "--model.network=test_reports.Branching"])
+    run = tmp_path / "quickstart" / "version_0"
+    summary = json.loads((run / "summary.json").read_text())
+    assert [summary[name] for name in ("log10_paths", "log10_trace", "units_on_paths")] == [None] * 3
+    assert summary["test_accuracy"] > 0
+    assert not (run / "widths.png").exists()
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("the summary has no")]
+    assert "the units of Branching cannot be followed" in said
+
+
 def test_a_sum_over_paths_that_is_negative_is_no_number_and_one_in_float32_is_an_error() -> None:
-    masks = {name: layer.mask() for name, layer in masked_layers(mask_(Negative(), EdgePopup(0.5)))}
-    assert math.isnan(log10_path_kernel_trace(Negative(), masks, SHAPE))
+    found = masks(mask_(Negative(), EdgePopup(0.5)))
+    assert math.isnan(log10_path_kernel_trace(Negative(), found, SHAPE))
     with pytest.raises(UserError, match="InFloat32 does not compute in float64"):
-        log10_path_kernel_trace(InFloat32(), masks, SHAPE)
+        log10_path_kernel_trace(InFloat32(), found, SHAPE)
 
 
 class Tagged(EdgePopup):

@@ -16,7 +16,7 @@ from PIL import Image
 from repository import ROOT
 from torch import Tensor, nn
 
-from lightning_subnets import EdgePopup, load_subnet, mask_, masked_layers, save_subnet
+from lightning_subnets import EdgePopup, load_subnet, mask_, masked_weights, save_subnet
 from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main
 from lightning_subnets.datamodules import Digits
@@ -58,8 +58,8 @@ def logits_of(network: nn.Module) -> Tensor:
 def test_the_file_of_a_run_has_its_network(run: Path, subnet: Path) -> None:
     found = SavedRun(last(run)).module().network
     assert torch.equal(logits_of(load_subnet(subnet)), logits_of(found))
-    again = dict(masked_layers(load_subnet(subnet, masked=True)))
-    for name, layer in masked_layers(found):
+    again = masked_weights(load_subnet(subnet, masked=True))
+    for name, layer in masked_weights(found).items():
         assert torch.equal(layer.weight, again[name].weight)
         assert torch.equal(layer.mask(), again[name].mask())
 
@@ -215,8 +215,8 @@ def test_a_fit_keeps_the_mask_of_a_file(subnet: Path, tmp_path: Path) -> None:
         ]
     )
     trained = SavedRun(last(tmp_path / "given" / "version_0")).module().network
-    found = dict(masked_layers(load_subnet(subnet, masked=True)))
-    assert all(torch.equal(layer.mask(), found[name].mask()) for name, layer in masked_layers(trained))
+    found = masked_weights(load_subnet(subnet, masked=True))
+    assert all(torch.equal(layer.mask(), found[name].mask()) for name, layer in masked_weights(trained).items())
 
 
 def test_a_fit_cannot_resume_from_a_file(subnet: Path, run: Path, mistake: Callable[..., str]) -> None:

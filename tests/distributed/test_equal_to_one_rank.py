@@ -54,7 +54,7 @@ def train(batch_size: int, optimizer: str) -> dict[str, Any]:
     return {
         "moved": all(moved),
         "state": network.state_dict(),
-        "masks": {name: layer.mask() for name, layer in ls.masked_layers(network)},
+        "masks": ls.masks(network),
         "rates": rates.seen,
         "samples": counts.samples,
         "metrics": {name: value.double().item() for name, value in fit.callback_metrics.items()},

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.masking.method import ScoredLayer
+from lightning_subnets.masking.method import ScoredWeight
 from lightning_subnets.training.module import SubnetModule
 
 pytestmark = pytest.mark.thorough
@@ -26,10 +26,10 @@ class LearnedWeights(ls.Method):
     def __init__(self) -> None:
         self.density = 0.5
 
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
+    def masks(self, layers: Sequence[ScoredWeight]) -> list[Tensor]:
         return [layer.weight >= layer.weight.median() for layer in layers]
 
 
@@ -40,7 +40,11 @@ def train(method: ls.Method) -> None:
     )
     network.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
     module = SubnetModule(
-        network, method, channels_last=True, optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1)
+        network,
+        method,
+        "signed_constant",
+        channels_last=True,
+        optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1),
     )
     trainer(max_steps=2).fit(module, datamodule=Digits())
 

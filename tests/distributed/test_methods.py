@@ -11,7 +11,7 @@ import torch
 from rank_processes import on_ranks, trainer
 from torch import Tensor, distributed, nn
 
-from lightning_subnets import masked_layers
+from lightning_subnets import masked_weights
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.digest import fingerprints
 from lightning_subnets.masking.method import PruningData
@@ -47,13 +47,13 @@ class OfThisRank(PruneAtInit):
     density = 0.5
 
     def compute_masks(self, network: nn.Module, scoring: PruningData) -> dict[str, Tensor]:
-        return {"1": torch.arange(640).view(10, 64) % 2 == distributed.get_rank()}
+        return {"1.weight": torch.arange(640).view(10, 64) % 2 == distributed.get_rank()}
 
 
 def mask_of_rank() -> list[list[bool]]:
     module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), OfThisRank(), optimizer=torch.optim.SGD)
     trainer(max_steps=1, limit_val_batches=0).fit(module, datamodule=Digits(batch_size=16))
-    masks: list[list[bool]] = masked_layers(module.network)[0][1].mask().tolist()
+    masks: list[list[bool]] = next(iter(masked_weights(module.network).values())).mask().tolist()
     return masks
 
 

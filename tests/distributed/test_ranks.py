@@ -73,7 +73,7 @@ class Tampering(Callback):
     def _tamper(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with torch.no_grad():
             if trainer.global_rank == 1:
-                pl_module.get_parameter(f"network.{self.parameter}").view(-1)[3] = 0.0
+                dict(pl_module.named_parameters())[f"network.{self.parameter}"].view(-1)[3] = 0.0
 
 
 def train_tampered(parameter: str, step: int, folder: Path) -> str:
@@ -84,11 +84,11 @@ def train_tampered(parameter: str, step: int, folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("parameter", "what"),
-    [("4.scores", "scores, mask"), pytest.param("0.weight", "weight", marks=pytest.mark.thorough)],
+    [("4.scores", "4.scores, 4.weight.mask"), pytest.param("0.weight", "0.weight", marks=pytest.mark.thorough)],
 )
 def test_ranks_that_differ_at_the_start_stop(parameter: str, what: str, tmp_path: Path) -> None:
     first, second = on_ranks(train_tampered, parameter, 0, tmp_path)
-    assert f"not hold the same network at step 0: rank 1 differs in {parameter[0]} ({what}). All ranks need" in first
+    assert f"not hold the same network at step 0: rank 1 differs in {what}. All ranks need" in first
     assert first.startswith("UserError")
     assert second == "SystemExit: 0"
     assert not list(tmp_path.glob("*.ckpt"))
@@ -97,7 +97,7 @@ def test_ranks_that_differ_at_the_start_stop(parameter: str, what: str, tmp_path
 @pytest.mark.thorough
 def test_ranks_that_differ_at_a_checkpoint_stop_and_leave_the_last_good_one(tmp_path: Path) -> None:
     message, *others = on_ranks(train_tampered, "0.scores", 3, tmp_path, ranks=3)
-    assert "at step 4: rank 1 differs in 0 (scores, mask). All ranks need" in message
+    assert "at step 4: rank 1 differs in 0.scores, 0.weight.mask. All ranks need" in message
     assert others == ["SystemExit: 0"] * 2
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 
@@ -113,9 +113,9 @@ class ScoredByData(SubnetModule):
         if self.reduced:
             pixels = self.trainer.strategy.reduce(pixels)
         with torch.no_grad():
-            for _, layer in ls.masked_layers(self.network):
-                assert layer.scores is not None
-                layer.scores.mul_(pixels)
+            for weight in ls.masked_weights(self.network).values():
+                assert weight.scores is not None
+                weight.scores.mul_(pixels)
 
 
 def train_scored_by_data(reduced: bool) -> str:
@@ -127,7 +127,7 @@ def train_scored_by_data(reduced: bool) -> str:
 @pytest.mark.thorough
 def test_a_method_that_scores_on_each_rank_s_own_data_is_caught_at_the_start() -> None:
     alone, _ = on_ranks(train_scored_by_data, False)
-    assert "at step 0: rank 1 differs in 1 (scores, mask)" in alone
+    assert "at step 0: rank 1 differs in 1.scores, 1.weight.mask" in alone
     together, silent = on_ranks(train_scored_by_data, True)
     assert together.startswith("2 processes: ")
     assert together.count("\n") == 1

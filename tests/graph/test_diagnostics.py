@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import EdgePopup, mask_, masked_layers, masks
+from lightning_subnets import EdgePopup, Supermask, UserError, mask_, masked_weights, masks
 from lightning_subnets.graph.diagnostics import Overlap, diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.masking import initialization
-from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.maskable import find_weights
 
 
 def mask_of(*rows: list[int]) -> Tensor:
@@ -20,7 +21,9 @@ def mask_of(*rows: list[int]) -> Tensor:
 
 
 def full(network: nn.Module) -> dict[str, Tensor]:
-    return {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in maskable_layers(network).items()}
+    return {
+        name: torch.ones_like(layer.parameter, dtype=torch.bool) for name, layer in find_weights(network).masked.items()
+    }
 
 
 class Chain(nn.Sequential):
@@ -43,9 +46,9 @@ class Residual(nn.Module):
 
 def test_widths_and_paths_are_those_of_a_network_small_enough_to_see() -> None:
     left = {
-        "1": mask_of([1, 1], [1, 0], [0, 0]),  # to the first unit from both inputs, to the second from one
-        "3": mask_of([1, 0, 0], [0, 1, 0], [0, 0, 1]),  # each unit to one; nothing enters the third
-        "5": mask_of([1, 0, 1], [0, 0, 1]),  # from the first and the third unit; the second leads nowhere
+        "1.weight": mask_of([1, 1], [1, 0], [0, 0]),  # to the first unit from both inputs, to the second from one
+        "3.weight": mask_of([1, 0, 0], [0, 1, 0], [0, 0, 1]),  # each unit to one; nothing enters the third
+        "5.weight": mask_of([1, 0, 1], [0, 0, 1]),  # from the first and the third unit; the second leads nowhere
     }
     found = diagnose(Chain(), (2, 1, 1), left)
     first, second, last = found.layers.values()
@@ -63,9 +66,13 @@ def test_widths_and_paths_are_those_of_a_network_small_enough_to_see() -> None:
 def test_a_layer_without_weights_cuts_off_the_others() -> None:
     network = Chain()
     left = full(network)
-    left["3"][:] = False
+    left["3.weight"][:] = False
     found = diagnose(network, (2, 1, 1), left)
-    assert (found.empty, found.cut_off, found.collapsed) == (["3"], ["1", "5"], ["1", "3", "5"])
+    assert (found.empty, found.cut_off, found.collapsed) == (
+        ["3.weight"],
+        ["1.weight", "5.weight"],
+        ["1.weight", "3.weight", "5.weight"],
+    )
     assert found.log10_paths == -math.inf
     assert [layer.alive for layer in found.layers.values()] == [0, 0, 0]
 
@@ -73,14 +80,14 @@ def test_a_layer_without_weights_cuts_off_the_others() -> None:
 def test_a_shortcut_leads_around_an_empty_block() -> None:
     network = Residual()
     left = full(network)
-    left["block"][:] = False
+    left["block.weight"][:] = False
     found = diagnose(network, (1, 4, 4), left)
-    assert found.collapsed == ["block"]
+    assert found.collapsed == ["block.weight"]
     assert found.log10_paths == pytest.approx(math.log10(2))
-    assert found.layers["stem"].width == found.layers["stem"].alive == 2
-    assert found.layers["block"].width == found.layers["block"].alive == 0
-    left["head"][0, 1] = False
-    assert diagnose(network, (1, 4, 4), left).layers["stem"].width == 1
+    assert found.layers["stem.weight"].width == found.layers["stem.weight"].alive == 2
+    assert found.layers["block.weight"].width == found.layers["block.weight"].alive == 0
+    left["head.weight"][0, 1] = False
+    assert diagnose(network, (1, 4, 4), left).layers["stem.weight"].width == 1
 
 
 def test_a_layer_that_evaluation_skips_is_not_collapsed() -> None:
@@ -95,7 +102,7 @@ def test_a_layer_that_evaluation_skips_is_not_collapsed() -> None:
 
     network = WithAuxiliary()
     found = diagnose(network, (1, 4, 4), full(network))
-    assert [name for name, layer in found.layers.items() if not layer.used] == ["auxiliary"]
+    assert [name for name, layer in found.layers.items() if not layer.used] == ["auxiliary.weight"]
     assert not found.collapsed
 
 
@@ -116,16 +123,51 @@ def test_a_masked_network_is_diagnosed_with_its_own_masks_and_stays_as_it_was() 
     kept = masks(network)
     state = copy.deepcopy(network.state_dict())
     found = diagnose(network, (1, 4, 4))
-    assert {name: layer.kept for name, layer in found.layers.items()} == {"stem": 1, "block": 18, "head": 1}
+    assert {name: layer.kept for name, layer in found.layers.items()} == {
+        "stem.weight": 1,
+        "block.weight": 18,
+        "head.weight": 1,
+    }
     plain = Residual()
     with torch.no_grad():
-        for name, layer in maskable_layers(plain).items():
-            drawn = initialization.draw_weights("kaiming_normal", layer.weight.shape, seed=0, layer=name)
-            layer.weight.copy_(drawn)
+        for name, layer in find_weights(plain).masked.items():
+            drawn = initialization.draw_weights(
+                "kaiming_normal", layer.parameter.shape, seed=0, stream=initialization.stream_of(name)
+            )
+            layer.parameter.copy_(drawn)
     assert diagnose(plain, (1, 4, 4), kept) == found
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
-    assert [name for name, _ in masked_layers(network)] == ["stem", "block", "head"]
+    assert list(masked_weights(network)) == ["stem.weight", "block.weight", "head.weight"]
     assert network.training
+
+
+def test_a_network_that_draws_its_masks_is_diagnosed_with_one_draw() -> None:
+    network = mask_(Residual(), Supermask(), weights="kaiming_normal")
+    found = diagnose(network, (1, 4, 4))
+    assert {name: layer.total for name, layer in found.layers.items()} == {
+        name: weight.weight.numel() for name, weight in masked_weights(network).items()
+    }
+    assert all(layer.on_paths <= layer.kept for layer in found.layers.values())
+    network(torch.zeros(1, 1, 4, 4)).sum().backward()
+
+
+def test_a_weight_that_stays_dense_keeps_all_its_numbers() -> None:
+    network = mask_(Residual(), EdgePopup(0.5), weights="kaiming_normal", keep_dense=["stem"])
+    assert {name: layer.kept for name, layer in diagnose(network, (1, 4, 4)).layers.items()} == {
+        "stem.weight": 2,
+        "block.weight": 18,
+        "head.weight": 1,
+    }
+
+
+def test_a_trace_that_cannot_be_computed_is_a_mistake_of_the_caller() -> None:
+    class Number(nn.Linear):
+        def forward(self, features: Tensor) -> Any:
+            return {"logits": super().forward(features)}
+
+    network = Number(2, 2)
+    with pytest.raises(UserError, match=r"Number does not compute in float64 for samples of shape \(2,\)"):
+        log10_path_kernel_trace(network, full(network), (2,))
 
 
 def test_a_network_that_is_not_masked_needs_masks() -> None:

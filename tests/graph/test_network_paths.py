@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_subnets.graph.unit_graph import Edges
 from lightning_subnets.graph.unit_tracing import trace
-from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.maskable import find_weights
 
 
 class Excitation(nn.Module):
@@ -52,7 +52,7 @@ def linear(network: nn.Module) -> nn.Module:
 
 def check_number_of_paths(network: nn.Module, image_size: int) -> None:
     graph = trace(network, (3, image_size, image_size))
-    middles = {name: np.ones(layer.weight.shape[:2]) for name, layer in maskable_layers(network).items()}
+    middles = {name: np.ones(layer.parameter.shape[:2]) for name, layer in find_weights(network).masked.items()}
     for into, ends in ((False, graph.outputs), (True, graph.inputs)):
         logs = graph.log_paths(middles, backward=into)[ends] * math.log(10)
         with torch.no_grad():
@@ -98,7 +98,7 @@ def test_a_network_of_full_size_has_as_many_paths_as_its_own_sums_say(name: str)
 def test_a_network_of_timm_has_no_unit_off_all_paths(name: str) -> None:
     network = timm.create_model(name, num_classes=5)
     graph = trace(network, (3, 32, 32))
-    assert {step.name for step in graph.steps if isinstance(step, Edges)} == {*maskable_layers(network)}
-    weights = {name: np.ones(layer.weight.shape[:2]) for name, layer in maskable_layers(network).items()}
+    assert {step.name for step in graph.steps if isinstance(step, Edges)} == {*find_weights(network).masked}
+    weights = {name: np.ones(layer.parameter.shape[:2]) for name, layer in find_weights(network).masked.items()}
     assert np.isfinite(graph.log_paths(weights)).all()
     assert np.isfinite(graph.log_paths(weights, backward=True)).all()

@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
-from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.maskable import find_weights
 
 
 class Path(NamedTuple):
@@ -90,7 +90,7 @@ def convolved(layer: nn.Conv2d, units: Units, mask: Tensor) -> Units:
 
 def by_all_paths(network: nn.Sequential, masks: Mapping[str, Tensor], channels: int, size: int) -> float:
     """Return the sum over paths and their weights of (the product of the other weights and of all scales)^2."""
-    of_layers: dict[nn.Module, Tensor] = {layer: masks[name] for name, layer in maskable_layers(network).items()}
+    of_layers = {weight.owners[0][0]: masks[name] for name, weight in find_weights(network).masked.items()}
     paths = list(itertools.chain(*through(network, image(channels, size), of_layers).values()))
     assert len(paths) > 20
     return sum((path.scale * math.prod(path.weights) / weight) ** 2 for path in paths for weight in path.weights)
@@ -132,7 +132,7 @@ def test_the_trace_is_the_sum_over_all_paths_and_their_weights(name: str) -> Non
                 if value.is_floating_point():
                     low, high = (0.1, 100.0) if key == "running_var" else (-2.0, 2.0)
                     nn.init.uniform_(value.detach(), low, high)
-    masks = {name: torch.rand_like(layer.weight) < 0.7 for name, layer in maskable_layers(network).items()}
+    masks = {name: torch.rand_like(layer.parameter) < 0.7 for name, layer in find_weights(network).masked.items()}
     before = {key: value.clone() for key, value in network.state_dict().items()}
     expected = math.log10(by_all_paths(network, masks, 2, 3))
     assert log10_path_kernel_trace(network, masks, (2, 3, 3)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -141,6 +141,8 @@ def test_the_trace_is_the_sum_over_all_paths_and_their_weights(name: str) -> Non
 
 def test_a_mean_over_positions_divides_by_their_number() -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 1)).double()
-    masks = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in maskable_layers(network).items()}
-    expected = sum(layer.weight.item() ** 2 for layer in maskable_layers(network).values())
+    masks = {
+        name: torch.ones_like(layer.parameter, dtype=torch.bool) for name, layer in find_weights(network).masked.items()
+    }
+    expected = sum(layer.parameter.item() ** 2 for layer in find_weights(network).masked.values())
     assert 10 ** log10_path_kernel_trace(network, masks, (1, 3, 3)) == pytest.approx(expected, rel=1e-12)

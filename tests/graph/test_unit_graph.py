@@ -5,48 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from unit_networks import Net, conv, edges, ones
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.graph.unit_graph import NOTHING, Edges, Float64, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
-from lightning_subnets.masking.maskable import maskable_layers
 from lightning_subnets.networks import Conv2
-
-
-class Net(nn.Module):
-    """A forward pass given as a function of two layers, a and b, and the images."""
-
-    def __init__(self, a: nn.Module, b: nn.Module, forward: Callable[[nn.Module, nn.Module, Tensor], Any]) -> None:
-        super().__init__()
-        self.a, self.b = a, b
-        self.steps = forward
-
-    def forward(self, images: Tensor) -> Any:
-        return self.steps(self.a, self.b, images)
-
-
-def conv(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
-
-
-def ones(network: nn.Module) -> dict[str, Float64]:
-    """Return the number of weights in each kernel, as if all were kept."""
-    return {
-        name: np.full(layer.weight.shape[:2], float(math.prod(layer.weight.shape[2:])))
-        for name, layer in maskable_layers(network).items()
-    }
-
-
-def edges(graph: UnitGraph, name: str) -> Edges:
-    (found,) = [step for step in graph.steps if isinstance(step, Edges) and step.name == name]
-    return found
 
 
 def merges(graph: UnitGraph) -> list[tuple[int, int]]:
@@ -63,7 +34,7 @@ def test_a_chain_has_a_new_unit_for_each_output_and_none_for_norms_activations_a
     assert graph.num_units == 9
     assert graph.inputs.tolist() == [0, 1, 2]
     assert graph.outputs.tolist() == [7, 8]
-    first, second = edges(graph, "a"), edges(graph, "b")
+    first, second = edges(graph, "a.weight"), edges(graph, "b.weight")
     assert (first.sources.tolist(), first.targets.tolist(), first.groups) == ([0, 1, 2], [3, 4, 5, 6], 1)
     assert (second.sources.tolist(), second.targets.tolist()) == ([3, 4, 5, 6], [7, 8])
 
@@ -71,7 +42,7 @@ def test_a_chain_has_a_new_unit_for_each_output_and_none_for_norms_activations_a
 def test_flattening_makes_a_channel_as_many_features_as_it_has_positions() -> None:
     network = Net(conv(1, 2), nn.Linear(8, 3), lambda a, b, images: b(a(images).flatten(1)))
     graph = trace(network, (1, 2, 2))
-    assert edges(graph, "b").sources.tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert edges(graph, "b.weight").sources.tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
     # 9 positions of a kernel, then 4 features, then 3 outputs, by each of two channels.
     paths = graph.log_paths(ones(network), backward=True)
     assert 10 ** paths[0] == pytest.approx(2 * 9 * 4 * 3)
@@ -83,7 +54,7 @@ def test_concatenation_and_slices_keep_units() -> None:
         return b(torch.cat([images[:, 1:], a(images)[:, ::2]], dim=1)).mean((2, 3))
 
     graph = trace(Net(conv(3, 4), conv(4, 2), forward), (3, 4, 4))
-    assert edges(graph, "b").sources.tolist() == [1, 2, 3, 5]  # units 4 and 6 lead nowhere
+    assert edges(graph, "b.weight").sources.tolist() == [1, 2, 3, 5]  # units 4 and 6 lead nowhere
 
 
 def test_a_shuffle_of_channels_reorders_units() -> None:
@@ -94,13 +65,13 @@ def test_a_shuffle_of_channels_reorders_units() -> None:
 
     graph = trace(Net(conv(3, 4), conv(4, 2), forward), (3, 4, 4))
     # 3 4 | 5 6, halves swapped: 5 6 | 3 4, read column by column.
-    assert edges(graph, "b").sources.tolist() == [5, 3, 6, 4]
+    assert edges(graph, "b.weight").sources.tolist() == [5, 3, 6, 4]
 
 
 def test_groups_keep_paths_apart() -> None:
     network = Net(conv(4, 4, groups=2), conv(4, 4, groups=4), lambda a, b, images: b(a(images)).mean((2, 3)))
     graph = trace(network, (4, 4, 4))
-    assert edges(graph, "a").groups == 2
+    assert edges(graph, "a.weight").groups == 2
     only_first_input = graph._replace(inputs=graph.inputs[:1])
     paths = 10 ** only_first_input.log_paths(ones(network))
     # A group's two outputs take 9 positions each from the input, then 9 depthwise.
@@ -139,7 +110,7 @@ def test_a_shortcut_padded_with_channels_of_zeros_leads_to_those_in_the_middle()
     for forward in (padded, written):
         graph = trace(Net(conv(2, 4, stride=2), conv(4, 1), forward), (2, 4, 4))
         assert merges(graph) == [(0, 6), (1, 7), (3, 6), (4, 7)]
-        assert edges(graph, "b").sources.tolist() == [2, 6, 7, 5]
+        assert edges(graph, "b.weight").sources.tolist() == [2, 6, 7, 5]
 
 
 def test_channels_of_zeros_lead_nowhere() -> None:
@@ -149,7 +120,7 @@ def test_channels_of_zeros_lead_nowhere() -> None:
         lambda a, b, images: b(a(nn.functional.pad(images, (0, 0) * 2 + (1, 2))).mean((2, 3))),
     )
     graph = trace(network, (1, 4, 4))
-    assert edges(graph, "a").sources.tolist() == [NOTHING, 0, NOTHING, NOTHING]
+    assert edges(graph, "a.weight").sources.tolist() == [NOTHING, 0, NOTHING, NOTHING]
     assert 10 ** graph.log_paths(ones(network))[graph.outputs] == pytest.approx(9 * 2)
     assert 10 ** graph.log_paths(ones(network), backward=True)[0] == pytest.approx(9 * 2)
 
@@ -168,13 +139,13 @@ def test_positions_that_become_channels_are_joined_where_one_channel_takes_them(
     network = Net(nn.Linear(2, 8), conv(2, 1), lambda a, b, images: b(a(images.mean((2, 3))).view(-1, 2, 2, 2)))
     graph = trace(network, (2, 4, 4))
     assert merges(graph) == [*((unit, 10) for unit in range(2, 6)), *((unit, 11) for unit in range(6, 10))]
-    assert edges(graph, "b").sources.tolist() == [10, 11]
+    assert edges(graph, "b.weight").sources.tolist() == [10, 11]
 
 
 def test_a_layer_used_twice_stands_in_the_graph_twice() -> None:
     network = Net(conv(2, 2), nn.Linear(2, 1), lambda a, b, images: b(a(a(images)).mean((2, 3))))
     graph = trace(network, (2, 4, 4))
-    assert [step.name for step in graph.steps if isinstance(step, Edges)] == ["a", "a", "b"]
+    assert [step.name for step in graph.steps if isinstance(step, Edges)] == ["a.weight", "a.weight", "b.weight"]
     assert 10 ** graph.log_paths(ones(network))[graph.outputs] == pytest.approx(2 * 18 * 18)
 
 
@@ -254,15 +225,6 @@ def test_tracing_leaves_the_network_and_the_random_numbers_as_they_were() -> Non
     assert [parameter.requires_grad for parameter in network.parameters()] == [False, *[True] * 4]
     assert all(parameter.grad is None for parameter in network.parameters())
     assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_an_operation_that_units_cannot_be_followed_through_is_named() -> None:
-    def forward(a: nn.Module, b: nn.Module, images: Tensor) -> Any:
-        tokens = a(images).flatten(2).transpose(1, 2)
-        return b(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))
-
-    with pytest.raises(UserError, match=r"units of Net cannot be followed through aten.scaled_dot_product_attention"):
-        trace(Net(conv(3, 4), nn.Linear(4, 2), forward), (3, 4, 4))
 
 
 def test_a_network_that_does_not_take_such_images_is_a_mistake_and_keeps_its_mode() -> None:

@@ -36,9 +36,27 @@ def grouped() -> nn.Module:
     )  # fmt: skip
 
 
+class Transformer(nn.Module):
+    """A classifier with patches, a class token, a position table and attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 16, kernel_size=16, stride=16), nn.Linear(16, 10)
+        self.cls_token, self.pos_embed = nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(torch.zeros(1, 5, 16))
+        layer = nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images).flatten(2).mT
+        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1) + self.pos_embed
+        logits: Tensor = self.head(self.encoder(tokens)[:, 0])
+        return logits
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shufflenet": torchvision.models.shufflenet_v2_x0_5,
     "grouped": grouped,
+    "transformer": Transformer,
 }
 
 
@@ -59,7 +77,9 @@ def export(network: nn.Module, path: Path, input_shape: tuple[int, ...], *, forc
     exporting.export(network, path, input_shape=input_shape, details=DETAILS, force=force)
 
 
-@pytest.mark.parametrize(("name", "ending"), [("shufflenet", ".pt"), ("grouped", ".safetensors")])
+@pytest.mark.parametrize(
+    ("name", "ending"), [("shufflenet", ".pt"), ("grouped", ".safetensors"), ("transformer", ".pt")]
+)
 def test_a_state_dict_gives_the_plain_network_equal_logits(tmp_path: Path, name: str, ending: str) -> None:
     network, path = subnetwork(name), tmp_path / f"net{ending}"
     export(network, path, SHAPE)
@@ -76,6 +96,22 @@ def test_a_state_dict_gives_the_plain_network_equal_logits(tmp_path: Path, name:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_masked_network_is_exported_without_masks_and_stays_masked(tmp_path: Path) -> None:
+    network = ls.mask_(Transformer(), ls.EdgePopup(density=0.3), weights="kaiming_normal").eval()
+    batch = images()
+    expected = network(batch)
+    for ending in (".pt", ".onnx"):
+        export(network, tmp_path / f"net{ending}", SHAPE)
+    plain = Transformer()
+    plain.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True), strict=True)
+    assert torch.equal(plain.eval()(batch), expected)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"images": batch.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected.detach(), atol=1e-4, rtol=0)
+    assert torch.equal(network(batch), expected)
+    assert len(ls.masks(network)) == 10
+
+
 def test_a_view_does_not_bring_along_what_it_is_a_view_of(tmp_path: Path) -> None:
     network = nn.Linear(2, 2, bias=False)
     network.weight = nn.Parameter(torch.randn(1_000_000)[:4].view(2, 2))
@@ -83,7 +119,7 @@ def test_a_view_does_not_bring_along_what_it_is_a_view_of(tmp_path: Path) -> Non
     assert (tmp_path / "net.pt").stat().st_size < 10_000
 
 
-@pytest.mark.parametrize("name", ["grouped", pytest.param("shufflenet", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("name", ["grouped", "transformer", pytest.param("shufflenet", marks=pytest.mark.thorough)])
 def test_onnx_is_one_quiet_file_with_the_logits_of_pytorch_for_any_number_of_images(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +162,13 @@ class ByContent(nn.Module):
         return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
 
 
+class ByLength(nn.Module):
+    """Counts the images with len(), which torch.export records as a constant."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) + torch.ones(len(images), 1)
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
@@ -133,8 +176,9 @@ class ByContent(nn.Module):
         (Different(float("nan")), (3, 2, 2), "logits differ by nan, allowed is 1.0e-04"),
         (Conv2(), (3, 8, 8), r"Conv2 does not accept images of 3x8x8: .*mat1 and mat2"),
         (ByContent(), (3, 2, 2), r"torch cannot express ByContent in ONNX: .*data-dependent"),
+        (ByLength(), (3, 2, 2), r"torch cannot express ByLength in ONNX for any number of images, .*len\(images\)"),
     ],
-    ids=["other logits", "NaN", "other images", "inexpressible"],
+    ids=["other logits", "NaN", "other images", "inexpressible", "one number of images"],
 )
 def test_a_network_that_onnx_cannot_hold_is_refused_and_nothing_is_written(
     network: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 import lightning_subnets as ls
 from lightning_subnets.interop.importing import import_subnet_
-from lightning_subnets.masking.initialization import draw_weights
+from lightning_subnets.masking.initialization import draw_weights, stream_of
 
 
 def saved(tensors: dict[str, Tensor], folder: Path, name: str = "masks.pt") -> Path:
@@ -30,6 +30,10 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def by_weight(masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{layer}.weight": mask for layer, mask in masks.items()}
+
+
 @pytest.mark.parametrize(
     ("suffix", "dtype", "name"),
     [
@@ -37,6 +41,10 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         (".mask", torch.uint8, "masks.safetensors"),
         (".weight_mask", torch.int64, "masks.pt"),
         (".scores", torch.float32, "masks.safetensors"),
+        ("", torch.float32, "masks.pt"),  # open_lth, and below
+        (".weight", torch.float32, "masks.pt"),
+        (".weight", torch.int32, "masks.pt"),
+        (".weight.mask", torch.bool, "masks.safetensors"),
     ],
 )
 def test_a_mask_has_any_of_these_names_types_and_files(
@@ -44,7 +52,7 @@ def test_a_mask_has_any_of_these_names_types_and_files(
 ) -> None:
     wanted = masks()
     path = saved({f"{layer}{suffix}": mask.to(dtype) for layer, mask in wanted.items()}, tmp_path, name)
-    assert_equal(ls.masks(import_subnet_(path, Small(), weights="signed_constant")), wanted)
+    assert_equal(ls.masks(import_subnet_(path, Small(), weights="signed_constant")), by_weight(wanted))
 
 
 def test_without_weights_in_the_file_they_are_drawn_from_the_seed_and_the_rest_is_neutral(tmp_path: Path) -> None:
@@ -53,24 +61,24 @@ def test_without_weights_in_the_file_they_are_drawn_from_the_seed_and_the_rest_i
     given.load_state_dict(state())
     network = import_subnet_(path, given, weights="kaiming_normal", seed=5)
     drawn = {
-        f"{name}.weight": draw_weights("kaiming_normal", layer.weight.shape, seed=5, layer=name)
-        for name, layer in ls.masked_layers(network)
+        name: draw_weights("kaiming_normal", each.weight.shape, seed=5, stream=stream_of(name))
+        for name, each in ls.masked_weights(network).items()
     }
     neutral = {"bn1.weight": 1.0, "bn1.bias": 0.0, "bn1.running_mean": 0.0, "bn1.running_var": 1.0, "fc.bias": 0.0}
     rest = network.state_dict()
     assert all(torch.equal(rest[key], value) for key, value in drawn.items())
     assert all(bool((rest[key] == value).all()) for key, value in neutral.items())
-    assert network.get_submodule("conv1").origin == ("kaiming_normal", 5, "conv1")
+    assert ls.masked_weights(network)["conv1.weight"].origin == ("kaiming_normal", 5, "conv1", 1.0)
 
 
 def test_weights_in_the_file_become_the_weights_of_the_network(tmp_path: Path) -> None:
     theirs, wanted = state(), masks()
     path = saved(theirs | {f"{layer}.mask": mask for layer, mask in wanted.items()}, tmp_path)
     network = import_subnet_(path, Small())
-    assert_equal(ls.masks(network), wanted)
+    assert_equal(ls.masks(network), by_weight(wanted))
     assert_equal({key: value for key, value in network.state_dict().items() if key in theirs}, theirs)
-    assert network.get_submodule("conv1").origin is None
-    assert all(network.get_submodule(name).weight.requires_grad for name in ("conv1", "fc"))
+    assert ls.masked_weights(network)["conv1.weight"].origin is None
+    assert all(each.weight.requires_grad for each in ls.masked_weights(network).values())
 
 
 def test_statistics_without_weights_are_imported_and_a_layer_without_a_mask_keeps_its_weights(tmp_path: Path) -> None:
@@ -78,7 +86,7 @@ def test_statistics_without_weights_are_imported_and_a_layer_without_a_mask_keep
     wanted = {"conv1": masks()["conv1"]}
     network = import_subnet_(saved(wanted | statistics, tmp_path), Small(), weights="signed_constant")
     assert_equal({key: network.state_dict()[key] for key in statistics}, statistics)
-    assert_equal(ls.masks(network), wanted | {"fc": torch.ones(2, 4, dtype=torch.bool)})
+    assert_equal(ls.masks(network), by_weight(wanted | {"fc": torch.ones(2, 4, dtype=torch.bool)}))
 
 
 def test_a_network_pruned_by_torch_gives_equal_logits(tmp_path: Path) -> None:
@@ -90,3 +98,59 @@ def test_a_network_pruned_by_torch_gives_equal_logits(tmp_path: Path) -> None:
     network = ls.unmask_(import_subnet_(saved(parallel, tmp_path), Small())).eval()
     images = torch.randn(5, 3, 8, 8)
     assert torch.equal(network(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "net.", "model._orig_mod.module."])
+def test_the_prefixes_of_wrappers_are_removed(prefix: str, tmp_path: Path) -> None:
+    theirs, wanted = state(), masks()
+    tensors = theirs | {f"{layer}.weight_mask": mask for layer, mask in wanted.items()}
+    path = saved({f"{prefix}{key}": tensor for key, tensor in tensors.items()}, tmp_path)
+    network = import_subnet_(path, Small())
+    assert_equal(ls.masks(network), by_weight(wanted))
+    assert torch.equal(ls.raw_weight(network.get_submodule("fc")), theirs["fc.weight"])
+
+
+def test_a_name_of_the_network_is_no_prefix(tmp_path: Path) -> None:
+    network = nn.Sequential()
+    network.add_module("model", Small())
+    wanted = {f"model.{layer}": mask for layer, mask in masks().items()}
+    found = import_subnet_(saved(wanted, tmp_path), network, weights="signed_constant")
+    assert_equal(ls.masks(found), by_weight(wanted))
+
+
+@pytest.mark.parametrize("form", ["{}", "{}.mask", "{}_mask", "{}_scores", "scores of ours"])
+def test_masks_and_scores_of_attention_are_imported(form: str, tmp_path: Path) -> None:
+    def layer() -> nn.Module:
+        return nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, dropout=0.0)
+
+    if form == "scores of ours":
+        ours = ls.mask_(layer(), ls.EdgePopup(0.3), weights="kaiming_normal")
+        again = import_subnet_(saved(ours.state_dict(), tmp_path), layer(), density=0.3)
+        assert_equal(again.state_dict(), ours.state_dict())
+        return
+    shapes = {name: each.weight.shape for name, each in ls.masked_weights(ls.mask_(layer(), ls.Dense())).items()}
+    wanted = {name: torch.rand(shape) < 0.4 for name, shape in shapes.items()}
+    assert "self_attn.in_proj_weight" in wanted
+    names = {name: form.format(name) for name in wanted}
+    if form == "{}_scores":
+        names = {name: name.replace(".weight", ".") + "scores" if "in_proj" not in name else name for name in names}
+        names["self_attn.in_proj_weight"] = "self_attn.in_proj_weight_scores"
+    network = import_subnet_(
+        saved({names[name]: mask.float() for name, mask in wanted.items()}, tmp_path), layer(), weights="kaiming_normal"
+    )
+    assert_equal(ls.masks(network), wanted)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.last.weight = self.first.weight
+
+
+def test_a_tied_weight_is_drawn_once(tmp_path: Path) -> None:
+    path = saved({"first.mask": torch.eye(4)}, tmp_path)
+    network = import_subnet_(path, Tied(), weights="kaiming_normal", seed=5)
+    drawn = draw_weights("kaiming_normal", torch.Size((4, 4)), seed=5, stream="first")
+    assert torch.equal(ls.raw_weight(network.get_submodule("last")), drawn)
+    assert torch.equal(ls.unmask_(network).get_parameter("last.weight"), drawn * torch.eye(4))

@@ -43,10 +43,10 @@ def test_a_public_checkpoint_gives_equal_logits_in_plain_torchvision(block: Any,
     plain = small_resnet(block).eval()
     plain.load_state_dict(plain_copy(network).state_dict())
     assert_same_logits(plain, theirs)
-    layers = ls.masked_layers(network)
-    assert {layer.origin for _, layer in layers} == {None}
+    weights = ls.masked_weights(network)
+    assert {each.origin for each in weights.values()} == {None}
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert trained == {f"{name}.scores" for name, _ in layers}
+    assert trained == {f"{name.removesuffix('.weight')}.scores" for name in weights}
 
 
 def test_the_public_number_is_kept_and_everything_the_file_lacks_becomes_neutral(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_first_of_tied_scores_are_kept(tmp_path: Path) -> None:
     state = {"weight": torch.ones(2, 4), "scores": torch.tensor([[0.5, 0.5, 0.5, 0.25], [-0.5, 1.0, 0.5, 0.0]])}
     torch.save({f"0.{key}": value for key, value in state.items()}, tmp_path / "ties.pt")
     network = import_subnet_(tmp_path / "ties.pt", nn.Sequential(nn.Linear(4, 2, bias=False)), density=0.5)
-    mask = ls.masked_layers(network)[0][1].mask()
+    mask = next(iter(ls.masked_weights(network).values())).mask()
     assert mask.tolist() == [[True, True, True, False], [False, True, False, False]]
 
 
@@ -112,8 +112,9 @@ def test_scores_of_zeros_and_ones_are_imported_as_a_mask(tmp_path: Path) -> None
     torch.save(theirs.state_dict(), tmp_path / "fixed.pt")
     network = import_subnet_(tmp_path / "fixed.pt", small_resnet())
     assert_same_logits(plain_copy(network), theirs)
-    assert torch.equal(ls.masks(network)["fc"], theirs.state_dict()["fc.scores"].flatten(1) == 1)
-    assert network.fc.weight.requires_grad  # type: ignore[union-attr]
+    assert torch.equal(ls.masks(network)["fc.weight"], theirs.state_dict()["fc.scores"].flatten(1) == 1)
+    assert network.get_parameter("bn1.weight").requires_grad
+    assert ls.masked_weights(network)["fc.weight"].weight.requires_grad
 
 
 def test_the_state_of_a_masked_network_of_ours_can_be_imported(tmp_path: Path) -> None:

@@ -33,12 +33,13 @@ NUMBERS = np.random.default_rng(0).random(108, dtype=np.float32).tobytes()
         (zip_file(pickled({}) + bytes(10**7), compression=zipfile.ZIP_DEFLATED), "truncated, damaged"),
         (zip_file(pickled({"conv1": view(torch.FloatStorage, 10**11, SHAPE, STRIDES)})), "truncated, damaged"),
         (zip_file(pickled({"conv1": view(torch.FloatStorage, 1, WIDE, (0, 0))}), NUMBERS[:4]), "another network"),
+        (zip_file(pickled({"fc.weight": view(torch.FloatStorage, 1, WIDE, (0, 0))}), NUMBERS[:4]), "neither scores"),
         (zip_file(pickled({"conv1": view(torch.BoolStorage, 432, SHAPE, STRIDES)}), NUMBERS), "numbers other than 0"),
         (save({"conv1": torch.ones(4)})[:-1], "truncated, damaged"),
         (save({"conv1": torch.ones(SHAPE).to(torch.float8_e4m3fn)}), "'conv1', which is no ordinary tensor"),
         (struct.pack("<Q", 10**15) + b'{"conv1":', "truncated, damaged"),
     ],
-    ids=["bytearray", "tensor", "print", "compressed", "storage", "view", "bool", "short", "float8", "header"],
+    ids=["bytearray", "tensor", "print", "zipped", "storage", "view", "weight", "bool", "short", "float8", "header"],
 )  # fmt: skip
 def test_a_hostile_file_is_an_error_before_it_takes_memory(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.pt").write_bytes(content)
@@ -51,7 +52,7 @@ def test_a_mask_that_repeats_one_number_by_its_strides_is_imported(tmp_path: Pat
     (tmp_path / "file.pt").write_bytes(zip_file(one, struct.pack("<f", 1)))
     network = import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
     network.load_state_dict(network.state_dict())
-    assert ls.density(network, per_layer=True) == {"conv1": 1.0, "fc": 1.0}
+    assert ls.density(network, per_weight=True) == {"conv1.weight": 1.0, "fc.weight": 1.0}
 
 
 def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
@@ -65,7 +66,8 @@ def test_a_dict_with_attributes_named_like_its_methods_is_read_as_a_dict(tmp_pat
     wanted = masks()
     torch.save(Call(OrderedDict, then=({"items": 5, "keys": 5}, None, iter(wanted.items()))), tmp_path / "file.pt")
     network = import_subnet_(tmp_path / "file.pt", Small(), weights="signed_constant")
-    assert all(torch.equal(layer.mask(), wanted[name]) for name, layer in ls.masked_layers(network))
+    found = ls.masks(network)
+    assert all(torch.equal(found[f"{layer}.weight"], mask) for layer, mask in wanted.items())
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:

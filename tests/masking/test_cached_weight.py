@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lightning_subnets import EdgePopup, UserError, mask_, masked_layers, unmask_
-from lightning_subnets.masking import MaskedLayer, cached_weight
+from lightning_subnets import EdgePopup, UserError, mask_, masked_weights, unmask_
+from lightning_subnets.masking import MaskedWeight, cached_weight
+from lightning_subnets.masking.masked_class import effective_weight
 
 
 class Counting(EdgePopup):
@@ -40,11 +41,11 @@ def counted() -> tuple[Counting, nn.Module]:
 def is_fresh(network: nn.Module) -> bool:
     """Return whether a forward pass uses the weights that a plain sort of the present scores selects."""
     state = {key: value for key, value in network.state_dict().items() if not key.endswith("scores")}
-    for name, layer in masked_layers(network):
+    for name, layer in masked_weights(network).items():
         assert layer.scores is not None
         mask = torch.zeros(layer.weight.numel())
         mask[layer.scores.abs().flatten().argsort(descending=True, stable=True)[: layer.num_kept]] = 1.0
-        state[f"{name}.weight"] = layer.weight * mask.view(layer.weight.shape)
+        state[name] = layer.weight * mask.view(layer.weight.shape)
     fresh = torch.equal(network.eval()(IMAGES), functional_call(small_network().eval(), state, IMAGES))
     network.train()
     return fresh
@@ -65,8 +66,8 @@ def step_(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def layer_of(network: nn.Module) -> MaskedLayer:
-    return masked_layers(network)[0][1]
+def layer_of(network: nn.Module) -> MaskedWeight:
+    return next(iter(masked_weights(network).values()))
 
 
 def test_masks_are_chosen_once_an_optimizer_step_for_all_layers_together() -> None:
@@ -117,11 +118,11 @@ def test_loaded_scores_and_weights_are_used(assign: bool) -> None:
     assert torch.equal(network.eval()(IMAGES), other.eval()(IMAGES))
 
 
-def edit_in_another_(layer: MaskedLayer) -> None:
+def edit_in_another_(layer: MaskedWeight) -> None:
     """Replace the scores by others over the same memory that were edited as often."""
     assert layer.scores is not None
     edits = layer.scores._version
-    layer.scores = nn.Parameter(layer.scores.data)
+    layer.module.scores = nn.Parameter(layer.scores.data)
     for _ in range(edits - layer.scores._version):
         shuffle_(layer.scores)
     assert layer.scores._version == edits
@@ -133,13 +134,12 @@ EDITS: dict[str, Callable[[Any], object]] = {
     "a view of the scores": lambda layer: layer.scores.detach().flatten().neg_().add_(0.01),
     "a list of scores": lambda layer: torch._foreach_add_([layer.scores], [torch.rand_like(layer.weight)]),
     "one weight": lambda layer: layer.weight.view(-1)[0].fill_(9.0),
-    "the number kept": lambda layer: setattr(layer, "num_kept", 5),
-    "the masked weight itself": lambda layer: layer.masked_weight().zero_(),
+    "the number kept": lambda layer: setattr(layer.state, "num_kept", 5),
 }
 REPLACEMENTS: dict[str, Callable[[Any], object]] = {
-    "scores": lambda layer: setattr(layer, "scores", nn.Parameter(torch.rand_like(layer.weight))),
+    "scores": lambda layer: setattr(layer.module, "scores", nn.Parameter(torch.rand_like(layer.weight))),
     "data of the scores": lambda layer: setattr(layer.scores, "data", torch.rand_like(layer.weight)),
-    "weight": lambda layer: setattr(layer, "weight", nn.Parameter(torch.rand_like(layer.weight))),
+    "weight": lambda layer: setattr(layer.module, "weight", nn.Parameter(torch.rand_like(layer.weight))),
     "scores over the same memory": edit_in_another_,
     "scores from a vector": lambda layer: nn.utils.vector_to_parameters(torch.rand(layer.scores.numel()), layer.scores),
 }
@@ -199,7 +199,7 @@ def test_trained_weights_get_the_gradient_of_the_mask_that_was_used() -> None:
     mask = layer.mask()
     method.chosen = 0
     losses = [loss_of(network) for _ in range(3)]
-    layer.num_kept = 1
+    layer.state.num_kept = 1
     for loss in losses:
         torch.autograd.backward(loss)
     assert method.chosen == 3
@@ -210,17 +210,16 @@ def test_trained_weights_get_the_gradient_of_the_mask_that_was_used() -> None:
 def test_a_network_that_is_moved_or_deleted_frees_its_cached_weights() -> None:
     network = masked_network()
     network(IMAGES)
-    layers = weakref.WeakSet(layer for _, layer in masked_layers(network))
-    assert layers <= cached_weight._layers
-    product = weakref.ref(layer_of(network).masked_weight()._base)
+    layers = weakref.WeakSet(weight.module for weight in masked_weights(network).values())
+    assert layers <= cached_weight._modules
+    product = weakref.ref(effective_weight(layer_of(network))._base)
     assert product() is not None
     network.double()
     gc.collect()
     assert product() is None
     assert len(layers) == 3
-    assert not layers & cached_weight._layers
     network(IMAGES.double())
-    assert layers <= cached_weight._layers
+    assert layers <= cached_weight._modules
     del network
     gc.collect()
     assert not layers
@@ -255,22 +254,20 @@ def test_a_masked_weight_has_the_precision_and_the_memory_layout_of_its_weight()
     network = masked_network()
     network(IMAGES)
     layer = layer_of(network.to(memory_format=torch.channels_last))
-    assert layer.masked_weight().is_contiguous(memory_format=torch.channels_last)
+    assert effective_weight(layer).is_contiguous(memory_format=torch.channels_last)
     assert is_fresh(network)
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         network.to(dtype)
-        assert layer.masked_weight().dtype == dtype
-        assert torch.equal(layer.masked_weight(), layer.weight * layer.mask())
+        assert effective_weight(layer).dtype == dtype
+        assert torch.equal(effective_weight(layer), layer.weight * layer.mask())
 
 
-def test_under_autocast_masked_weights_keep_its_precision_over_a_step() -> None:
+def test_under_autocast_weights_are_chosen_once_a_step_and_cast_as_dense_weights_are() -> None:
     method, network = counted()
     with torch.autocast("cpu", torch.bfloat16):
         step_(network, optimizer_of(network))
-        weight = layer_of(network).masked_weight()
-        assert method.chosen == 6
-        assert weight.dtype == torch.bfloat16
-        assert torch.equal(weight, (layer_of(network).weight * layer_of(network).mask()).bfloat16())
+        assert network(IMAGES).dtype == torch.bfloat16
+    assert method.chosen == 6
     assert is_fresh(network)
 
 

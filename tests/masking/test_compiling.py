@@ -10,8 +10,8 @@ import torch
 from masked_networks import IMAGES, loss_of, masked_network, scores_of
 from torch import library, nn
 
-from lightning_subnets import EdgePopup, UserError, masked_layers
-from lightning_subnets.masking import MaskedLayer, selection
+from lightning_subnets import EdgePopup, UserError, masked_weights
+from lightning_subnets.masking import MaskedWeight, selection
 from lightning_subnets.masking.cached_weight import compile_, refresh_
 from lightning_subnets.training.module import SubnetModule
 
@@ -21,8 +21,8 @@ def _forget_other_graphs() -> None:
     torch.compiler.reset()
 
 
-def layers_of(network: nn.Module) -> list[MaskedLayer]:
-    return [layer for _, layer in masked_layers(network)]
+def layers_of(network: nn.Module) -> list[MaskedWeight]:
+    return list(masked_weights(network).values())
 
 
 def step_(network: nn.Module, optimizer: torch.optim.Optimizer) -> float:

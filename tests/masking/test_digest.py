@@ -74,7 +74,11 @@ def test_another_dtype_shape_name_or_order_has_another_digest() -> None:
 
 
 def test_the_weights_of_a_seed_have_one_digest_whatever_the_method() -> None:
-    scored, dense, other = masked_network(seed=7), mask_(small_network(), Dense(), seed=7), masked_network(seed=8)
+    scored, dense, other = (
+        masked_network(seed=7),
+        mask_(small_network(), Dense(), weights="signed_constant", seed=7),
+        masked_network(seed=8),
+    )
     for network in (scored, dense, other):
         for parameter in network.parameters():
             if parameter.dim() == 1:
@@ -112,7 +116,11 @@ def test_a_fingerprint_does_not_depend_on_the_memory_format() -> None:
 def test_a_network_has_a_fingerprint_of_each_parameter_and_mask() -> None:
     network = masked_network()
     before = fingerprints(network)
-    assert before.keys() == {name for name, _ in network.named_parameters()} | {"0.mask", "3.mask", "6.mask"}
+    assert before.keys() == {name for name, _ in network.named_parameters()} | {
+        "0.weight.mask",
+        "3.weight.mask",
+        "6.weight.mask",
+    }
     with torch.no_grad():
         network.get_parameter("3.scores").neg_()  # the mask ranks absolute values
     after = fingerprints(network)
@@ -120,4 +128,4 @@ def test_a_network_has_a_fingerprint_of_each_parameter_and_mask() -> None:
     with torch.no_grad():
         network.get_parameter("3.scores").copy_(network.get_parameter("3.scores").flip(0))
     last = fingerprints(network)
-    assert {name for name in before if not torch.equal(after[name], last[name])} == {"3.scores", "3.mask"}
+    assert {name for name in before if not torch.equal(after[name], last[name])} == {"3.scores", "3.weight.mask"}

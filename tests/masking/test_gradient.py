@@ -11,7 +11,7 @@ from masked_networks import scores_of, small_network
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_subnets import EdgePopup, mask_, masked_layers, unmask_
+from lightning_subnets import EdgePopup, mask_, masked_weights, raw_weight, unmask_
 
 
 class Algorithm1(torch.autograd.Function):
@@ -41,9 +41,9 @@ def test_each_step_gives_the_scores_of_the_plain_algorithm() -> None:
         torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
 
         state = {name: value for name, value in network.state_dict().items() if name not in reference}
-        for name, layer in masked_layers(network):
-            scores = reference[f"{name}.scores"]
-            state[f"{name}.weight"] = layer.weight * Algorithm1.apply(scores.abs(), layer.num_kept)
+        for name, layer in masked_weights(network).items():
+            scores = reference[name.replace("weight", "scores")]
+            state[name] = layer.weight * Algorithm1.apply(scores.abs(), layer.num_kept)
         other.zero_grad()
         torch.autograd.backward(nn.functional.cross_entropy(functional_call(plain, state, images), labels))
 
@@ -61,7 +61,7 @@ def test_a_score_of_zero_has_a_gradient_of_zero() -> None:
     torch.autograd.backward(layer(torch.ones(1, 3)).sum())
     gradient = layer.get_parameter("scores").grad
     assert gradient is not None
-    assert torch.equal(gradient, layer.get_parameter("weight") * torch.tensor([[0.0, -1.0, 1.0]]))
+    assert torch.equal(gradient, raw_weight(layer) * torch.tensor([[0.0, -1.0, 1.0]]))
 
 
 @pytest.mark.parametrize("options", [{"stride": 2, "padding": 1}, {"dilation": 2, "padding": (0, 2)}], ids=str)
@@ -80,9 +80,10 @@ def test_the_gradient_of_a_convolution_is_that_derived_by_hand(options: dict[str
             for y, x in zip(outputs.chunk(groups, 1), images.chunk(groups, 1), strict=True)
         ]
     )
-    expected = scores.sign() * layer.weight * gradient.view(layer.weight.shape)
+    weight = raw_weight(layer)
+    expected = scores.sign() * weight * gradient.view(weight.shape)
     torch.testing.assert_close(scores.grad, expected, rtol=1e-11, atol=1e-13)
-    assert layer.weight.grad is None
+    assert weight.grad is None
     assert scores.grad is not None
     assert scores.grad.all()
 
@@ -95,7 +96,7 @@ def test_the_gradient_is_that_of_the_loss_as_a_function_of_a_continuous_mask() -
     torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
     plain = unmask_(copy.deepcopy(network))
     step = 1e-5
-    for name, layer in masked_layers(network):
+    for name, layer in masked_weights(network).items():
         mask = layer.mask().double()
         differences = torch.empty_like(mask)
         for index in range(mask.numel()):
@@ -103,7 +104,7 @@ def test_the_gradient_is_that_of_the_loss_as_a_function_of_a_continuous_mask() -
             for change in (step, -step):
                 moved = mask.clone()
                 moved.view(-1)[index] += change
-                logits = functional_call(plain, {f"{name}.weight": layer.weight * moved}, images)
+                logits = functional_call(plain, {name: layer.weight * moved}, images)
                 losses.append(nn.functional.cross_entropy(logits, labels).item())
             differences.view(-1)[index] = (losses[0] - losses[1]) / (2 * step)
         assert layer.scores is not None
@@ -113,9 +114,9 @@ def test_the_gradient_is_that_of_the_loss_as_a_function_of_a_continuous_mask() -
 def layers_swapped_by_a_step(network: nn.Module, start: dict[str, Tensor], lr: float) -> int:
     """Return the number of layers in which a step of SGD from ``start`` swaps edges."""
     network.load_state_dict(start)
-    before = [layer.mask() for _, layer in masked_layers(network)]
+    before = [layer.mask() for layer in masked_weights(network).values()]
     torch.optim.SGD(scores_of(network).values(), lr=lr).step()
-    after = [layer.mask() for _, layer in masked_layers(network)]
+    after = [layer.mask() for layer in masked_weights(network).values()]
     return sum(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
@@ -132,7 +133,7 @@ def test_when_edges_are_swapped_in_one_layer_the_loss_of_the_minibatch_falls() -
         network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
         mask_(network, EdgePopup(0.5), weights="kaiming_normal", seed=seed)
         with torch.no_grad():
-            for _, layer in masked_layers(network):
+            for layer in masked_weights(network).values():
                 layer.weight.mul_(0.03)
             for scores in scores_of(network).values():
                 scores.add_(scores.sign())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -62,19 +61,17 @@ def sha256(tensor: Tensor) -> str:
 @pytest.mark.parametrize("distribution", WEIGHTS)
 def test_weights_have_the_bits_they_have_always_had(distribution: str) -> None:
     first, digest = WEIGHTS[distribution]
-    weights = draw_weights(distribution, SMALL, seed=0, layer="layer1.0.conv2", density=0.3)
+    weights = draw_weights(distribution, SMALL, seed=0, stream="layer1.0.conv2", density=0.3)
     assert tuple(weight.hex() for weight in weights.flatten()[:3].tolist()) == first
     assert sha256(weights) == digest
 
 
-@pytest.mark.parametrize(("draw", "bits"), [(draw_scores, SCORES), (draw_biases, BIASES)])
-def test_scores_and_biases_have_the_bits_they_have_always_had(
-    draw: Callable[..., Tensor], bits: tuple[tuple[str, ...], str]
-) -> None:
-    first, digest = bits
-    drawn = draw(SMALL, seed=0, layer="layer1.0.conv2")
-    assert tuple(each.hex() for each in drawn.flatten()[:3].tolist()) == first
-    assert sha256(drawn) == digest
+def test_scores_and_biases_have_the_bits_they_have_always_had() -> None:
+    scores = draw_scores(SMALL, seed=0, stream="layer1.0.conv2")
+    biases = draw_biases(SMALL[:1], fan_in=fans(SMALL)[0], seed=0, stream="layer1.0.conv2")
+    for drawn, (first, digest) in ((scores, SCORES), (biases, BIASES)):
+        assert tuple(each.hex() for each in drawn.flatten()[:3].tolist()) == first
+        assert sha256(drawn) == digest
 
 
 # The even moments E z^2j of a draw of unit scale; odd moments are 0.
@@ -112,15 +109,15 @@ def assert_moments(unit: Tensor, moments: dict[int, float]) -> None:
 @pytest.mark.parametrize("shape", [(2048, 512), (64, 3, 7, 7), (256, 256, 3, 3)])
 def test_weights_and_scores_have_the_moments_of_their_distribution(distribution: str, shape: tuple[int, ...]) -> None:
     size = torch.Size(shape)
-    weights = draw_weights(distribution, size, seed=1, layer="a")
+    weights = draw_weights(distribution, size, seed=1, stream="a")
     assert (weights.shape, weights.dtype, weights.device.type) == (size, torch.float32, "cpu")
     assert_moments(weights / scale(distribution, size), UNIT_MOMENTS[distribution])
-    assert_moments(draw_scores(size, seed=1, layer="a") / math.sqrt(1 / math.prod(shape[1:])), UNIFORM)
+    assert_moments(draw_scores(size, seed=1, stream="a") / math.sqrt(1 / math.prod(shape[1:])), UNIFORM)
 
 
 def test_biases_have_the_moments_and_the_bounds_of_those_of_torchs_own_layers() -> None:
     torchs = nn.Linear(36, 200_000).bias.detach()
-    drawn = draw_biases(torch.Size((200_000, 4, 3, 3)), seed=1, layer="a")
+    drawn = draw_biases(torch.Size((200_000,)), fan_in=36, seed=1, stream="a")
     bound = math.sqrt(1 / 36)
     for biases in (torchs, drawn):
         assert_moments(biases / bound, UNIFORM)
@@ -130,16 +127,16 @@ def test_biases_have_the_moments_and_the_bounds_of_those_of_torchs_own_layers() 
 @pytest.mark.parametrize("distribution", UNIT_MOMENTS)
 @pytest.mark.parametrize("density", [0.01, 0.3, 1.0])
 def test_scaled_weights_are_the_weights_over_the_root_of_the_density(distribution: str, density: float) -> None:
-    plain = draw_weights(distribution, SMALL, seed=0, layer="a")
-    assert torch.equal(draw_weights(distribution, SMALL, seed=0, layer="a", density=density), plain)
-    scaled = draw_weights(f"scaled_{distribution}", SMALL, seed=0, layer="a", density=density)
+    plain = draw_weights(distribution, SMALL, seed=0, stream="a")
+    assert torch.equal(draw_weights(distribution, SMALL, seed=0, stream="a", density=density), plain)
+    scaled = draw_weights(f"scaled_{distribution}", SMALL, seed=0, stream="a", density=density)
     # Each is rounded to float32 once.
     torch.testing.assert_close(scaled.double(), plain.double() * math.sqrt(1 / density), rtol=2.0**-22, atol=0.0)
 
 
 def test_an_unknown_distribution_is_an_error_that_names_the_nearest_and_all() -> None:
     with pytest.raises(UserError, match=r"'signed_constnt'\. Did you mean 'signed_constant'\?") as caught:
-        draw_weights("signed_constnt", SMALL, seed=0, layer="a")
+        draw_weights("signed_constnt", SMALL, seed=0, stream="a")
     assert all(distribution in str(caught.value) for distribution in DISTRIBUTIONS)
 
 
@@ -165,10 +162,10 @@ WHAT = ("scores", "biases", *UNIT_MOMENTS)
 
 def draw(what: str, layer: str = "a", seed: int = 0) -> Tensor:
     if what == "scores":
-        return draw_scores(SMALL, seed=seed, layer=layer)
+        return draw_scores(SMALL, seed=seed, stream=layer)
     if what == "biases":
-        return draw_biases(SMALL, seed=seed, layer=layer)
-    return draw_weights(what, SMALL, seed=seed, layer=layer)
+        return draw_biases(SMALL, fan_in=1, seed=seed, stream=layer)
+    return draw_weights(what, SMALL, seed=seed, stream=layer)
 
 
 @pytest.mark.parametrize("what", WHAT)

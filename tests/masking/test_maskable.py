@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torchvision
 from masked_networks import masked_network, randomize_, small_network
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from lightning_subnets import EdgePopup, UserError, density, mask_, masked_layers, unmask_
+from lightning_subnets import EdgePopup, UserError, density, mask_, masked_weights, unmask_
 
 
 def state_of(network: nn.Module) -> dict[str, object]:
     """Return everything that ``mask_`` could change, to the bit."""
     state: dict[str, object] = {name: type(module) for name, module in network.named_modules()}
     for name, parameter in network.named_parameters():
-        bits = [] if parameter.is_meta else parameter.detach().contiguous().view(-1).view(torch.uint8).tolist()
+        bits = (
+            []
+            if parameter.is_meta or nn.parameter.is_lazy(parameter)
+            else parameter.detach().contiguous().view(-1).view(torch.uint8).tolist()
+        )
         state[f"{name}:parameter"] = (id(parameter), parameter.requires_grad, bits)
     return state
-
-
-class OddConv2d(nn.Conv2d):
-    pass
-
-
-class Scaled(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 3)
-        self.gain = nn.Parameter(torch.ones(3))
-
-
-def vision_transformer() -> nn.Module:
-    network: nn.Module = torchvision.models.VisionTransformer(
-        image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8
-    )
-    return network
 
 
 def pruned_by_torch() -> nn.Linear:
@@ -47,10 +33,16 @@ def pruned_by_torch() -> nn.Linear:
     return layer
 
 
-def tied() -> nn.Sequential:
-    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+def tied_to_an_embedding() -> nn.Sequential:
+    network = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4, bias=False))
     network[1].weight = network[0].weight
     return network
+
+
+def with_scores() -> nn.Linear:
+    layer = nn.Linear(4, 4)
+    layer.scores = nn.Parameter(torch.ones(4))
+    return layer
 
 
 def after_linear(module: nn.Module) -> nn.Sequential:
@@ -58,19 +50,33 @@ def after_linear(module: nn.Module) -> nn.Sequential:
 
 
 CASES = {
-    "subclass": (after_linear(OddConv2d(4, 4, 1)), r"'1' .*\.OddConv2d .*\(weight, bias\)"),
-    "raw parameter": (after_linear(Scaled()), r"'1' .*\.Scaled .*\(gain\)"),
-    "vision transformer": (vision_transformer(), r"VisionTransformer .*\(class_token\)"),
-    "attention": (after_linear(nn.MultiheadAttention(4, 2)), r"'1' .*MultiheadAttention .*\(in_proj_weight"),
-    "other layer": (after_linear(nn.Conv1d(4, 4, 1)), r"'1' .*\.Conv1d"),
-    "embedding": (after_linear(nn.Embedding(4, 4)), r"'1' .*\.Embedding"),
+    "recurrent": (after_linear(nn.LSTM(4, 4)), r"'1\.weight_ih_l0' .* LSTM.*keep_dense=\['1\.\*'\]"),
+    "lazy": (after_linear(nn.LazyLinear(4)), r"'1.*' of Sequential is .*lazy.*pass a batch"),
+    "its own scores": (after_linear(with_scores()), r"'1\.weight' .*has an attribute 'scores'"),
+    "tied": (tied_to_an_embedding(), r"'0\.weight' .*Embedding.*also_mask=\['0\.weight'\]"),
     "parametrization": (after_linear(parametrizations.weight_norm(nn.Linear(4, 4, bias=False))), r"'1\b"),
     "weight recomputed by a hook": (after_linear(pruned_by_torch()), r"'1'"),
-    "weight of two layers": (tied(), r"'0'.*'1'"),
-    "no weights in memory": (after_linear(nn.Linear(4, 4, device="meta")), "'1' of Sequential has no weights to draw"),
-    "no layer": (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), r"Sequential has no layer to mask"),
+    "no weights in memory": (
+        after_linear(nn.Linear(4, 4, device="meta")),
+        r"'1\.weight' of Sequential has no weights to draw",
+    ),
+    "no layer": (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), r"Sequential has no weight to mask"),
     "masked": (masked_network(), r"Sequential is masked already: call unmask_"),
 }
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates both
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: torch.ao.nn.quantized.Linear(4, 4), "'1' of Sequential is quantized"),  # type: ignore[no-untyped-call]
+        (lambda: torch.jit.script(nn.Linear(4, 4)), "'1' of Sequential is a scripted module"),
+    ],
+    ids=["quantized", "scripted"],
+)
+def test_a_layer_whose_weights_are_out_of_reach_is_an_error(build: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        mask_(after_linear(build()), EdgePopup(0.5))
 
 
 @pytest.mark.parametrize(("network", "message"), CASES.values(), ids=CASES)
@@ -89,7 +95,7 @@ def test_an_unknown_distribution_is_an_error_and_the_network_stays_unchanged() -
     assert state_of(network) == before
 
 
-@pytest.mark.parametrize("function", [unmask_, masked_layers, density])
+@pytest.mark.parametrize("function", [unmask_, masked_weights, density])
 def test_a_network_that_is_not_masked_is_an_error_that_says_what_to_call(function: Any) -> None:
     for network in (small_network(), unmask_(masked_network())):
         with pytest.raises(UserError, match=r"Sequential is not masked: call mask_\("):

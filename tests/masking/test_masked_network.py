@@ -15,8 +15,20 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_subnets import SNIP, Dense, EdgePopup, Method, SynFlow, UserError, density, mask_, masked_layers, unmask_
-from lightning_subnets.masking.initialization import draw_biases, draw_scores, draw_weights
+from lightning_subnets import (
+    SNIP,
+    Dense,
+    EdgePopup,
+    Method,
+    SynFlow,
+    UserError,
+    density,
+    mask_,
+    masked_weights,
+    raw_weight,
+    unmask_,
+)
+from lightning_subnets.masking.initialization import draw_biases, draw_scores, draw_weights, fans, stream_of
 
 CONVS: list[dict[str, Any]] = [
     {"groups": 4},
@@ -32,7 +44,7 @@ CONVS: list[dict[str, Any]] = [
 def test_a_masked_convolution_is_the_plain_one_with_the_masked_weight(options: dict[str, Any]) -> None:
     layer = mask_(nn.Conv2d(4, 8, 3, **options), EdgePopup(0.3), weights=None)
     images = torch.randn(2, 4, 9, 9)
-    scores, weight = layer.get_parameter("scores"), layer.get_parameter("weight")
+    scores, weight = layer.get_parameter("scores"), raw_weight(layer)
     order = scores.detach().abs().flatten().argsort(descending=True, stable=True)
     mask = torch.zeros(scores.numel())
     mask[order[: scores.numel() - int(0.7 * scores.numel())]] = 1.0
@@ -72,11 +84,11 @@ def test_the_keys_are_the_plain_ones_and_the_scores_and_a_stock_state_dict_loads
     plain = torchvision.models.resnet18()
     layers = [name for name, module in plain.named_modules() if type(module) in (nn.Conv2d, nn.Linear)]
     assert len(layers) == 21
-    assert [name for name, _ in masked_layers(network)] == layers
+    assert list(masked_weights(network)) == [f"{name}.weight" for name in layers]
     missing, unexpected = network.load_state_dict(plain.state_dict(), strict=False)
     assert missing == [f"{name}.scores" for name in layers]
     assert unexpected == []
-    assert torch.equal(network.get_parameter("conv1.weight"), plain.get_parameter("conv1.weight"))
+    assert torch.equal(network.state_dict()["conv1.weight"], plain.state_dict()["conv1.weight"])
 
 
 def test_hooks_and_parameters_are_kept() -> None:
@@ -88,10 +100,10 @@ def test_hooks_and_parameters_are_kept() -> None:
     assert mask_(network, EdgePopup(0.5)) is network
     network(IMAGES)
     assert called == ["before", "after"]
-    assert all(network.get_parameter(name) is parameter for name, parameter in parameters.items())
+    assert parameters.items() <= dict(network.named_parameters()).items()
     unmask_(network)(IMAGES)
     assert called == ["before", "after"] * 2
-    assert all(network.get_parameter(name) is parameter for name, parameter in parameters.items())
+    assert parameters.items() <= dict(network.named_parameters()).items()
 
 
 @pytest.mark.parametrize(
@@ -115,11 +127,12 @@ def test_weights_and_scores_are_those_of_the_seed_and_the_name_of_the_layer() ->
     second = nn.Sequential(OrderedDict(b=nn.Linear(4, 2), a=nn.Conv2d(3, 4, 3)))
     for network in (first, second):
         mask_(network, EdgePopup(0.3), weights="scaled_kaiming_normal", seed=5)
-        for name, layer in masked_layers(network):
+        for name, layer in masked_weights(network).items():
             shape = layer.weight.shape
-            drawn = draw_weights("scaled_kaiming_normal", shape, seed=5, layer=name, density=0.3)
+            drawn = draw_weights("scaled_kaiming_normal", shape, seed=5, stream=stream_of(name), density=0.3)
             assert torch.equal(layer.weight, drawn)
-            assert torch.equal(network.get_parameter(f"{name}.scores"), draw_scores(shape, seed=5, layer=name))
+            assert layer.scores is not None
+            assert torch.equal(layer.scores, draw_scores(shape, seed=5, stream=stream_of(name)))
 
 
 def test_weights_none_leaves_weights_biases_and_norms_as_they_are() -> None:
@@ -131,9 +144,11 @@ def test_weights_none_leaves_weights_biases_and_norms_as_they_are() -> None:
 
 
 def test_a_method_that_trains_weights_starts_from_biases_of_the_seed_and_neutral_norms_and_trains_all() -> None:
-    network = mask_(randomize_(small_network()), Dense(), seed=3)
-    for name, layer in masked_layers(network):
-        assert torch.equal(network.get_parameter(f"{name}.bias"), draw_biases(layer.weight.shape, seed=3, layer=name))
+    network = mask_(randomize_(small_network()), Dense(), weights="signed_constant", seed=3)
+    for name, layer in masked_weights(network).items():
+        bias = network.get_parameter(f"{stream_of(name)}.bias")
+        fan_in = fans(layer.weight.shape)[0]
+        assert torch.equal(bias, draw_biases(bias.shape, fan_in=fan_in, seed=3, stream=stream_of(name)))
     for key, value in nn.BatchNorm2d(6).state_dict().items():
         assert torch.equal(network.state_dict()[f"1.{key}"], value)
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -142,10 +157,10 @@ def test_a_method_that_trains_weights_starts_from_biases_of_the_seed_and_neutral
 @pytest.mark.parametrize("kept", [0.1, 0.3, 1.0])
 def test_the_density_is_the_number_kept_over_the_total(kept: float) -> None:
     network = mask_(small_network(), EdgePopup(kept))
-    totals = {"0": 3 * 6 * 9, "3": 36, "6": 96 * 5}
+    totals = {"0.weight": 3 * 6 * 9, "3.weight": 36, "6.weight": 96 * 5}
     counts = {name: total - int((1 - kept) * total) for name, total in totals.items()}
     assert density(network) == sum(counts.values()) / sum(totals.values())
-    assert density(network, per_layer=True) == {name: counts[name] / totals[name] for name in totals}
+    assert density(network, per_weight=True) == {name: counts[name] / totals[name] for name in totals}
 
 
 def test_a_layer_used_twice_is_masked_once() -> None:
@@ -153,13 +168,13 @@ def test_a_layer_used_twice_is_masked_once() -> None:
     network = mask_(nn.Sequential(layer, nn.Tanh(), layer), EdgePopup(0.5))
     inputs = torch.randn(2, 4)
     outputs = network(inputs)
-    assert [name for name, _ in masked_layers(network)] == ["0"]
+    assert list(masked_weights(network)) == ["0.weight"]
     assert torch.equal(unmask_(network)(inputs), outputs)
 
 
 def test_an_integer_of_any_type_is_a_seed_and_nothing_else_is() -> None:
     seeds: list[Any] = [1, True, np.int64(1)]
-    drawn = [masked_network(seed).get_parameter("0.weight") for seed in seeds]
+    drawn = [masked_network(seed).state_dict()["0.weight"] for seed in seeds]
     assert torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], drawn[2])
     with pytest.raises(TypeError):

@@ -11,8 +11,9 @@ from table import shuffle_net
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets import DNW, Magnitude, Random, UserError, density, mask_, masked_layers, masks
+from lightning_subnets import DNW, Magnitude, Random, UserError, density, mask_, masked_weights, masks
 from lightning_subnets.masking import allocation
+from lightning_subnets.masking.masked_class import effective_weight
 from lightning_subnets.networks import Conv4
 
 SHAPES = {"conv": torch.Size((20, 10, 3, 3)), "linear": torch.Size((10, 20))}  # 1800 and 200 weights
@@ -58,7 +59,7 @@ def test_magnitude_keeps_the_largest_weights_of_all_layers_or_of_each(
         network.get_parameter("0.weight").copy_(torch.tensor([[0.9, -0.8], [0.7, 0.1]]))
         network.get_parameter("1.weight").copy_(torch.tensor([[-0.75, 0.2]]))
     found = masks(mask_(network, method, weights=None))
-    assert {name: mask.tolist() for name, mask in found.items()} == {"0": first, "1": second}
+    assert {name: mask.tolist() for name, mask in found.items()} == {"0.weight": first, "1.weight": second}
 
 
 @pytest.mark.parametrize("method", [DNW(0.5), Magnitude(0.5)])
@@ -72,20 +73,20 @@ def test_weights_of_one_magnitude_cannot_be_ranked_and_the_network_is_unchanged(
 
 def test_dnw_computes_with_the_largest_weights_gives_all_a_gradient_and_lets_them_return() -> None:
     network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False)), DNW(0.5), weights="kaiming_normal")
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.5, -2.0], [1.0, 0.1]]))
-    assert layer.masked_weight().tolist() == [[0.0, -2.0], [1.0, 0.0]]
-    torch.autograd.backward(layer.masked_weight(), torch.tensor([[1.0, 2.0], [3.0, -5.0]]))
+    assert effective_weight(layer).tolist() == [[0.0, -2.0], [1.0, 0.0]]
+    torch.autograd.backward(effective_weight(layer), torch.tensor([[1.0, 2.0], [3.0, -5.0]]))
     torch.optim.SGD([layer.weight], lr=1.0).step()
     assert layer.weight.tolist() == [[-0.5, -4.0], [-2.0, pytest.approx(5.1)]]
-    assert layer.masked_weight().tolist() == [[0.0, -4.0], [0.0, pytest.approx(5.1)]]
+    assert effective_weight(layer).tolist() == [[0.0, -4.0], [0.0, pytest.approx(5.1)]]
 
 
 def test_random_keeps_each_weight_with_the_same_probability() -> None:
     kept = torch.zeros(40)
     for seed in range(400):
-        kept += masks(mask_(nn.Sequential(nn.Linear(8, 5)), Random(0.3), seed=seed))["0"].flatten()
+        kept += masks(mask_(nn.Sequential(nn.Linear(8, 5)), Random(0.3), seed=seed))["0.weight"].flatten()
     assert (kept / 400 - 0.3).abs().max() < 4 * math.sqrt(0.3 * 0.7 / 400)
 
 
@@ -110,7 +111,7 @@ def test_erk_keeps_as_many_weights_as_the_density_says_in_all(share: float) -> N
 
 def test_only_weights_under_the_mask_of_a_pruned_network_are_trained() -> None:
     network = mask_(nn.Sequential(nn.Linear(8, 5)), Random(0.3))
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     mask, before = layer.mask(), layer.weight.detach().clone()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     torch.autograd.backward(network(torch.rand(4, 8)).square().sum())

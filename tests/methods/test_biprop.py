@@ -6,20 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_subnets import Biprop, EdgePopup, mask_, masked_layers, masks
+from lightning_subnets import Biprop, EdgePopup, mask_, masked_weights, masks
+from lightning_subnets.masking.masked_class import effective_weight
 from lightning_subnets.networks import Conv2
 
 
 def test_weights_and_gradient_are_those_worked_out_by_hand() -> None:
     network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False)), Biprop(0.75), weights="kaiming_normal")
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     assert layer.scores is not None
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, -1.0], [5.0, -3.0]]))
         layer.scores.copy_(torch.tensor([[1.0, -2.0], [0.1, 3.0]]))
     # The weights 2, -1 and -3 are kept, with mean magnitude 2.
-    assert layer.masked_weight().tolist() == [[2.0, -2.0], [0.0, -2.0]]
-    torch.autograd.backward(layer.masked_weight(), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert effective_weight(layer).tolist() == [[2.0, -2.0], [0.0, -2.0]]
+    torch.autograd.backward(effective_weight(layer), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert layer.scores.grad is not None
     assert layer.scores.grad.tolist() == [[2.0, 2.0], [15.0, -12.0]]  # sign(s) w g
 

@@ -83,7 +83,9 @@ def test_shuffling_destroys_a_mask_of_edge_popup_and_not_one_of_snip() -> None:
     edge_popup = trained(EdgePopup(0.5), "signed_constant", epochs=8, rate=0.1)
     assert accuracy(edge_popup) > 0.9
     shuffled = SubnetModule(
-        Conv2(in_channels=1, image_size=8, width_multiplier=0.5), FixedMask(masks(edge_popup.network), shuffle=True)
+        Conv2(in_channels=1, image_size=8, width_multiplier=0.5),
+        FixedMask(masks(edge_popup.network), shuffle=True),
+        weights="signed_constant",
     )
     assert accuracy(shuffled) < 0.3  # of ten classes, on the same weights
 

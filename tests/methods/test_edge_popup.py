@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_subnets import EdgePopup, density, mask_, masked_layers, masks, unmask_
-from lightning_subnets.masking import MaskedLayer
+from lightning_subnets import EdgePopup, density, mask_, masked_weights, masks, unmask_
+from lightning_subnets.masking import MaskedWeight
 
 
-def pair(method: EdgePopup) -> tuple[nn.Module, MaskedLayer, MaskedLayer]:
+def pair(method: EdgePopup) -> tuple[nn.Module, MaskedWeight, MaskedWeight]:
     network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)), method)
-    (_, first), (_, second) = masked_layers(network)
+    first, second = masked_weights(network).values()
     return network, first, second
 
 
-def set_scores_(layer: MaskedLayer, values: list[list[float]]) -> None:
+def set_scores_(layer: MaskedWeight, values: list[list[float]]) -> None:
     assert layer.scores is not None
     with torch.no_grad():
         layer.scores.copy_(torch.tensor(values))
@@ -45,7 +45,7 @@ def test_global_selection_keeps_the_highest_scores_of_all_layers(
 def test_every_layer_starts_at_about_the_same_density_whatever_its_fan_in() -> None:
     layers = nn.Linear(20, 1000, bias=False), nn.Linear(1000, 20, bias=False)
     network = mask_(nn.Sequential(*layers), EdgePopup(0.2, allocation="global"))
-    for share in density(network, per_layer=True).values():
+    for share in density(network, per_weight=True).values():
         assert abs(share - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 20_000)
 
 
@@ -69,6 +69,6 @@ def test_without_absolute_values_a_negative_score_is_a_low_one() -> None:
     assert first.mask().tolist() == [[False, True], [True, False]]
     assert first.scores is not None
     images, upstream = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]])
-    torch.autograd.backward(first(images), upstream)
+    torch.autograd.backward(first.module(images), upstream)
     # dL/dw_eff = g x^T; ds = w g x^T, whatever the sign of s.
     assert torch.allclose(first.scores.grad, first.weight * upstream.T * images)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from table import quiet_trainer
 from torch import nn
 
-from lightning_subnets import FixedMask, UserError, mask_, masked_layers, masks, read_masks
+from lightning_subnets import FixedMask, UserError, mask_, masked_weights, masks, read_masks
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import initialization
 from lightning_subnets.networks import Conv2, Conv4
@@ -27,20 +27,22 @@ def test_a_mask_of_a_run_has_the_weights_of_the_seed_and_is_shuffled_by_it(finis
     for name, mask in first.items():
         assert torch.equal(mask, same[name])
         assert not torch.equal(mask, other[name])
-    name, layer = masked_layers(network(7))[0]
-    drawn = initialization.draw_weights("kaiming_uniform", layer.weight.shape, seed=7, layer=name)
+    name, layer = next(iter(masked_weights(network(7)).items()))
+    drawn = initialization.draw_weights(
+        "kaiming_uniform", layer.weight.shape, seed=7, stream=initialization.stream_of(name)
+    )
     assert torch.equal(layer.weight, drawn)
 
 
-def test_masks_that_do_not_fit_are_an_error_that_names_the_layer(finished_run: Path) -> None:
+def test_masks_that_do_not_fit_are_an_error_that_names_the_weight(finished_run: Path) -> None:
     with pytest.raises(UserError, match=r"of another network: .*features"):
         read_masks(str(finished_run / "checkpoints" / "last.ckpt"), Conv4(in_channels=1, image_size=8))
-    with pytest.raises(UserError, match=r"of another network: 0 has shape \(2, 2\) there and \(2, 3\) here"):
-        mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.ones(2, 2, dtype=torch.bool)}))
-    with pytest.raises(UserError, match=r"of another network: 0 has shape none there and \(2, 3\) here"):
+    with pytest.raises(UserError, match=r"of another network: 0\.weight has shape \(2, 2\) there and \(2, 3\) here"):
+        mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0.weight": torch.ones(2, 2, dtype=torch.bool)}))
+    with pytest.raises(UserError, match=r"of another network: 0\.weight has shape none there and \(2, 3\) here"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({}))
-    with pytest.raises(UserError, match=r"the mask of 0 is torch.float32, but a mask is boolean"):
-        mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0": torch.full((2, 3), 0.3)}))
+    with pytest.raises(UserError, match=r"the mask of 0\.weight is torch.float32, but a mask is boolean"):
+        mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0.weight": torch.full((2, 3), 0.3)}))
 
 
 def test_a_path_in_python_is_an_error_that_names_read_masks_and_leaves_the_network_plain() -> None:
@@ -59,13 +61,13 @@ def test_a_run_under_a_fixed_mask_resumes_without_the_file_of_the_mask(tmp_path:
         return SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method, optimizer=torch.optim.SGD)
 
     trainer = quiet_trainer(max_epochs=1, limit_train_batches=1)
-    trainer.fit(module(FixedMask({"1": mask})), datamodule=Digits())
+    trainer.fit(module(FixedMask({"1.weight": mask})), datamodule=Digits())
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     of_another = module(FixedMask("gone.ckpt"))
     trainer.test(of_another, datamodule=Digits(), ckpt_path=tmp_path / "run.ckpt", verbose=False)
-    assert torch.equal(masks(of_another.network)["1"], mask)
+    assert torch.equal(masks(of_another.network)["1.weight"], mask)
     found = read_masks(str(tmp_path / "run.ckpt"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-    assert torch.equal(found["1"], mask)
+    assert torch.equal(found["1.weight"], mask)
 
 
 def test_a_checkpoint_of_a_method_from_elsewhere_is_an_error(finished_run: Path, tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from table import quiet_trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_subnets import IteRand, UserError, mask_, masked_layers
+from lightning_subnets import IteRand, UserError, mask_, masked_weights
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.module import SubnetModule
 
 
 def test_the_highest_signed_scores_are_kept_and_a_score_gets_the_gradient_of_its_weight() -> None:
     network = mask_(nn.Sequential(nn.Linear(20, 10, bias=False)), IteRand(0.3), weights="kaiming_normal").double()
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     assert layer.scores is not None
     scores, weight = layer.scores.detach().clone(), layer.weight.detach().clone()
     mask = torch.zeros(200, dtype=torch.bool)
@@ -34,7 +34,7 @@ def test_the_highest_signed_scores_are_kept_and_a_score_gets_the_gradient_of_its
 
 def test_scores_start_uniform_up_to_the_root_of_six_by_the_number_of_inputs() -> None:
     network = mask_(nn.Sequential(nn.Conv2d(16, 64, 3)), IteRand(0.5), weights="kaiming_normal")
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     assert layer.scores is not None
     scores, bound = layer.scores.detach(), math.sqrt(6 / (16 * 9))
     assert 0.999 * bound < scores.abs().max() < bound
@@ -53,7 +53,7 @@ def test_scores_start_uniform_up_to_the_root_of_six_by_the_number_of_inputs() ->
 def test_weights_are_drawn_again_after_as_many_images_as_steps_of_128_have(images: int, expected: list[int]) -> None:
     method = IteRand(0.5, every=5, share=1.0)
     network = mask_(nn.Sequential(nn.Linear(8, 8)), method, weights="kaiming_normal")
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     found = []
     for step in range(1, 21):
         before = layer.weight.clone()
@@ -83,7 +83,7 @@ def test_data_that_do_not_say_how_many_images_a_step_has_are_an_error() -> None:
 def test_only_a_share_of_the_unused_weights_is_drawn_again() -> None:
     method = IteRand(0.4, every=5, share=0.25)
     network = mask_(nn.Sequential(nn.Linear(200, 100, bias=False)), method, weights="kaiming_normal", seed=3)
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     before, mask = layer.weight.clone(), layer.mask()
     method.after_step_(network, 5, images=128)
     changed = layer.weight != before
@@ -101,7 +101,7 @@ def test_new_weights_are_used_once_they_are_selected() -> None:
     torch.manual_seed(0)
     method = IteRand(0.5, every=1, share=1.0)
     network = mask_(nn.Sequential(nn.Linear(8, 8, bias=False)), method, weights="kaiming_normal")
-    (_, layer), *_ = masked_layers(network)
+    layer, *_ = masked_weights(network).values()
     images = torch.rand(2, 8)
     network(images)
     method.after_step_(network, 1, images=128)
@@ -117,7 +117,7 @@ def test_the_seed_and_the_step_determine_the_new_weights() -> None:
     def weight_after(step: int) -> torch.Tensor:
         network = mask_(nn.Sequential(nn.Linear(20, 20)), method, weights="kaiming_normal", seed=1)
         method.after_step_(network, step, images=128)
-        return masked_layers(network)[0][1].weight
+        return next(iter(masked_weights(network).values())).weight
 
     assert torch.equal(weight_after(2), weight_after(2))
     assert not torch.equal(weight_after(2), weight_after(4))

@@ -12,13 +12,16 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lightning_subnets import mask_
+from lightning_subnets import masks as current_masks
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.diagnostics import diagnose
 from lightning_subnets.graph.random_walks import RandomWalks
 from lightning_subnets.graph.unit_graph import Edges
 from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import initialization
 from lightning_subnets.masking.allocation import num_kept
-from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods.phew import PHEW
 
@@ -39,17 +42,19 @@ class Residual(nn.Module):
 
 def walks(network: nn.Module, seed: int = 0, *, whole_kernels: bool = False) -> RandomWalks:
     strengths = {
-        name: layer.weight.detach().abs().reshape(*layer.weight.shape[:2], -1).numpy()
-        for name, layer in maskable_layers(network).items()
+        name: layer.parameter.detach().abs().reshape(*layer.parameter.shape[:2], -1).numpy()
+        for name, layer in find_weights(network).masked.items()
     }
     return RandomWalks(trace(network, (2, 4, 4)), strengths, seed, whole_kernels=whole_kernels)
 
 
 def drawn(network: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
-        for name, layer in maskable_layers(network).items():
-            weight = initialization.draw_weights("kaiming_normal", layer.weight.shape, seed=seed, layer=name)
-            layer.weight.copy_(weight)
+        for name, layer in find_weights(network).masked.items():
+            weight = initialization.draw_weights(
+                "kaiming_normal", layer.parameter.shape, seed=seed, stream=initialization.stream_of(name)
+            )
+            layer.parameter.copy_(weight)
     return network
 
 
@@ -130,17 +135,17 @@ def test_walks_avoid_dead_ends() -> None:
     visited = walks(network).visited(0, 2000)
     # The 2 weights between the first units, and the 2 that leave the first unit; as many as can be reached.
     assert set(visited.weights.tolist()) == {0, 1, 8, 10}
-    assert walks(network).num_reachable == 4
+    assert walks(network).num_reachable == {"conv.weight": 2, "head.weight": 2}
 
 
 @pytest.mark.parametrize("build", [resnet, pytest.param(shuffle_net, marks=pytest.mark.thorough)])
 def test_exactly_as_many_weights_are_kept_as_the_density_says_and_on_paths(build: Callable[[], nn.Module]) -> None:
     network = build()
-    layers = maskable_layers(network)
+    layers = find_weights(network).masked
     graph, before = trace(network, (3, 32, 32)), None
     for density in (0.3, 0.01, 0.001):
         masks = chosen(network, PHEW(density))
-        assert all(masks[name].shape == layer.weight.shape for name, layer in layers.items())
+        assert all(masks[name].shape == layer.parameter.shape for name, layer in layers.items())
         assert kept(masks) == num_kept(sum(mask.numel() for mask in masks.values()), density)
         assert before is None or not any(bool((mask & ~before[name]).any()) for name, mask in masks.items())
         before = masks
@@ -207,3 +212,24 @@ def test_a_density_that_walks_do_not_reach_is_an_error_that_names_the_one_they_r
         network.conv.weight[0, 0, 0, 0] = 1e-9
     with pytest.raises(UserError, match=r"PHEW\(density=0.9\).*reach 10 of 12.*less than one in 100.* up to 0.833"):
         PHEW(0.9).compute_masks(network, PruningData(input_shape=(2, 4, 4)))
+
+
+def test_walks_pass_weights_that_stay_dense_and_do_not_count_them() -> None:
+    network = mask_(resnet(), PHEW(0.1), weights=None, input_shape=(3, 32, 32), keep_dense=["conv1", "fc"])
+    found = current_masks(network)
+    assert not {"conv1.weight", "fc.weight"} & found.keys()
+    assert kept(found) == num_kept(sum(mask.numel() for mask in found.values()), 0.1)
+    diagnosis = diagnose(network, (3, 32, 32))
+    assert sum(layer.kept - layer.on_paths for name, layer in diagnosis.layers.items() if name in found) < len(found)
+
+
+def test_a_weight_on_no_path_is_an_error_that_names_it() -> None:
+    class WithAuxiliary(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auxiliary = nn.Linear(2, 1)
+
+    with pytest.raises(UserError, match=r"none leads through auxiliary.weight: keep_dense=\['auxiliary.weight'\]"):
+        mask_(WithAuxiliary(), PHEW(0.5), weights=None, input_shape=(2, 4, 4))
+    network = mask_(WithAuxiliary(), PHEW(0.5), weights=None, input_shape=(2, 4, 4), keep_dense=["auxiliary"])
+    assert list(current_masks(network)) == ["conv.weight", "head.weight"]

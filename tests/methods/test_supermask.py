@@ -10,20 +10,26 @@ import torch
 from torch import nn
 
 import lightning_subnets as ls
-from lightning_subnets import Supermask, mask_, masked_layers, unmask_
-from lightning_subnets.masking import MaskedLayer
+from lightning_subnets import Supermask, mask_, masked_weights, unmask_
+from lightning_subnets.masking import MaskedWeight
+from lightning_subnets.masking.masked_class import effective_weight
 from lightning_subnets.training.module import SubnetModule
 
 
-def wide(method: Supermask) -> tuple[nn.Module, MaskedLayer]:
+def wide(method: Supermask) -> tuple[nn.Module, MaskedWeight]:
     network = mask_(nn.Sequential(nn.Linear(200, 100, bias=False)), method)
-    return network, masked_layers(network)[0][1]
+    return network, next(iter(masked_weights(network).values()))
 
 
 def test_each_forward_pass_draws_another_mask() -> None:
     torch.manual_seed(0)
-    _, layer = wide(Supermask(0.3))
-    first, second = (layer.masked_weight() != 0 for _ in range(2))
+    network, layer = wide(Supermask(0.3))
+    images, masks = torch.rand(4, 200), []
+    for _ in range(2):
+        outputs = network(images)
+        masks.append(effective_weight(layer) != 0)  # two reads in one forward pass get the same mask
+        assert torch.allclose(outputs, images @ (layer.weight * masks[-1]).T, atol=1e-6)
+    first, second = masks
     deviation = math.sqrt(0.3 * 0.7 / first.numel())
     assert not torch.equal(first, second)
     for drawn in (first, second):
@@ -34,7 +40,7 @@ def test_each_forward_pass_draws_another_mask() -> None:
 def test_the_gradient_goes_through_the_sigmoid() -> None:
     _, layer = wide(Supermask(0.3))
     upstream = torch.randn_like(layer.weight)
-    torch.autograd.backward(layer.masked_weight(), upstream)
+    torch.autograd.backward(effective_weight(layer), upstream)
     assert layer.scores is not None
     # dL/ds = dL/dw_eff * w * p (1 - p), also for weights that were not drawn
     assert torch.allclose(layer.scores.grad, upstream * layer.weight * 0.3 * 0.7, atol=1e-7)  # type: ignore[arg-type]
@@ -42,7 +48,7 @@ def test_the_gradient_goes_through_the_sigmoid() -> None:
 
 def test_dynamic_scaling_compensates_for_weights_that_were_not_drawn_and_unmasking_keeps_the_scale() -> None:
     network, layer = wide(Supermask(0.25, dynamic_scaling=True))
-    drawn = layer.masked_weight().detach()
+    drawn = effective_weight(layer).detach()
     ones = drawn != 0
     assert torch.allclose(drawn[ones], (layer.weight * drawn.numel() / ones.sum())[ones])
     scale = layer.weight.abs().max().item()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation
-from lightning_subnets.masking.maskable import maskable_layers
+from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
@@ -68,6 +68,11 @@ def with_signs_(network: nn.Module) -> nn.Module:
     return network
 
 
+def scores_of(method: SynFlow | SynFlowL2, flow: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    weights = {name: each.parameter for name, each in find_weights(flow).masked.items()}
+    return method.scores(flow, weights, input_shape)
+
+
 def kept(masks: dict[str, Tensor]) -> dict[str, int]:
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
@@ -80,7 +85,7 @@ def test_the_scores_are_those_derived_by_hand(method: Flow, first: list[Any], se
     """|W1| (1, 1) = (3, 4), so R = 2 * 3 + 3 * 4 = 18. With squares it is (5, 10), so R2 = 4 * 5 + 9 * 10 = 110."""
     chosen, network = method(0.5), two_layers()
     for _ in range(2):
-        scores = chosen.scores(chosen.positive(network), (2,))
+        scores = scores_of(chosen, chosen.positive(network), (2,))
         assert [each.tolist() for each in scores.values()] == [first, second]
         network.append(Negative())  # changes no score
 
@@ -100,11 +105,11 @@ def test_each_round_scores_the_weights_that_are_left() -> None:
     is 4 + 9: two paths. In the weaker path the first layer's weight is kept, because the scores are equal.
     """
     at_once = SynFlow(0.5, rounds=1).compute_masks(two_layers(), PruningData(input_shape=(2,)))
-    assert at_once["0"].tolist() == [[False, False], [True, False]]
-    assert at_once["2"].tolist() == [[True, True]]
+    assert at_once["0.weight"].tolist() == [[False, False], [True, False]]
+    assert at_once["2.weight"].tolist() == [[True, True]]
     one_by_one = SynFlow(0.5, rounds=3).compute_masks(two_layers(), PruningData(input_shape=(2,)))
-    assert one_by_one["0"].tolist() == [[False, True], [True, False]]
-    assert one_by_one["2"].tolist() == [[False, True]]
+    assert one_by_one["0.weight"].tolist() == [[False, True], [True, False]]
+    assert one_by_one["2.weight"].tolist() == [[False, True]]
 
 
 @both
@@ -140,7 +145,7 @@ def test_weights_without_a_flow_are_kept_in_the_order_of_the_layers(method: Flow
 def test_flow_is_conserved_at_each_unit_and_every_layer_of_a_chain_carries_all_of_it(method: Flow, norm: bool) -> None:
     chosen = method(0.5)
     flow = chosen.positive(with_signs_(vgg(norm=norm)))
-    scores = chosen.scores(flow, (3, 32, 32))
+    scores = scores_of(chosen, flow, (3, 32, 32))
     with torch.no_grad():
         all_that_flows = flow(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum()
     layers = list(scores.values())
@@ -155,37 +160,39 @@ def test_flow_is_conserved_at_each_unit_and_every_layer_of_a_chain_carries_all_o
 def test_at_a_shortcut_parallel_layers_carry_the_flow_together(method: Flow) -> None:
     chosen = method(0.5)
     flow = chosen.positive(with_signs_(resnet()))
-    scores = chosen.scores(flow, (3, 32, 32))
+    scores = scores_of(chosen, flow, (3, 32, 32))
     sums = {name: each.sum() for name, each in scores.items()}
     with torch.no_grad():
         all_that_flows = flow(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum()
-    for whole in (sums["0"], sums["7"], sums["1.conv2"] + sums["1.shortcut"]):
+    for whole in (sums["0.weight"], sums["7.weight"], sums["1.conv2.weight"] + sums["1.shortcut.weight"]):
         torch.testing.assert_close(whole, all_that_flows, rtol=1e-11, atol=0.0)
     for block in "1234":
-        torch.testing.assert_close(sums[f"{block}.conv1"], sums[f"{block}.conv2"], rtol=1e-11, atol=0.0)
-        assert sums[f"{block}.conv1"] < 0.99 * all_that_flows
-        into = scores[f"{block}.conv1"].flatten(1).sum(1)
-        out = scores[f"{block}.conv2"].transpose(0, 1).flatten(1).sum(1)
+        torch.testing.assert_close(sums[f"{block}.conv1.weight"], sums[f"{block}.conv2.weight"], rtol=1e-11, atol=0.0)
+        assert sums[f"{block}.conv1.weight"] < 0.99 * all_that_flows
+        into = scores[f"{block}.conv1.weight"].flatten(1).sum(1)
+        out = scores[f"{block}.conv2.weight"].transpose(0, 1).flatten(1).sum(1)
         torch.testing.assert_close(into, out, rtol=1e-11, atol=0.0)
     # The units of the stem feed a convolution and its shortcut.
-    conv, shortcut = (scores[f"1.{name}"].transpose(0, 1).flatten(1).sum(1) for name in ("conv1", "shortcut"))
-    torch.testing.assert_close(scores["0"].flatten(1).sum(1), conv + shortcut, rtol=1e-11, atol=0.0)
+    conv, shortcut = (scores[f"1.{name}.weight"].transpose(0, 1).flatten(1).sum(1) for name in ("conv1", "shortcut"))
+    torch.testing.assert_close(scores["0.weight"].flatten(1).sum(1), conv + shortcut, rtol=1e-11, atol=0.0)
 
 
 @both
 def test_the_flow_of_a_bias_is_conserved(method: Flow) -> None:
     chosen = method(0.5)
     flow = chosen.positive(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
-    scores = chosen.scores(flow, (3,))
+    scores = scores_of(chosen, flow, (3,))
     through_bias = flow.get_parameter("0.bias") * flow.get_parameter("2.weight").sum(0)
-    torch.testing.assert_close(scores["0"].sum(1) + through_bias, scores["2"].sum(0), rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(
+        scores["0.weight"].sum(1) + through_bias, scores["2.weight"].sum(0), rtol=1e-12, atol=0.0
+    )
 
 
 @both
 @pytest.mark.thorough
 def test_enough_rounds_leave_a_path_of_one_weight_a_layer_and_a_single_round_empties_layers(method: Flow) -> None:
     network = vgg(2)
-    total = sum(layer.weight.numel() for layer in maskable_layers(network).values())
+    total = sum(layer.parameter.numel() for layer in find_weights(network).masked.values())
     density = 14 / total
     assert allocation.num_kept(total, density) == 14
     assert set(kept(method(density, rounds=300).compute_masks(network, IMAGE)).values()) == {1}
@@ -199,12 +206,12 @@ def test_a_residual_network_loses_only_layers_beside_an_identity_and_still_carri
     masks = chosen.compute_masks(network, IMAGE)
     emptied = {name for name, count in kept(masks).items() if count == 0}
     assert emptied
-    assert emptied <= {f"{block}.conv{index}" for block in "1234" for index in (1, 2)}
+    assert emptied <= {f"{block}.conv{index}.weight" for block in "1234" for index in (1, 2)}
     assert max(kept(masks).values()) > 1
     flow = chosen.positive(network)
     with torch.no_grad():
-        for name, layer in maskable_layers(flow).items():
-            layer.weight.mul_(masks[name])
+        for name, layer in find_weights(flow).masked.items():
+            layer.parameter.mul_(masks[name])
         assert flow(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum() > 0
 
 
@@ -222,5 +229,5 @@ def test_a_flow_that_is_not_finite_is_an_error(method: Flow) -> None:
     network = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(20)])
     for layer in network:
         nn.init.constant_(layer.get_parameter("weight"), 1e20)
-    with pytest.raises(UserError, match=rf"{method.__name__} cannot score the layer '0' of Sequential.*smaller"):
+    with pytest.raises(UserError, match=rf"{method.__name__} cannot score '0\.weight' of Sequential.*smaller"):
         method(0.5).compute_masks(network, PruningData(input_shape=(2,)))

@@ -32,7 +32,7 @@ from lightning_subnets import (
     UserError,
     density,
     mask_,
-    masked_layers,
+    masked_weights,
     masks,
     read_masks,
     unmask_,
@@ -63,7 +63,7 @@ def kept_by_layer(network: nn.Module) -> dict[str, int]:
 def test_the_number_of_weights_kept_is_exact_before_and_after_a_step(row: Row) -> None:
     method = row()
     network = masked(method)
-    totals = {name: layer.weight.numel() for name, layer in masked_layers(network)}
+    totals = {name: layer.weight.numel() for name, layer in masked_weights(network).items()}
     for _ in range(2):
         kept = kept_by_layer(network)
         if row.by_layer:
@@ -71,7 +71,7 @@ def test_the_number_of_weights_kept_is_exact_before_and_after_a_step(row: Row) -
         else:
             assert sum(kept.values()) == allocation.num_kept(sum(totals.values()), method.density)
         assert density(network) == sum(kept.values()) / sum(totals.values())
-        assert density(network, per_layer=True) == {name: kept[name] / totals[name] for name in totals}
+        assert density(network, per_weight=True) == {name: kept[name] / totals[name] for name in totals}
         step_(network)
 
 
@@ -83,12 +83,14 @@ def test_a_network_of_any_density_has_finite_logits_and_takes_a_step(row: Row, d
             masked_conv(row(density=d))
         return
     network = masked_conv(row(density=d))
-    total = sum(layer.weight.numel() for _, layer in masked_layers(network))
+    total = sum(layer.weight.numel() for layer in masked_weights(network).values())
     kept = kept_by_layer(network)
     if row.kind is Supermask:
-        assert kept == {name: round(d * layer.weight.numel()) for name, layer in masked_layers(network)}
+        assert kept == {name: round(d * layer.weight.numel()) for name, layer in masked_weights(network).items()}
     elif row.by_layer:
-        assert kept == {name: allocation.num_kept(layer.weight.numel(), d) for name, layer in masked_layers(network)}
+        assert kept == {
+            name: allocation.num_kept(layer.weight.numel(), d) for name, layer in masked_weights(network).items()
+        }
     else:
         assert sum(kept.values()) == allocation.num_kept(total, d)
     step_(network, size=32)
@@ -100,13 +102,13 @@ def test_a_network_of_any_density_has_finite_logits_and_takes_a_step(row: Row, d
 def test_a_step_changes_trained_parameters_and_no_bit_of_frozen_ones(row: Row) -> None:
     method = row()
     network = masked(method)
-    last = masked_layers(network)[-1][0]
+    last = list(masked_weights(network))[-1].removesuffix(".weight")
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     digest = weights_digest(network)
     step_(network)
     for name, parameter in network.named_parameters():
         scores = name.endswith("scores")
-        trained = {"scores": scores, "weights": not scores, "last layer": name.startswith(last)}[method.trainable]
+        trained = {"scores": scores, "weights": not scores, "last layer": name.startswith(f"{last}.")}[method.trainable]
         assert parameter.requires_grad == trained, name
         assert torch.equal(parameter, before[name]) == (not trained), name
     assert (weights_digest(network) == digest) == (method.trainable == "scores")
@@ -151,7 +153,7 @@ def test_the_path_kernel_uses_the_weights_that_a_layer_computes_with(row: Row) -
     trace = log10_path_kernel_trace(network, kept, (3, 16, 16))
     assert math.isfinite(trace)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
-    assert [name for name, _ in masked_layers(network)] == list(kept)
+    assert list(masked_weights(network)) == list(kept)
     folded = unmask_(copy.deepcopy(network))
     assert trace == pytest.approx(log10_path_kernel_trace(folded, kept, (3, 16, 16)), rel=1e-12)
 

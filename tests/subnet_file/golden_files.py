@@ -1,9 +1,9 @@
 """How the files in golden/ were made, and the digests that the tests compare.
 
-Each file has a network of this package, drawn from seed 7, whose method was trained for a step on noise. Training gives
-different bits on different machines, but what the files hold loads to the same bits everywhere.
-``python tests/subnet_file/golden_files.py`` writes the files and their digests again. Run it only for a new version of
-the format, and keep the files of the old version.
+Each file has a small network, drawn from seed 7, that was trained for a step on noise. Training gives different bits on
+different machines, but the files load to the same bits everywhere. ``golden/`` has the files of version 1 of the
+format, and ``golden/version_2/`` those of version 2. ``python tests/subnet_file/golden_files.py`` writes the files of
+the current version and their digests again. Run it only for a new version, and keep the files of the old ones.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from small_subnets import NAMED, WITH_NORMS, batches, small, train_, with_norms
+from small_subnets import NAMED, WITH_NORMS, Transformer, batches, small, train_, with_norms
 from torch import nn
 
 import lightning_subnets as ls
+from lightning_subnets.masking import is_masked
+from lightning_subnets.masking.masked_weight import scores_names
 from lightning_subnets.masking.method import Method
 from lightning_subnets.subnet_file import save_subnet
 
-FOLDER = Path(__file__).parent / "golden"
-DIGESTS = FOLDER / "digests.json"
+FIRST = Path(__file__).parent / "golden"
+FOLDER = FIRST / "version_2"
 
-# The method and the distribution of each file; its network is small(), or with_norms() if the name begins with norms.
+# The method and the distribution of each file. Its network is small(), with_norms() if the name begins with norms, or
+# Transformer() if the name begins with transformer.
 MADE: dict[str, tuple[Callable[[], Method], str | None]] = {
     "kaiming_normal": (lambda: ls.EdgePopup(density=0.3), "kaiming_normal"),  # drawn, packed and coded
     "signed_constant": (lambda: ls.EdgePopup(density=0.5), "signed_constant"),
@@ -39,14 +43,25 @@ MADE: dict[str, tuple[Callable[[], Method], str | None]] = {
     "norms_trained": (lambda: ls.Random(density=0.1), "kaiming_normal"),
     "norms_float64": (lambda: ls.LinearProbe(), "scaled_xavier_signed_constant"),
     "norms_from_elsewhere": (lambda: ls.EdgePopup(density=0.2), None),
+    "transformer": (lambda: ls.EdgePopup(density=0.3), "scaled_kaiming_normal"),  # dense, own densities
+    "transformer_trained": (lambda: ls.Random(density=0.5), "kaiming_normal"),
 }
+OPTIONS: dict[str, dict[str, Any]] = {
+    "transformer": {"keep_dense": ["head"], "also_mask": ["kinds"], "densities": {"encoder.linear*": 0.6}}
+}
+
+
+def given(name: str) -> nn.Module | None:
+    """Return the network to load a file into, or None if the file names its builder."""
+    return Transformer() if name.startswith("transformer") else None
 
 
 def digest_of(network: nn.Module) -> str:
     """Return the SHA-256 of each tensor's name, dtype, shape and bytes, with masks instead of scores."""
-    tensors = {key: each for key, each in network.state_dict().items() if key.rpartition(".")[2] != "scores"}
-    if any(isinstance(module, ls.masking.MaskedLayer) for module in network.modules()):
-        tensors |= {f"{name}.mask": mask for name, mask in ls.masks(network).items()}
+    scores = scores_names(network)
+    tensors = {key: each for key, each in network.state_dict().items() if key not in scores}
+    if is_masked(network):
+        tensors |= {f"{name.removesuffix('.weight')}.mask": mask for name, mask in ls.masks(network).items()}
     digest = hashlib.sha256()
     for key, each in sorted(tensors.items()):
         digest.update(f"{key} {each.dtype} {tuple(each.shape)}\n".encode())
@@ -55,22 +70,23 @@ def digest_of(network: nn.Module) -> str:
 
 
 def make_all() -> None:
-    FOLDER.mkdir(exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     digests = {}
     for name, (method, weights) in MADE.items():
         torch.manual_seed(0)
-        network, shape, builder = small(), (1, 8, 8), NAMED
+        network, shape, builder = given(name) or small(), (1, 8, 8), "tests.Transformer" if given(name) else NAMED
         if name.startswith("norms"):
             network, shape, builder = with_norms(), (3, 8, 8), WITH_NORMS
         if name == "norms_float64":
             network.double()
-        ls.mask_(network, method(), weights=weights, seed=7, batches=batches(shape))
+        ls.mask_(network, method(), weights=weights, seed=7, batches=batches(shape), **OPTIONS.get(name, {}))
         train_(network, 1, shape)
         path = FOLDER / f"{name}.subnet"
         save_subnet(network, path, network=builder, force=True)
-        plain, masked = ls.load_subnet(path), ls.load_subnet(path, masked=True)
+        plain = ls.load_subnet(path, network=given(name))
+        masked = ls.load_subnet(path, masked=True, network=given(name))
         digests[name] = {"plain": digest_of(plain), "masked": digest_of(masked)}
-    DIGESTS.write_text(json.dumps(digests, indent=2) + "\n")
+    (FOLDER / "digests.json").write_text(json.dumps(digests, indent=2) + "\n")
 
 
 if __name__ == "__main__":

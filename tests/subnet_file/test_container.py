@@ -56,14 +56,14 @@ def test_the_digest_is_refused_in_any_other_form(file: Path, tmp_path: Path) -> 
         check_refused(tmp_path / "a.subnet", whole.replace(digest, other))
     decoys = '"config":{"sha256":"5"},"more":{"sha256":"SHA256"}'
     for value in ("5", "[]", "null", '"5"', "{}"):
-        rewrite(tmp_path / "a.subnet", {}, content(file)[1], f'{{"version":1,{decoys},"sha256":{value}}}')
+        rewrite(tmp_path / "a.subnet", {}, content(file)[1], f'{{"version":2,{decoys},"sha256":{value}}}')
         check_refused(tmp_path / "a.subnet", (tmp_path / "a.subnet").read_bytes())
 
 
 def test_the_file_is_safetensors_that_anyone_can_open(file: Path) -> None:
     with safe_open(file, framework="pt") as opened:
         assert list(opened.metadata()) == ["lightning-subnets"]
-        assert "mask/features.0" in opened.keys()  # noqa: SIM118
+        assert "mask/features.0.weight" in opened.keys()  # noqa: SIM118
 
 
 def of_others(metadata: dict[str, str] | None) -> bytes:
@@ -159,10 +159,10 @@ BITS = {"F6_E2M3": 6, "F4": 4, "C64": 64, "U16": 16, "F8_E8M0": 8, "I64": 64, "B
 def test_a_mask_of_another_type_is_refused(dtype: str, file: Path, tmp_path: Path) -> None:
     header, tensors = content(file)
     size = 2 * BITS[dtype]  # bytes of 16 numbers
-    tensors["mask/features.0"] = torch.zeros(size, dtype=torch.uint8)
+    tensors["mask/features.0.weight"] = torch.zeros(size, dtype=torch.uint8)
     path = rewrite(tmp_path / "a.subnet", header, tensors)
-    old = f'"mask/features.0":{{"dtype":"U8","shape":[{size}]'
-    path.write_bytes(resealed(path.read_bytes(), old, f'"mask/features.0":{{"dtype":"{dtype}","shape":[16]'))
+    old = f'"mask/features.0.weight":{{"dtype":"U8","shape":[{size}]'
+    path.write_bytes(resealed(path.read_bytes(), old, f'"mask/features.0.weight":{{"dtype":"{dtype}","shape":[16]'))
     with pytest.raises(ls.UserError, match=r"mask|damaged"):
         load_subnet(path)
 
@@ -175,7 +175,7 @@ def test_a_mask_of_another_type_is_refused(dtype: str, file: Path, tmp_path: Pat
         ('"shape":[', '"shape":[4294967296,4294967296,'),
         ('"shape":[', '"shape":[-1,'),
         ('"data_offsets":[0', '"data_offsets":[1'),
-        ('"mask/features.0"', '"mask/classifier.1"'),
+        ('"mask/features.0.weight"', '"mask/classifier.1.weight"'),
         ('"__metadata__"', '"__metadata__":{},"__metadata__"'),
     ],
 )

@@ -28,7 +28,7 @@ def read(header: Json) -> Header:
 
 
 def at(header: Json, place: str, value: Any) -> Json:
-    """Return a copy with another value at a place such as ``layers/features.0/kept``."""
+    """Return a copy with another value at a place such as ``layers/features.0.weight/kept``."""
     found = copy.deepcopy(header)
     *path, last = place.split("/")
     inner = found
@@ -41,7 +41,7 @@ def at(header: Json, place: str, value: Any) -> Json:
 def test_a_header_is_read_as_it_was_written(header: Json) -> None:
     found = json.loads(read(header).to_json(sha256="of the file"))
     assert found.pop("sha256") == "of the file"
-    assert found.pop("version") == VERSION == 1
+    assert found.pop("version") == VERSION == 2
     assert found == header
     config = {"any": [1, {"thing": None}]}
     assert read(header | {"config": config}).config == config
@@ -57,15 +57,15 @@ def test_optional_values_are_empty_by_default_and_required_ones_are_named(header
             read({name: value for name, value in least.items() if name != key})
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1", [], 10**4000, "x" * 10**6, "missing"])
+@pytest.mark.parametrize("version", [None, 0, 3, "1", True, 2.0, [], 10**4000, "x" * 10**6, "missing"])
 def test_another_version_of_the_format_is_refused(version: Any, header: Json) -> None:
     changed = dict(header) if version == "missing" else header | {"version": version}
-    with pytest.raises(ls.UserError, match=r"format version .* is unknown, expected 1: upgrade") as error:
+    with pytest.raises(ls.UserError, match=r"format version .* is unknown, expected 1 or 2: upgrade") as error:
         Header.from_json(changed)
     assert len(str(error.value)) < 200
 
 
-FIRST = "layers/features.0/"
+FIRST = "layers/features.0.weight/"
 WRONG = [
     ("network", [], "header.network is [], expected Network"),
     ("network/builder", None, "header.network.builder is None, expected str"),
@@ -80,12 +80,12 @@ WRONG = [
     ("weights/density", float("nan"), "header.weights.density is nan"),
     ("weights/density", False, "header.weights.density is False"),
     ("layers", {}, "the header lists no layers"),
-    (FIRST + "shape", [], "a layer of shape [] cannot keep"),
-    (FIRST + "shape", [6, 1, 3, 0], "a layer of shape [6, 1, 3, 0] cannot keep"),
-    (FIRST + "shape", [2**31, 1], "a layer of shape [2147483648, 1] cannot keep"),
+    (FIRST + "shape", [], "a weight of shape [] cannot keep"),
+    (FIRST + "shape", [6, 1, 3, 0], "a weight of shape [6, 1, 3, 0] cannot keep"),
+    (FIRST + "shape", [2**31, 1], "a weight of shape [2147483648, 1] cannot keep"),
     (FIRST + "shape", [True, True], "shape is True, expected int"),
-    (FIRST + "kept", 55, "cannot keep 55 weights"),
-    (FIRST + "kept", -1, "cannot keep -1 weights"),
+    (FIRST + "kept", 55, "cannot keep 55 numbers"),
+    (FIRST + "kept", -1, "cannot keep -1 numbers"),
     (FIRST + "kept", 10**4000, "cannot keep 1000"),
     (FIRST + "weights", "pickled", "'pickled', expected 'drawn' or 'signs' or 'values'"),
     (FIRST + "weights", "signs", "without their magnitude"),

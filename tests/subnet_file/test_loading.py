@@ -6,13 +6,12 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from small_subnets import (
-    NAMED,
     WITH_NORMS,
+    check_restored,
     content,
     differing,
     masked,
@@ -26,46 +25,13 @@ from small_subnets import (
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets.masking import MaskedLayer
 from lightning_subnets.masking.digest import weights_digest
-from lightning_subnets.masking.method import ScoredLayer
-from lightning_subnets.subnet_file import load_subnet, masks_in, save_subnet
+from lightning_subnets.masking.method import ScoredWeight
+from lightning_subnets.subnet_file import load_subnet, save_subnet
 
 sys.path.append(str(Path(__file__).parents[1] / "methods"))
 
 from table import EVERY, Row
-
-
-def check_restored(network: nn.Module, path: Path, name: Any = NAMED) -> nn.Module:
-    """Save, load plain and masked, compare, save again and compare; return the masked network."""
-    save_subnet(network, path, network=name, force=True)
-    plain, again = load_subnet(path), load_subnet(path, masked=True)
-    assert not differing(plain, unmasked(network))
-    assert not plain.training
-    assert not any(isinstance(module, MaskedLayer) for module in plain.modules())
-    assert all(parameter.requires_grad for parameter in plain.parameters())
-    assert again.training
-    assert not differing(unmasked(again), plain)
-    masks = masks_in(path)
-    for (layer, one), (_, other) in zip(ls.masked_layers(network), ls.masked_layers(again), strict=True):
-        assert torch.equal(one.mask(), other.mask())
-        assert torch.equal(one.mask(), masks[layer])
-        assert one.num_kept == other.num_kept
-        if not one.weight.requires_grad:
-            assert torch.equal(one.weight[one.mask()], other.weight[one.mask()])
-    assert trainable(again) == trainable(network)
-    save_subnet(again, path.with_suffix(".again"), network=name, force=True)
-    (header, tensors), (header_again, tensors_again) = content(path), content(path.with_suffix(".again"))
-    if not ls.masked_layers(network)[0][1].method.rerandomizes:  # its dropped weights are the first ones again
-        assert header_again == header
-        assert tensors_again.keys() == tensors.keys()
-        assert all(torch.equal(tensors_again[key], tensors[key]) for key in tensors)
-    return again
-
-
-def trainable(network: nn.Module) -> list[str]:
-    return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-
 
 OTHERS = [
     Row(ls.Supermask, {"density": 0.3, "dynamic_scaling": True}),
@@ -86,11 +52,11 @@ def test_every_method_is_restored_and_continues_training(row: Row, tmp_path: Pat
         assert torch.tensor(train_(again, 1)).isfinite()
         changed = {name for name, parameter in again.named_parameters() if not torch.equal(parameter, before[name])}
         if method.trainable == "scores":
-            for name, layer in ls.masked_layers(again):
-                assert f"{name}.scores" in changed
-                assert layer.scores is not None
-                assert layer.scores.grad is not None
-                assert layer.scores.grad.isfinite().all()
+            for name, weight in ls.masked_weights(again).items():
+                assert f"{name.removesuffix('.weight')}.scores" in changed
+                assert weight.scores is not None
+                assert weight.scores.grad is not None
+                assert weight.scores.grad.isfinite().all()
         else:
             assert changed
 
@@ -152,10 +118,12 @@ def test_a_part_that_was_masked_alone_keeps_the_weights_of_its_old_names(tmp_pat
 def test_dropped_weights_are_0_if_no_seed_gives_them(tmp_path: Path) -> None:
     network = ls.mask_(small(), ls.EdgePopup(density=0.3), weights=None)
     saved(tmp_path / "a.subnet", network)
-    garbage = [torch.full_like(layer.weight, torch.nan) for _, layer in ls.masked_layers(network) for _ in range(20)]
+    garbage = [
+        torch.full_like(each.weight, torch.nan) for each in ls.masked_weights(network).values() for _ in range(20)
+    ]
     del garbage  # the network is built in this memory
-    for _, layer in ls.masked_layers(load_subnet(tmp_path / "a.subnet", masked=True)):
-        assert not layer.weight[~layer.mask()].any()
+    for each in ls.masked_weights(load_subnet(tmp_path / "a.subnet", masked=True)).values():
+        assert not each.weight[~each.mask()].any()
 
 
 def test_dropped_weights_are_drawn_again(tmp_path: Path) -> None:
@@ -191,9 +159,9 @@ def test_a_network_of_another_package_is_given_by_the_user(tmp_path: Path) -> No
     assert load_subnet(path, network=fresh) is fresh
     assert not differing(fresh, unmasked(network))
     for other, message in (
-        (own(width=5), r"the layer '0' has shape \[4, 6\] in the file and \[5, 6\] in the network"),
-        (nn.Sequential(own()), "the layer '0.0' has shape None in the file"),
-        (nn.Linear(2, 2), "the layer '' has shape None in the file"),
+        (own(width=5), r"the weight '0.weight' has shape \[4, 6\] in the file and \[5, 6\] in the network"),
+        (nn.Sequential(own()), "the weight '0.0.weight' has shape None in the file"),
+        (nn.Linear(2, 2), "the weight 'weight' has shape None in the file"),
         (ls.mask_(own(), ls.Random(0.5)), "the given network is masked: give a plain one"),
     ):
         with pytest.raises(ls.UserError, match=message):
@@ -206,11 +174,11 @@ class EveryThird(ls.Method):
     trainable = "weights"
     density = 1 / 3
 
-    def initial_scores(self, shape: torch.Size, *, seed: int, layer: str) -> None:
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> None:
         return None
 
-    def masks(self, layers: Sequence[ScoredLayer]) -> list[Tensor]:
-        return [torch.arange(each.weight.numel()).remainder(3).eq(0).view_as(each.weight) for each in layers]
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        return [torch.arange(each.weight.numel()).remainder(3).eq(0).view_as(each.weight) for each in weights]
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.mul(weight / 2, mask, out=out)

@@ -25,7 +25,9 @@ def test_weights_that_are_drawn_differently_here_are_an_error(tmp_path: Path) ->
 def test_another_mask_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.subnet", masked(ls.EdgePopup(0.5)))
     with changed(path) as (_, tensors):
-        tensors["mask/features.0"][0] ^= 0b11000000 if int(tensors["mask/features.0"][0]) >> 6 in (1, 2) else 0b00110000
+        tensors["mask/features.0.weight"][0] ^= (
+            0b11000000 if int(tensors["mask/features.0.weight"][0]) >> 6 in (1, 2) else 0b00110000
+        )
     with pytest.raises(ls.UserError, match=r"masks have the digest|keeps .* weights instead"):
         load_subnet(path)
 
@@ -55,13 +57,13 @@ def test_another_method_is_an_error_for_a_masked_network(
 def test_a_tensor_that_is_unknown_missing_or_of_another_type_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.subnet", masked_with_norms(), network=WITH_NORMS)
     whole = path.read_bytes()
-    for name in ("mask/bn1", "state/conv1.scores", "values/conv1", "x"):
+    for name in ("mask/bn1.weight", "state/conv1.scores", "values/conv1.weight", "x"):
         with changed(path) as (_, tensors):
             tensors[name] = torch.zeros(2)
         with pytest.raises(ls.UserError, match=f"tensor '{name}' belongs to no part of the network"):
             load_subnet(path)
         path.write_bytes(whole)
-    for name in ("mask/conv1", "state/bn1.running_mean"):
+    for name in ("mask/conv1.weight", "state/bn1.running_mean"):
         with changed(path) as (_, tensors):
             del tensors[name]
         with pytest.raises(ls.UserError, match=f"tensor '{name}' is missing"):
@@ -85,9 +87,9 @@ def test_infinite_weights_are_an_error_without_a_warning(as_masked: bool, tmp_pa
 def test_a_number_of_weights_that_the_mask_does_not_keep_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.subnet", masked(ls.Random(0.3)))
     with changed(path) as (header, tensors):
-        header["layers"]["features.0"]["kept"] -= 1
-        tensors["values/features.0"] = tensors["values/features.0"][1:].clone()
-    with pytest.raises(ls.UserError, match=r"the mask of 'features.0' keeps (\d+) weights instead of \d+"):
+        header["layers"]["features.0.weight"]["kept"] -= 1
+        tensors["values/features.0.weight"] = tensors["values/features.0.weight"][1:].clone()
+    with pytest.raises(ls.UserError, match=r"the mask of 'features.0.weight' keeps (\d+) weights instead of \d+"):
         load_subnet(path)
 
 
@@ -96,7 +98,7 @@ def test_the_name_of_another_network_is_an_error(tmp_path: Path) -> None:
     for builder, arguments, message in (
         ("torchvision.models.resnet18", {}, r"more than [\d,]+ numbers, too many for the size of the file"),
         ("os.system", {"command": "true"}, "'os.system' is no network of"),
-        ("lightning_subnets.networks.Conv2", SMALL | {"num_classes": 11}, "the layer 'classifier.5' has shape"),
+        ("lightning_subnets.networks.Conv2", SMALL | {"num_classes": 11}, "the weight 'classifier.5.weight' has shape"),
     ):
         with changed(path) as (header, _):
             header["network"] |= {"builder": builder, "arguments": arguments}

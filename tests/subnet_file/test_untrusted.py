@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_subnets import WITH_NORMS, content, masked, masked_with_norms, resealed, rewrite, saved
+from small_subnets import WITH_NORMS, content, masked, masked_with_norms, resealed, rewrite, saved, small
 from torch import Tensor
 
 import lightning_subnets as ls
@@ -23,16 +23,19 @@ from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.mask_codec import CODES
 
 Rng = np.random.Generator
-# Changes of each kind to each of the three files: 25 in make test, 75 in make test-all, 2,000 in make test-long.
+# Changes of each kind to each of the four files: 25 in make test, 75 in make test-all, 2,000 in make test-long.
 COUNTS = [25, pytest.param(75, marks=pytest.mark.thorough), pytest.param(2000, marks=pytest.mark.long)]
 
 
 def files(folder: Path) -> dict[str, Path]:
     norms = masked_with_norms(ls.Random(0.3), weights="kaiming_normal")
+    options: dict[str, Any] = {"keep_dense": ["features.0", "classifier.1"], "densities": {"classifier.5": 0.9}}
+    partly = ls.mask_(small(), ls.EdgePopup(0.3), weights="scaled_kaiming_normal", **options)
     return {
         "drawn": saved(folder / "drawn.subnet"),
         "signs": saved(folder / "signs.subnet", masked(ls.IteRand(0.3, every=1), weights="signed_constant")),
         "norms": saved(folder / "norms.subnet", norms, network=WITH_NORMS),
+        "partly": saved(folder / "partly.subnet", partly),
     }
 
 
@@ -119,7 +122,9 @@ def change_tensors_(tensors: dict[str, Tensor], rng: Rng) -> str:
     if kind == 0:
         del tensors[name]
     elif kind == 1:
-        other = pick(["mask/x", "state/x", "x", "", "signs/features.0", "values/features.0", "\n\x1b"], rng)
+        other = pick(
+            ["mask/x", "state/x", "x", "", "signs/features.0.weight", "values/features.0.weight", "\n\x1b"], rng
+        )
         tensors[other] = old.clone()
     elif kind == 2:
         tensors[pick(sorted(tensors), rng)] = tensors.pop(name).clone()

@@ -12,7 +12,7 @@ from small_runs import quiet_trainer
 from torch import Tensor
 from torch.func import functional_call
 
-from lightning_subnets import EdgePopup, masked_layers, unmask_
+from lightning_subnets import EdgePopup, masked_weights, unmask_
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.networks import Conv2
 from lightning_subnets.training.module import SubnetModule
@@ -27,15 +27,17 @@ class Watch(Callback):
     def check(self, stage: str, module: LightningModule, images: Tensor) -> None:
         assert isinstance(module, SubnetModule)
         state = {key: value for key, value in module.network.state_dict().items() if not key.endswith("scores")}
-        for name, layer in masked_layers(module.network):
-            assert layer.scores is not None
-            mask = torch.zeros(layer.weight.numel())
-            mask[layer.scores.abs().flatten().argsort(descending=True, stable=True)[: layer.num_kept]] = 1.0
-            state[f"{name}.weight"] = layer.weight * mask.view(layer.weight.shape)
+        for name, weight in masked_weights(module.network).items():
+            assert weight.scores is not None
+            mask = torch.zeros(weight.weight.numel())
+            mask[weight.scores.abs().flatten().argsort(descending=True, stable=True)[: weight.num_kept]] = 1.0
+            state[name] = weight.weight * mask.view(weight.weight.shape)
         plain = unmask_(copy.deepcopy(module.network))
         with torch.no_grad():
             assert torch.equal(module(images), functional_call(plain, state, images))
-        self.scores[stage].append(masked_layers(module.network)[0][1].get_parameter("scores").detach().clone())
+        (scores, *_) = (weight.scores for weight in masked_weights(module.network).values())
+        assert scores is not None
+        self.scores[stage].append(scores.detach().clone())
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *_: Any) -> None:
         self.check("train", module, batch[0])

@@ -19,7 +19,7 @@ from small_runs import conv_module, quiet_trainer
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lightning_subnets import SNIP, Dense, EdgePopup, IteRand, Magnitude, Method, UserError, masked_layers
+from lightning_subnets import SNIP, Dense, EdgePopup, IteRand, Magnitude, Method, UserError, masked_weights
 from lightning_subnets.commands.cli import main
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
@@ -228,8 +228,8 @@ def test_summary_checkpoint_and_exported_file_of_an_averaged_run_agree(tmp_path:
         summary["weights_digest"],
         summary["test_accuracy"],
     )
-    in_file = dict(masked_layers(load_subnet(subnet, masked=True)))
-    for name, layer in masked_layers(of_checkpoint.network):
+    in_file = masked_weights(load_subnet(subnet, masked=True))
+    for name, layer in masked_weights(of_checkpoint.network).items():
         assert torch.equal(layer.mask(), in_file[name].mask())
     (run / "summary.json").unlink()  # as if it had been stopped when it was tested
     main(command)

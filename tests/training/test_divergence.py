@@ -32,7 +32,7 @@ class Poison(Callback):
     [
         (Poison("on_train_batch_start", 15, lambda _, arguments: arguments[0][0]), 15),
         # The last step of an epoch, whose loss is finite.
-        (Poison("on_train_batch_end", 20, lambda module, _: module.get_parameter("network.0.weight")), 20),
+        (Poison("on_train_batch_end", 20, lambda module, _: dict(module.named_parameters())["network.0.weight"]), 20),
     ],
     ids=["an image", "a parameter"],
 )

@@ -227,5 +227,7 @@ def test_masks_that_are_loaded_are_not_chosen_again(tmp_path: Path) -> None:
     loaded = small_module(method=ls.Random(0.2), weights="kaiming_normal", seed=5)
     loaded.load_state_dict(trained.state_dict())
     quiet_trainer().test(loaded, datamodule=Digits(), verbose=False)
-    for (_, one), (_, other) in zip(ls.masked_layers(trained.network), ls.masked_layers(loaded.network), strict=True):
+    for one, other in zip(
+        ls.masked_weights(trained.network).values(), ls.masked_weights(loaded.network).values(), strict=True
+    ):
         assert torch.equal(one.mask(), other.mask())

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from small_runs import quiet_trainer
 from torch import Tensor
 
-from lightning_subnets import SNIP, Dense, EdgePopup, Method, UserError, masked_layers, read_masks
+from lightning_subnets import SNIP, Dense, EdgePopup, Method, UserError, masked_weights, read_masks
 from lightning_subnets.commands.cli import main
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
@@ -78,9 +78,9 @@ def test_a_run_in_float64_is_reported_evaluated_and_exported_as_one(tmp_path: Pa
     assert measured == {f"test/{name}": summary[f"test_{name}"] for name in ("loss", "accuracy", "top5")}
     subnets(["export", str(last), str(subnet)])
     assert Container(subnet).header.digests.weights == summary["weights_digest"]
-    in_file = dict(masked_layers(load_subnet(subnet, masked=True)))
+    in_file = masked_weights(load_subnet(subnet, masked=True))
     given = read_masks(str(last), Conv2(**SMALL))
-    for name, layer in masked_layers(found.network):
+    for name, layer in masked_weights(found.network).items():
         assert layer.weight.dtype == torch.float64
         assert torch.equal(layer.mask(), in_file[name].mask())
         assert torch.equal(layer.mask(), given[name])
@@ -107,6 +107,9 @@ def test_a_precision_that_would_round_weights_is_an_error_before_training(precis
 def test_in_mixed_precision_the_weights_are_those_of_the_seed() -> None:
     trained, untouched = module(EdgePopup(0.3)), module(EdgePopup(0.3))
     trainer(precision="bf16-mixed").fit(trained, datamodule=Digits(batch_size=32))
-    for (_, one), (_, other) in zip(masked_layers(trained.network), masked_layers(untouched.network), strict=True):
+    for one, other in zip(
+        masked_weights(trained.network).values(), masked_weights(untouched.network).values(), strict=True
+    ):
         assert torch.equal(one.weight, other.weight)
-        assert one.get_parameter("scores").dtype == torch.float32
+        assert one.scores is not None
+        assert one.scores.dtype == torch.float32

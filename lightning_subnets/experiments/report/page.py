@@ -108,7 +108,7 @@ def _layers(run: Path) -> tuple[list[str], Diagnosis | None]:
         with suppress(UserError):
             saved = SavedRun(str(checkpoint))
             network = saved.module().network
-            layers = [name for name, _ in masking.masked_layers(network)]
+            layers = list(masking.masked_weights(network))
             if masking.density(network) < 1.0:
                 diagnosis = diagnose(network, saved.data().image_shape)
     return layers, diagnosis

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
-from lightning_subnets.graph.diagnostics import diagnose
+from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
 from lightning_subnets.training.callbacks.rank_consistency import listed
 from lightning_subnets.training.masked_module import network_of
 
@@ -19,9 +18,9 @@ from lightning_subnets.training.masked_module import network_of
 class Collapse(Callback):
     """Checks the masks when training begins, and again whenever weights have been pruned.
 
-    It prints the names of layers that no path goes through. A network without any path from its inputs to its outputs
+    It prints the names of weights that no path goes through. A network without any path from its inputs to its outputs
     has the same output for every image and no gradient, so it is an error. If the units of a network cannot be
-    followed, only layers without a weight are found.
+    followed, only weights without a kept number are found, and a line says so.
 
     Args:
         allow_collapse: train a collapsed network too.
@@ -41,16 +40,17 @@ class Collapse(Callback):
             return
         before, density = self._density, masking.density(network)
         self._density = density
-        if density in (1.0, before) or not masking.masked_layers(network)[0][1].method.cacheable:
+        if density in (1.0, before) or not next(iter(masking.masked_weights(network).values())).method.cacheable:
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        try:
-            diagnosis = diagnose(network, data.image_shape)
-        except (UserError, AttributeError):
-            empty = [name for name, share in masking.density(network, per_layer=True).items() if not share]
-            found, paths = in_words(empty, []), 0.0
-        else:
+        shape = getattr(getattr(trainer, "datamodule", None), "image_shape", None)
+        diagnosis = shape and diagnosis_of(network, shape)
+        if isinstance(diagnosis, Diagnosis):
             found, paths = in_words(diagnosis.empty, diagnosis.cut_off), diagnosis.log10_paths
+        else:
+            empty = [name for name, share in masking.density(network, per_weight=True).items() if not share]
+            found, paths = in_words(empty, []), 0.0
+            if diagnosis and trainer.is_global_zero and before is None:
+                print(f"whether a path is left cannot be checked: {diagnosis}", file=sys.stderr)
         if paths == -math.inf and not self.allow_collapse:
             raise UserError(
                 f"no path is left from the inputs of {type(network).__name__} to its outputs at density {density:.3g}, "
@@ -61,13 +61,21 @@ class Collapse(Callback):
             print(f"layer collapse at density {density:.3g}: {found}", file=sys.stderr)
 
 
+def diagnosis_of(network: nn.Module, shape: tuple[int, ...]) -> Diagnosis | str:
+    """Return the diagnosis of a masked network, or the reason why it has none: a run continues without it."""
+    try:
+        return diagnose(network, shape)
+    except Exception as error:  # the code of the network may raise any type
+        return str(error) if isinstance(error, UserError) else f"{error!r:.200}"
+
+
 def in_words(empty: list[str], cut_off: list[str]) -> str:
-    """Name the layers without a weight and the other layers without a path; return "" if there are none."""
+    """Name the weights without a kept number and the others without a path; return "" if there are none."""
     parts = [f"no weight is left of {listed(empty)}" if empty else ""]
     parts.append(f"nothing flows through {listed(cut_off)}" if cut_off else "")
     return "; ".join(filter(None, parts))
 
 
 def _may_be_pruned(network: nn.Module) -> bool:
-    layers = masking.masked_layers(network)
-    return any(layer.scores is not None and not layer.scores.requires_grad for _, layer in layers)
+    weights = masking.masked_weights(network).values()
+    return any(weight.scores is not None and not weight.scores.requires_grad for weight in weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -11,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_subnets import masking
-from lightning_subnets.errors import UserError, unknown
+from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation, selection
+from lightning_subnets.masking.maskable import matching
 from lightning_subnets.masking.prune_at_init import PruneAtInit, set_masks_
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.rank_consistency import average_norms_
@@ -40,7 +40,7 @@ class IterativePruning(Callback):
     ``ModelCheckpoint`` with ``every_n_epochs``, ``save_top_k: -1`` and a ``dirpath``. A checkpoint also holds a copy of
     the values to rewind to.
 
-    Logs by epoch ``pruning/round``, the number of prunings so far, and ``density``, kept / total of all masked layers.
+    Logs by epoch ``pruning/round``, the number of prunings so far, and ``density``, kept / total of all masked weights.
 
     Args:
         rounds: the number of prunings. There is one more training, and ``trainer.max_epochs`` must be the epochs of all
@@ -49,12 +49,12 @@ class IterativePruning(Callback):
         fraction: of the remaining weights to prune each time, in (0, 1).
         scope: ``global`` ranks the weights of all layers together; ``layer`` ranks those of each layer.
         rewind_to: an optimizer step of the first round, 0 for the initialization; null for no rewind.
-        fractions: for layers whose name matches a pattern, ``{"features.*": 0.15}``, instead of ``fraction``; the first
-            match counts, and 0 keeps a layer as it is. Needs scope ``layer``.
+        fractions: for weights whose name, or whose module's name, matches a pattern, ``{"features.*": 0.15}``, instead
+            of ``fraction``; the first match counts, and 0 keeps a weight as it is. Needs scope ``layer``.
 
     Raises:
         ValueError: if an argument is out of range; before training, if the method's masks change while weights are
-            trained, a pattern matches no layer, the run has a different number of epochs, or ``rewind_to`` is not in
+            trained, a pattern matches no weight, the run has a different number of epochs, or ``rewind_to`` is not in
             the first round.
     Source: Frankle and Carbin 2019, "The Lottery Ticket Hypothesis"; Frankle et al. 2020, "Linear Mode Connectivity and
         the Lottery Ticket Hypothesis", for rewinding to a step.
@@ -95,10 +95,7 @@ class IterativePruning(Callback):
                 f"IterativePruning needs masks that stay while weights are trained, and {type(module.method).__name__} "
                 "has none: set --model.method=Magnitude --model.method.density=1.0"
             )
-        names = [name for name, _ in masking.masked_layers(module.network)]
-        for pattern in self.fractions:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise unknown("layer in fractions", pattern, names)
+        matching(self.fractions, masking.masked_weights(module.network), "fractions")
         if not self.rewind_to:  # otherwise the number of epochs depends on the data
             self._check_epochs(trainer, self.epochs_per_round)
 
@@ -174,19 +171,18 @@ class IterativePruning(Callback):
     def prune_(self, network: nn.Module) -> None:
         """Prune a masked network once, in place: n - int(fraction * n) of n remaining weights stay."""
         masks = masking.masks(network)
-        layers = masking.masked_layers(network)
-        magnitudes = {name: layer.weight.abs().where(masks[name], -1.0) for name, layer in layers}
+        weights = masking.masked_weights(network)
+        magnitudes = {name: each.weight.abs().where(masks[name], -1.0) for name, each in weights.items()}
         if self.scope == "global":
             left = sum(int(mask.sum()) for mask in masks.values())
             set_masks_(network, allocation.global_(magnitudes, left - int(self.fraction * left)))
             return
-        counts = [(left := int(mask.sum())) - int(self._fraction(name) * left) for name, mask in masks.items()]
+        fractions = dict.fromkeys(masks, self.fraction)
+        for pattern, share in reversed(self.fractions.items()):  # the first pattern that matches counts
+            fractions |= dict.fromkeys(matching([pattern], masks, "fractions"), share)
+        counts = [(left := int(mask.sum())) - int(fractions[name] * left) for name, mask in masks.items()]
         chosen = selection.top_k_each(list(magnitudes.values()), counts)
         set_masks_(network, dict(zip(masks, chosen, strict=True)))
-
-    def _fraction(self, layer: str) -> float:
-        fitting = (value for pattern, value in self.fractions.items() if fnmatchcase(layer, pattern))
-        return next(fitting, self.fraction)
 
     def _keep(self, trainer: Trainer, module: LightningModule) -> None:
         network = network_of(module)

@@ -1,4 +1,4 @@
-"""The density of each layer, and the share of its edges that an epoch has swapped."""
+"""The density of each masked weight, and the share of its edges that an epoch has swapped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lightning_subnets.training.masked_module import network_of
 
 
 class MaskStatistics(Callback):
-    """Logs ``density/<layer>`` and ``swapped/<layer>`` at the end of each training epoch.
+    """Logs ``density/<weight>`` and ``swapped/<weight>`` at the end of each training epoch.
 
     density = kept / total. swapped = |m_before and not m_now| / |m_before|, where m_before is the mask of an epoch ago:
-    the share of the edges kept then that are not kept now; 0 for an empty layer. If the number of edges is constant,
+    the share of the edges kept then that are not kept now; 0 for an empty mask. If the number of edges is constant,
     equally many were added. A dense network logs nothing.
     """
 
@@ -26,8 +26,8 @@ class MaskStatistics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network = network_of(pl_module)
-        layers = [layer for _, layer in masking.masked_layers(network)]
-        dense = all(layer.scores is None and layer.method.density == 1 for layer in layers)
+        weights = masking.masked_weights(network).values()
+        dense = all(weight.scores is None and weight.method.density == 1 for weight in weights)
         self._before = {} if dense else masking.masks(network)
         if self._resumed:
             check_shapes(self._resumed, self.state_dict())
@@ -46,7 +46,7 @@ class MaskStatistics(Callback):
                 for before, mask in zip(self._before.values(), now.values(), strict=True)
             ]
         )
-        # One copy from the device for all layers.
+        # One copy from the device for all weights.
         for name, kept, moved in zip(now, density.tolist(), swapped.tolist(), strict=True):
             pl_module.log(f"density/{name}", kept, sync_dist=True)
             pl_module.log(f"swapped/{name}", moved, sync_dist=True)

@@ -25,7 +25,7 @@ class RankConsistency(Callback):
 
     - At the start, rank 0 prints one line about nodes, devices and versions. The versions must be equal.
     - At the start of training and in each checkpoint, all ranks must hold the same parameters and masks to the bit, see
-      ``digest.fingerprints``. Otherwise the run stops on all ranks and names ranks and layers.
+      ``digest.fingerprints``. Otherwise the run stops on all ranks and names ranks and parameters.
     - Each rank has its own running statistics of norms during training. They are averaged over the ranks before an
       evaluation, in each checkpoint and at the end. The average of running averages is the running average of the
       ranks' means and variances; it omits the variance of the ranks' means about their common mean. With
@@ -103,18 +103,14 @@ def check_agreement(trainer: Trainer, network: nn.Module) -> None:
     mine = torch.stack(list(found.values()))
     of_ranks = [torch.empty_like(mine) for _ in range(trainer.world_size)]
     distributed.all_gather(of_ranks, mine)
-    odd: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    odd: dict[int, list[str]] = defaultdict(list)
     for name, column in zip(found, torch.stack(of_ranks, dim=1).tolist(), strict=True):
         most, _ = Counter(column).most_common(1)[0]  # if two values are equally frequent, the one of the lower rank
         for rank, value in enumerate(column):
             if value != most:
-                layer, _, what = name.rpartition(".")
-                odd[rank][layer].append(what)
+                odd[rank].append(name)
     if odd:
-        differences = [
-            f"rank {rank} differs in " + listed([f"{layer} ({', '.join(what)})" for layer, what in layers.items()])
-            for rank, layers in odd.items()
-        ]
+        differences = [f"rank {rank} differs in {listed(names)}" for rank, names in odd.items()]
         _stop(
             trainer,
             f"the ranks do not hold the same network at step {trainer.global_step}: {listed(differences, '; ')}. "

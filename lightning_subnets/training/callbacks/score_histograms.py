@@ -1,4 +1,4 @@
-"""The distribution of each layer's scores."""
+"""The distribution of each weight's scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_subnets.training.masked_module import network_of
 
 
 class ScoreHistograms(Callback):
-    """Logs a histogram of each layer's scores, ``scores/<layer>``, to W&B and TensorBoard.
+    """Logs a histogram of each weight's scores, ``scores/<weight>``, to W&B and TensorBoard.
 
     Args:
         every_n_epochs: the number of epochs between two histograms; each one copies all scores to the host.
@@ -40,10 +40,10 @@ class ScoreHistograms(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
         step = trainer.global_step - 1  # as Lightning logs the epoch's metrics
-        for name, layer in masking.masked_layers(network_of(pl_module)):
-            if layer.scores is None:
+        for name, weight in masking.masked_weights(network_of(pl_module)).items():
+            if weight.scores is None:
                 continue
-            scores = layer.scores.detach().cpu()
+            scores = weight.scores.detach().cpu()
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_histogram(f"scores/{name}", scores, step)

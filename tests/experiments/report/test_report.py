@@ -208,7 +208,8 @@ def test_a_checkpoint_gives_the_order_of_layers_and_the_diagnosis(
     monkeypatch.setattr(drawing, "draw_run", lambda run, **options: asked.append(options))
     page.run_section(finished_run, None)
     for options in asked:
-        assert options["layers"] == ["features.0", "features.2", "classifier.1", "classifier.3", "classifier.5"]
+        layers = ("features.0", "features.2", "classifier.1", "classifier.3", "classifier.5")
+        assert options["layers"] == [f"{layer}.weight" for layer in layers]
         assert list(options["diagnosis"].layers) == options["layers"]
         assert options["evaluated_on"] == "test set"
     assert [options["form"] for options in asked] == ["png", "pdf"]

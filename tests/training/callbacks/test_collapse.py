@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 from lightning.pytorch import Callback, Trainer
 from small_runs import quiet_trainer
@@ -14,6 +15,7 @@ from torchvision.models.resnet import BasicBlock
 from lightning_subnets import EdgePopup, FixedMask, Method, Supermask, UserError, density
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
+from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.training.callbacks import collapse
 from lightning_subnets.training.module import SubnetModule
 
@@ -23,11 +25,8 @@ def chain() -> nn.Module:
 
 
 def full(network: nn.Module) -> dict[str, Tensor]:
-    layers = (nn.Linear, nn.Conv2d)
     return {
-        name: torch.ones_like(module.weight, dtype=torch.bool)
-        for name, module in network.named_modules()
-        if isinstance(module, layers)
+        name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in find_weights(network).masked.items()
     }
 
 
@@ -47,15 +46,18 @@ def fit(module: SubnetModule, **options: Any) -> Trainer:
     return trainer
 
 
-def emptied(network: nn.Module, layer: str) -> dict[str, Tensor]:
+def emptied(network: nn.Module, name: str) -> dict[str, Tensor]:
     masks = full(network)
-    masks[layer][:] = False
+    masks[name][:] = False
     return masks
 
 
 def test_a_network_without_a_path_is_only_trained_if_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     network = chain()
-    method, found = FixedMask(emptied(network, "3")), "no weight is left of 3; nothing flows through 1, 5"
+    method, found = (
+        FixedMask(emptied(network, "3.weight")),
+        "no weight is left of 3.weight; nothing flows through 1.weight, 5.weight",
+    )
     with pytest.raises(UserError, match=rf"no path is left .* {found}\. Take"):
         fit(module_of(network, method))
     assert fit(module_of(chain(), method, allow_collapse=True)).global_step == 2
@@ -71,10 +73,10 @@ class Residual(nn.Sequential):
 
 def test_an_empty_layer_beside_a_shortcut_is_named_and_the_network_trained(capsys: pytest.CaptureFixture[str]) -> None:
     network = Residual()
-    assert fit(module_of(network, FixedMask(emptied(network, "1.conv2")))).global_step == 2
+    assert fit(module_of(network, FixedMask(emptied(network, "1.conv2.weight")))).global_step == 2
     said = capsys.readouterr().err
     assert "layer collapse at density" in said
-    assert "no weight is left of 1.conv2; nothing flows through 1.conv1" in said
+    assert "no weight is left of 1.conv2.weight; nothing flows through 1.conv1.weight" in said
 
 
 @pytest.mark.parametrize("method", [EdgePopup(0.5), Supermask(0.5)])
@@ -86,9 +88,9 @@ def test_nothing_is_printed_about_a_network_that_has_paths(method: Method, capsy
 def test_masks_that_cut_all_paths_without_an_empty_layer_are_found() -> None:
     network = chain()
     masks = full(network)
-    masks["1"][2:] = False  # only units 0 and 1 get something
-    masks["3"][:, :2] = False  # only units 2 and 3 pass it on
-    with pytest.raises(UserError, match=r"no path is left .* nothing flows through 1, 3, 5"):
+    masks["1.weight"][2:] = False  # only units 0 and 1 get something
+    masks["3.weight"][:, :2] = False  # only units 2 and 3 pass it on
+    with pytest.raises(UserError, match=r"no path is left .* nothing flows through 1.weight, 3.weight, 5.weight"):
         fit(module_of(network, FixedMask(masks)))
 
 
@@ -104,7 +106,7 @@ class Pruning(Callback):
 def test_a_network_is_checked_again_only_after_weights_have_been_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     network = chain()
     masks = full(network)
-    masks["1"][0] = False
+    masks["1.weight"][0] = False
     looked: list[float] = []
 
     def diagnose_and_count(network: nn.Module, *arguments: Any) -> Diagnosis:
@@ -114,3 +116,23 @@ def test_a_network_is_checked_again_only_after_weights_have_been_pruned(monkeypa
     monkeypatch.setattr(collapse, "diagnose", diagnose_and_count)
     fit(module_of(network, FixedMask(masks)), max_epochs=4, callbacks=[Pruning()])
     assert looked == [(312 - 64) / 312, (312 - 64 - 4) / 312]
+
+
+class Branching(nn.GELU):
+    """An activation whose code depends on the numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if float(x.sum()) else x
+
+
+@pytest.mark.parametrize("reason", ["cannot be followed", "KeyError('unexpected')"])
+def test_a_network_whose_units_cannot_be_followed_is_trained_all_the_same(
+    reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network: Any = timm.models.VisionTransformer(8, 4, 1, num_classes=10, embed_dim=24, depth=1, num_heads=3)
+    network.blocks[0].mlp.act = Branching()
+    if "KeyError" in reason:
+        monkeypatch.setattr(collapse, "diagnose", lambda *_: vars(network)["unexpected"])
+    assert fit(module_of(network, EdgePopup(0.5)), max_epochs=2).global_step == 4
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("whether a path ")]
+    assert reason in said

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lightning_subnets as ls
 from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.masking import MaskedLayer
+from lightning_subnets.masking import MaskedWeight
 from lightning_subnets.run_files import drawing
 from lightning_subnets.training.callbacks import IterativePruning
 from lightning_subnets.training.module import SubnetModule
@@ -134,10 +134,10 @@ def test_each_round_keeps_exactly_what_its_fraction_says_and_nothing_comes_back(
     assert sum(int(mask.sum()) for mask in rounds[0].values()) == 36 + 1440
 
 
-def tiny() -> tuple[nn.Module, MaskedLayer, MaskedLayer]:
+def tiny() -> tuple[nn.Module, MaskedWeight, MaskedWeight]:
     """A first layer of weights 1 -2 0.5 | 0.25 -4 3 and a second of 0.1 -0.5."""
     network = ls.mask_(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), ls.Magnitude(1.0), weights=None)
-    (_, first), (_, second) = ls.masked_layers(network)
+    first, second = ls.masked_weights(network).values()
     with torch.no_grad():
         first.weight.copy_(torch.tensor([[1.0, -2.0, 0.5], [0.25, -4.0, 3.0]]))
         second.weight.copy_(torch.tensor([[0.1, -0.5]]))
@@ -229,7 +229,12 @@ def test_an_argument_out_of_range_is_refused(options: dict[str, Any], part: str)
         (ls.EdgePopup(0.5), {}, 6, "EdgePopup has none: set --model.method=Magnitude --model.method.density=1.0"),
         (ls.Dense(), {}, 6, "Dense has none"),
         (None, {}, 30, "max_epochs = 30.*set --trainer.max_epochs=6"),
-        (None, {"fractions": {"6": 0.1}, "scope": "layer"}, 6, "unknown layer in fractions '6'.* Known: 0, 5"),
+        (
+            None,
+            {"fractions": {"6": 0.1}, "scope": "layer"},
+            6,
+            "fractions: no weight matches '6'; the names are 0.weight, 5.weight",
+        ),
         (None, {"rewind_to": 10}, 6, "its 10 steps are 0 to 9"),
         (None, {"rewind_to": 5}, 6, "a round of 2 epochs with 2 of 1 after it has 4: set --trainer.max_epochs=4"),
     ],

@@ -25,7 +25,7 @@ class _Swap(Callback):
     @torch.no_grad()
     def _move(self, module: LightningModule, *, first: bool) -> None:
         assert isinstance(module, SubnetModule)
-        scores = ls.masked_layers(module.network)[0][1].scores
+        scores = next(iter(ls.masked_weights(module.network).values())).scores
         assert scores is not None
         values = torch.zeros(640)
         values[:320] = 1.0
@@ -45,13 +45,15 @@ def _fit(method: ls.Method, **options: Any) -> Trainer:
 
 def test_density_and_swapped_edges_are_counted_by_layer() -> None:
     metrics = _fit(ls.EdgePopup(0.5)).callback_metrics
-    assert metrics["density/1"] == 0.5
-    assert metrics["swapped/1"] == torch.tensor(3 / 320)
+    assert metrics["density/1.weight"] == 0.5
+    assert metrics["swapped/1.weight"] == torch.tensor(3 / 320)
 
 
 def test_an_empty_layer_has_no_swapped_edges() -> None:
-    metrics = _fit(ls.FixedMask({"1": torch.zeros(10, 64, dtype=torch.bool)}), allow_collapse=True).callback_metrics
-    assert metrics["density/1"] == metrics["swapped/1"] == 0.0
+    metrics = _fit(
+        ls.FixedMask({"1.weight": torch.zeros(10, 64, dtype=torch.bool)}), allow_collapse=True
+    ).callback_metrics
+    assert metrics["density/1.weight"] == metrics["swapped/1.weight"] == 0.0
 
 
 def test_a_dense_network_logs_no_densities() -> None:

@@ -29,7 +29,7 @@ def test_tensorboard_gets_the_metrics_and_the_scores_of_each_layer(tmp_path: Pat
     module = fit([TensorBoard(str(tmp_path), name="", version="")])
     events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
     assert [event.step for event in events.Scalars("train/loss_step")] == list(range(12))
-    shown = events.Histograms("scores/1")
+    shown = events.Histograms("scores/1.weight")
     scores: Any = module.network[1].scores  # type: ignore[index]
     assert [event.step for event in shown] == [5, 11]
     assert shown[-1].histogram_value.num == 640

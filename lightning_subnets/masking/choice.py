@@ -1,0 +1,116 @@
+"""Which weights of a network are masked, at which density, and what they are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking import allocation, initialization
+from lightning_subnets.masking.maskable import Weight, find_weights, matching
+from lightning_subnets.masking.masked_weight import is_masked
+from lightning_subnets.masking.method import Method
+
+
+class Choice(NamedTuple):
+    """The weights to mask and how many of each to keep.
+
+    Attributes:
+        keep_dense: patterns of weights that stay dense: ``conv1``, ``head.*``. A pattern is read as ``fnmatch`` does
+            and matches the name of a weight or of its module.
+        also_mask: patterns of further parameters to mask, such as embeddings.
+        densities: fraction of weights kept by pattern, in place of the method's density; the last match counts.
+    """
+
+    keep_dense: tuple[str, ...] = ()
+    also_mask: tuple[str, ...] = ()
+    densities: Mapping[str, float] = {}
+
+    @classmethod
+    def of(
+        cls, keep_dense: Iterable[str] | None, also_mask: Iterable[str] | None, densities: Mapping[str, float] | None
+    ) -> Choice:
+        """Return a choice from the arguments of ``mask_``, None for those that are not given."""
+        for argument, patterns in (("keep_dense", keep_dense), ("also_mask", also_mask)):
+            if isinstance(patterns, str):
+                raise UserError(f"{argument} is the string {patterns!r}: give a list of patterns, [{patterns!r}]")
+        return cls(tuple(keep_dense or ()), tuple(also_mask or ()), dict(densities or {}))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the patterns that are set, as plain values for a checkpoint."""
+        fields = {
+            "keep_dense": list(self.keep_dense),
+            "also_mask": list(self.also_mask),
+            "densities": dict(self.densities),
+        }
+        return {name: value for name, value in fields.items() if value}
+
+
+class Plan(NamedTuple):
+    """What ``mask_`` does with each weight."""
+
+    masked: dict[str, Weight]
+    dense: dict[str, Weight]
+    distribution: str | None
+    num_kept: dict[str, int | None]  # of the masked weights
+    densities: dict[str, float]  # of the masked weights
+
+
+def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice) -> Plan:
+    """Return what to do with each weight, after every check that needs no data."""
+    if is_masked(network):
+        raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
+    distribution = distribution_for(method, weights)
+    _check_distribution(method, distribution)
+    masked, dense = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
+    return Plan(masked, dense, distribution, *_num_kept(method, masked, choice))
+
+
+def method_of(value: Any) -> Method:
+    """Return a method, and refuse any other value."""
+    if not isinstance(value, Method):
+        raise UserError(f"{value!r} is not a method: pass an instance, EdgePopup(density=0.3) is one")
+    return value
+
+
+def distribution_for(method: Method, weights: str | None) -> str | None:
+    """Return the distribution to draw weights from, or None to keep the weights; ``auto`` depends on the method."""
+    if weights == "auto":
+        return "signed_constant" if method.trainable == "scores" else None
+    return weights
+
+
+def _check_distribution(method: Method, distribution: str | None) -> None:
+    if distribution is None:
+        if method.rerandomizes:
+            raise UserError(f"{type(method).__name__} re-draws weights: name a distribution, weights='kaiming_normal'")
+        return
+    initialization.check_distribution(distribution)
+    if method.ranks_by_magnitude and method.density < 1 and distribution.endswith("signed_constant"):
+        raise UserError(
+            f"{type(method).__name__} keeps the largest weights, but all weights of {distribution} have one magnitude: "
+            "use weights='kaiming_normal'"
+        )
+
+
+def _num_kept(
+    method: Method, chosen: Mapping[str, Weight], choice: Choice
+) -> tuple[dict[str, int | None], dict[str, float]]:
+    """Return the number kept and the density of each weight to mask."""
+    sizes = {name: each.parameter.numel() for name, each in chosen.items()}
+    counts, densities = (
+        {name: method.num_kept(size) for name, size in sizes.items()},
+        dict.fromkeys(sizes, method.density),
+    )
+    if choice.densities and (None in counts.values() or not method.cacheable):
+        raise UserError(
+            f"densities: {type(method).__name__} decides itself how many numbers of each weight it keeps. Take a "
+            "method such as EdgePopup, or keep_dense for weights that are not masked"
+        )
+    for pattern, density in choice.densities.items():
+        for name in matching([pattern], chosen, "densities"):
+            densities[name] = allocation.check_density(density)
+            counts[name] = allocation.num_kept(sizes[name], density)
+    return counts, densities

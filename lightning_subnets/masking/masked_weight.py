@@ -1,0 +1,168 @@
+"""One masked weight of a network: the parameter, its scores, and the method that masks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking.method import Method, current_masks
+from lightning_subnets.masking.tensor_version import CachedWeight
+
+
+class Origin(NamedTuple):
+    """The draw that a weight comes from, see ``initialization.draw_weights``."""
+
+    distribution: str
+    seed: int
+    stream: str
+    density: float
+
+
+@dataclass(eq=False)
+class MaskState:
+    """Everything that a module stores about one masked weight beside parameter and scores.
+
+    All modules that share one parameter share its state.
+    """
+
+    method: Method
+    num_kept: int | None
+    origin: Origin | None
+    global_group: tuple[MaskedWeight, ...] = ()
+    drawn: Tensor | None = None  # the mask of this forward pass, if the method draws one for each
+    cached: CachedWeight | None = None
+    externally_refreshed: bool = False  # set by ``compile_``
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "drawn": None, "cached": None, "externally_refreshed": False}
+
+
+@dataclass(eq=False)
+class MaskedWeight:
+    """A view of one masked weight. Two views are equal if they show the same weight, through any of its modules.
+
+    Attributes:
+        module: an owner of the parameter.
+        key: the parameter's name in this module: ``weight``, ``in_proj_weight``.
+    """
+
+    module: nn.Module
+    key: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MaskedWeight) and other.state is self.state
+
+    def __hash__(self) -> int:
+        return id(self.state)
+
+    @property
+    def state(self) -> MaskState:
+        states: dict[str, MaskState] = self.module._masked  # type: ignore[assignment]
+        return states[self.key]
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The Parameter as it was drawn or trained, without the mask."""
+        return self.module._parameters[self.key]  # type: ignore[return-value]
+
+    @property
+    def scores(self) -> nn.Parameter | None:
+        return self.module._parameters[scores_key(self.key)]
+
+    @property
+    def method(self) -> Method:
+        return self.state.method
+
+    @property
+    def num_kept(self) -> int | None:
+        """The number of weights kept; None if the method does not fix it in advance."""
+        return self.state.num_kept
+
+    @property
+    def origin(self) -> Origin | None:
+        """The draw of the weight; None if the network came with its weights."""
+        return self.state.origin
+
+    @property
+    def global_group(self) -> tuple[MaskedWeight, ...]:
+        """All masked weights of the network, if the mask depends on the scores of the others too."""
+        return self.state.global_group
+
+    @property
+    def drawn(self) -> Tensor | None:
+        return self.state.drawn
+
+    @drawn.setter
+    def drawn(self, mask: Tensor | None) -> None:
+        self.state.drawn = mask
+
+    def mask(self) -> Tensor:
+        """Return the current mask, boolean, shaped like the weight."""
+        return current_masks([self])[0]
+
+
+def scores_key(key: str) -> str:
+    """Return the name of the scores of a parameter, in their module: ``scores`` beside ``weight``."""
+    return "scores" if key == "weight" else f"{key}_scores"
+
+
+def states_of(module: nn.Module) -> dict[str, MaskState]:
+    """Return the states of a module's masked weights by their key; empty if none is masked."""
+    states: dict[str, MaskState] = vars(module).get("_masked", {})
+    return states
+
+
+def is_masked(network: nn.Module) -> bool:
+    """Return whether a network has a masked weight."""
+    return any(states_of(module) for module in network.modules())
+
+
+def masked_weights(network: nn.Module) -> dict[str, MaskedWeight]:
+    """Return the masked weights by the full names of their parameters, in the network's order.
+
+    A weight that several modules share appears once, under its first name.
+
+    Raises:
+        ValueError: if the network is not masked.
+    """
+    found: dict[MaskedWeight, str] = {}
+    for name, module in network.named_modules():
+        for key in states_of(module):
+            found.setdefault(MaskedWeight(module, key), f"{name}.{key}" if name else key)
+    if not found:
+        raise UserError(f"{type(network).__name__} is not masked: call mask_(network, method, ...) first")
+    return {name: weight for weight, name in found.items()}
+
+
+def scores_names(network: nn.Module) -> set[str]:
+    """Return the names of all scores in a network's state dict; empty if it is not masked."""
+    return {
+        f"{name}.{scores_key(key)}".removeprefix(".")
+        for name, module in network.named_modules(remove_duplicate=False)
+        for key in states_of(module)
+    }
+
+
+def masks(network: nn.Module) -> dict[str, Tensor]:
+    """Return the current mask of each masked weight by its name: boolean, shaped like the weight."""
+    weights = masked_weights(network)
+    return dict(zip(weights, current_masks(list(weights.values())), strict=True))
+
+
+def raw_weight(module: nn.Module, name: str = "weight") -> nn.Parameter:
+    """Return the Parameter behind a masked weight, to read or to edit it; ``module.weight`` is the effective weight.
+
+    Args:
+        module: a module with a masked weight, or a plain one.
+        name: of the parameter in this module.
+
+    Raises:
+        ValueError: if the module has no such parameter.
+    """
+    if (parameter := module._parameters.get(name)) is None:
+        known = ", ".join(key for key, each in module._parameters.items() if each is not None) or "none"
+        raise UserError(f"{type(module).__name__} has no parameter {name!r}; it has: {known}")
+    return parameter

@@ -1,0 +1,77 @@
+"""Initial values of the parameters that are not weights: scales, shifts, tokens and tables.
+
+If the weights are random and frozen, so is everything else. A scale that is built as 0 or 1e-6, to be trained, would
+then switch off its branch for ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets.masking import initialization
+from lightning_subnets.masking.maskable import NORMS
+
+_AS_BUILT = re.compile(r"temperature|logit_scale|logit_bias|tau")
+_TABLE = re.compile(r"table|token|pos|embed|query|queries|latent|prompt|probe|anchor")
+_SHIFT = re.compile(r"bias|beta|shift")
+_SCALE = re.compile(r"weight|scale|gain|gamma|alpha|^ls\d*$|lambda")
+
+
+@torch.no_grad()
+def initialize_others_(network: nn.Module, weights: Container[str], *, seed: int) -> None:
+    """Set every parameter but the weights to its initial value, and reset running statistics.
+
+    Args:
+        network: plain or masked.
+        weights: the names of the parameters to leave.
+        seed: of the tokens and tables.
+    """
+    # A tied weight has several names.
+    left = {id(each) for name, each in network.named_parameters(remove_duplicate=False) if name in weights}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.reset_running_stats()
+        for key, parameter in module.named_parameters(name, recurse=False):
+            if id(parameter) not in left:
+                own = key.rpartition(".")[2]
+                value = initial_value(module, own, parameter, seed=seed, stream=initialization.stream_of(key))
+                if value is not None:
+                    parameter.copy_(value)
+
+
+def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, stream: str) -> Tensor | None:
+    """Return the initial value of a parameter that is not a weight, on the CPU, or None if it stays as it was built.
+
+    - ``temperature``, ``logit_scale``, slopes of PReLU: as built.
+    - Tokens, position tables and embeddings: N(0, 0.02^2) from (seed, name), the standard deviation of BERT and ViT.
+    - Shifts (``bias``, ``q_bias``, ``beta``): 0.
+    - Scales (``weight`` of a norm, ``gamma``, ``gain``, ``layer_scale``): 1, also if they were built as 0 or 1e-6.
+    - Everything else: as built if all its numbers are equal, and drawn as a table if they differ.
+
+    Args:
+        module: the owner.
+        key: the parameter's name in its module.
+        parameter: as it was built.
+        seed: of the draw.
+        stream: of the draw, see ``initialization.stream_of``.
+    """
+    key, shape = key.lower(), parameter.shape
+    if not parameter.numel():
+        return None
+    if isinstance(module, NORMS):
+        return torch.full(shape, 0.0 if "bias" in key else 1.0)
+    if isinstance(module, nn.PReLU) or _AS_BUILT.search(key):
+        return None
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or _TABLE.search(key):
+        return initialization.draw_table(shape, seed=seed, stream=stream)
+    if _SHIFT.search(key):
+        return torch.zeros(shape)
+    if _SCALE.search(key) and sum(size > 1 for size in shape) < 2:
+        return torch.ones(shape)
+    if bool((parameter == parameter.flatten()[0]).all()):
+        return None
+    return initialization.draw_table(shape, seed=seed, stream=stream)

@@ -1,0 +1,38 @@
+"""The version of a tensor, which tells whether a cached effective weight is outdated."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from weakref import ReferenceType, ref
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+class TensorVersion:
+    """Fingerprint of a tensor (storage and version), to detect a change without keeping the tensor alive."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor: ReferenceType[Tensor] = ref(tensor)
+        # While this reference lives, no other storage can get the same address.
+        self.storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        # Tensors created in inference mode have no version.
+        self.version = None if tensor.is_inference() else tensor._version
+
+    def is_unchanged(self, tensor: Tensor) -> bool:
+        return (
+            tensor is self.tensor()
+            and self.version is not None
+            and tensor._version == self.version
+            and tensor.untyped_storage()._cdata == self.storage.cdata
+        )
+
+
+class CachedWeight(NamedTuple):
+    """An effective weight w * m, without gradient, and the versions of the tensors it was computed from."""
+
+    product: Tensor
+    mask: Tensor | None  # stored only if the weight is trained, because its gradient is masked too
+    num_kept: int | None
+    version: int  # of the product
+    sources: list[TensorVersion]

@@ -1,0 +1,105 @@
+"""A weight that is read several times in a pass, that several modules share, or that is edited."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from masked_networks import IMAGES, masked_network
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lightning_subnets import (
+    EdgePopup,
+    Supermask,
+    UserError,
+    invalidate_,
+    mask_,
+    masked_weights,
+    masks,
+    raw_weight,
+    unmask_,
+)
+
+
+class Twice(nn.Module):
+    """A network that reads a weight three times in a pass, twice by calling the layer."""
+
+    def __init__(self, *, checkpointed: bool = False) -> None:
+        super().__init__()
+        self.layer, self.checkpointed, self.read = nn.Linear(16, 16), checkpointed, list[Tensor]()
+
+    def inner(self, x: Tensor) -> Tensor:
+        self.read.append(self.layer.weight.detach().clone())
+        result: Tensor = self.layer(self.layer(x))
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = checkpoint(self.inner, x, use_reentrant=False) if self.checkpointed else self.inner(x)
+        return result
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_drawn_mask_is_the_same_for_all_reads_in_a_pass_and_another_in_the_next(checkpointed: bool) -> None:
+    network = mask_(Twice(checkpointed=checkpointed), Supermask(0.5))
+    assert isinstance(network, Twice)
+    x = torch.randn(2, 16, requires_grad=True)
+    network(x).sum().backward()
+    network(x).sum().backward()
+    assert len(network.read) == (4 if checkpointed else 2)
+    used = network.read[::2] if checkpointed else network.read
+    if checkpointed:  # the backward pass computes the forward pass again
+        assert torch.equal(network.read[0], network.read[1])
+    assert not torch.equal(used[0], used[1])
+    plain = unmask_(network)
+    assert not plain._forward_pre_hooks
+
+
+def tied() -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    network[2].weight = network[0].weight
+    return network
+
+
+def test_a_tied_weight_has_one_set_of_scores() -> None:
+    masked = mask_(tied(), EdgePopup(0.5), weights="kaiming_normal")
+    assert list(masked_weights(masked)) == ["0.weight"]
+    assert masked.get_submodule("0").scores is masked.get_submodule("2").scores
+    x = torch.randn(3, 4)
+    outputs = masked(x)
+    outputs.sum().backward()
+    mask, weight = masks(masked)["0.weight"], raw_weight(masked.get_submodule("0"))
+    biases = [masked.get_parameter(name) for name in ("0.bias", "2.bias")]
+    expected = functional.linear(functional.linear(x, weight * mask, biases[0]).tanh(), weight * mask, biases[1])
+    assert torch.equal(outputs, expected)
+    assert torch.equal(copy.deepcopy(masked)(x), outputs)
+    plain = unmask_(masked)
+    assert plain.get_submodule("0").weight is plain.get_submodule("2").weight
+    assert torch.equal(plain(x), outputs)
+
+
+@pytest.mark.parametrize("edit", [lambda weight: weight.zero_(), nn.init.ones_, lambda weight: weight[0].fill_(1.0)])
+def test_an_edit_of_an_effective_weight_is_an_error_that_names_the_parameter(edit: Callable[[Tensor], object]) -> None:
+    network = masked_network()
+    module = network.get_submodule("0")
+    before = network(IMAGES)
+    with torch.no_grad():
+        edit(module.weight)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"edit ls\.raw_weight\(module, 'weight'\)"):
+            network(IMAGES)
+    invalidate_(network)
+    assert torch.equal(network(IMAGES), before)
+    with torch.no_grad():
+        edit(raw_weight(module))
+    assert not torch.equal(network(IMAGES), before)
+
+
+def test_reset_parameters_cannot_edit_the_effective_weight_unnoticed() -> None:
+    layer = mask_(nn.Linear(4, 4), EdgePopup(0.5))
+    layer(torch.ones(1, 4))
+    with pytest.raises(UserError, match="raw_weight"):
+        layer.reset_parameters()  # type: ignore[operator]
