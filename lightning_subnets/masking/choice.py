@@ -40,12 +40,8 @@ class Choice(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """Return the patterns that are set, as plain values for a checkpoint."""
-        fields = {
-            "keep_dense": list(self.keep_dense),
-            "also_mask": list(self.also_mask),
-            "densities": dict(self.densities),
-        }
-        return {name: value for name, value in fields.items() if value}
+        values = (list(self.keep_dense), list(self.also_mask), dict(self.densities))
+        return {name: value for name, value in zip(self._fields, values, strict=True) if value}
 
 
 class Plan(NamedTuple):
@@ -100,10 +96,8 @@ def _num_kept(
 ) -> tuple[dict[str, int | None], dict[str, float]]:
     """Return the number kept and the density of each weight to mask."""
     sizes = {name: each.parameter.numel() for name, each in chosen.items()}
-    counts, densities = (
-        {name: method.num_kept(size) for name, size in sizes.items()},
-        dict.fromkeys(sizes, method.density),
-    )
+    counts = {name: method.num_kept(size) for name, size in sizes.items()}
+    densities = dict.fromkeys(sizes, method.density)
     if choice.densities and (None in counts.values() or not method.cacheable):
         raise UserError(
             f"densities: {type(method).__name__} decides itself how many numbers of each weight it keeps. Take a "
