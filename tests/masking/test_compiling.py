@@ -60,6 +60,7 @@ def test_torch_compile_makes_one_graph_that_follows_every_change_of_the_scores()
         network.load_state_dict(eager.state_dict())
 
 
+@pytest.mark.thorough
 def test_a_network_compiled_with_its_masks_outside_chooses_none_in_its_graph() -> None:
     eager = masked_network()
     network = copy.deepcopy(eager)
