@@ -235,10 +235,10 @@ def test_a_stopped_sweep_saves_and_resumes_and_the_row_of_a_killed_run_says_why(
     assert [row["status"] for row in rows()] == ["missing", "missing"]
     assert running() == []
     (run,) = Path("out/runs").glob("*/checkpoints")
-    epoch = torch.load(run / "last.ckpt", weights_only=True)["epoch"]
+    step = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
 
     process = started(long, "--at_once=1")
-    assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] > epoch
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] > step
     first = running()
     for each in first:
         os.kill(each, signal.SIGKILL)
