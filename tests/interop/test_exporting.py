@@ -119,7 +119,7 @@ def test_a_view_does_not_bring_along_what_it_is_a_view_of(tmp_path: Path) -> Non
     assert (tmp_path / "net.pt").stat().st_size < 10_000
 
 
-@pytest.mark.parametrize("name", ["grouped", "transformer", pytest.param("shufflenet", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("name", ["grouped", "transformer", pytest.param("shufflenet", marks=pytest.mark.long)])
 def test_onnx_is_one_quiet_file_with_the_logits_of_pytorch_for_any_number_of_images(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,7 +82,7 @@ def test_the_masks_are_those_of_a_plain_stable_sort(network: tuple[list[Tensor],
     assert_selected(*network, absolute=absolute)
 
 
-@pytest.mark.thorough
+@pytest.mark.long
 @settings(max_examples=40)
 @given(networks(), st.booleans())
 def test_the_masks_are_those_of_a_plain_stable_sort_in_a_longer_campaign(

@@ -182,7 +182,7 @@ for name, arguments in ABSURD[:: int(sys.argv[2])]:
 """
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
 def test_an_absurd_network_is_refused_before_it_takes_memory(every: int) -> None:
     """A file of 2 kB can describe 8,000,000 numbers, which take 32 MB."""
     here = str(Path(__file__).parent)

@@ -82,8 +82,15 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.long)])
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code", "step"),
+    [
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, 3, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGINT, 130, 3, marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, 1, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, 130, 1, marks=pytest.mark.long),
+    ],
+)
 def test_a_command_that_ends_before_any_line_leaves_whole_files_and_can_run_again(
     sent: signal.Signals, code: int, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
