@@ -51,7 +51,7 @@ def cached_weight(weight: MaskedWeight) -> tuple[Tensor, Tensor | None]:
             f"ls.raw_weight(module, {weight.key!r})"
         )
     if not _is_fresh(weight):
-        if torch.func.debug_unwrap(weight.weight) is not weight.weight:
+        if is_transformed(weight):
             group = weight.global_group or (weight,)
             tensors = (tensor for each in group for tensor in (each.weight, each.scores))
             transformed: tuple[Tensor, Tensor] = _OfTransformed.apply(group, group.index(weight), *tensors)
@@ -70,6 +70,12 @@ class _Plain:
     num_kept: int | None
     global_group: tuple[ScoredWeight, ...] = ()
     drawn: Tensor | None = None
+
+
+def is_transformed(weight: MaskedWeight) -> bool:
+    """Return whether ``torch.func.grad`` has wrapped the tensors of a weight."""
+    unwrap: Any = torch.func.debug_unwrap
+    return any(each is not None and unwrap(each) is not each for each in (weight.weight, weight.scores))
 
 
 class _OfTransformed(torch.autograd.Function):

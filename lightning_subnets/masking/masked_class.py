@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import MaskedWeight, MaskState, masked_weights, scores_key, states_of
-from lightning_subnets.masking.method import Method
 
 
 @cache
@@ -82,7 +81,9 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
     if not method.cacheable:
         return method.masked_weight(weight)
     product, mask = cached_weight.cached_weight(weight)
-    result: Tensor = StraightThrough.apply(product, mask, weight.weight, weight.scores, method)
+    compiling = torch.compiler.is_compiling()
+    function = _InTransform if not compiling and cached_weight.is_transformed(weight) else StraightThrough
+    result: Tensor = function.apply(product, mask, weight.weight, weight.scores, method)
     return result
 
 
@@ -94,13 +95,11 @@ class StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(product: Tensor, mask: Tensor | None, weight: Tensor, scores: Tensor | None, method: Method) -> Tensor:
-        return product.view_as(product)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        _, mask, weight, scores, ctx.method = inputs
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        product, mask, weight, scores, ctx.method = inputs
         ctx.save_for_backward(mask, weight, scores)
+        result: Tensor = product.view_as(product)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor | None, Tensor | None, None]:
@@ -114,6 +113,20 @@ class StraightThrough(torch.autograd.Function):
             _with_strides_of(scores, method.score_gradient(gradient, weight, scores)) if trains_scores else None,
             None,
         )
+
+
+class _InTransform(StraightThrough):
+    """The same for ``torch.func``, which needs ``setup_context``; with it, every call takes three times as long."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        result: Tensor = inputs[0].view_as(inputs[0])
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, mask, weight, scores, ctx.method = inputs
+        ctx.save_for_backward(mask, weight, scores)
 
 
 def _with_strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -229,9 +229,10 @@ def test_a_weight_is_found_by_its_name_and_not_by_a_suffix_of_another() -> None:
     assert list(masked_weights(module)) == ["weight_table"]
 
 
-def test_torch_func_computes_the_gradient_of_the_weights() -> None:
+@pytest.mark.parametrize("names", [["scores"], ["weight", "scores", "bias"]])
+def test_torch_func_computes_the_gradient_of_the_scores(names: list[str]) -> None:
     masked = mask_(nn.Linear(4, 2), EdgePopup(0.5), weights="kaiming_normal")
-    parameters = {name: each.detach() for name, each in masked.named_parameters()}
+    parameters = {name: each.detach() for name, each in masked.named_parameters() if name in names}
     x = torch.randn(3, 4)
 
     def loss(values: dict[str, Tensor]) -> Tensor:
