@@ -59,7 +59,8 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(trainer)
-    if trainer.state.fn == TrainerFn.FITTING:
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    if fitting:
         _check_all_masked(module)
     if not is_plain(module.identity):
         name = type(module.method).__name__
@@ -75,7 +76,7 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
             callback.check(module, trainer)
     if isinstance(data, ImageDataModule):
         _check_images(module, data)
-        if trainer.state.fn == TrainerFn.FITTING and (unread := weights_without_gradient(module, _image(module, data))):
+        if fitting and (unread := weights_without_gradient(module, _image(module, data))):
             print(f"no gradient reaches {listed(unread)}, because training never reads them", file=sys.stderr)
 
 
