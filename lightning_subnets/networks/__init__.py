@@ -5,10 +5,22 @@ Start with ``conv.py``. This room may import ``errors`` and torch, and torchvisi
 ``model.network: {class_path: lightning_subnets.networks.small_stem_resnet, init_args: {num_classes: 200}}``.
 """
 
+from lightning_subnets.networks.airbench import AirbenchNet
 from lightning_subnets.networks.alexnet import AlexNet
 from lightning_subnets.networks.cifar_resnet import ResNet20, ResNet32
 from lightning_subnets.networks.conv import Conv2, Conv4, Conv6, Conv8
 from lightning_subnets.networks.small_stem import small_stem_resnet
 from lightning_subnets.networks.vgg import VGG16
 
-__all__ = ["VGG16", "AlexNet", "Conv2", "Conv4", "Conv6", "Conv8", "ResNet20", "ResNet32", "small_stem_resnet"]
+__all__ = [
+    "VGG16",
+    "AirbenchNet",
+    "AlexNet",
+    "Conv2",
+    "Conv4",
+    "Conv6",
+    "Conv8",
+    "ResNet20",
+    "ResNet32",
+    "small_stem_resnet",
+]

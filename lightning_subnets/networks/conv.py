@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from lightning_subnets.errors import UserError
@@ -9,7 +11,7 @@ from lightning_subnets.networks.width import scaled
 
 
 class _Conv(nn.Sequential):
-    """A VGG-like network without biases or batch norm.
+    """A VGG-like network without biases.
 
     Pairs of 3x3 convolutions of 64, 128, 256, 512 channels, a 2x2 max-pool after each pair, then fully connected layers
     of 256, 256 and ``num_classes`` units; ReLU between the layers.
@@ -19,6 +21,8 @@ class _Conv(nn.Sequential):
         in_channels: channels of an image.
         image_size: height and width of an image in pixels.
         width_multiplier: scales every number of channels and units.
+        norm: ``none``, as in the paper, or ``batch``, a batch norm without scales and shifts between each layer and its
+            ReLU.
 
     Raises:
         ValueError: if the image is too small for the pools, or the width leaves a layer without units.
@@ -28,9 +32,16 @@ class _Conv(nn.Sequential):
     pairs: int
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width_multiplier: float = 1.0
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width_multiplier: float = 1.0,
+        norm: Literal["none", "batch"] = "none",
     ) -> None:
         super().__init__()
+        if norm not in ("none", "batch"):
+            raise UserError(f"norm = {norm!r} is neither 'none' nor 'batch'")
         name, smallest = type(self).__name__, 2**self.pairs
         if image_size < smallest:
             raise UserError(f"image_size = {image_size} is below {smallest}, and {name} halves it {self.pairs} times")
@@ -39,19 +50,17 @@ class _Conv(nn.Sequential):
         for pair in range(self.pairs):
             width = scaled(64 * 2**pair, width_multiplier, name)
             for inputs in (channels, width):
-                layers += [nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=False), nn.ReLU()]
+                layers.append(nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=False))
+                layers += [nn.BatchNorm2d(width, affine=False), nn.ReLU()] if norm == "batch" else [nn.ReLU()]
             layers.append(nn.MaxPool2d(2))
             channels = width
         self.features = nn.Sequential(*layers)
         hidden = scaled(256, width_multiplier, name)
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels * (image_size // smallest) ** 2, hidden, bias=False),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden, bias=False),
-            nn.ReLU(),
-            nn.Linear(hidden, num_classes, bias=False),
-        )
+        layers = [nn.Flatten()]
+        for inputs in (channels * (image_size // smallest) ** 2, hidden):
+            layers.append(nn.Linear(inputs, hidden, bias=False))
+            layers += [nn.BatchNorm1d(hidden, affine=False), nn.ReLU()] if norm == "batch" else [nn.ReLU()]
+        self.classifier = nn.Sequential(*layers, nn.Linear(hidden, num_classes, bias=False))
 
 
 class Conv2(_Conv):

@@ -9,17 +9,25 @@ import torch
 from torch import nn
 
 from lightning_subnets import EdgePopup, UserError, density, mask_
-from lightning_subnets.networks import VGG16, AlexNet, Conv2, Conv4, Conv6, Conv8, ResNet20, ResNet32
+from lightning_subnets.networks import VGG16, AirbenchNet, AlexNet, Conv2, Conv4, Conv6, Conv8, ResNet20, ResNet32
 
 Kind = Callable[..., nn.Module]
 # The width of the narrowest layer that the multiplier scales.
-NARROWEST: dict[Kind, int] = {Conv2: 64, Conv8: 64, VGG16: 64, ResNet20: 16, ResNet32: 16, AlexNet: 96}
+NARROWEST: dict[Kind, int] = {
+    Conv2: 64,
+    Conv8: 64,
+    VGG16: 64,
+    ResNet20: 16,
+    ResNet32: 16,
+    AlexNet: 96,
+    AirbenchNet: 24,
+}
 every_network = pytest.mark.parametrize("kind", NARROWEST)
 
 
 def sized(kind: Kind, size: int) -> dict[str, int]:
-    """Return the arguments for images of this size; residual networks take images of any size."""
-    return {} if kind in (ResNet20, ResNet32) else {"image_size": size}
+    """Return the arguments for images of this size; some networks take images of any size."""
+    return {} if kind in (ResNet20, ResNet32, AirbenchNet) else {"image_size": size}
 
 
 @every_network
@@ -69,3 +77,23 @@ def test_a_width_that_leaves_no_channels_is_an_error_and_one_channel_is_not(kind
 def test_an_image_size_that_does_not_fit_is_an_error(kind: Kind, size: int, message: str) -> None:
     with pytest.raises(UserError, match=f"image_size = {size} is {message}"):
         kind(image_size=size)
+
+
+@pytest.mark.parametrize("kind", [Conv2, Conv8, AirbenchNet])
+def test_a_network_with_norms_has_no_parameters_but_weights(kind: Kind) -> None:
+    network = kind() if kind is AirbenchNet else kind(norm="batch")
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]
+    weights = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    assert len(norms) == len(weights) - (2 if kind is AirbenchNet else 1)  # the stem and the last layer have none
+    assert len(list(network.parameters())) == len(weights)
+
+
+def test_without_norms_the_names_of_the_weights_stay() -> None:
+    names = [name for name, _ in Conv2().named_parameters()]
+    layers = ("features.0", "features.2", "classifier.1", "classifier.3", "classifier.5")
+    assert names == [f"{layer}.weight" for layer in layers]
+
+
+def test_an_unknown_norm_is_an_error() -> None:
+    with pytest.raises(UserError, match="norm = 'layer' is neither 'none' nor 'batch'"):
+        Conv4(norm="layer")  # type: ignore[arg-type]
