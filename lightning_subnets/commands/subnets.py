@@ -1,4 +1,4 @@
-"""The ``subnets`` command: export, import, inspect and check subnetworks, run sweeps, and report on runs."""
+"""The ``subnets`` command: export, import, inspect, check and verify subnetworks, run sweeps, and report on runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def main(args: list[str] | None = None) -> None:
     """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
     commands: dict[str, Any] = {
-        command.__name__.rstrip("_"): command for command in (inspect, check, sweep, report, export, import_)
+        command.__name__.rstrip("_"): command for command in (inspect, check, verify, sweep, report, export, import_)
     }
     with failures.told_in_one_line():
         auto_cli(commands, args=args, prog="subnets", parser_class=Parser)
@@ -170,6 +170,23 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
         if value < 1:
             raise UserError(f"{name} = {value} is below 1")
     print_checks(checkpoint, batches, images, seeds)
+
+
+def verify(folder: str, data: dict[str, Any] | None = None) -> None:
+    """Compute every claim about the .subnet files of a folder again, from the files; fail if one is wrong.
+
+    ``claims.yaml`` in the folder states the digest, size, density and accuracy of each file. The accuracy of a claim is
+    not checked if its test images are not on this machine. For a file without a claim, prints the row to add.
+
+    Args:
+        folder: for example results/zoo.
+        data: arguments of the data, for example --data.root=data/cifar10.
+    """
+    from lightning_subnets.commands import verifying
+
+    if not verifying.verify(Path(folder), data or {}):
+        print("error: a claim is wrong or missing", file=sys.stderr)
+        sys.exit(1)
 
 
 def sweep(

@@ -117,16 +117,28 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
     return [args[0], "--config", str(config), *args[1:]]
 
 
-def _evaluation_config(path: str) -> dict[str, Any]:
-    """Return a config that evaluates a ``.subnet`` file on the data of its run."""
-    file = Container(Path(path))
-    network, data = file.header.network, file.header.config.get("data")
+def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Return the data that a ``.subnet`` file was found on: a class of ``datamodules`` by name, and its arguments.
+
+    A stranger's file does not decide what is downloaded, nor how many processes are started.
+
+    Raises:
+        ValueError: if the file names no data of this package.
+    """
+    data = file.header.config.get("data")
     kind = str(data.get("class_path")).rpartition(".")[2] if isinstance(data, dict) else ""
     if not isinstance(data, dict) or kind not in datamodules.__all__:
         raise UserError(f"{path} does not say which data of this package it is for: give a config, -c FILE")
     arguments = data.get("init_args")
     arguments = arguments if isinstance(arguments, dict) else {}
-    arguments = {key: value for key, value in arguments.items() if key not in ("download", "num_workers")}
+    return kind, {key: value for key, value in arguments.items() if key not in ("download", "num_workers")}
+
+
+def _evaluation_config(path: str) -> dict[str, Any]:
+    """Return a config that evaluates a ``.subnet`` file on the data of its run."""
+    file = Container(Path(path))
+    kind, arguments = data_of_file(file, path)
+    network = file.header.network
     print(f"evaluating on {kind} {json.dumps(arguments)}", file=sys.stderr)
     if builder(network.builder) is None:
         raise UserError(f"{path} needs the network {network.builder}: give a config that builds it, -c FILE")

@@ -1,0 +1,132 @@
+"""Claims about ``.subnet`` files: what ``claims.yaml`` states of each file of a folder, and what the file shows."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from lightning_subnets import datamodules
+from lightning_subnets.datamodules.in_memory import InMemoryDataModule
+from lightning_subnets.errors import UserError, as_user_error
+from lightning_subnets.masking.prune_at_init import progress
+from lightning_subnets.run_files.saved_config import data_of_file
+from lightning_subnets.subnet_file import load_subnet
+from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.training.schema import Count, Strict, first_mistake
+
+NAME = "claims.yaml"
+
+
+class File(Strict):
+    """The facts about a file that need no data."""
+
+    sha256: str
+    bytes: Count
+    network: str
+    kept: Count
+    total: Count
+    seed: int
+
+
+class Test(Strict):
+    """The facts about the test of a file's network.
+
+    Attributes:
+        data: the class of ``lightning_subnets.datamodules``.
+        images: the number of test images.
+        images_sha256: of the test images as bytes, then of their labels.
+        accuracy: the fraction of the test images that are classified correctly, computed in float64. In float64
+            rounding decides no image, so that the number is the same on every machine.
+    """
+
+    data: str
+    images: Count
+    images_sha256: str
+    accuracy: float
+
+
+class Claim(Strict):
+    """A row of ``claims.yaml``, with the command that made the file, and the date."""
+
+    file: File
+    test: Test
+    command: str
+    date: datetime.date
+
+
+def read(folder: Path) -> dict[str, Claim]:
+    """Return the claims of a folder by file name, or raise a ``UserError``."""
+    path = folder / NAME
+    try:
+        claims = TypeAdapter(dict[str, Claim]).validate_python(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise UserError(f"{path} has no claims: {first_mistake(error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    for name in claims:
+        if Path(name).name != name or not name.endswith(".subnet"):
+            raise UserError(f"{path} names {name!r:.100}, expected a .subnet file of the same folder")
+    return claims
+
+
+def file_facts(path: Path) -> File:
+    """Return the facts about a file, or raise a ``UserError`` if it is damaged."""
+    container = Container(path)
+    header = container.header
+    return File(
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        bytes=container.size,
+        network=header.network.builder,
+        kept=sum(layer.kept for layer in header.layers.values()),
+        total=header.total,
+        seed=header.weights.seed,
+    )
+
+
+def data_of(path: Path, arguments: dict[str, Any]) -> InMemoryDataModule:
+    """Return the data of a file, with their test images in memory.
+
+    Args:
+        path: a ``.subnet`` file, which names its data and their arguments.
+        arguments: replace the file's arguments where the class has them.
+
+    Raises:
+        ValueError: if the data are not on this machine.
+    """
+    kind, stated = data_of_file(Container(path), path)
+    build = getattr(datamodules, kind)
+    if not issubclass(build, InMemoryDataModule):
+        raise UserError(f"{kind} is not held in memory: run lightning test --ckpt_path {path}")
+    try:
+        data: InMemoryDataModule = build(**stated | {key: value for key, value in arguments.items() if key in stated})
+        data.setup("test")
+    except Exception as error:  # arguments from a file may be of any type
+        raise as_user_error(error) from error
+    return data
+
+
+@torch.no_grad()
+def test_facts(path: Path, data: InMemoryDataModule) -> Test:
+    """Test a file's network on all test images, and return the facts."""
+    images, labels = data.test_set
+    network = load_subnet(path).double()
+    correct = 0
+    size = data.batch_size
+    batches = list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
+    for batch, expected in progress(batches, f"testing {path.name}"):
+        correct += int((network(data.normalize(batch).double()).argmax(1) == expected).sum())
+    digest = hashlib.sha256(images.contiguous().numpy().tobytes() + labels.numpy().tobytes())
+    return Test(
+        data=type(data).__name__,
+        images=len(labels),
+        images_sha256=digest.hexdigest(),
+        accuracy=round(correct / len(labels), 6),
+    )
