@@ -84,7 +84,7 @@ def test_the_papers_protocol_has_100_epochs_and_five_seeds_or_one_on_imagenet() 
 
 @pytest.mark.parametrize(("scale", "tolerance"), [("smoke", 3e-3), ("paper", 1e-3)])
 def test_a_line_of_figure_5_changes_the_width_but_not_the_number_of_kept_weights(scale: str, tolerance: float) -> None:
-    smoke = {"in_channels": 1, "image_size": 8} if scale == "smoke" else {}
+    smoke: dict[str, Any] = {"in_channels": 1, "image_size": 8} if scale == "smoke" else {}
     kept: dict[str, dict[Any, int]] = {}
     for run in runs_of("figure5", scale):
         options = options_of(run)
