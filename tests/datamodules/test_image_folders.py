@@ -19,7 +19,7 @@ from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets import UserError
-from lightning_subnets.datamodules import CIFAR10, ImageNet
+from lightning_subnets.datamodules import CIFAR10, CIFAR100, ImageNet
 from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.ffcv.preparation import prepare
@@ -226,3 +226,15 @@ def test_names_that_are_not_utf_8_are_prepared_and_found_again(
     assert r"badcaf\udce9.png is not a readable image" in error
     assert error.count("exists with the same images and settings") == 2
     assert Beton.open(tmp_path / "out" / "train.beton").classes == [LATIN_1, "dog"]
+
+
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100])
+def test_images_are_shifted_by_at_most_the_padding(root: Path, kind: type[CIFAR10]) -> None:
+    for padding in (0, 2):
+        data = kind(str(root), padding=padding, batch_size=100)
+        data.setup("fit")
+        pictures = torch.cat([next(iter(data.train_dataloader()))[0] for _ in range(20)])
+        assert bool((pictures == 0).all(1).any()) == (padding > 0)  # the border is black, and the images are not
+        assert (pictures[..., padding : 32 - padding, padding : 32 - padding] != 0).any(1).all()
+    with pytest.raises(UserError, match=r"padding = -1 is outside \[0, 32\]"):
+        kind(str(root), padding=-1)
