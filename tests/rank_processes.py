@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -15,15 +14,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from fork_server import CONTEXT
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.pytorch import Trainer
 from small_runs import quiet_trainer
 from torch import distributed
 
 from lightning_subnets.training import strategies
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "lightning_subnets.commands.cli"])
 
 
 def on_ranks(function: Callable[..., Any], *arguments: Any, ranks: int = 2, limit: float = 60.0) -> list[Any]:
@@ -33,8 +30,8 @@ def on_ranks(function: Callable[..., Any], *arguments: Any, ranks: int = 2, limi
     """
     port, pipes, processes = free_port(), [], []
     for rank in range(ranks):
-        ours, theirs = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_run, args=(theirs, rank, ranks, port, function, arguments))
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_run, args=(theirs, rank, ranks, port, function, arguments))
         process.start()
         theirs.close()
         pipes.append(ours)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from fit_process import COMMAND
-from rank_processes import _CONTEXT, free_port
+from fork_server import CONTEXT
+from rank_processes import free_port
 from torch import distributed
 
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
@@ -64,7 +65,7 @@ def start_rank_1_and_die(folder: Path, port: int, importing: bool) -> None:
 
 @pytest.mark.parametrize("importing", [True, False], ids=["while it imports", "while it waits"])
 def test_a_rank_that_rank_0_has_started_ends_when_rank_0_is_killed(importing: bool, tmp_path: Path) -> None:
-    rank_0 = _CONTEXT.Process(target=start_rank_1_and_die, args=(tmp_path, free_port(), importing))
+    rank_0 = CONTEXT.Process(target=start_rank_1_and_die, args=(tmp_path, free_port(), importing))
     rank_0.start()
     rank_0.join()
     assert rank_0.exitcode == -signal.SIGKILL
