@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> Expo
     kind = type(network).__name__
     # Two images, because squeeze() would remove a batch dimension of 1.
     images = torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)
-    with evaluating(network), _without_log(), _without_fused_attention():
+    with evaluating(network), silent_export(), _without_fused_attention():
         try:
             program = torch.export.export(network, (images,))
             return program.run_decompositions({}) if _has_blocks(program) or _writes_into_views(program) else program
@@ -50,14 +51,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _without_log() -> Iterator[None]:
-    """Silence the traceback that torch would log besides the error that ``record`` raises."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before, log.disabled = log.disabled, True
+def silent_export() -> Iterator[None]:
+    """Silence what torch.export tells besides the error that it raises: log records, and the graph up to the error."""
+    before = logging.root.manager.disable
+    logging.disable()
     try:
-        yield
+        with redirect_stderr(StringIO()):
+            yield
     finally:
-        log.disabled = before
+        logging.disable(before)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.recording import silent_export
 
 if TYPE_CHECKING:
     import onnx
@@ -69,7 +70,7 @@ def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[s
 
 def _exported(network: nn.Module, images: Tensor) -> onnx.ModelProto:
     """Return the ONNX model without torch's stack traces, which contain paths of this machine."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), silent_export():
         warnings.simplefilter("ignore")  # the exporter uses deprecated parts of torch
         try:
             program = torch.onnx.export(

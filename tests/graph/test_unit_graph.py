@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -232,3 +233,23 @@ def test_a_network_that_does_not_take_such_images_is_a_mistake_and_keeps_its_mod
     with pytest.raises(UserError, match=r"units of Conv2 cannot be followed for images of shape \(3, 8, 8\)"):
         trace(network, (3, 8, 8))
     assert network.training
+
+
+class ByContent(Conv2):
+    """Computes different things for different images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        return logits if logits.sum() > 0 else -logits
+
+
+def test_a_forward_pass_that_depends_on_numbers_is_an_error_and_torch_prints_and_logs_nothing(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger("torch.fx.experimental.symbolic_shapes"), "handle", logged.append)
+    with pytest.raises(UserError, match=r"units of ByContent cannot be followed .*data-dependent"):
+        trace(ByContent(), (3, 32, 32))
+    assert capfd.readouterr() == ("", ""), "torch.export has printed its graph"
+    assert not logged
+    assert logging.root.manager.disable == logging.NOTSET

@@ -181,11 +181,12 @@ class ByLength(nn.Module):
     ids=["other logits", "NaN", "other images", "inexpressible", "one number of images"],
 )
 def test_a_network_that_onnx_cannot_hold_is_refused_and_nothing_is_written(
-    network: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path
+    network: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match=message):
         export(network.eval(), tmp_path / "net.onnx", shape)
     assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", ""), "torch.export has printed its graph"
 
 
 def test_onnx_above_two_gigabytes_or_without_its_packages_is_an_error(
