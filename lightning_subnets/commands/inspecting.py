@@ -132,9 +132,11 @@ def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | No
 def _print_paths(
     console: Console, network: nn.Module, kept: Mapping[str, Tensor], shape: Shape, diagnosis: Diagnosis
 ) -> None:
-    trace = log10_path_kernel_trace(network, kept, shape)
     console.print(f"density {diagnosis.density:.3%}, 10^{diagnosis.log10_paths:.2f} paths from inputs to outputs")
-    console.print(f"trace of the path kernel 10^{trace:.2f}")
+    try:
+        console.print(f"trace of the path kernel 10^{log10_path_kernel_trace(network, kept, shape):.2f}")
+    except UserError as error:
+        console.print(_shown(str(error)))
     if collapsed := in_words(diagnosis.empty, diagnosis.cut_off):
         console.print(f"layer collapse: {_shown(collapsed)}")
 

@@ -122,20 +122,22 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
     if every factor of pi_p is squared and every shift (biases, means of norms) is 0.
 
     All other operations stay as they are: a mean over n positions divides by n, not by n^2, and a max-pool takes the
-    largest value. If activations do more than cut at 0, or norms have no running statistics, the result is not a sum
-    over paths, but it still compares masks of one network. Operations under ``torch.no_grad()`` count as constants.
+    largest value. If activations do more than cut at 0, the result is not a sum over paths, but it still compares masks
+    of one network. It does not if terms are negative, because the network subtracts: LayerNorm and GroupNorm subtract a
+    mean, and attention weighs one token against another. Operations under ``torch.no_grad()`` count as constants.
 
     Args:
         network: masked, or plain with its effective weights; it stays unchanged.
         masks: the boolean mask of each masked weight by its name; other weights are dense.
         input_shape: of one sample, such as (channels, height, width) or (features,).
 
-    Returns: -inf if there is no path; inf if the sum exceeds float64's range (a ResNet-152 is at about 1e50); NaN if
-        the sum is negative, as it can be in a network that changes signs.
+    Returns: a finite number, or -inf if there is no path.
 
     Raises:
-        ValueError: if the network does not compute in float64, has no gradient, or returns more than one tensor.
+        ValueError: if a term is negative, the sum exceeds float64's range (a ResNet-152 is at about 1e50), or the
+            network does not compute in float64, has no gradient, or returns more than one tensor.
     """
+    kind = type(network).__name__
     methods = {name: each.method for name, each in masked_weights(network).items()} if is_masked(network) else {}
     with (
         masking.temporarily_unmasked(network) if methods else nullcontext(),
@@ -156,16 +158,22 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
             total = functional_call(network, tensors, (images,)).sum()
             gradients = torch.autograd.grad(total, list(squares.values()), materialize_grads=True)
         except Exception as error:  # whatever the network's own code raises
-            shape = tuple(input_shape)
             raise UserError(
-                f"{type(network).__name__} does not compute in float64 for samples of shape {shape}: {error}"
+                f"{kind} does not compute in float64 for samples of shape {tuple(input_shape)}: {error}"
             ) from error
-    trace_ = sum(
-        float((gradient * masks.get(name, 1)).sum()) for name, gradient in zip(squares, gradients, strict=True)
-    )
-    if trace_ > 0:
-        return math.log10(trace_)
-    return -math.inf if trace_ == 0 else math.nan
+    above = below = 0.0
+    for name, gradient in zip(squares, gradients, strict=True):
+        terms = gradient[masks[name]] if name in masks else gradient
+        above += float(terms.clamp(min=0).sum())
+        below += float(terms.clamp(max=0).sum())
+    if not math.isfinite(above + below):
+        raise UserError(f"{kind} has no trace of the path kernel: the sum over paths exceeds the range of float64")
+    if below < -1e-9 * above:  # not by rounding
+        raise UserError(
+            f"{kind} has no trace of the path kernel: terms of the sum are negative, because the network subtracts, as "
+            "LayerNorm, GroupNorm and attention do"
+        )
+    return math.log10(above + below) if above else -math.inf
 
 
 def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:

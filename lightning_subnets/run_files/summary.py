@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,8 @@ def summarize(
     """Return the summary of a run that has been trained and tested, and the diagnosis of its network under its masks.
 
     The diagnosis and the trace of the path kernel are None if the masks keep everything, the shape of the images is
-    unknown, or the network's units cannot be followed. The trace is also None if the network does not compute in
-    float64.
+    unknown, or the network's units cannot be followed. The trace is also None if ``log10_path_kernel_trace`` raises
+    an error; its reason is printed.
 
     Args:
         module: the trained module.
@@ -75,8 +74,10 @@ def summarize(
         found = diagnosis_of(network, data.image_shape)
         if isinstance(found, Diagnosis):
             diagnosis = found
-            with suppress(UserError):
+            try:
                 log10_trace = log10_path_kernel_trace(network, masks, data.image_shape)
+            except UserError as error:
+                print(f"the summary has no trace of the path kernel: {error}", file=sys.stderr)
         else:
             print(f"the summary has no widths and no paths: {found}", file=sys.stderr)
     trainer = module.trainer

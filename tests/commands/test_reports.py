@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_subnets import EdgePopup, UserError, mask_, masks
 from lightning_subnets.commands.cli import main
+from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.training.checkpoint import CheckpointFiles
@@ -70,13 +71,26 @@ def options(root: Path) -> list[str]:
     return ["fit", "-c", str(QUICKSTART), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={root}", *length]
 
 
-def test_a_network_whose_paths_cannot_be_summed_has_no_trace(tmp_path: Path) -> None:
-    main([*options(tmp_path), "--model.network=test_reports.InFloat32", "--name=lr$^$"])
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [("InFloat32", "does not compute in float64"), ("Negative", "terms of the sum are negative")],
+)
+def test_a_network_whose_paths_cannot_be_summed_has_no_trace_and_a_line_says_why(
+    network: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masked = [f"--model.network=test_reports.{network}"]
+    main([*options(tmp_path), *masked, "--name=lr$^$"])
     run = tmp_path / "lr$^$" / "version_0"  # would be a wrong formula in a picture
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "trace of the path kernel" in line]
+    assert reason in said
     summary = json.loads((run / "summary.json").read_text())
     assert summary["log10_trace"] is None
     assert summary["log10_paths"] > 0
     assert {picture.name for picture in run.glob("*.png")} >= {"curves.png", "widths.png"}
+    last = str(run / "checkpoints" / "last.ckpt")
+    subnets(["inspect", last])
+    said = " ".join(capsys.readouterr().out.split())
+    assert reason in said
 
 
 @pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
@@ -102,9 +116,10 @@ def test_a_network_whose_units_cannot_be_followed_is_reported_without_them(
     assert "the units of Branching cannot be followed" in said
 
 
-def test_a_sum_over_paths_that_is_negative_is_no_number_and_one_in_float32_is_an_error() -> None:
+def test_a_sum_over_paths_that_is_negative_or_in_float32_is_an_error() -> None:
     found = masks(mask_(Negative(), EdgePopup(0.5)))
-    assert math.isnan(log10_path_kernel_trace(Negative(), found, SHAPE))
+    with pytest.raises(UserError, match="Negative has no trace of the path kernel: terms of the sum are negative"):
+        log10_path_kernel_trace(Negative(), found, SHAPE)
     with pytest.raises(UserError, match="InFloat32 does not compute in float64"):
         log10_path_kernel_trace(InFloat32(), found, SHAPE)
 

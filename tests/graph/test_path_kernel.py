@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
+from lightning_subnets.errors import UserError
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking.maskable import find_weights
 
@@ -146,3 +147,22 @@ def test_a_mean_over_positions_divides_by_their_number() -> None:
     }
     expected = sum(layer.parameter.item() ** 2 for layer in find_weights(network).masked.values())
     assert 10 ** log10_path_kernel_trace(network, masks, (1, 3, 3)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_sum_that_exceeds_the_range_of_float64_is_an_error_and_a_dropped_weight_without_a_term_is_not() -> None:
+    network = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3))).double()
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, 1e120)
+    masks = {name: torch.ones_like(each.parameter).bool() for name, each in find_weights(network).masked.items()}
+    with pytest.raises(UserError, match=r"Sequential has no trace of the path kernel: .*exceeds the range of float64"):
+        log10_path_kernel_trace(network, masks, (2,))
+    # dR2 / d(w^2) of the dropped weight of the second layer is 1e480, but the sum is over kept weights.
+    masks["1.weight"][:] = False
+    assert log10_path_kernel_trace(network, masks, (2,)) == -math.inf
+
+
+def test_a_norm_that_subtracts_a_mean_has_no_sum_over_paths() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 2))
+    masks = {name: torch.ones_like(each.parameter).bool() for name, each in find_weights(network).masked.items()}
+    with pytest.raises(UserError, match="terms of the sum are negative, because the network subtracts, as LayerNorm"):
+        log10_path_kernel_trace(network, masks, (4,))
