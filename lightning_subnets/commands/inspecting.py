@@ -46,7 +46,12 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
         common = _overlap(kept, against, network) if against else None
         titles = ["kept", "density", "on paths", "units on paths"]
         rows = {
-            name: [f"{each.kept:,}", f"{each.density:.2%}", f"{each.on_paths:,}", f"{each.alive:,} of {each.units:,}"]
+            name: [
+                f"{each.kept:,}",
+                f"{each.density:.2%}" if each.masked else "dense",
+                f"{each.on_paths:,}",
+                f"{each.alive:,} of {each.units:,}",
+            ]
             for name, each in diagnosis.layers.items()
         }
         console.print(_table(titles, rows, common))
@@ -123,9 +128,8 @@ def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | No
     columns = [*titles, *(["in common"] if common else [])]
     table = Table(Column("weight", no_wrap=True), *(Column(title, justify="right") for title in columns))
     for name, row in rows.items():
-        table.add_row(
-            _shown(name.removesuffix(".weight")), *row, *([f"{common[1][name].jaccard:.1%}"] if common else [])
-        )
+        shared = [f"{common[1][name].jaccard:.1%}"] if common and name in common[1] else []
+        table.add_row(_shown(name.removesuffix(".weight")), *row, *shared)
     return table
 
 

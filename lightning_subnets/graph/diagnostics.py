@@ -36,6 +36,7 @@ class LayerDiagnosis:
         alive: the units on a path of kept weights from an input to an output; never more than the width.
         used: False for a layer off the graph, see ``unit_tracing.trace``: evaluation skips it, as an auxiliary
             classifier, or its input is a constant. It has no paths and does not collapse.
+        masked: False for a weight that stays dense, such as one of ``keep_dense``.
     """
 
     kept: int
@@ -45,6 +46,7 @@ class LayerDiagnosis:
     width: int
     alive: int
     used: bool
+    masked: bool = True
 
     @property
     def density(self) -> float:
@@ -56,7 +58,7 @@ class Diagnosis:
     """The part of a network that masks leave.
 
     Attributes:
-        layers: each layer by its name, in the network's order.
+        layers: each weight by its name, masked or dense, in the network's order.
         log10_paths: log10 of the number of paths of kept weights from an input to an output in the graph of units,
             where each kept position of a kernel is an edge; -inf if there is none.
     """
@@ -66,7 +68,9 @@ class Diagnosis:
 
     @property
     def density(self) -> float:
-        return sum(layer.kept for layer in self.layers.values()) / sum(layer.total for layer in self.layers.values())
+        """The fraction kept of the masked weights, as ``masking.density`` gives it: dense weights do not count."""
+        masked = [layer for layer in self.layers.values() if layer.masked]
+        return sum(layer.kept for layer in masked) / sum(layer.total for layer in masked)
 
     @property
     def empty(self) -> list[str]:
@@ -103,12 +107,12 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
     whole = {
         name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in find_weights(network).masked.items()
     }
-    masks = whole | dict(masks)
-    kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in masks.items()}
+    every = whole | dict(masks)
+    kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in every.items()}
     into, onward = graph.log_paths(kept), graph.log_paths(kept, backward=True)
     layers = _layers(graph, kept, into > -np.inf, onward > -np.inf)
     return Diagnosis(
-        {name: _layer(layers.get(name), mask) for name, mask in masks.items()},
+        {name: _layer(layers.get(name), mask, name in masks) for name, mask in every.items()},
         float(np.logaddexp2.reduce(into[graph.outputs] / math.log10(2)) * math.log10(2)),
     )
 
@@ -257,7 +261,7 @@ def _layers(graph: UnitGraph, kept: Mapping[str, Float64], reached: Mask, leadin
     return found
 
 
-def _layer(found: _Found | None, mask: Tensor) -> LayerDiagnosis:
+def _layer(found: _Found | None, mask: Tensor, masked: bool) -> LayerDiagnosis:
     return LayerDiagnosis(
         kept=int(mask.sum()),
         total=mask.numel(),
@@ -266,4 +270,5 @@ def _layer(found: _Found | None, mask: Tensor) -> LayerDiagnosis:
         width=int(found.wide.sum()) if found else 0,
         alive=int(found.alive.sum()) if found else 0,
         used=found is not None,
+        masked=masked,
     )

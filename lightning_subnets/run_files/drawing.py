@@ -129,7 +129,7 @@ def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
     layers = list(diagnosis.layers.values())
     densities = [100 * layer.density for layer in layers]
     figure, left, right = _density_bars(list(diagnosis.layers), densities, widths=(1, 1))
-    left.set(title=f"Density: {diagnosis.density:.2%} in all", xlim=(0, 1.15 * max(densities)))
+    left.set(title=f"Density: {diagnosis.density:.2%} of the masked weights", xlim=(0, 1.15 * max(densities)))
     rows = range(len(layers))
     right.barh(rows, [layer.units for layer in layers], color="#DDDDDD", height=0.7, label="all units")
     width = [layer.width for layer in layers]

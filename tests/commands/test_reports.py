@@ -78,7 +78,7 @@ def options(root: Path) -> list[str]:
 def test_a_network_whose_paths_cannot_be_summed_has_no_trace_and_a_line_says_why(
     network: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    masked = [f"--model.network=test_reports.{network}"]
+    masked = [f"--model.network=test_reports.{network}", "--model.keep_dense=[output]"]
     main([*options(tmp_path), *masked, "--name=lr$^$"])
     run = tmp_path / "lr$^$" / "version_0"  # would be a wrong formula in a picture
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "trace of the path kernel" in line]
@@ -88,9 +88,12 @@ def test_a_network_whose_paths_cannot_be_summed_has_no_trace_and_a_line_says_why
     assert summary["log10_paths"] > 0
     assert {picture.name for picture in run.glob("*.png")} >= {"curves.png", "widths.png"}
     last = str(run / "checkpoints" / "last.ckpt")
-    subnets(["inspect", last])
+    subnets(["inspect", last, "--against", last])
     said = " ".join(capsys.readouterr().out.split())
     assert reason in said
+    assert summary["density"] == 0.5
+    assert "density 50.000%" in said
+    assert "output │ 320 │ dense" in said
 
 
 @pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import EdgePopup, Supermask, UserError, mask_, masked_weights, masks
+from lightning_subnets import EdgePopup, Supermask, UserError, density, mask_, masked_weights, masks
 from lightning_subnets.graph.diagnostics import Overlap, diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.masking import initialization
 from lightning_subnets.masking.maskable import find_weights
@@ -151,13 +151,16 @@ def test_a_network_that_draws_its_masks_is_diagnosed_with_one_draw() -> None:
     network(torch.zeros(1, 1, 4, 4)).sum().backward()
 
 
-def test_a_weight_that_stays_dense_keeps_all_its_numbers() -> None:
+def test_a_weight_that_stays_dense_keeps_all_its_numbers_and_does_not_count_in_the_density() -> None:
     network = mask_(Residual(), EdgePopup(0.5), weights="kaiming_normal", keep_dense=["stem"])
-    assert {name: layer.kept for name, layer in diagnose(network, (1, 4, 4)).layers.items()} == {
+    found = diagnose(network, (1, 4, 4))
+    assert {name: layer.kept for name, layer in found.layers.items()} == {
         "stem.weight": 2,
         "block.weight": 18,
         "head.weight": 1,
     }
+    assert [name for name, layer in found.layers.items() if not layer.masked] == ["stem.weight"]
+    assert found.density == density(network) == 0.5
 
 
 def test_a_trace_that_cannot_be_computed_is_a_mistake_of_the_caller() -> None:
