@@ -28,10 +28,12 @@ def masked_class(base: type[nn.Module], keys: tuple[str, ...]) -> type[nn.Module
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__reduce_ex__": _reduce,
+        "_get_name": lambda _: f"Masked{base.__name__}",
         "extra_repr": _extra_repr,
         "_apply": _apply,
     }
-    return type(f"Masked{base.__name__}", (base,), attributes)
+    # Errors name the class of a module: that of the base, which the user wrote. Only its repr is "MaskedLinear(...)".
+    return type(base.__name__, (base,), attributes)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:

@@ -14,7 +14,8 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from lightning_subnets import EdgePopup, mask_, masked_weights, unmask_
+from lightning_subnets import EdgePopup, UserError, mask_, masked_weights, masks, raw_weight, save_subnet, unmask_
+from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking.masked_weight import scores_names
 
 
@@ -211,8 +212,26 @@ def test_a_module_gets_no_attribute_that_could_hide_its_own() -> None:
     mask_(layer, EdgePopup(0.5))
     assert set(dir(layer)) - before == {"_masked", "scores"}
     assert (type(layer).__module__, type(layer).__qualname__) == (nn.Linear.__module__, "Linear")
+    assert repr(layer) == "MaskedLinear(in_features=4, out_features=4, bias=True, density=0.5)"
     layer.mask, layer.method = "mine", "mine too"  # type: ignore[assignment]
     layer(torch.ones(1, 4))
+
+
+MISTAKES: dict[str, Callable[[nn.Module], Any]] = {
+    "masked already": lambda layer: mask_(layer, EdgePopup(0.5)),
+    "has no parameter 'wait'": lambda layer: raw_weight(layer, "wait"),
+    "does not compute in float64": lambda layer: log10_path_kernel_trace(layer, masks(layer), (5,)),
+    "no function of torchvision.models builds this": lambda layer: save_subnet(layer, "net.subnet"),
+    "has no attribute 'wait'": lambda layer: layer.wait,
+}
+
+
+@pytest.mark.parametrize(("message", "mistake"), MISTAKES.items(), ids=MISTAKES)
+def test_an_error_names_the_class_that_the_user_wrote(message: str, mistake: Callable[[nn.Module], Any]) -> None:
+    with pytest.raises((UserError, AttributeError), match=message) as raised:
+        mistake(mask_(nn.Linear(4, 4), EdgePopup(0.5)))
+    assert "Linear" in str(raised.value)
+    assert "MaskedLinear" not in str(raised.value)
 
 
 def test_a_parametrization_on_a_masked_layer_is_an_error() -> None:
