@@ -70,10 +70,8 @@ def _new(base: type[nn.Module], keys: tuple[str, ...]) -> nn.Module:
 
 def _extra_repr(module: nn.Module) -> str:
     parts = [plain_class(module).extra_repr(module)]
-    for key, state in states_of(module).items():
-        weight = MaskedWeight(module, key).weight
-        density = state.method.density if state.num_kept is None else state.num_kept / weight.numel()
-        parts.append(f"{'' if key == 'weight' else f'{key}: '}density={density:.3g}")
+    for key in states_of(module):
+        parts.append(f"{'' if key == 'weight' else f'{key}: '}density={MaskedWeight(module, key).density:.3g}")
     return ", ".join(filter(None, parts))
 
 

@@ -40,7 +40,7 @@ class MaskState:
         return {**vars(self), "drawn": None, "cached": None, "externally_refreshed": False}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class MaskedWeight:
     """A view of one masked weight. Two views are equal if they show the same weight, through any of its modules.
 
@@ -57,6 +57,9 @@ class MaskedWeight:
 
     def __hash__(self) -> int:
         return id(self.state)
+
+    def __repr__(self) -> str:
+        return f"MaskedWeight({self.key!r}, {tuple(self.weight.shape)}, density={self.density:.3g})"
 
     @property
     def state(self) -> MaskState:
@@ -80,6 +83,11 @@ class MaskedWeight:
     def num_kept(self) -> int | None:
         """The number of weights kept; None if the method does not fix it in advance."""
         return self.state.num_kept
+
+    @property
+    def density(self) -> float:
+        """The fraction of weights kept; that of the whole network if the method does not fix it for each weight."""
+        return self.method.density if self.num_kept is None else self.num_kept / self.weight.numel()
 
     @property
     def origin(self) -> Origin | None:

@@ -207,8 +207,9 @@ def test_a_wrapper_does_not_change_the_draws() -> None:
         assert all(torch.equal(first, second) for first, second in zip(drawn[0], other, strict=True))
 
 
-def test_a_method_and_a_masked_layer_show_their_density() -> None:
+def test_a_method_a_masked_layer_and_a_masked_weight_show_their_density() -> None:
     network = mask_(convs(), EdgePopup(0.3), densities={"2.2": 0.1})
     assert repr(EdgePopup(0.3)) == "EdgePopup(density=0.3, absolute=True, allocation='uniform')"
     assert "MaskedConv2d(3, 4, kernel_size=(3, 3), stride=(1, 1), density=0.306)" in repr(network)
     assert "MaskedLinear(in_features=4, out_features=10, bias=True, density=0.1)" in repr(network)
+    assert repr(masked_weights(network)["2.2.weight"]) == "MaskedWeight('weight', (10, 4), density=0.1)"
