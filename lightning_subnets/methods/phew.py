@@ -38,6 +38,9 @@ class PHEW(PruneAtInit):
     from an input to an output. Walks never find weights of 0 and find small ones late. For ResNet-50 on two cores a
     density of 0.05 takes seconds, 0.5 a minute, and 0.8 five minutes.
 
+    No path leads through auxiliary classifiers, so they stay dense: set ``keep_dense=["aux*"]`` for GoogLeNet and
+    ``keep_dense=["AuxLogits*"]`` for Inception v3.
+
     Args:
         density: fraction of all weights kept, in (0, 1].
         whole_kernels: whether a step through a convolution keeps the whole kernel.
