@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_process import finish, start_fit, wait_until_it_trains
+from fit_process import QUICKSTART, finish, start_fit, wait_until_it_trains
+
+from lightning_subnets.commands.cli import main
 
 OPTIONS = ["--trainer.max_epochs=4", "--trainer.log_every_n_steps=5", "--version=run"]
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
@@ -21,9 +23,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole")
-    finish(start_fit(folder, *OPTIONS))
-    return folder / "runs/quickstart/run"
+    folder, threads = tmp_path_factory.mktemp("whole"), torch.get_num_threads()
+    torch.set_num_threads(1)  # as start_fit sets it
+    main(["fit", "-c", QUICKSTART, "--trainer.accelerator=cpu", f"--trainer.default_root_dir={folder}", *OPTIONS])
+    torch.set_num_threads(threads)
+    return folder / "quickstart/run"
 
 
 @pytest.mark.thorough

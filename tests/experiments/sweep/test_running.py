@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -196,10 +197,15 @@ def started(path: str, *options: str) -> subprocess.Popen[str]:
 
     def has_saved() -> bool:
         assert process.poll() is None
-        return any(path.stat().st_mtime > began for path in Path("out").glob("runs/*/checkpoints/last.ckpt"))
+        return saved_since(began)
 
     wait_until(has_saved)
     return process
+
+
+def saved_since(began: float) -> bool:
+    """Return whether a run has written a checkpoint."""
+    return any(path.stat().st_mtime > began for path in Path("out").glob("runs/*/checkpoints/last.ckpt"))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -224,14 +230,21 @@ def running() -> list[int]:
 
 @pytest.mark.thorough
 def test_a_stopped_sweep_saves_and_resumes_and_the_row_of_a_killed_run_says_why(
-    figure: Callable[..., str],
+    figure: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     long = figure(**{"trainer.max_epochs": 3000, "trainer.limit_val_batches": 0})
-    process = started(long, "--at_once=1")
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped; the same command resumes it" in said
+
+    def stop_when_a_run_has_saved() -> None:
+        wait_until(lambda: saved_since(0.0))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = Thread(target=stop_when_a_run_has_saved)
+    thread.start()
+    with pytest.raises(SystemExit) as exit_info:
+        main(["sweep", long, "--out=out", "--at_once=1"])
+    thread.join()
+    assert exit_info.value.code == 128 + signal.SIGTERM
+    assert "stopped; the same command resumes it" in capfd.readouterr().err
     assert [row["status"] for row in rows()] == ["missing", "missing"]
     assert running() == []
     (run,) = Path("out/runs").glob("*/checkpoints")
