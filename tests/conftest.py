@@ -32,6 +32,23 @@ settings.load_profile("repeatable")
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the thorough tests, which are the longest, so that no core ends with a long one alone.
+
+    xdist gives each worker a part of the list, of equal length, and a worker without tests takes some from another.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    thorough = [item for item in items if item.get_closest_marker("thorough")]
+    quick = [item for item in items if not item.get_closest_marker("thorough")]
+    share = -(-len(quick) // workers)
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in thorough[worker::workers] + quick[worker * share : (worker + 1) * share]
+    ]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
     """Handle Ctrl-C as in a terminal, because a process in the background of a script inherits that it is ignored."""
