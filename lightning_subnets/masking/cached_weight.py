@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 from weakref import WeakSet
@@ -22,7 +21,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.masked_weight import MaskedWeight, states_of
-from lightning_subnets.masking.method import Method, ScoredWeight, current_masks
+from lightning_subnets.masking.method import current_masks
 from lightning_subnets.masking.tensor_version import CachedWeight, TensorVersion
 
 _modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weight
@@ -36,71 +35,23 @@ def cached_weight(weight: MaskedWeight) -> tuple[Tensor, Tensor | None]:
         ValueError: if the effective weight was edited in place, because the edit would be lost.
     """
     state = weight.state
-    cached = state.cached
-    if torch.compiler.is_compiling() and not state.externally_refreshed:
+    compiling = torch.compiler.is_compiling()
+    if compiling and not state.externally_refreshed:
         # A compiled graph cannot check whether a tensor has changed.
         mask = weight.mask()
         return state.method.effective_weight(weight.weight.detach(), mask), mask
-    if torch.compiler.is_compiling():
-        assert cached is not None, "a network compiled by compile_ needs refresh_ before each forward pass"
-        return cached.product, cached.mask
-    if cached and cached.product._version != cached.version:
-        raise UserError(
-            f"the {weight.key} of a {type(weight.module).__name__} was edited in place, but it is the product of "
-            f"weight and mask, so the edit would be lost: call invalidate_(network), and edit "
-            f"ls.raw_weight(module, {weight.key!r})"
-        )
-    if not _is_fresh(weight):
-        if is_transformed(weight):
-            group = weight.global_group or (weight,)
-            tensors = (tensor for each in group for tensor in (each.weight, each.scores))
-            transformed: tuple[Tensor, Tensor] = _OfTransformed.apply(group, group.index(weight), *tensors)
-            return transformed
-        _compute([weight])
-        cached = state.cached
-    assert cached is not None
+    if not compiling:
+        if state.cached and state.cached.product._version != state.cached.version:
+            raise UserError(
+                f"the {weight.key} of a {type(weight.module).__name__} was edited in place, but it is the product of "
+                f"weight and mask, so the edit would be lost: call invalidate_(network), and edit "
+                f"ls.raw_weight(module, {weight.key!r})"
+            )
+        if not _is_fresh(weight):
+            _compute([weight])
+    cached = state.cached
+    assert cached is not None, "a network compiled by compile_ needs refresh_ before each forward pass"
     return cached.product, cached.mask
-
-
-@dataclass
-class _Plain:
-    weight: nn.Parameter
-    scores: nn.Parameter | None
-    method: Method
-    num_kept: int | None
-    global_group: tuple[ScoredWeight, ...] = ()
-    drawn: Tensor | None = None
-
-
-def is_transformed(weight: MaskedWeight) -> bool:
-    """Return whether ``torch.func.grad`` has wrapped the tensors of a weight."""
-    unwrap: Any = torch.func.debug_unwrap
-    return any(each is not None and unwrap(each) is not each for each in (weight.weight, weight.scores))
-
-
-class _OfTransformed(torch.autograd.Function):
-    """w * m and m inside ``torch.func.grad``, which gives a Function's ``forward`` the tensors that it has wrapped.
-
-    Nothing is cached, because these tensors live for one call.
-    """
-
-    @staticmethod
-    def forward(weights: Sequence[MaskedWeight], index: int, *tensors: Any) -> tuple[Tensor, Tensor]:
-        pairs = zip(weights, tensors[::2], tensors[1::2], strict=True)
-        group: list[ScoredWeight] = [
-            _Plain(weight, scores, each.method, each.num_kept) for each, weight, scores in pairs
-        ]
-        method = group[index].method
-        mask = method.masks(group)[index]
-        return method.effective_weight(group[index].weight.detach(), mask), mask
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(*output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise AssertionError("StraightThrough computes the gradient")
 
 
 def compile_(network: nn.Module, weights: Iterable[MaskedWeight]) -> None:

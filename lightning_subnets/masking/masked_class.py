@@ -6,14 +6,16 @@ what they saw before. The module's own forward, whatever it computes, reads ``se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import MaskedWeight, MaskState, masked_weights, scores_key, states_of
 
@@ -44,6 +46,11 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 def _effective_attribute(key: str) -> property:
     def get(module: nn.Module) -> Tensor:
+        if key not in module._parameters:
+            raise UserError(
+                f"{key!r} of a {type(module).__name__} was masked and is no parameter any more: call unmask_(network) "
+                "before a parametrization is registered or the parameter is deleted"
+            )
         try:
             return effective_weight(MaskedWeight(module, key))
         except AttributeError as error:  # nn.Module.__getattr__ would answer it with the weight without its mask
@@ -80,11 +87,20 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
     method = weight.method
     if not method.cacheable:
         return method.masked_weight(weight)
-    product, mask = cached_weight.cached_weight(weight)
-    compiling = torch.compiler.is_compiling()
-    function = _InTransform if not compiling and cached_weight.is_transformed(weight) else StraightThrough
-    result: Tensor = function.apply(product, mask, weight.weight, weight.scores, method)
+    if not torch.compiler.is_compiling() and _is_transformed(weight):
+        group = weight.global_group or (weight,)
+        tensors = (tensor for each in group for tensor in (each.weight, each.scores))
+        result: Tensor = _InTransform.apply(group, group.index(weight), *tensors)[0]
+    else:
+        product, mask = cached_weight.cached_weight(weight)
+        result = StraightThrough.apply(product, mask, weight.weight, weight.scores, method)
     return result
+
+
+def _is_transformed(weight: MaskedWeight) -> bool:
+    """Return whether ``torch.func.grad`` has wrapped the tensors of a weight."""
+    unwrap: Any = torch.func.debug_unwrap
+    return any(each is not None and unwrap(each) is not each for each in (weight.weight, weight.scores))
 
 
 class StraightThrough(torch.autograd.Function):
@@ -102,31 +118,45 @@ class StraightThrough(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor | None, Tensor | None, None]:
-        (gradient,), method = gradients, ctx.method
-        mask, weight, scores = ctx.saved_tensors
-        _, _, trains_weight, trains_scores, _ = ctx.needs_input_grad
-        return (
-            None,
-            None,
-            _with_strides_of(weight, method.weight_gradient(gradient, mask)) if trains_weight else None,
-            _with_strides_of(scores, method.score_gradient(gradient, weight, scores)) if trains_scores else None,
-            None,
-        )
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *_gradients(ctx, gradients[0], 2), None)
 
 
-class _InTransform(StraightThrough):
-    """The same for ``torch.func``, which needs ``setup_context``; with it, every call takes three times as long."""
+class _InTransform(torch.autograd.Function):
+    """The same for ``torch.func.grad``, which gives ``forward`` the tensors that it has wrapped.
+
+    It computes w_eff and m at each read, because the wrapped tensors live for one call. ``torch.func`` needs
+    ``setup_context``, with which every call takes three times as long.
+    """
 
     @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        result: Tensor = inputs[0].view_as(inputs[0])
-        return result
+    def forward(group: Sequence[MaskedWeight], index: int, *tensors: Any) -> tuple[Tensor, Tensor]:
+        method, pairs = group[index].method, zip(group, tensors[::2], tensors[1::2], strict=True)
+        found: list[Any] = [SimpleNamespace(weight=w, scores=s, num_kept=each.num_kept) for each, w, s in pairs]
+        mask = method.masks(found)[index]
+        return method.effective_weight(tensors[2 * index].detach(), mask), mask
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        _, mask, weight, scores, ctx.method = inputs
-        ctx.save_for_backward(mask, weight, scores)
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        group, index, *tensors = inputs
+        ctx.method, ctx.first = group[index].method, 2 + 2 * index
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], *tensors[2 * index : 2 * index + 2])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        others = len(ctx.needs_input_grad) - ctx.first - 2
+        return (*[None] * ctx.first, *_gradients(ctx, gradients[0], ctx.first), *[None] * others)
+
+
+def _gradients(ctx: Any, gradient: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return dL/dw and dL/ds, or None for those that are not trained; w is the input number ``first``."""
+    mask, weight, scores = ctx.saved_tensors
+    trains_weight, trains_scores = ctx.needs_input_grad[first : first + 2]
+    return (
+        _with_strides_of(weight, ctx.method.weight_gradient(gradient, mask)) if trains_weight else None,
+        _with_strides_of(scores, ctx.method.score_gradient(gradient, weight, scores)) if trains_scores else None,
+    )
 
 
 def _with_strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:

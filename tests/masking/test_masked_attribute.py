@@ -14,7 +14,19 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from lightning_subnets import EdgePopup, UserError, mask_, masked_weights, masks, raw_weight, save_subnet, unmask_
+from lightning_subnets import (
+    Biprop,
+    EdgePopup,
+    Magnitude,
+    Method,
+    UserError,
+    mask_,
+    masked_weights,
+    masks,
+    raw_weight,
+    save_subnet,
+    unmask_,
+)
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking.masked_weight import scores_names
 
@@ -236,7 +248,7 @@ def test_an_error_names_the_class_that_the_user_wrote(message: str, mistake: Cal
 
 def test_a_parametrization_on_a_masked_layer_is_an_error() -> None:
     layer = mask_(nn.Linear(4, 4), EdgePopup(0.5))
-    with pytest.raises(ValueError, match="weight"):
+    with pytest.raises(UserError, match=r"'weight' of a .*Linear was masked .*call unmask_.* before a parametrization"):
         parametrize.register_parametrization(layer, "weight", nn.Identity())
 
 
@@ -263,6 +275,23 @@ def test_torch_func_computes_the_gradient_of_the_scores(names: list[str]) -> Non
     expected = masked.get_parameter("scores").grad
     assert expected is not None
     assert torch.equal(found["scores"], expected)
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.5, allocation="global"), Biprop(0.5), Magnitude(0.5)], ids=repr)
+def test_torch_func_computes_the_gradient_of_whatever_a_method_trains(method: Method) -> None:
+    masked = mask_(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)), method, weights="kaiming_normal")
+    trained = {name: each for name, each in masked.named_parameters() if each.requires_grad}
+    x = torch.randn(3, 4)
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        result: Tensor = functional_call(masked, values, x).square().sum()
+        return result
+
+    found = torch.func.grad(loss)({name: each.detach() for name, each in trained.items()})
+    masked(x).square().sum().backward()
+    for name, parameter in trained.items():
+        assert parameter.grad is not None
+        assert torch.equal(found[name], parameter.grad), name
 
 
 def test_fx_keeps_a_masked_layer_as_a_leaf() -> None:
