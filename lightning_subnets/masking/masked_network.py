@@ -75,7 +75,7 @@ def mask_(
     planned = plan(network, method_of(method), weights, choice)
     with _unchanged_after_an_error(network):
         _install_(network, method, seed, planned)
-        method.prune_(network, data._replace(weights=tuple(masked_weights(network))))
+        method.prune_(network, data)
     return network
 
 

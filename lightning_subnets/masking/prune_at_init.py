@@ -50,6 +50,7 @@ class PruneAtInit(Method):
         return [each.scores.detach().clone() for each in weights if each.scores is not None]
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:
+        data = data._replace(weights=tuple(masked_weights(network)))
         # Compiling would take longer than the few passes that a score needs.
         with temporarily_unmasked(network), torch.compiler.set_stance("force_eager"):
             masks = self.compute_masks(network, data)

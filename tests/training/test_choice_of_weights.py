@@ -129,6 +129,13 @@ def test_a_layer_that_is_added_after_masking_is_an_error_before_training() -> No
     trained(module)
 
 
+@pytest.mark.parametrize("method", [ls.Magnitude(0.5), ls.SNIP(0.5), ls.SynFlow(0.5), ls.PHEW(0.5)], ids=repr)
+def test_a_run_prunes_only_the_weights_that_it_masks(method: ls.Method) -> None:
+    module = headed(method, keep_dense=["head"])
+    trained(module)
+    assert ls.density(module.network, per_weight=True) == {"body.weight": 0.5}
+
+
 @pytest.mark.parametrize("method", [ls.EdgePopup(0.5), ls.Supermask(0.5), ls.Magnitude(0.5)])
 def test_weights_that_training_never_reads_are_named(method: ls.Method, capsys: pytest.CaptureFixture[str]) -> None:
     trained(headed(method))
