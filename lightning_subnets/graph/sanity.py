@@ -92,6 +92,4 @@ def _constant(weight: MaskedWeight, value: float) -> Tensor:
 def _drawn(weight: MaskedWeight, name: str, seed: int) -> Tensor:
     stream = initialization.stream_of(name)
     origin = weight.origin or Origin("kaiming_normal", 0, stream, weight.method.density)
-    return initialization.draw_weights(
-        origin.distribution, weight.weight.shape, seed=origin.seed + 1 + seed, stream=stream, density=origin.density
-    )
+    return origin._replace(seed=origin.seed + 1 + seed, stream=stream).draw(weight.weight.shape)

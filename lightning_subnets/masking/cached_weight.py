@@ -2,8 +2,7 @@
 
 The cache recomputes all weights together after each optimizer step. Accumulated batches and evaluation reuse them.
 Changes show in a tensor's version counter. Fused optimizers do not advance the counter, so a hook on
-``Optimizer.step`` reports their steps. Two changes leave no trace: an in-place edit of ``parameter.data`` and a
-torch.distributed collective on a parameter. Call ``invalidate_`` after them.
+``Optimizer.step`` reports their steps. Changes that leave no trace need ``invalidate_``, see ``mask_``.
 """
 
 from __future__ import annotations

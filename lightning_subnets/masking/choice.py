@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import allocation, initialization
+from lightning_subnets.masking import allocation
 from lightning_subnets.masking.maskable import Weight, find_weights, matching
 from lightning_subnets.masking.masked_weight import is_masked
 from lightning_subnets.masking.method import Method
@@ -55,20 +55,15 @@ class Plan(NamedTuple):
 
 
 def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice) -> Plan:
-    """Return what to do with each weight, after every check that needs no data."""
+    """Return what to do with each weight, after the checks that need no data."""
+    if not isinstance(method, Method):
+        raise UserError(f"{method!r} is not a method: pass an instance, EdgePopup(density=0.3) is one")
     if is_masked(network):
         raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
     distribution = distribution_for(method, weights)
     _check_distribution(method, distribution)
     masked, dense = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
     return Plan(masked, dense, distribution, *_num_kept(method, masked, choice))
-
-
-def method_of(value: Any) -> Method:
-    """Return a method, and refuse any other value."""
-    if not isinstance(value, Method):
-        raise UserError(f"{value!r} is not a method: pass an instance, EdgePopup(density=0.3) is one")
-    return value
 
 
 def distribution_for(method: Method, weights: str | None) -> str | None:
@@ -83,7 +78,6 @@ def _check_distribution(method: Method, distribution: str | None) -> None:
         if method.rerandomizes:
             raise UserError(f"{type(method).__name__} re-draws weights: name a distribution, weights='kaiming_normal'")
         return
-    initialization.check_distribution(distribution)
     if method.ranks_by_magnitude and method.density < 1 and distribution.endswith("signed_constant"):
         raise UserError(
             f"{type(method).__name__} keeps the largest weights, but all weights of {distribution} have one magnitude: "

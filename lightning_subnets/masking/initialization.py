@@ -44,7 +44,8 @@ def draw_weights(distribution: str, shape: torch.Size, *, seed: int, stream: str
         density: fraction kept; only the scaled distributions use it.
     Source: Ramanujan et al. 2020, sections 4.1 and 4.5; Kaiming: He et al. 2015; Xavier: Glorot and Bengio 2010.
     """
-    check_distribution(distribution)
+    if distribution not in DISTRIBUTIONS:
+        raise unknown("weight distribution", distribution, DISTRIBUTIONS)
     draw, scale_of = _DISTRIBUTIONS[distribution.removeprefix("scaled_")]
     scale = scale_of(*fans(shape)) * (math.sqrt(1.0 / density) if distribution.startswith("scaled_") else 1.0)
     return _fill(draw, scale, shape, seed, stream, "weight")
@@ -85,12 +86,6 @@ def stream_of(name: str) -> str:
     plain = name.replace("_orig_mod.", "").removeprefix("module.")
     owner, _, key = plain.rpartition(".")
     return owner if key == "weight" else plain
-
-
-def check_distribution(distribution: str) -> None:
-    """Refuse an unknown distribution."""
-    if distribution not in DISTRIBUTIONS:
-        raise unknown("weight distribution", distribution, DISTRIBUTIONS)
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:

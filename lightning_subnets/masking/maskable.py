@@ -146,8 +146,7 @@ def _check_modules(network: nn.Module, kind: str) -> None:
     """Refuse modules whose weights are no parameters, because they would stay dense without a word."""
     for name, module in network.named_modules():
         layer = f"the layer {name!r} of {kind}"
-        computed = isinstance(vars(module).get("weight"), Tensor)
-        if parametrize.is_parametrized(module) or computed:
+        if parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor):
             raise UserError(
                 f"the weight of {layer} is computed from other parameters (pruning, parametrization, weight norm or "
                 "spectral norm of torch.nn.utils): remove that first, so that it is a parameter again"

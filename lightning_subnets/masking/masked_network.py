@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.masking import cached_weight, initialization, masked_class, masked_weight
-from lightning_subnets.masking.choice import Choice, Plan, method_of, plan
+from lightning_subnets.masking.choice import Choice, Plan, plan
 from lightning_subnets.masking.maskable import Weight
 from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_weights, states_of
 from lightning_subnets.masking.method import Method, PruningData
@@ -70,9 +70,8 @@ def mask_(
             nothing, or the method lacks batches or an input shape, or finds no masks. After any exception the network
             is as it was.
     """
-    choice = Choice.of(keep_dense, also_mask, densities)
-    data = PruningData(list(batches) if method_of(method).requires else (), input_shape, seed).checked_for(method)
-    planned = plan(network, method_of(method), weights, choice)
+    planned = plan(network, method, weights, Choice.of(keep_dense, also_mask, densities))
+    data = PruningData(list(batches) if method.requires else (), input_shape, seed).checked_for(method)
     with _unchanged_after_an_error(network):
         _install_(network, method, seed, planned)
         method.prune_(network, data)
@@ -83,7 +82,7 @@ def install_masks_(
     network: nn.Module, method: Method, *, weights: str | None, seed: int, choice: Choice | None = None
 ) -> None:
     """Mask a network as ``mask_`` does, but without pruning: the masks of a ``PruneAtInit`` keep all weights."""
-    planned = plan(network, method_of(method), weights, choice or Choice())
+    planned = plan(network, method, weights, choice or Choice())
     with _unchanged_after_an_error(network):
         _install_(network, method, seed, planned)
 
@@ -167,15 +166,10 @@ def density(network: nn.Module, *, per_weight: bool = False) -> float | dict[str
 def _draw_(weight: Weight, origin: Origin, *, biases: bool) -> None:
     """Draw a weight, and the bias of its module if biases are trained."""
     parameter, (module, key) = weight.parameter, weight.owners[0]
-    shape = parameter.shape
-    parameter.copy_(
-        initialization.draw_weights(
-            origin.distribution, shape, seed=origin.seed, stream=origin.stream, density=origin.density
-        )
-    )
+    parameter.copy_(origin.draw(parameter.shape))
     bias = module._parameters.get("bias")
     if biases and key == "weight" and bias is not None:
-        fan_in = initialization.fans(shape)[0]
+        fan_in = initialization.fans(parameter.shape)[0]
         bias.copy_(initialization.draw_biases(bias.shape, fan_in=fan_in, seed=origin.seed, stream=origin.stream))
 
 

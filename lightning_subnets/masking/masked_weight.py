@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.initialization import draw_weights
 from lightning_subnets.masking.method import Method, current_masks
 from lightning_subnets.masking.tensor_version import CachedWeight
 
@@ -19,6 +21,10 @@ class Origin(NamedTuple):
     seed: int
     stream: str
     density: float
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Draw the weight, float32 on the CPU."""
+        return draw_weights(self.distribution, shape, seed=self.seed, stream=self.stream, density=self.density)
 
 
 @dataclass(eq=False)

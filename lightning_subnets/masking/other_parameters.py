@@ -46,18 +46,13 @@ def initialize_others_(network: nn.Module, weights: Container[str], *, seed: int
 def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, stream: str) -> Tensor | None:
     """Return the initial value of a parameter that is not a weight, on the CPU, or None if it stays as it was built.
 
+    ``module`` has it, as it was built, under the name ``key``.
+
     - ``temperature``, ``logit_scale``, slopes of PReLU: as built.
     - Tokens, position tables and embeddings: N(0, 0.02^2) from (seed, name), the standard deviation of BERT and ViT.
     - Shifts (``bias``, ``q_bias``, ``beta``): 0.
     - Scales (``weight`` of a norm, ``gamma``, ``gain``, ``layer_scale``): 1, also if they were built as 0 or 1e-6.
     - Everything else: as built if all its numbers are equal, and drawn as a table if they differ.
-
-    Args:
-        module: the owner.
-        key: the parameter's name in its module.
-        parameter: as it was built.
-        seed: of the draw.
-        stream: of the draw, see ``initialization.stream_of``.
     """
     key, shape = key.lower(), parameter.shape
     if not parameter.numel():

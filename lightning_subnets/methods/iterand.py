@@ -67,10 +67,9 @@ class IteRand(EdgePopup):
         masks = masking.masks(network)
         for name, masked in masking.masked_weights(network).items():
             assert masked.origin is not None
-            distribution, seed, stream, density = masked.origin
-            weight, stream = masked.weight, f"{stream} after step {step}"
-            drawn = initialization.draw_weights(
-                distribution, weight.shape, seed=seed, stream=stream, density=density
-            ).to(weight)
-            chosen = initialization.draw_chances(weight.shape, seed=seed, stream=stream).to(weight.device) < self.share
+            weight, origin = masked.weight, masked.origin
+            origin = origin._replace(stream=f"{origin.stream} after step {step}")
+            drawn = origin.draw(weight.shape).to(weight)
+            chances = initialization.draw_chances(weight.shape, seed=origin.seed, stream=origin.stream)
+            chosen = chances.to(weight.device) < self.share
             weight.copy_(torch.where(chosen & ~masks[name], drawn, weight))
