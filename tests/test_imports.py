@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-WORKSHOP = {"lightning", "jsonargparse", "matplotlib", "torchvision", "sklearn", "wandb", "scipy", "pydantic", "rich"}
+WORKSHOP = {
+    *("lightning", "jsonargparse", "matplotlib", "torchvision", "sklearn", "wandb", "scipy", "pydantic", "rich"),
+    "huggingface_hub",
+}
 PRINT_MODULES = "\nimport sys\nprint(*{name.partition('.')[0] for name in sys.modules})"
 
 

@@ -64,7 +64,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
 
 def show_file(path: str, against: str | None, input_shape: Shape | None) -> None:
     """Print the header and the weights of a ``.subnet`` file, and the paths in it if its network can be built."""
-    console, file = Console(), Container(Path(path))
+    console, file = Console(), Container(path)
     header, kept = file.header, masks_in(path)
     titles = ["shape", "kept", "density", "mask", "weights"]
     rows = {

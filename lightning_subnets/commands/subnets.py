@@ -64,7 +64,7 @@ def export(checkpoint: str, out: str, input_shape: tuple[int, int, int] | None =
     if checkpoint.endswith(".subnet"):
         if path.suffix == ".subnet":
             raise UserError(f"{checkpoint} is a .subnet file already: copy it")
-        header = Container(Path(checkpoint)).header
+        header = Container(checkpoint).header
         network, details, shape = load_subnet(checkpoint), header.details(), input_shape or header.image_shape
     else:
         run = SavedRun(checkpoint)

@@ -136,7 +136,7 @@ def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]
 
 def _evaluation_config(path: str) -> dict[str, Any]:
     """Return a config that evaluates a ``.subnet`` file on the data of its run."""
-    file = Container(Path(path))
+    file = Container(path)
     kind, arguments = data_of_file(file, path)
     network = file.header.network
     print(f"evaluating on {kind} {json.dumps(arguments)}", file=sys.stderr)

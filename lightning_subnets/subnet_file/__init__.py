@@ -1,8 +1,9 @@
 """Subnetworks in ``.subnet`` files: a seed, one bit per weight, and whatever was trained.
 
-Start with ``saving.py`` and ``loading.py``. ``container.py`` reads and writes the bytes, ``header.py`` checks the JSON,
-``mask_codec.py`` and ``weight_code.py`` encode a weight, and ``network.py`` builds the network that a file names. This
-room imports ``masking``, ``methods`` and ``networks``. docs/subnet_file.md describes the format.
+Start with ``saving.py`` and ``loading.py``. ``container.py`` reads and writes the bytes, ``hub.py`` downloads a file,
+``header.py`` checks the JSON, ``mask_codec.py`` and ``weight_code.py`` encode a weight, and ``network.py`` builds the
+network that a file names. This room imports ``masking``, ``methods`` and ``networks``. docs/subnet_file.md describes
+the format.
 """
 
 from lightning_subnets.subnet_file.loading import load_subnet, masks_in

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
+from lightning_subnets.subnet_file import hub
 from lightning_subnets.subnet_file.header import Header, Json
 
 KEY = "lightning-subnets"
@@ -48,7 +49,7 @@ def write(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def naming_file(path: Path) -> Iterator[None]:
+def naming_file(path: str | Path) -> Iterator[None]:
     """Turn each error about the content of a file into a ``UserError`` that names the file."""
     from safetensors import SafetensorError
 
@@ -65,16 +66,22 @@ def naming_file(path: Path) -> Iterator[None]:
 class Container:
     """A ``.subnet`` file whose digest and header have been checked, and whose tensors are read on request."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
+        """Open a file, or download it first if ``path`` is an ``hf://`` address.
+
+        Raises:
+            ValueError: if the file cannot be downloaded or read, or is damaged.
+        """
         from safetensors import safe_open
 
+        local = hub.local_path(path)
         with naming_file(path):
-            with path.open("rb") as file:
+            with local.open("rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
                 self.header = Header.from_json(self._read_header(file))
             if self.header.total > NUMBERS_PER_BYTE * self.size:
                 raise UserError(f"a file of {self.size:,} bytes cannot hold {self.header.total:,} weights")
-            self._file = safe_open(path, framework="pt")
+            self._file = safe_open(local, framework="pt")
             self._left = set(self._file.keys())  # type: ignore[no-untyped-call]
 
     def take(self, name: str) -> Tensor:

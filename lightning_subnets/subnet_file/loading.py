@@ -31,7 +31,7 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
     Nothing in the file is executed. The weights are drawn again from the seed and compared with the file's digest.
 
     Args:
-        path: the file.
+        path: the file, or the ``hf://user/name/file.subnet`` of a file on the Hugging Face Hub (see ``hub.py``).
         masked: return a masked network in training mode, as ``mask_`` gives it, instead of a plain one in evaluation
             mode with the mask folded into the weights. Scores are not in the file: they start again, higher for kept
             weights than for the others. A dropped weight is 0 if the seed does not give it.
@@ -39,10 +39,9 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
             do not build the file's network. It is changed in place, even if loading fails.
 
     Raises:
-        ValueError: if the file is missing, damaged or does not fit the network, the weights drawn here differ from
-            those that were saved, or ``masked`` needs a method that is not in this package.
+        ValueError: if the file is missing or damaged, cannot be downloaded or does not fit the network, the weights
+            drawn here differ from those that were saved, or ``masked`` needs a method that is not in this package.
     """
-    path = Path(path)
     file = Container(path)
     # Weights drawn for a density of 1e-300 are infinite. The digest then refuses them.
     with naming_file(path), np.errstate(over="ignore"):
@@ -50,8 +49,7 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
 
 
 def masks_in(path: str | Path) -> dict[str, Tensor]:
-    """Return the boolean masks of a ``.subnet`` file by weight, without building its network."""
-    path = Path(path)
+    """Return the boolean masks of a ``.subnet`` file by weight, without building its network; see ``load_subnet``."""
     file = Container(path)
     with naming_file(path):
         return {name: _mask(file, name) for name in file.header.layers}

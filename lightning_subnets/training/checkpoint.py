@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
+from lightning_subnets.subnet_file import hub
 from lightning_subnets.training import checkpoint_schema, torch_file
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schema import first_mistake
@@ -32,6 +33,8 @@ def read(path: str | Path) -> dict[str, Any]:
         ValueError: if the file is missing, truncated, damaged or not a checkpoint of this package, or holds more than
             tensors and plain values.
     """
+    if str(path).startswith(hub.SCHEME):
+        raise UserError(f"{path} does not end in .subnet: only .subnet files are loaded from a hub")
     if not Path(path).is_file():
         raise UserError(f"the checkpoint {path} does not exist")
     try:
