@@ -39,31 +39,52 @@ class Parser(ArgumentParser):
         failures.end(message, tip="subnets --help lists the commands")
 
 
-def export(checkpoint: str, out: str, input_shape: tuple[int, int, int] | None = None, force: bool = False) -> None:
+def export(
+    checkpoint: str,
+    out: str,
+    input_shape: tuple[int, int, int] | None = None,
+    force: bool = False,
+    model_card: bool = False,
+    license: str | None = None,
+) -> None:
     """Write the subnetwork of a run into a .subnet, .pt, .safetensors or .onnx file.
 
     - .subnet: the seed of the weights, one bit per weight, all trained parameters, and the run's whole config.
     - .pt, .safetensors: the state dict of the plain network, with zeros for the weights that are not kept.
     - .onnx: the plain network; its logits in onnxruntime are compared with PyTorch's before the file is kept.
+    - .md: the model card of a .subnet file, with the header that the Hugging Face Hub reads.
 
     Args:
-        checkpoint: a checkpoint of a run, or a .subnet file.
+        checkpoint: a checkpoint of a run, or a .subnet file, also as hf://user/name/file.subnet.
         out: the file to write.
         input_shape: channels, height and width of an image, for .onnx if the run's data are not on this machine.
-        force: replace an existing file.
+        force: replace existing files.
+        model_card: write README.md, the model card, beside a .subnet file.
+        license: the license in the model card, for example apache-2.0; it has none by default.
     """
     from lightning_subnets import masking
     from lightning_subnets.interop import exporting
+    from lightning_subnets.interop import model_card as cards
     from lightning_subnets.run_files.saved_run import SavedRun
     from lightning_subnets.subnet_file import load_subnet, save_subnet
     from lightning_subnets.subnet_file.container import Container
 
     path = Path(out)
+    card = path if path.suffix == ".md" else path.with_name("README.md")
+    if model_card or path == card:
+        if path.suffix not in (".subnet", ".md") or (path == card and not checkpoint.endswith(".subnet")):
+            raise UserError(f"a model card describes a .subnet file: export {checkpoint} to one with --model_card")
+        cards.check(card, force=force)
+    elif license is not None:
+        raise UserError("--license is written into a model card: add --model_card")
+    if path == card:
+        _write_card(checkpoint, card, license, force=force)
+        return
     exporting.check(path, force=force)
     _check_shape(input_shape)
     if checkpoint.endswith(".subnet"):
         if path.suffix == ".subnet":
-            raise UserError(f"{checkpoint} is a .subnet file already: copy it")
+            raise UserError(f"{checkpoint} is a .subnet file already: copy it, or write its model card, README.md")
         header = Container(checkpoint).header
         network, details, shape = load_subnet(checkpoint), header.details(), input_shape or header.image_shape
     else:
@@ -72,6 +93,8 @@ def export(checkpoint: str, out: str, input_shape: tuple[int, int, int] | None =
         if path.suffix == ".subnet":
             save_subnet(network, path, **details, force=force)
             _print_size(path)
+            if model_card:
+                _write_card(str(path), card, license, force=force)
             return
         masking.unmask_(network)
         shape = input_shape or details["preprocessing"].get("input_shape")
@@ -80,6 +103,20 @@ def export(checkpoint: str, out: str, input_shape: tuple[int, int, int] | None =
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
     exporting.export(network.eval(), path, input_shape=tuple(shape or ()), details=texts, force=force)
     _print_size(path)
+
+
+def _write_card(subnet: str, card: Path, license: str | None, *, force: bool) -> None:
+    from lightning_subnets.interop import model_card
+    from lightning_subnets.run_files.saved_config import data_of_file
+    from lightning_subnets.subnet_file.container import Container
+
+    file = Container(subnet)
+    try:
+        data: str | None = data_of_file(file, subnet)[0]
+    except UserError:  # the file names no data of this package
+        data = None
+    model_card.write(subnet, card, data=data, license=license, force=force)
+    print(f"{printable(str(card))}: the model card, to be read before it is published")
 
 
 def import_(
