@@ -50,6 +50,10 @@ def no_network(*_: object) -> NoReturn:
     raise AssertionError("the network was used")
 
 
+def refused(*_: object) -> NoReturn:
+    raise ConnectionRefusedError("refused")
+
+
 def test_a_file_of_the_hub_is_loaded_and_nothing_else_is_downloaded(server: HubServer, file: Path) -> None:
     server.files["main", "other.subnet"] = b""
     assert not differing(load_subnet(ADDRESS), load_subnet(file))
@@ -103,7 +107,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_only_if_the_cache_lacks_the_fi
     server: HubServer, file: Path, mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_subnet(ADDRESS)
-    server.stop()
+    monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(time, "sleep", lambda _: None)  # huggingface_hub tries again for half a minute
     load_subnet(ADDRESS)
     assert "not in the hub's cache" in mistake(["inspect", "hf://user/net/other.subnet"], main)
