@@ -20,7 +20,7 @@ NARROWEST: dict[Kind, int] = {
     ResNet20: 16,
     ResNet32: 16,
     AlexNet: 96,
-    AirbenchNet: 24,
+    AirbenchNet: 64,
 }
 every_network = pytest.mark.parametrize("kind", NARROWEST)
 
