@@ -38,6 +38,7 @@ KEPT_SMALL = {
     "methods/rn50_": PHOTOGRAPHS,
     "tiny_imagenet": ["--data.root={tiny_imagenet}", "--model.network.num_classes=3"],
     "cifar10": ["--data.root={cifar}", "--model.network.width_multiplier=0.25"],
+    "imagenet/fast_rn50": PHOTOGRAPHS,
     "digits/supermask": ["--model.network.width_multiplier=0.25"],
     "methods/vgg16_": ["--data.root={cifar}", "--model.network.width_multiplier=0.125"],
     "_snip": ["--model.method.samples_per_class=2"],
@@ -216,7 +217,7 @@ def test_the_quickstart_finds_a_good_subnetwork(seed: int, tmp_path: Path, monke
     main(["fit", "-c", str(CONFIGS / "quickstart.yaml"), "--trainer.accelerator=cpu", f"--seed_everything={seed}"])
     summary = json.loads(Path("runs/quickstart/version_0/summary.json").read_text())
     assert summary["seed"] == seed
-    assert summary["test_accuracy"] >= 0.97
+    assert summary["test_accuracy"] >= 0.985
     assert summary["weights_unchanged"] is True
     assert summary["density"] == 0.5
     if seed == 0:
