@@ -27,18 +27,21 @@ def _return_type(function: Any, logger: Any = None) -> Any:
 
 
 def leave_defaults_to_builder(network: Namespace) -> None:
-    """Drop the arguments that the parser filled in from functions that the builder calls.
+    """Drop the arguments that the parser filled in and that the builder, or the parser, would refuse.
 
     torchvision's ``wide_resnet50_2`` passes its keyword arguments to ``ResNet``. The parser finds ``ResNet``'s default
-    width and fills it in, and ``wide_resnet50_2`` refuses it.
+    width and fills it in, and ``wide_resnet50_2`` refuses it. timm's ``Eva`` has a class as the default of
+    ``norm_layer``. The config of the run would name this class, and the parser reads a class as an object to create.
     """
     module, _, name = network.class_path.rpartition(".")
     build = getattr(importlib.import_module(module), name)
-    if isinstance(build, type) or "init_args" not in network:
+    if "init_args" not in network:
         return
     parser = ArgumentParser()
-    parser.add_function_arguments(build, fail_untyped=False)
+    add = parser.add_class_arguments if isinstance(build, type) else parser.add_function_arguments
+    add(build, fail_untyped=False)
     defaults, own = parser.get_defaults(), inspect.signature(build).parameters
     for key, value in list(network.init_args.items()):
-        if key not in own and key in defaults and defaults[key] == value:
+        passed_on = not isinstance(build, type) and key not in own
+        if key in defaults and defaults[key] == value and (passed_on or isinstance(value, type)):
             del network.init_args[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,17 @@ class SavedRun:
         if summary.get("method") == "Supermask" or summary.get("steps") != self._content["global_step"]:
             summary = {}
         accuracy = {name: summary.get(name) for name in ("test_accuracy", "test_top5")}
+        # A file goes to other machines, on which the directory of this run and its loggers say nothing.
+        config = copy.deepcopy(self._config)
+        if isinstance(trainer := config.get("trainer"), dict):
+            trainer.pop("default_root_dir", None)
+            trainer.pop("logger", None)
         return {
             "network": self._config["model"]["network"],
             "classes": classes,
             "accuracy": {name: value for name, value in accuracy.items() if value is not None},
             "preprocessing": preprocessing,
-            "config": self._config,
+            "config": config,
         }
 
     def _instantiate(self, parser: ArgumentParser, key: str, seed: str) -> Any:
