@@ -77,7 +77,7 @@ def summarize(
             try:
                 log10_trace = log10_path_kernel_trace(network, masks, data.image_shape)
             except UserError as error:
-                print(f"left out of the summary: {error}", file=sys.stderr)
+                print(f"the summary has no trace of the path kernel: {error}", file=sys.stderr)
         else:
             print(f"the summary has no widths and no paths: {found}", file=sys.stderr)
     trainer = module.trainer

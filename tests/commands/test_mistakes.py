@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_resumed(finished_run: Path, mistake: Mistake) -> 
     [
         (["--model.method.density=0.3"], "density = 0.5 and this run has density = 0.3"),
         (["--model.network.width_multiplier=2"], "has shape (64, 1, 3, 3)"),
-        (["--model.optimizer=Adam"], "of a run with SGD and this run has Adam"),
+        (["--model.optimizer=SGD"], "of a run with Adam and this run has SGD"),
         (["--trainer.max_epochs=1"], "is at step 46, in epoch 2, and --trainer.max_epochs=1 is before that"),
         (["--trainer.max_steps=40"], "--trainer.max_steps=40 is before that"),
     ],
@@ -202,7 +202,8 @@ def test_a_truncated_checkpoint_is_refused(count: int, finished_run: Path, tmp_p
 
 
 def test_a_diverged_run_stops_and_names_the_step(mistake: Mistake) -> None:
-    error = mistake(["fit", "-c", QUICKSTART, *SHORT, "--model.optimizer.lr=1e30"])
+    sgd = ["--model.optimizer=SGD", "--model.optimizer.lr=1e30", "--model.optimizer.weight_decay=1e-4"]
+    error = mistake(["fit", "-c", QUICKSTART, *SHORT, *sgd, "--model.optimizer.momentum=0.9"])
     assert "training diverged at step" in error
     assert "no checkpoint had been written" in error
     assert not list(Path("runs").rglob("*.ckpt"))

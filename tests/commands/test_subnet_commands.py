@@ -104,7 +104,7 @@ def test_every_format_gives_the_same_logits(of: str, run: Path, subnet: Path, tm
     source, expected = (last(run) if of == "run" else str(subnet)), logits_of(load_subnet(subnet))
     for ending in ("pt", "safetensors", "onnx"):
         main(["export", source, str(tmp_path / f"net.{ending}")])
-    plain = Conv2(in_channels=1, image_size=8)
+    plain = Conv2(in_channels=1, image_size=8, norm="batch")
     plain.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     assert torch.equal(logits_of(plain), expected)
     plain.load_state_dict(safetensors.torch.load_file(tmp_path / "net.safetensors"))
@@ -121,7 +121,7 @@ def test_inspect_prints_and_draws_a_run_prints_a_file_and_compares_the_two(
     main(["inspect", last(run), "--against", str(subnet)])
     said = " ".join(capsys.readouterr().out.split())
     common = "100.00% of the weights that either keeps"
-    for part in ("density 50.000%", "classifier.5", "10 of 10", "trace of the path kernel 10^", common):
+    for part in ("density 50.000%", "classifier.7", "10 of 10", "trace of the path kernel 10^", common):
         assert part in said
     with Image.open(run / "widths.png") as picture:
         assert picture.width > 1000
@@ -134,7 +134,7 @@ def test_inspect_prints_and_draws_a_run_prints_a_file_and_compares_the_two(
         "50.000%: 183,840 of 367,680",
         "test_accuracy",
         "10: 0, 1, 2, 3, 4, ...",
-        "features.2 │ 64x64x3x3 │ 18,432 │ 50.00%",
+        "features.3 │ 64x64x3x3 │ 18,432 │ 50.00%",
         "paths from inputs to outputs",
         common,
     ):

@@ -17,11 +17,13 @@ from lightning_subnets.training.module import SubnetModule
 
 
 def test_a_mask_of_a_run_has_the_weights_of_the_seed_and_is_shuffled_by_it(finished_run: Path) -> None:
-    found = read_masks(str(finished_run / "checkpoints" / "last.ckpt"), Conv2(in_channels=1, image_size=8))
+    found = read_masks(
+        str(finished_run / "checkpoints" / "last.ckpt"), Conv2(in_channels=1, image_size=8, norm="batch")
+    )
 
     def network(seed: int) -> nn.Module:
         method = FixedMask(found, shuffle=True)
-        return mask_(Conv2(in_channels=1, image_size=8), method, weights="kaiming_uniform", seed=seed)
+        return mask_(Conv2(in_channels=1, image_size=8, norm="batch"), method, weights="kaiming_uniform", seed=seed)
 
     first, same, other = (masks(network(seed)) for seed in (1, 1, 2))
     for name, mask in first.items():
@@ -75,4 +77,4 @@ def test_a_checkpoint_of_a_method_from_elsewhere_is_an_error(finished_run: Path,
     content["subnet"]["method"] = "Mine"
     torch.save(content, tmp_path / "mine.ckpt")
     with pytest.raises(UserError, match="of the method Mine, which is not one of"):
-        read_masks(str(tmp_path / "mine.ckpt"), Conv2(in_channels=1, image_size=8))
+        read_masks(str(tmp_path / "mine.ckpt"), Conv2(in_channels=1, image_size=8, norm="batch"))

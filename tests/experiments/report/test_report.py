@@ -208,7 +208,7 @@ def test_a_checkpoint_gives_the_order_of_layers_and_the_diagnosis(
     monkeypatch.setattr(drawing, "draw_run", lambda run, **options: asked.append(options))
     page.run_section(finished_run, None)
     for options in asked:
-        layers = ("features.0", "features.2", "classifier.1", "classifier.3", "classifier.5")
+        layers = ("features.0", "features.3", "classifier.1", "classifier.4", "classifier.7")
         assert options["layers"] == [f"{layer}.weight" for layer in layers]
         assert list(options["diagnosis"].layers) == options["layers"]
         assert options["evaluated_on"] == "test set"
