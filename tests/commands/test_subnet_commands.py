@@ -150,8 +150,9 @@ def test_check_shows_that_the_mask_depends_on_its_weights(run: Path, capsys: pyt
         if len(cells) > 1 and cells[1].endswith("%"):
             found[cells[0]] = float(cells[1].rstrip("%")) / 100
     accuracy = found.pop("as found")
-    assert accuracy == pytest.approx(json.loads((run / "summary.json").read_text())["test_accuracy"], abs=1e-4)
-    assert accuracy > 0.8
+    # The running statistics come from other batches than in the run, so up to two of the 360 images may change sides.
+    assert accuracy == pytest.approx(json.loads((run / "summary.json").read_text())["test_accuracy"], abs=2.5 / 360)
+    assert accuracy > 0.9
     assert len(found) == 10
     assert max(found.values()) < 0.4
 

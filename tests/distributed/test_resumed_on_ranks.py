@@ -23,7 +23,8 @@ pytestmark = pytest.mark.thorough
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 # 1437 images are 718 a rank: the last batch is a smaller one, and one image is left out of each epoch.
-OPTIONS = ["--data.batch_size=36", "--model.lr_batch_size=72", "--trainer.max_epochs=4"]
+# Without norms, because on several ranks their running statistics are equal up to rounding only.
+OPTIONS = ["--data.batch_size=36", "--model.lr_batch_size=72", "--trainer.max_epochs=4", "--model.network.norm=none"]
 COMMAND = ["fit", "-c", QUICKSTART, "--trainer.accelerator=cpu", *OPTIONS]
 
 
@@ -89,7 +90,7 @@ def test_a_signal_to_one_rank_stops_both_and_both_or_one_alone_resume(
     )
     found = last(tmp_path, "alone")
     assert found["lr_schedulers"][0]["last_epoch"] == 4 * 40  # 1437 / 36: the schedule ends with the run
-    assert found["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.05
+    assert found["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.0015
     assert summary_of(tmp_path, "alone")["weights_digest"] == whole["weights_digest"]
 
 
