@@ -63,7 +63,13 @@ def start_rank_1_and_die(folder: Path, port: int, importing: bool) -> None:
         os._exit(9)
 
 
-@pytest.mark.parametrize("importing", [True, False], ids=["while it imports", "while it waits"])
+@pytest.mark.parametrize(
+    "importing",
+    [
+        pytest.param(True, id="while it imports", marks=pytest.mark.thorough),
+        pytest.param(False, id="while it waits"),
+    ],
+)
 def test_a_rank_that_rank_0_has_started_ends_when_rank_0_is_killed(importing: bool, tmp_path: Path) -> None:
     rank_0 = CONTEXT.Process(target=start_rank_1_and_die, args=(tmp_path, free_port(), importing))
     rank_0.start()
