@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/installed
 FFCV := $(VENV)/ffcv
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# uv needs a third of pip's time, and chooses among indexes and compiles to bytecode as pip does if it is told to.
+# uv needs less than half of pip's time, and chooses among indexes and compiles to bytecode as pip does if it is told to.
 UV := $(shell command -v uv)
 UV_INSTALL = $(BIN)/python -c "$$WITH_INDEXES_OF_PIP" $(or $(UV),$(BIN)/uv) pip install --quiet \
 	--python $(BIN)/python --compile-bytecode --index-strategy unsafe-best-match --constraint constraints.txt

@@ -28,7 +28,7 @@ class CIFAR10(InMemoryDataModule):
         validation_fraction: fraction of the training set that is held out; with 0, validation is on the test set.
         download: download torchvision's files if they are missing.
         seed: seed of the order of the samples, their augmentation and the held-out images.
-        padding: pixels on each side of a training image, by default 4 as in the paper; 2 is better in few epochs.
+        padding: pixels on each side of a training image, by default 4 as in the paper; 2 in the fast recipe.
 
     Source: Krizhevsky 2009.
     """

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from lightning_subnets import datamodules
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.errors import UserError, as_user_error
 from lightning_subnets.masking.prune_at_init import progress
-from lightning_subnets.run_files.saved_config import data_of_file
+from lightning_subnets.run_files.saved_config import data_of_file, read_yaml
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.training.schema import Count, Strict, first_mistake
+from lightning_subnets.training.schema import Count, Strict
 
 NAME = "claims.yaml"
 
@@ -63,14 +61,7 @@ class Claim(Strict):
 def read(folder: Path) -> dict[str, Claim]:
     """Return the claims of a folder by file name, or raise a ``UserError``."""
     path = folder / NAME
-    try:
-        claims = TypeAdapter(dict[str, Claim]).validate_python(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise UserError(f"{path} has no claims: {first_mistake(error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    claims: dict[str, Claim] = read_yaml(path, dict[str, Claim], "has no claims")[1]
     for name in claims:
         if Path(name).name != name or not name.endswith(".subnet"):
             raise UserError(f"{path} names {name!r:.100}, expected a .subnet file of the same folder")
@@ -96,7 +87,7 @@ def data_of(path: Path, arguments: dict[str, Any]) -> InMemoryDataModule:
 
     Args:
         path: a ``.subnet`` file, which names its data and their arguments.
-        arguments: replace the file's arguments where the class has them.
+        arguments: replace those arguments that the file states.
 
     Raises:
         ValueError: if the data are not on this machine.

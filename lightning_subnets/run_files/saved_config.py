@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lightning_subnets import datamodules
 from lightning_subnets.atomic_file import replacing
@@ -71,16 +71,25 @@ class _Config(Strict):
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return the config of a run, with the values checked that are read without jsonargparse."""
+    content, _ = read_yaml(path, _Config, "is not the config of a run")
+    return dict(content)
+
+
+def read_yaml(path: Path, schema: Any, otherwise: str) -> tuple[Any, Any]:
+    """Return the content of a YAML file, and the same as an instance of a schema.
+
+    Raises:
+        ValueError: if the file cannot be read, or does not fit; ``otherwise`` says what the file then is.
+    """
     try:
-        config = yaml.safe_load(path.read_text())
-        _Config.model_validate(config)
+        content = yaml.safe_load(path.read_text())
+        return content, TypeAdapter(schema).validate_python(content)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise UserError(f"{path} is not the config of a run: {first_mistake(error)}") from error
+        raise UserError(f"{path} {otherwise}: {first_mistake(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return dict(config)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
