@@ -13,7 +13,7 @@ from pathlib import Path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.run_files.names import plain_name
+from lightning_subnets.run_files.names import name_below, plain_name
 
 _ATTEMPTS = 100  # to lock a file that another process may share for a moment, see in_use
 
@@ -35,7 +35,7 @@ class RunDirectory:
         """
         if version:
             plain_name(version, "--version")
-        parent = Path(root, name)
+        parent = Path(root, name_below(name, "--name"))
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             return cls(parent / version if version else parent)
         missing = tuple(folder for folder in (parent, *parent.parents) if not folder.exists())

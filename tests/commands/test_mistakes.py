@@ -30,6 +30,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
     (["--trainer.default_root_dir=/dev/null"], ["/dev/null/quickstart", "Not a directory"]),
     (["--version=.."], ["--version is '..': it names a directory, so use a name "]),
+    (["--name=../outside"], ["--name is '../outside': the run would not be below", "such as 'first'"]),
     (["--trainer.callbacks+=BatchSizeFinder"], ["BatchSizeFinder changes the batch size", "--data.batch_size"]),
 ]
 MORE_MISTAKES: list[tuple[list[str], list[str]]] = [

@@ -34,6 +34,26 @@ def test_a_files_name_is_printed_as_one_line(tmp_path: Path, capsys: pytest.Capt
         assert error[:-1].isprintable()
 
 
+def test_a_name_with_markup_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.accelerator=cpu"]
+    names = ["--name=lr[/x][bold]a", "--version=[red]b"]
+    lightning(["fit", "-c", str(ROOT / "configs" / "quickstart.yaml"), *short, *names])
+    said = capsys.readouterr()
+    assert "run  runs/lr[/x][bold]a/[red]b " in said.out
+    assert " x][bold]a: EdgePopup " in said.out
+    assert "everything goes into runs/lr[/x][bold]a/[red]b" in said.err
+    checkpoint = "runs/lr[/x][bold]a/[red]b/checkpoints/last.ckpt"
+    subnets(["export", checkpoint, "[red]b.subnet"])
+    subnets(["inspect", checkpoint, "--against", "[red]b.subnet"])
+    said = capsys.readouterr()
+    assert "[red]b.subnet: " in said.out
+    assert "in common with [red]b.subnet: 100.00%" in said.out
+    assert "lr[/x][bold]a/[red]b/widths.png" in "".join(said.out.split())
+
+
 def test_help_warns_of_a_strangers_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         lightning(["test", "--help"])
