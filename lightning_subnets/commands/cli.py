@@ -28,6 +28,7 @@ from lightning_subnets.errors import UserError, as_user_error, printable
 from lightning_subnets.masking import digest
 from lightning_subnets.run_files import drawing, summary
 from lightning_subnets.run_files.builders import accept_builders_without_annotation, leave_defaults_to_builder
+from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.subnet_file import load_subnet
@@ -93,7 +94,7 @@ class SubnetCLI(LightningCLI):
                 LightningDataModule,
                 subclass_mode_data=True,
                 parser_class=Parser,
-                trainer_defaults={"default_root_dir": "runs", "enable_model_summary": False},
+                trainer_defaults={"default_root_dir": ROOT, "enable_model_summary": False},
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 save_config_kwargs={"save_to_log_dir": False},
@@ -131,8 +132,14 @@ class SubnetCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint, instead of replacing the config by its hyperparameters as Lightning does."""
         config = self.config[self.config.subcommand]
+        if config.name is None:
+            config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
+        root = config.trainer.default_root_dir
         if config.ckpt_path is None:
+            if self.config.subcommand != "fit":
+                raise missing_checkpoint(self.config.subcommand, root, config.name)
             return
+        config.ckpt_path = checkpoint_named(config.ckpt_path, root, config.name)
         if config.ckpt_path.endswith(".subnet"):
             if self.config.subcommand == "fit":
                 raise UserError(
@@ -153,8 +160,6 @@ class SubnetCLI(LightningCLI):
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(Progress())
         chosen_loggers, config.trainer.logger = config.trainer.logger, False
-        if config.name is None:
-            config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
         self.save_config_callback = None
         self.fit_from: Path | str | None = config.get("ckpt_path")
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:

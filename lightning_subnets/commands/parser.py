@@ -13,9 +13,9 @@ from lightning_subnets import datamodules, methods, networks
 from lightning_subnets.commands import failures
 
 _CHECKPOINT = (
-    "Checkpoint of a run, or a .subnet file to evaluate. If no config is given, the config.yaml of the checkpoint's "
-    "run is used, which can name any code to run: take a stranger's network as a .subnet file, which runs no code, "
-    "see SECURITY.md."
+    "Checkpoint of a run, the run's directory, last or best of the newest run, or a .subnet file to evaluate. If no "
+    "config is given, the config.yaml of the checkpoint's run is used, which can name any code to run: take a "
+    "stranger's network as a .subnet file, which runs no code, see SECURITY.md."
 )
 # The known class paths of a config's keys: each module, and the names in it.
 _KNOWN = {

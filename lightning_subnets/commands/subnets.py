@@ -55,7 +55,7 @@ def export(
     - .md: the model card of a .subnet file, with the header that the Hugging Face Hub reads.
 
     Args:
-        checkpoint: a checkpoint of a run, or a .subnet file, also as hf://user/name/file.subnet.
+        checkpoint: a checkpoint of a run, its directory, last or best, or a .subnet file, also as hf://user/name/file.subnet.
         out: the file to write.
         input_shape: channels, height and width of an image, for .onnx if the run's data are not on this machine.
         force: replace existing files.
@@ -65,11 +65,12 @@ def export(
     from lightning_subnets import masking
     from lightning_subnets.interop import exporting
     from lightning_subnets.interop import model_card as cards
+    from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
     from lightning_subnets.run_files.saved_run import SavedRun
     from lightning_subnets.subnet_file import load_subnet, save_subnet
     from lightning_subnets.subnet_file.container import Container
 
-    path = Path(out)
+    checkpoint, path = checkpoint_named(checkpoint), Path(out)
     card = path if path.suffix == ".md" else path.with_name("README.md")
     if model_card or path == card:
         if path.suffix not in (".subnet", ".md") or (path == card and not checkpoint.endswith(".subnet")):
@@ -175,13 +176,15 @@ def inspect(file: str, against: str | None = None, input_shape: tuple[int, int, 
     For a run, ``widths.png`` is drawn in the run's directory; for a file, the file's header is printed.
 
     Args:
-        file: a checkpoint of a run, or a .subnet file.
+        file: a checkpoint of a run, its directory, last or best (of the newest run in runs), or a .subnet file.
         against: another subnetwork of the same network, to compare the masks.
         input_shape: channels, height and width of an image, if the run's data are not on this machine.
     """
     from lightning_subnets.commands.inspecting import show_file, show_run
+    from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
 
     _check_shape(input_shape)
+    file, against = checkpoint_named(file), against and checkpoint_named(against)
     (show_file if file.endswith(".subnet") else show_run)(file, against, input_shape)
 
 
@@ -196,17 +199,18 @@ def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int =
     Prints the accuracies, and draws ``sanity.png`` in the run's directory.
 
     Args:
-        checkpoint: a checkpoint of a run.
+        checkpoint: a checkpoint of a run, its directory, last or best.
         batches: the number of batches of training images for the running statistics of norms.
         images: the number of test images, at most.
         seeds: how often masks are shuffled and weights drawn.
     """
     from lightning_subnets.commands.inspecting import print_checks
+    from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
 
     for name, value in (("batches", batches), ("images", images), ("seeds", seeds)):
         if value < 1:
             raise UserError(f"{name} = {value} is below 1")
-    print_checks(checkpoint, batches, images, seeds)
+    print_checks(checkpoint_named(checkpoint), batches, images, seeds)
 
 
 def verify(folder: str, data: dict[str, Any] | None = None) -> None:
@@ -261,11 +265,14 @@ def report(runs: str, out: str | None = None) -> None:
     The figures of an incomplete sweep show the finished runs, and name the missing ones.
 
     Args:
-        runs: a directory with sweeps or runs in it, or the directory of one sweep or of one run.
+        runs: a directory with sweeps or runs in it, the directory of one sweep or of one run, or last.
         out: the directory to write to, by default ``report`` in that directory.
     """
     from lightning_subnets.experiments import report as reports
+    from lightning_subnets.run_files.naming_checkpoints import WORDS, checkpoint_named
 
+    if runs in WORDS:
+        runs = str(Path(checkpoint_named(runs)).parents[1])
     reports.report(runs, out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from lightning_subnets import datamodules
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, printable
+from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
 from lightning_subnets.subnet_file.network import build, builder
 from lightning_subnets.training.schema import Strict, first_mistake
+
+# Options of a command that ends while it is parsed, or whose config the parser finds incomplete.
+_COMPLETE = re.compile("-c|--c|-h|--help|--print_config|--model")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -114,16 +119,21 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
     A ``.subnet`` file may come from a stranger, so only the data of its config are used, and only data of this package.
     """
     options = dict(itertools.pairwise([*args, ""])) | dict(option.split("=", 1) for option in args if "=" in option)
-    if "-c" in options or "--config" in options or "--ckpt_path" not in options:
+    if "-c" in options or "--config" in options:
         return args
-    checkpoint = options["--ckpt_path"]
+    root, name = options.get("--trainer.default_root_dir", ROOT), options.get("--name", "")
+    if "--ckpt_path" not in options:
+        if args[:1] in (["test"], ["validate"], ["predict"]) and not any(map(_COMPLETE.match, args)):
+            raise missing_checkpoint(args[0], root, name)
+        return args
+    checkpoint = checkpoint_named(options["--ckpt_path"], root, name)
     if checkpoint.endswith(".subnet"):
         return [args[0], "--config", json.dumps(_evaluation_config(checkpoint)), *args[1:]]
     config = Path(checkpoint).parent.parent / "config.yaml"
     if not config.is_file():
         return args
     read_config(config)
-    return [args[0], "--config", str(config), *args[1:]]
+    return [args[0], "--config", str(config), *args[1:], f"--ckpt_path={checkpoint}"]
 
 
 def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]]:
