@@ -27,7 +27,11 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
 from lightning_subnets.masking import digest
 from lightning_subnets.run_files import drawing, summary
-from lightning_subnets.run_files.builders import accept_builders_without_annotation, leave_defaults_to_builder
+from lightning_subnets.run_files.builders import (
+    accept_builders_without_annotation,
+    current_directory_last,
+    leave_defaults_to_builder,
+)
 from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
@@ -127,7 +131,10 @@ class SubnetCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        self.config: Namespace = parser.parse_args(with_config_of_checkpoint(args))
+        completed = with_config_of_checkpoint(args)
+        # The config of a .subnet file, which is inserted as JSON, names nothing of the current directory.
+        with current_directory_last([arg for arg in completed if arg in args or arg[:1] != "{"]):
+            self.config: Namespace = parser.parse_args(completed)
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint, instead of replacing the config by its hyperparameters as Lightning does."""

@@ -46,6 +46,7 @@ def export(
     force: bool = False,
     model_card: bool = False,
     license: str | None = None,
+    network: str | None = None,
 ) -> None:
     """Write the subnetwork of a run into a .subnet, .pt, .safetensors or .onnx file.
 
@@ -61,10 +62,12 @@ def export(
         force: replace existing files.
         model_card: write README.md, the model card, beside a .subnet file.
         license: the license in the model card, for example apache-2.0; it has none by default.
+        network: the function or class that builds the network of a .subnet file, if it is your own: mynet.MyNet.
     """
     from lightning_subnets import masking
     from lightning_subnets.interop import exporting
     from lightning_subnets.interop import model_card as cards
+    from lightning_subnets.run_files.builders import build_of_file
     from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
     from lightning_subnets.run_files.saved_run import SavedRun
     from lightning_subnets.subnet_file import load_subnet, save_subnet
@@ -86,23 +89,24 @@ def export(
     if checkpoint.endswith(".subnet"):
         if path.suffix == ".subnet":
             raise UserError(f"{checkpoint} is a .subnet file already: copy it, or write its model card, README.md")
-        header = Container(checkpoint).header
-        network, details, shape = load_subnet(checkpoint), header.details(), input_shape or header.image_shape
+        file = Container(checkpoint)
+        net = load_subnet(checkpoint, network=build_of_file(file, checkpoint, network, "--network"))
+        details, shape = file.header.details(), input_shape or file.header.image_shape
     else:
         run = SavedRun(checkpoint)
-        network, details = run.module().network, run.details()
+        net, details = run.module().network, run.details()
         if path.suffix == ".subnet":
-            save_subnet(network, path, **details, force=force)
+            save_subnet(net, path, **details, force=force)
             _print_size(path)
             if model_card:
                 _write_card(str(path), card, license, force=force)
             return
-        masking.unmask_(network)
+        masking.unmask_(net)
         shape = input_shape or details["preprocessing"].get("input_shape")
     if path.suffix == ".onnx" and not shape:
         raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
-    exporting.export(network.eval(), path, input_shape=tuple(shape or ()), details=texts, force=force)
+    exporting.export(net.eval(), path, input_shape=tuple(shape or ()), details=texts, force=force)
     _print_size(path)
 
 
@@ -144,8 +148,9 @@ def import_(
     """
     from lightning_subnets.interop import exporting
     from lightning_subnets.interop.importing import import_subnet_
+    from lightning_subnets.run_files.builders import named_builder
     from lightning_subnets.subnet_file import save_subnet
-    from lightning_subnets.subnet_file.network import build, builder
+    from lightning_subnets.subnet_file.network import build
 
     path = Path(out)
     if network is None:
@@ -153,11 +158,7 @@ def import_(
     if path.suffix != ".subnet":
         raise UserError(f"{out} does not end in .subnet: import writes this format only, and subnets export the others")
     exporting.check(path, force=force)
-    if builder(network) is None:
-        raise UserError(
-            f"{network} is not a network of torchvision.models, timm or lightning_subnets.networks: name one of them"
-        )
-    plain = build(network, arguments or {})
+    plain = build(network, arguments or {}, trusted=named_builder(network))
     import_subnet_(file, plain, density=density, weights=weights, seed=seed)
     save_subnet(plain, path, network={"class_path": network, "init_args": arguments or {}}, force=force)
     _print_size(path)

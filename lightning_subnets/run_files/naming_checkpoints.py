@@ -29,7 +29,7 @@ def checkpoint_named(given: str, root: str | Path = ROOT, name: str = "") -> str
     if run is None:
         place = printable(str(Path(root, name)))
         raise UserError(f"no run in {place} has a checkpoint, so {given!r} names none: train one with lightning fit")
-    if given not in WORDS and not run.is_dir():
+    if given not in WORDS and not (given and run.is_dir()):
         return given
     path = run / "checkpoints" / f"{given if given in WORDS else 'last'}.ckpt"
     if not path.is_file():

@@ -17,9 +17,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from lightning_subnets import datamodules
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, printable
+from lightning_subnets.run_files.builders import build_of_file
 from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint
-from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
-from lightning_subnets.subnet_file.network import build, builder
+from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.schema import Strict, first_mistake
 
 # Options of a command that ends while it is parsed, or whose config the parser finds incomplete.
@@ -128,7 +128,12 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
         return args
     checkpoint = checkpoint_named(options["--ckpt_path"], root, name)
     if checkpoint.endswith(".subnet"):
-        return [args[0], "--config", json.dumps(_evaluation_config(checkpoint)), *args[1:]]
+        return [
+            args[0],
+            "--config",
+            json.dumps(_evaluation_config(checkpoint, options.get("--model.network"))),
+            *args[1:],
+        ]
     config = Path(checkpoint).parent.parent / "config.yaml"
     if not config.is_file():
         return args
@@ -153,20 +158,22 @@ def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]
     return kind, {key: value for key, value in arguments.items() if key not in ("download", "num_workers")}
 
 
-def _evaluation_config(path: str) -> dict[str, Any]:
-    """Return a config that evaluates a ``.subnet`` file on the data of its run."""
+def _evaluation_config(path: str, named: str | None) -> dict[str, Any]:
+    """Return a config that evaluates a ``.subnet`` file on the data of its run.
+
+    The network is built by the builder that the user has named, if any, with the arguments in the file.
+    """
     file = Container(path)
     kind, arguments = data_of_file(file, path)
     network = file.header.network
     print(f"evaluating on {kind} {json.dumps(arguments)}", file=sys.stderr)
-    if builder(network.builder) is None:
-        raise UserError(f"{path} needs the network {network.builder}: give a config that builds it, -c FILE")
-    build(network.builder, network.arguments, at_most=NUMBERS_PER_BYTE * file.size)  # refuses what is too large
+    build_of_file(file, path, named, "--model.network")  # refuses what is too large
+    name = named or network.builder
     # timm's functions take **kwargs, so jsonargparse does not know the names of their arguments.
-    key = "dict_kwargs" if network.builder.startswith("timm.") else "init_args"
+    key = "dict_kwargs" if name.startswith("timm.") else "init_args"
     return {
         "model": {
-            "network": {"class_path": network.builder, key: network.arguments},
+            "network": {"class_path": name, key: network.arguments},
             "method": "lightning_subnets.Dense",
             "weights": None,
         },

@@ -14,7 +14,11 @@ from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, as_user_error, printable
-from lightning_subnets.run_files.builders import accept_builders_without_annotation, leave_defaults_to_builder
+from lightning_subnets.run_files.builders import (
+    accept_builders_without_annotation,
+    current_directory_last,
+    leave_defaults_to_builder,
+)
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.training import checkpoint
@@ -88,7 +92,8 @@ class SavedRun:
     def _instantiate(self, parser: ArgumentParser, key: str, seed: str) -> Any:
         """Return the object that the config describes under ``key``. The config states the seed elsewhere."""
         try:
-            parsed = parser.parse_object({key: self._config[key]})
+            with current_directory_last():  # the config is the user's, see SECURITY.md
+                parsed = parser.parse_object({key: self._config[key]})
             parsed[f"{key}.{seed}"] = self._config["seed_everything"]
             if key == "model":
                 leave_defaults_to_builder(parsed.model.network)

@@ -79,14 +79,16 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             )
 
 
-def build(name: str, arguments: Mapping[str, Any], *, at_most: int | None = None) -> nn.Module:
+def build(
+    name: str, arguments: Mapping[str, Any], *, at_most: int | None = None, trusted: Builder | None = None
+) -> nn.Module:
     """Build a network on the CPU, by the name of its builder, with weights of no particular value.
 
     ``at_most`` limits the network's numbers before they are allocated. It is None for trusted arguments, because the
-    check takes longer than the building.
+    check takes longer than the building. ``trusted`` is a builder that the user names, instead of a known one.
     """
     check_arguments(arguments)
-    if (build_it := builder(name)) is None:
+    if (build_it := trusted or builder(name)) is None:
         raise UserError(
             f"{name!r:.100} is no network of torchvision.models, timm or lightning_subnets.networks, and only these "
             "are built by name: build it yourself and call load_subnet(path, network=...)"
