@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,10 +86,15 @@ def current_directory_last(args: Sequence[str] | None = None) -> Iterator[None]:
                 sys.path.remove(str(here))
 
     _util.__import__ = import_  # type: ignore[attr-defined]  # import_object calls it by this name
+    # To find stubs, jsonargparse asks another Python, which would import a json.py of the current directory.
+    safe = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
         del _util.__import__  # type: ignore[attr-defined]
+        del os.environ["PYTHONSAFEPATH"]
+        os.environ |= {"PYTHONSAFEPATH": safe} if safe else {}
 
 
 def _names(args: Sequence[str], here: Path, module: str) -> bool:
