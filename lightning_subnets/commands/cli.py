@@ -22,13 +22,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_subnets import masking
 from lightning_subnets.commands import failures
+from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.errors import UserError, as_user_error, printable
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.masking import digest
 from lightning_subnets.run_files import drawing, summary
 from lightning_subnets.run_files.builders import (
     accept_builders_without_annotation,
+    as_constructor_error,
     current_directory_last,
     leave_defaults_to_builder,
 )
@@ -132,6 +134,7 @@ class SubnetCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
         completed = with_config_of_checkpoint(args)
+        Parser.line = CommandLine(completed, Path.cwd())
         # The config of a .subnet file, which is inserted as JSON, names nothing of the current directory.
         with current_directory_last([arg for arg in completed if arg in args or arg[:1] != "{"]):
             self.config: Namespace = parser.parse_args(completed)
@@ -205,7 +208,7 @@ class SubnetCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, ImportError, RuntimeError, AttributeError) as error:
             # The constructor of a network or an optimizer refuses an argument from the config.
-            raise as_user_error(error) from error
+            raise as_constructor_error(error) from error
 
         if self.trainer.precision == "64-true":
             # Lightning converts the network later, but checkpoints are compared with its weights before that.

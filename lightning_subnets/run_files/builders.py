@@ -137,3 +137,14 @@ def build_of_file(file: Container, path: str, named: str | None, option: str) ->
         )
     trusted = named_builder(named) if named else None
     return build(named or network.builder, network.arguments, at_most=at_most, trusted=trusted)
+
+
+def as_constructor_error(error: Exception) -> UserError:
+    """Return the error of a class or function that a config names as a ``UserError`` that names the class too."""
+    built = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        built = frame.f_locals.get("class_type", built)  # of jsonargparse's function that calls it
+    short = as_user_error(error)
+    name = getattr(built, "__name__", None)
+    own = isinstance(error, UserError) or isinstance(error.__cause__, UserError)
+    return short if own or name is None or name in str(short) else UserError(f"{name} refuses its arguments: {short}")

@@ -13,9 +13,10 @@ from lightning.pytorch import LightningDataModule
 from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.errors import UserError, as_user_error, printable
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.builders import (
     accept_builders_without_annotation,
+    as_constructor_error,
     current_directory_last,
     leave_defaults_to_builder,
 )
@@ -99,4 +100,4 @@ class SavedRun:
                 leave_defaults_to_builder(parsed.model.network)
             return parser.instantiate(parsed)[key]
         except Exception as error:  # a class that a config names may raise anything
-            raise as_user_error(error) from error
+            raise as_constructor_error(error) from error

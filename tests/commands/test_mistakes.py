@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from repository import ROOT
+from torch import nn
 
 from lightning_subnets.run_files.run_directory import RunDirectory
 
@@ -26,6 +27,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
     (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
+    (["--data.batch_szie=3"], ["--data.batch_szie is not known. Did you mean --data.batch_size?"]),
     (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
     (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
     (["--trainer.default_root_dir=/dev/null"], ["/dev/null/quickstart", "Not a directory"]),
@@ -34,6 +36,17 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--trainer.callbacks+=BatchSizeFinder"], ["BatchSizeFinder changes the batch size", "--data.batch_size"]),
 ]
 MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["--model.method.densty=0.3"], ["--model.method.densty is not known. Did you mean --model.method.density?"]),
+    (["--model.optimizer.lrr=1"], ["--model.optimizer.lrr is not known. Did you mean --model.optimizer.lr?"]),
+    (["--model.optimzer=SGD"], ["--model.optimzer is not known. Did you mean --model.optimizer?"]),
+    (["--trainer.wings=3"], ["--trainer.wings is not known. Known: accelerator, ", "val_check_interval."]),
+    (["--trainer.logger=WandbLoger"], ["--trainer.logger = 'WandbLoger'", "Did you mean WandbLogger", "CSVLogger"]),
+    (["--trainer.callbacks+=EMAWeightAverging"], ["'EMAWeightAverging'", "Did you mean EMAWeightAveraging"]),
+    (["--model.optimizer=Adm"], ["--model.optimizer = 'Adm'", "Did you mean torch.optim.Adam"]),
+    (["--model.schedule=cosin"], ["--model.schedule = 'cosin'", "Did you mean 'cosine'? Known: cosine, constant."]),
+    (["--model.method.allocation=unifrm"], ["'unifrm' is not known. Did you mean 'uniform'? Known: uniform, global"]),
+    (["--model.network=mynt.MyNet"], ["No module named 'mynt'", "mynet.MyNet for mynet.py", "Conv2"]),
+    (["--model.network=test_mistakes.Fragile"], ["Fragile refuses its arguments: not all arguments converted"]),
     (["--model.weights=signed_constnt"], ["'signed_constnt'", "Did you mean 'signed_constant'", "kaiming_normal"]),
     (["--model.network=torchvision.models.resnet5"], ["resnet5", "torchvision.models.resnet50", "Conv2"]),
     (["--data=Digit"], ["Digit", "lightning_subnets.datamodules.Digits", "ImageNet"]),
@@ -89,6 +102,37 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(
     error = mistake(["fit", "-c", QUICKSTART, *SHORT, *arguments])
     assert all(part in error for part in parts), error
     assert list(tmp_path.iterdir()) == []
+
+
+class Fragile(nn.Module):
+    def __init__(self) -> None:
+        raise TypeError("not all arguments converted during string formatting")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["model.scheduel: cosine"], "line 2: model.scheduel is not known. Did you mean model.schedule?"),
+        (["model.schedule: cosin"], "line 2: model.schedule = 'cosin' is not known. Did you mean 'cosine'?"),
+        (["trainer:", "  max_epoch: 3"], "line 3: trainer.max_epoch is not known. Did you mean trainer.max_epochs?"),
+        (
+            ["model.method:", "  class_path: EdgePopup", "  init_args:", "    densty: 0.3"],
+            "line 5: model.method.init_args.densty is not known. Did you mean model.method.init_args.density?",
+        ),
+        (
+            ["trainer:", "  callbacks:", "  - class_path: EMAWeightAveraging", "    init_args: {decy: 0.1}"],
+            "line 5: trainer.callbacks.init_args.decy is not known. Did you mean trainer.callbacks.init_args.decay?",
+        ),
+        (["model.optimizer.init_args.lr: 0.1"], "line 2: model.optimizer.init_args.lr needs the class_path of the"),
+        (["trainer.logger: WandbLoger"], "line 2: trainer.logger = 'WandbLoger' names no class. Did you mean Wandb"),
+        (["model.method.class_path: EdgPopup"], "line 2: model.method.class_path = 'EdgPopup' names no class. Did you"),
+    ],
+)
+def test_a_misspelt_key_is_found_in_its_file(lines: list[str], message: str, mistake: Mistake) -> None:
+    Path("configs").mkdir()
+    Path("configs/base.yaml").write_text("\n".join([f"config: {QUICKSTART}", *lines]))
+    Path("own.yaml").write_text("config: configs/base.yaml\n")
+    assert f"error: configs/base.yaml, {message}" in mistake(["fit", "-c", "own.yaml", *SHORT])
 
 
 @pytest.mark.parametrize("arguments", [[], ["fti"], ["fit", "--ckpt_path"]])

@@ -1,0 +1,123 @@
+"""Short errors for the mistakes that a parser finds: where the mistake is, and the nearest name that is known."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning.pytorch import callbacks, loggers
+from torch import optim
+from torchvision import models
+
+from lightning_subnets import datamodules, methods, networks
+from lightning_subnets.run_files.config_files import Entry, entries
+
+_KEY = re.compile(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.+]+)(?:' is not accepted$|'$|=|$| )")
+_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]")
+_CLASS = re.compile(
+    r"(?:class_path '|import path string: |Not a valid subclass of \w+\. Got value: )([\w.]+)"
+    r"(?:':\s*(No module .*|.* has no .*))?"
+)
+# The classes that are known for a config's keys: how they are spelled, and whether an error lists them all.
+_KNOWN: dict[str, list[tuple[str, Iterable[str], bool]]] = {
+    "model.method": [(f"{methods.__name__}.", methods.__all__, True)],
+    "model.network": [
+        (f"{networks.__name__}.", networks.__all__, True),
+        (f"{models.__name__}.", models.list_models(module=models), False),
+    ],
+    "model.optimizer": [("torch.optim.", optim.__all__, False)],
+    "data": [(f"{datamodules.__name__}.", datamodules.__all__, True)],
+    "trainer.logger": [("", loggers.__all__, True)],
+    "trainer.callbacks": [("", callbacks.__all__, False)],
+}
+
+
+class CommandLine(NamedTuple):
+    """A command line, and the directory that it was given in."""
+
+    args: Sequence[str] = ()
+    here: Path = Path()
+
+    def place(self, key: str, value: str = "") -> tuple[str, str]:
+        """Return the whole key that ends with a key and has a value, and the config and line that it is in."""
+        for arg in self.args:
+            name = arg.partition("=")[0].lstrip("-")
+            if arg.startswith("--") and _ends_with(name, key) and value in arg:
+                return f"--{name}", ""
+        for entry in entries(self.args, self.here):
+            if _ends_with(entry.key.removesuffix(".class_path"), key) and value in entry.value:
+                return entry.key, self.shown(entry)
+        return key, ""
+
+    def shown(self, entry: Entry) -> str:
+        """Return the file and line of an entry, as an error begins."""
+        file = entry.file.relative_to(self.here) if entry.file.is_relative_to(self.here) else entry.file
+        return f"{file}, line {entry.line}: "
+
+
+def explained(message: str, known: Iterable[str], line: CommandLine) -> str | None:
+    """Return a short error for a parser's message, or None if the message has to do.
+
+    Args:
+        message: of the parser.
+        known: the keys of the parser.
+        line: the command line.
+    """
+    if message.startswith('Key "class_path" not found'):  # jsonargparse cannot add arguments to an optimizer
+        for entry in entries(line.args, line.here):
+            if entry.key.startswith("model.optimizer.init_args"):
+                return (
+                    f"{line.shown(entry)}{entry.key} needs the class_path of the optimizer beside it, in the same file"
+                )
+    key = re.search(r'key "([\w.]+)"', message)
+    if unknown := _KEY.search(message):
+        return _unknown_key(unknown[1].rstrip("+"), [*known], line)
+    if key and (choices := _CHOICE.search(message)):
+        value = re.findall(r"(?:Got|Given) value: (.*)", message)[-1]
+        names = [name.strip("'\" ") for name in choices[1].split(",")]
+        whole, place = line.place(key[1], value)
+        return f"{place}{whole} = {value!r} is not known.{_nearest(value, names)} Known: {', '.join(names)}."
+    wrong = _CLASS.findall(message)
+    if key and wrong and key[1].rstrip("+") in _KNOWN:
+        return _unknown_class(key[1].rstrip("+"), wrong[-1][0], wrong[-1][1], line)
+    return None
+
+
+def _unknown_key(key: str, known: list[str], line: CommandLine) -> str:
+    whole, place = line.place(key)
+    group, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    nearest = difflib.get_close_matches(last if siblings else key, [*siblings] or known, n=1)
+    found = f"{place}{whole} is not known."
+    if nearest:
+        found += f" Did you mean {whole.removesuffix(key)}{siblings.get(nearest[0], nearest[0])}?"
+    elif siblings:
+        found += f" Known: {', '.join(sorted(siblings))}."
+    if whole.lstrip("-").startswith("model.network."):
+        found += f"\nAn argument that the network takes as **kwargs is --model.network.dict_kwargs.{last}=..."
+    return found
+
+
+def _unknown_class(key: str, value: str, reason: str, line: CommandLine) -> str:
+    whole, place = line.place(key, value)
+    paths = {name: f"{prefix}{name}" for prefix, names, _ in _KNOWN[key] for name in names}
+    nearest = difflib.get_close_matches(value.rpartition(".")[2], paths, n=3)
+    hint = f" Did you mean {' or '.join(paths[name] for name in nearest)}?" if nearest else ""
+    if reason.startswith("No module") and not nearest:
+        hint = " Name a class by its module, which is installed or a file of this directory: mynet.MyNet for mynet.py."
+    for prefix, names, all_of_them in _KNOWN[key]:
+        if all_of_them:
+            hint += f"\nKnown{f' in {prefix[:-1]}' if prefix else ''}: {', '.join(names)}."
+    return f"{place}{whole} = {value!r} names no class{f' ({reason})' if reason else ''}.{hint}"
+
+
+def _nearest(value: str, names: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(value, names, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _ends_with(whole: str, key: str) -> bool:
+    return f".{whole.rstrip('+')}".endswith(f".{key}")
