@@ -17,3 +17,8 @@ def versions() -> dict[str, str]:
         name: getattr(sys.modules.get(name), "__version__", None) or metadata.version(name)
         for name in ("torch", "torchvision", "lightning")
     }
+
+
+def in_words() -> str:
+    """Return what ``--version`` prints after the name of the command."""
+    return "of " + ", ".join(f"{name.replace('_', '-')} {version}" for name, version in versions().items())

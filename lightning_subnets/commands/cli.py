@@ -21,6 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_subnets import masking
+from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
@@ -100,6 +101,10 @@ class SubnetCLI(LightningCLI):
                 LightningDataModule,
                 subclass_mode_data=True,
                 parser_class=Parser,
+                parser_kwargs={
+                    "version": in_words(),
+                    "description": "Find, test and apply a network inside a network.",
+                },
                 trainer_defaults={"default_root_dir": ROOT, "enable_model_summary": False},
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_subnets.commands import failures, mistakes
+from lightning_subnets.commands.help import Help
 from lightning_subnets.commands.mistakes import CommandLine
 
 _CHECKPOINT = (
@@ -17,13 +18,16 @@ _CHECKPOINT = (
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors are short, and suggest the nearest name.
+    """A parser whose errors are short and suggest the nearest name, and whose subcommands have a short help.
 
     Attributes:
         line: the command line of this process, which errors in it or in its configs refer to.
     """
 
     line: ClassVar[CommandLine] = CommandLine()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **kwargs})
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         added: list[str] = super().add_method_arguments(*args, **kwargs)
@@ -38,5 +42,5 @@ class Parser(LightningArgumentParser):
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
         if short := mistakes.explained(message.strip(), known, self.line):
             failures.end(short)
-        tip = "lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists every option"
+        tip = "lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists the options"
         failures.end(message, tip=tip)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
+from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
 from lightning_subnets.errors import UserError, printable
 
@@ -23,7 +24,7 @@ def main(args: list[str] | None = None) -> None:
         command.__name__.rstrip("_"): command for command in (inspect, check, verify, sweep, report, export, import_)
     }
     with failures.told_in_one_line():
-        auto_cli(commands, args=args, prog="subnets", parser_class=Parser)
+        auto_cli(commands, args=args, prog="subnets", version=in_words(), parser_class=Parser)
 
 
 class Parser(ArgumentParser):

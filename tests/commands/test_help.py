@@ -1,0 +1,51 @@
+"""The help fits three screens, and ``--version`` names what a bug report needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from lightning_subnets import __version__, methods, networks
+from lightning_subnets.commands.cli import main as lightning
+from lightning_subnets.commands.subnets import main as subnets
+
+Main = Callable[[list[str]], None]
+
+
+def _output(main: Main, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_help_of_fit_fits_three_screens_and_names_every_method_and_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = _output(lightning, ["fit", "--help"], capsys).splitlines()
+    assert len(lines) <= 120
+    assert max(map(len, lines)) <= 100
+    first_words = [line.split()[0] for line in lines if line.strip()]
+    for name in (*methods.__all__, *networks.__all__, "--name", "--trainer.max_epochs", "--model.densities"):
+        assert first_words.count(name) == 1
+    text = " ".join(" ".join(lines).split())
+    assert text.count("any class path of") == 3
+    assert "--model.method.density, the fraction of weights kept, in (0, 1]" in text
+    assert "gradient_clip_val" in text  # the other options of the Trainer are names
+    assert "torchvision.models.resnet" not in text
+
+
+def test_the_help_of_a_method_keeps_the_types_of_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(_output(lightning, ["fit", "--model.method.help", "EdgePopup"], capsys).split())
+    assert "--model.method.density DENSITY fraction of the weights kept, in (0, 1]. (required, type: float)" in text
+
+
+@pytest.mark.parametrize("main", [lightning, subnets])
+def test_the_version_is_printed_with_those_of_torch_and_lightning(
+    main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(_output(main, ["--version"], capsys).split())
+    assert f"of lightning-subnets {__version__}, torch 2." in text
+    assert "lightning 2." in text
