@@ -41,7 +41,7 @@ class Help(DefaultHelpFormatter):
     """
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
-        super().__init__(prog, max_help_position=28, **kwargs)
+        super().__init__(prog, max_help_position=28, **kwargs)  # type: ignore[no-untyped-call]
 
     def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **kwargs: Any) -> None:
         actions = list(actions)
