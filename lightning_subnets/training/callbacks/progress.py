@@ -17,6 +17,7 @@ from rich.progress import Progress as Bar
 from lightning_subnets.errors import printable
 
 _INTERVAL = 60.0  # seconds between two lines without a terminal
+_WIDTH_WITH_BAR = 80  # in a narrower terminal, rich would cut the counters off
 
 
 class Progress(ProgressBar):
@@ -42,8 +43,10 @@ class Progress(ProgressBar):
         self._started = self._printed = time.monotonic()
         self._shown = self._enabled and self.trainer.is_global_zero
         if self._shown and self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Bar(*columns, TextColumn("left"), TimeRemainingColumn(), console=self._console)
+            wide = self._console.width >= _WIDTH_WITH_BAR
+            bar, elapsed = ([BarColumn()], [TimeElapsedColumn()]) if wide else ([], [])
+            columns = (TextColumn("{task.description}"), *bar, MofNCompleteColumn(), *elapsed, TextColumn("left"))
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console)
             self._task = self._bar.add_task(text, total=None if isinf(total) else total)
             self._bar.start()
 
@@ -67,7 +70,9 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = trainer.log_dir  # on every rank, because the ranks exchange it
         if folder and self._enabled and trainer.is_global_zero:
-            print(f"training; everything goes into {printable(str(folder))}", file=sys.stderr)
+            step, epoch = trainer.global_step, trainer.current_epoch + 1
+            doing = f"resuming in epoch {epoch}, after step {step}" if step else "training"
+            print(f"{doing}; everything goes into {printable(str(folder))}", file=sys.stderr)
         self._start("training", trainer.estimated_stepping_batches, _step(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

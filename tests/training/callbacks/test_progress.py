@@ -50,6 +50,16 @@ def test_in_a_terminal_one_bar_goes_through_the_whole_run(tmp_path: Path) -> Non
     assert re.search(r"testing ━+ 6/6 ", text)
 
 
+def test_a_narrow_terminal_keeps_the_counters_and_the_time_left(tmp_path: Path) -> None:
+    callback, screen = Progress(), io.StringIO()
+    callback._console = Console(file=screen, force_terminal=True, width=60)
+    callback._trainer = quiet_trainer(default_root_dir=tmp_path)
+    callback._start("epoch 100/100 · accuracy 96.25%", 123456, 0)
+    callback._show("epoch 100/100 · accuracy 96.25%", 23456)
+    callback._stop()
+    assert "accuracy 96.25%  23456/123456 left -:--:--" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+
+
 def test_progress_can_be_turned_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     callback = Progress()
     callback.disable()
