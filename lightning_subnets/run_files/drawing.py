@@ -93,7 +93,7 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
                 where = {"textcoords": "offset points", "xytext": (-4, -16), "ha": "right"}
                 axes.annotate(f"{scaled[-1]:.2f} %", (epochs[-1], scaled[-1]), color=colour, **where)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if axes.lines:
             axes.legend(frameon=False)
     accuracy.set(ylabel="accuracy (%)", title="Accuracy")
@@ -119,7 +119,7 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
         extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(layers) - 0.5, -0.5),
     )
     right.set(xlabel="epoch", title="Edges swapped")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.colorbar(image, ax=right, label="kept edges replaced in the epoch (%)")
     _save(figure, path, title)
 

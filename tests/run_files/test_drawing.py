@@ -53,6 +53,17 @@ def test_pictures_without_content_are_left_out(run: Path) -> None:
     assert [picture.name for picture in draw(run, None)] == ["curves.png"]
 
 
+def test_a_run_of_one_epoch_shows_both_points_over_the_whole_epoch(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = {f"{data}/{name}": ([1], [0.5]) for data in ("train", "val") for name in ("accuracy", "loss")}
+    saved: list[Figure] = []
+    monkeypatch.setattr(drawing, "_save", lambda figure, *_: saved.append(figure))
+    drawing.draw_curves(metrics, run / "curves.png", title="", evaluated_on="test set")
+    for axes in saved[0].axes:
+        assert [line.get_marker() for line in axes.lines] == ["o", "o"]
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_rounds_show_the_last_evaluation_of_each_round(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics: drawing.Series = {
         "val/accuracy": ([1, 2, 3, 4], [0.5, 0.6, 0.7, 0.8]),
