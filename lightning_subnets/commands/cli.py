@@ -266,6 +266,7 @@ class SubnetCLI(LightningCLI):
             self.model, self.datamodule, digest_before=self.weights_digest, seconds=seconds
         )
         evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
+        result |= summary.best_epoch(self.run.path)
         layers = list(masking.masked_weights(self.model.network))
         try:
             pictures = drawing.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)

@@ -20,6 +20,7 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph.diagnostics import Diagnosis, log10_path_kernel_trace
 from lightning_subnets.masking import digest
+from lightning_subnets.run_files import drawing
 from lightning_subnets.training.callbacks.collapse import diagnosis_of
 from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.schema import Count, Strict, first_mistake
@@ -28,6 +29,7 @@ from lightning_subnets.training.schema import Count, Strict, first_mistake
 class Summary(Strict):
     """The values that are read from a summary. Summaries of older versions may lack some."""
 
+    network: str | None = None
     method: str | None = None
     weights: str | None = None
     seed: Count | None = None
@@ -36,6 +38,9 @@ class Summary(Strict):
     test_loss: float | None = None
     kept: Count | None = None
     total: Count | None = None
+    density: float | None = None
+    best_val_accuracy: float | None = None
+    best_epoch: Count | None = None
     log10_paths: float | None = None
     log10_trace: float | None = None
     units_on_paths: dict[str, Count] | None = None
@@ -110,6 +115,13 @@ def summarize(
     return summary, diagnosis
 
 
+def best_epoch(run: Path) -> dict[str, float | int]:
+    """Return the best validation accuracy of a run and its epoch, counted from 1; nothing without a validation."""
+    epochs, values = drawing.read_metrics(run / "metrics.csv").get("val/accuracy", ([], []))
+    best = max(filter(math.isfinite, values), default=None)
+    return {} if best is None else {"best_val_accuracy": best, "best_epoch": epochs[values.index(best)]}
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no infinity
 
@@ -141,8 +153,12 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     from rich.table import Table
 
     accuracy, unchanged = summary["test_accuracy"], summary["weights_unchanged"]
+    last, best = (" (last.ckpt)", " (best.ckpt)") if (run / "checkpoints" / "last.ckpt").is_file() else ("", "")
     rows = {
-        "test accuracy": "not tested" if accuracy is None else f"{accuracy:.2%}",
+        "test accuracy": "not tested" if accuracy is None else f"{accuracy:.2%} after the last epoch{last}",
+        "best validation": f"{summary['best_val_accuracy']:.2%} after epoch {summary['best_epoch']}{best}"
+        if "best_epoch" in summary
+        else "none",
         "weights kept": f"{summary['kept']:,} of {summary['total']:,} ({summary['density']:.1%})",
         "weights changed": f"none: sha256 {summary['weights_digest'][:16]}… before and after"
         if unchanged

@@ -79,8 +79,12 @@ def test_the_summary_counts_what_the_checkpoint_holds(finished_run: Path) -> Non
     masks = masking.masks(network)
     assert summary["log10_trace"] == pytest.approx(log10_path_kernel_trace(network, masks, (1, 8, 8)))
     with (finished_run / "metrics.csv").open(newline="") as file:
-        last = [row["val/accuracy"] for row in csv.DictReader(file) if row["val/accuracy"]][-1]
-    assert summary["test_accuracy"] == pytest.approx(float(last), abs=1e-6)
+        accuracies = [float(row["val/accuracy"]) for row in csv.DictReader(file) if row["val/accuracy"]]
+    assert summary["test_accuracy"] == pytest.approx(accuracies[-1], abs=1e-6)
+    assert summary["best_val_accuracy"] == max(accuracies)
+    assert summary["best_epoch"] == 1 + accuracies.index(max(accuracies))
+    best = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert summary["best_epoch"] == 1 + best["epoch"]
 
 
 @pytest.mark.thorough

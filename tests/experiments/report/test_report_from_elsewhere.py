@@ -130,4 +130,5 @@ def test_a_name_with_the_markup_of_rich_is_printed_literally(
     summary.show(found, Path("[red]x[/y]", "version_0"), [])
     said = capsys.readouterr().out
     assert "[red]x[/y]/version_0" in said
+    assert "50.00% after the last epoch " in said
     assert "y]: [/bold]" in said
