@@ -276,6 +276,7 @@ class SubnetCLI(LightningCLI):
                 f"the run is done, but its report cannot be written to {self.run.path} ({error.strerror}): make room "
                 f"and repeat the command with --version {self.run.path.name}"
             ) from error
+        loggers.add_pictures(self.trainer.loggers, pictures)
         summary.show(result, self.run.path, pictures)
         method = self.model.method
         if method.trainable == "scores" and not method.rerandomizes and not result["weights_unchanged"]:

@@ -13,7 +13,7 @@ from lightning_subnets.training.loggers.dashboard import Dashboard
 from lightning_subnets.training.loggers.metrics_file import MetricsFile
 from lightning_subnets.training.loggers.tensorboard import TensorBoard
 
-__all__ = ["Dashboard", "MetricsFile", "TensorBoard", "configure", "finish"]
+__all__ = ["Dashboard", "MetricsFile", "TensorBoard", "add_pictures", "configure", "finish"]
 
 
 def configure(chosen: Any, run: Path, *, step: int | None) -> list[Namespace]:
@@ -53,6 +53,13 @@ def finish(loggers: Iterable[Logger], exit_code: int) -> None:
     for logger in loggers:
         if isinstance(logger, Dashboard):
             logger.finish(exit_code)
+
+
+def add_pictures(loggers: Iterable[Logger], pictures: Iterable[Path]) -> None:
+    """Add the pictures of a run to W&B and TensorBoard, as ``pictures/curves`` for instance."""
+    for logger in loggers:
+        if isinstance(logger, Dashboard | TensorBoard):
+            logger.add_pictures(pictures)
 
 
 def _path(kind: type[Logger]) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -73,6 +73,20 @@ class Dashboard(WandbLogger):
         try:
             # wandb collects one row per step and sends the row when the step grows or the run ends.
             experiment.log(dict(row), step=step, commit=False)
+        except Exception as error:
+            self._fail(error)
+
+    @rank_zero_only
+    def add_pictures(self, pictures: Iterable[Path]) -> None:
+        """Add pictures to the last row."""
+        import wandb
+
+        experiment = self.experiment
+        if self._failed:
+            return
+        try:
+            images = {f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
+            experiment.log(images, commit=False)
         except Exception as error:
             self._fail(error)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,6 +40,13 @@ class TensorBoard(TensorBoardLogger):
             for name in ("write", "flush", "close"):
                 setattr(records, name, self._until_it_fails(getattr(records, name)))
         return cast("SummaryWriter", super().experiment)
+
+    def add_pictures(self, pictures: Iterable[Path]) -> None:
+        """Write pictures into TensorBoard's file."""
+        for path in pictures:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self.experiment.add_image(f"pictures/{path.stem}", pixels, dataformats="HWC")
 
     def save(self) -> None:
         self._until_it_fails(super().save)()  # hparams.yaml too

@@ -15,12 +15,13 @@ import yaml
 from conftest import QUICKSTART
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from metric_rows import by_step
+from PIL import Image
 from rank_processes import on_ranks
 from wandb_server import WandbServer, serving
 
 from lightning_subnets._version import versions
 from lightning_subnets.commands.cli import main
-from lightning_subnets.training.loggers import Dashboard, MetricsFile, finish
+from lightning_subnets.training.loggers import Dashboard, MetricsFile, add_pictures, finish
 
 
 def train(run: Path, steps: range, *, resumed: bool = False, exit_code: int | None = 0) -> Dashboard:
@@ -73,6 +74,15 @@ def test_a_resumed_run_is_the_same_run_on_the_server_with_the_rows_of_the_csv_fi
     assert server.runs[run_id]["groupName"] == "experiment"
     assert server.runs[run_id]["displayName"] == "experiment/version_0"
     assert capfd.readouterr().err == f"W&B: {server.url}/me/lightning-subnets/runs/{run_id}\n" * 2
+
+
+def test_the_pictures_of_a_run_are_in_its_last_row(run: Path, server: WandbServer) -> None:
+    Image.new("RGB", (4, 3), "red").save(run / "curves.png")
+    dashboard = train(run, range(10), exit_code=None)
+    add_pictures([dashboard], [run / "curves.png"])
+    finish([dashboard], 0)
+    picture = on_server(server, run)[9]["pictures/curves"]
+    assert (picture["_type"], picture["width"], picture["height"]) == ("image-file", 4, 3)
 
 
 def test_a_run_that_asks_to_be_requeued_is_preempted(run: Path, server: WandbServer) -> None:
@@ -226,7 +236,10 @@ def test_a_command_logs_its_config_and_histograms_and_a_saved_config_begins_anot
     scores = [value for row in shown.values() for name, value in row.items() if name.startswith("scores/")]
     assert scores
     assert all(len(histogram["bins"]) == 65 for histogram in scores)
-    without = {step: {k: v for k, v in row.items() if not k.startswith("scores/")} for step, row in shown.items()}
+    without = {
+        step: {k: v for k, v in row.items() if k.split("/")[0] not in ("scores", "pictures")}
+        for step, row in shown.items()
+    }
     assert without == by_step(Path("runs/quickstart/version_0"))
     main(["fit", "-c", saved, "--name=again", "--trainer.limit_val_batches=1"])
     assert [run["displayName"] for run in server.runs.values()] == ["quickstart/version_0", "again/version_0"]

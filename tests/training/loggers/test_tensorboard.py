@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 from small_runs import quiet_trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks import ScoreHistograms
-from lightning_subnets.training.loggers import TensorBoard
+from lightning_subnets.training.loggers import TensorBoard, add_pictures
 from lightning_subnets.training.module import SubnetModule
 
 SAID = "TensorBoard's file in {} cannot be written (No space left on device): metrics.csv has all metrics\n"
@@ -43,6 +45,17 @@ def test_a_full_disk_does_not_end_the_run_and_is_reported_once(
     monkeypatch.setattr(LocalFileSystem, "_write", until_full)
     assert fit(tmp_path).global_step == 10
     assert capsys.readouterr().err == SAID.format(tmp_path)
+
+
+def test_the_pictures_of_a_run_are_shown(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "curves.png")
+    logger = TensorBoard(str(tmp_path), name="", version="")
+    add_pictures([logger], [tmp_path / "curves.png"])
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (picture,) = events.Images("pictures/curves")
+    assert (picture.width, picture.height) == (4, 3)
 
 
 def test_hyperparameters_that_cannot_be_written_do_not_end_the_run(
