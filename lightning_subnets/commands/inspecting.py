@@ -180,6 +180,10 @@ def print_checks(checkpoint: str, train_batches: int, images: int, seeds: int) -
     for what, accuracies in found.items():
         table.add_row(what, f"{mean(accuracies):.2%}", f"{stdev(accuracies):.2%}" if len(accuracies) > 1 else "")
     Console().print(table)
+    Console().print(
+        f"Statistics of batch norm are estimated again from {train_batches} training batches in every row, so the "
+        "first row can differ from `lightning test` by a few points."
+    )
 
 
 def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:

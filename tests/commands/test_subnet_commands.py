@@ -145,7 +145,9 @@ def test_inspect_prints_and_draws_a_run_prints_a_file_and_compares_the_two(
 def test_check_shows_that_the_mask_depends_on_its_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", last(run), "--seeds=2", "--batches=2"])
     found = {}
-    for line in capsys.readouterr().out.splitlines():
+    said = capsys.readouterr().out
+    assert "Statistics of batch norm are estimated again from 2 training batches" in " ".join(said.split())
+    for line in said.splitlines():
         cells = [cell.strip() for cell in line.split("│") if cell.strip()]
         if len(cells) > 1 and cells[1].endswith("%"):
             found[cells[0]] = float(cells[1].rstrip("%")) / 100
