@@ -116,7 +116,7 @@ class SubnetCLI(LightningCLI):
             raise
         finally:
             if self.run is not None:
-                self.run.release()
+                self.run.release(sys.exception())
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         seed = "Seed of the weights, the scores, the order of the data and everything else."

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.names import name_below, plain_name
 
+FAILURE = "failure.txt"  # why the last attempt to make the run has failed
 _ATTEMPTS = 100  # to lock a file that another process may share for a moment, see in_use
 
 
@@ -43,6 +44,7 @@ class RunDirectory:
             for number in itertools.count():
                 run = cls(parent / (version or f"version_{number}"), created=missing)
                 if run._take(new=version is None):
+                    (run.path / FAILURE).unlink(missing_ok=True)
                     break
         except OSError as error:
             raise UserError(f"{error.filename or parent} cannot hold a run: {error.strerror}") from error
@@ -84,12 +86,16 @@ class RunDirectory:
             ) from error
         return True
 
-    def release(self) -> None:
-        """Unlock the directory, and remove what was created for a run that wrote nothing."""
+    def release(self, error: BaseException | None = None) -> None:
+        """Unlock the directory, remove what was created for a run that wrote nothing, and keep why a run failed."""
         if self._lock is None:
             return
         if self.path in self.created and [entry.name for entry in self.path.iterdir()] == [".lock"]:
             (self.path / ".lock").unlink()
+        elif isinstance(error, Exception):
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            with suppress(OSError):
+                (self.path / FAILURE).write_text(printable(" ".join(reason.split()))[:1000] + "\n")
         os.close(self._lock)
         self._lock = None
         with suppress(OSError):  # a directory is not empty if another process has a run there
@@ -130,6 +136,16 @@ def in_use(folder: Path) -> bool:
         return _is_owned(descriptor)
     finally:
         os.close(descriptor)
+
+
+def why_unfinished(folder: Path) -> str:
+    """Return why the directory of a run has no summary."""
+    if in_use(folder):
+        return "is still running"
+    failure = folder / FAILURE
+    if failure.is_file():
+        return f"failed: {failure.read_text(errors='replace').strip()}"
+    return "was stopped or killed; the same command with its --version resumes it"
 
 
 def _is_owned(descriptor: int) -> bool:

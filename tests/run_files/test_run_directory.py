@@ -8,13 +8,26 @@ from pathlib import Path
 import pytest
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.run_files.run_directory import RunDirectory, in_use
+from lightning_subnets.run_files.run_directory import RunDirectory, in_use, why_unfinished
 
 
 def test_runs_that_start_at_once_get_different_directories(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         claimed = list(pool.map(lambda _: RunDirectory.claim(tmp_path, "experiment"), range(40)))
     assert sorted(int(run.path.name.removeprefix("version_")) for run in claimed) == list(range(40))
+
+
+def test_the_reason_of_a_failed_run_is_kept_until_it_is_resumed(tmp_path: Path) -> None:
+    run = RunDirectory.claim(tmp_path, "experiment")
+    (run.path / "metrics.csv").touch()
+    assert why_unfinished(run.path) == "is still running"
+    run.release(ValueError("out of memory:\nTried 5 GB"))
+    assert why_unfinished(run.path) == "failed: ValueError: out of memory: Tried 5 GB"
+    run = RunDirectory.claim(tmp_path, "experiment", "version_0")
+    run.release(SystemExit(75))
+    assert why_unfinished(run.path).startswith("was stopped or killed")
+    RunDirectory.claim(tmp_path, "mistaken").release(UserError("lr = -1 is below 0"))
+    assert not (tmp_path / "mistaken").exists()
 
 
 def test_release_removes_only_what_was_created_for_a_run_that_wrote_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files import summary
+from lightning_subnets.run_files.run_directory import FAILURE, why_unfinished
 from lightning_subnets.training import csv_text
 
 
@@ -23,6 +25,7 @@ class Found(NamedTuple):
     sweeps: dict[str, tuple[Sweep, list[Row]]]  # by their paths from the directory
     # The summaries of other runs by name and version; None for a run that is not finished.
     runs: dict[tuple[str, str], dict[str, Any] | None]
+    unfinished: dict[str, str]  # why they are not, by name and version
 
 
 def report(runs: str, out: str | None = None) -> None:
@@ -34,7 +37,7 @@ def report(runs: str, out: str | None = None) -> None:
     path = Path(runs)
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: name one that contains runs or sweeps, such as runs")
-    found = Found({}, {}) if _is_run(path) else find(path)
+    found = Found({}, {}, {}) if _is_run(path) else find(path)
     folder = path / "report" if out is None else Path(out)
     if out is None and not folder.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{folder} is a link that leaves {path}: name the directory to write to with --out")
@@ -46,7 +49,7 @@ def report(runs: str, out: str | None = None) -> None:
     if _is_run(path):
         run = page.run_section(path.resolve(), summary.read(path))
         files |= run.files
-    files["index.html"] = page.render(f"Report on {path.resolve().name}", sweeps, table, run).encode()
+    files["index.html"] = page.render(f"Report on {path.resolve().name}", sweeps, table, run, found.unfinished).encode()
     try:
         for name, content in files.items():
             file = folder / name
@@ -70,7 +73,7 @@ def find(path: Path) -> Found:
     Raises:
         UserError: if there are neither sweeps nor runs, or a file of one is damaged.
     """
-    folders = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
+    folders = [path, *sorted(path.glob("*/"), key=_by_number), *sorted(path.glob("*/*/"), key=_by_number)]
     sweeps = {folder: results.read(folder) for folder in folders if (folder / "sweep.yaml").is_file()}
     in_sweeps = {folder.parent / "runs" for folder in sweeps}  # these runs are in their sweeps' tables
     runs = [folder for folder in folders if _is_run(folder) and folder.parent not in in_sweeps]
@@ -79,11 +82,19 @@ def find(path: Path) -> Found:
             f"{path} contains neither runs nor sweeps: name a run's directory (runs/<name>/<version>), one above it, "
             "or the --out of `subnets sweep`"
         )
+    summaries = {folder: summary.read(folder) for folder in runs}
     return Found(
         {read[0].name if at == path else str(at.relative_to(path)): read for at, read in sweeps.items()},
-        {(folder.resolve().parent.name, folder.name): summary.read(folder) for folder in runs},
+        {(folder.resolve().parent.name, folder.name): read for folder, read in summaries.items()},
+        {f"{at.resolve().parent.name}, {at.name}": why_unfinished(at) for at, read in summaries.items() if not read},
     )
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "metrics.csv").is_file() and (folder / "config.yaml").is_file()
+    written = (folder / "metrics.csv").is_file() or (folder / FAILURE).is_file()
+    return written and (folder / "config.yaml").is_file()
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts version_10 after version_9."""
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"([0-9]+)", str(path))]

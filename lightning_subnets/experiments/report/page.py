@@ -36,6 +36,7 @@ _TEMPLATES = Environment(  # escapes the texts of page.html
     keep_trailing_newline=True,
 )
 _TEMPLATES.filters |= {"base64": lambda content: base64.b64encode(content).decode(), "markdown": tables.markdown}
+_TEMPLATES.filters["rounded"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
 
 
 class SweepSection(NamedTuple):
@@ -90,10 +91,20 @@ def run_section(run: Path, summary: Mapping[str, Any] | None) -> RunSection:
     return RunSection(f"{run.parent.name}, {run.name}", files, table, summary)
 
 
-def render(title: str, sweeps: Sequence[SweepSection], runs: Table | None, run: RunSection | None) -> str:
-    """Return the page with the sections of sweeps, a table of other runs, and the section of one run."""
+def render(
+    title: str,
+    sweeps: Sequence[SweepSection],
+    runs: Table | None,
+    run: RunSection | None,
+    unfinished: Mapping[str, str] = {},
+) -> str:
+    """Return the page with the sections of sweeps, a table of other runs, and the section of one run.
+
+    ``unfinished`` says of each run of the table without results why it has none.
+    """
     source = tables.PUBLISHED_SOURCE
-    return _TEMPLATES.get_template("page.html").render(title=title, sweeps=sweeps, runs=runs, run=run, source=source)
+    sections = {"sweeps": sweeps, "runs": runs, "run": run, "unfinished": unfinished}
+    return _TEMPLATES.get_template("page.html").render(title=title, source=source, **sections)
 
 
 def _layers(run: Path) -> tuple[list[str], Diagnosis | None]:

@@ -26,10 +26,15 @@ PUBLISHED = {
 PUBLISHED_EPOCHS = 100
 PUBLISHED_SOURCE = "Ramanujan et al. 2020, Table 2"
 _SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
+    "network": ("network", "", 1),
+    "data": ("data", "", 1),
     "method": ("method", "", 1),
     "weights": ("weights", "", 1),
+    "density": ("density (%)", ".4g", 100),
     "kept": ("weights kept", ",.0f", 1),
-    "test_accuracy": ("test accuracy (%)", ".2f", 100),
+    "best_val_accuracy": ("best validation (%)", ".2f", 100),
+    "best_epoch": ("after epoch", "g", 1),
+    "test_accuracy": ("test accuracy, last (%)", ".2f", 100),
     "epochs": ("epochs", "g", 1),
     "seed": ("seed", "g", 1),
     "seconds": ("seconds", ",.0f", 1),
@@ -101,12 +106,12 @@ def published_for(published: Mapping[str, object], line: str, values: Sequence[C
 def of_runs(summaries: Mapping[tuple[str, str], Mapping[str, Cell] | None]) -> Table:
     """Return a row for each run, with the result that a paper prints if the run is of a shipped config.
 
-    The difference is given if the run is as long as the paper's.
+    The difference is given if the run is as long as the paper's. People read the columns that have a value.
 
     Args:
         summaries: each run's ``summary.json`` by name and version, None if the run is not finished.
     """
-    table = Table([], ["name", "version", *(title for title, _, _ in _SUMMARY_COLUMNS.values())], [])
+    table = Table([], ["name", "version", "status", *(title for title, _, _ in _SUMMARY_COLUMNS.values())], [])
     for (name, version), summary in summaries.items():
         found = summary or {}
         row: Row = {"name": name, "version": version, **{key: found.get(key) for key in _SUMMARY_COLUMNS}}
@@ -117,9 +122,12 @@ def of_runs(summaries: Mapping[tuple[str, str], Mapping[str, Cell] | None]) -> T
         row["difference"] = _minus(percent, row["published_percent"])
         table.data.append(row)
         cells = [_text(row[key], form, scale) for key, (_, form, scale) in _SUMMARY_COLUMNS.items()]
-        table.cells.append([name, version, *(cells if summary is not None else ["not finished", *cells[1:]])])
+        table.cells.append([name, version, "not finished" if summary is None else "", *cells])
     _add_published(table)
-    return table
+    shown = [0, 1, *(at for at in range(2, len(table.columns)) if any(cells[at] for cells in table.cells))]
+    return Table(
+        table.data, [table.columns[at] for at in shown], [[cells[at] for at in shown] for cells in table.cells]
+    )
 
 
 def _add_published(table: Table) -> None:

@@ -28,7 +28,7 @@ SUMMARY = {
     "test_accuracy": 0.7,
     "kept": 7650000,
 }
-SUMMARY |= {"epochs": 100, "seconds": 9.5, "weights_unchanged": True, "versions": {"torch": "2.15.0"}}
+SUMMARY |= {"epochs": 100, "seconds": 9.123456, "weights_unchanged": True, "versions": {"torch": "2.15.0"}}
 
 
 class Page(HTMLParser):
@@ -183,6 +183,44 @@ def test_other_runs_are_in_a_table_with_published_results(tmp_path: Path, monkey
     assert not found.runs
 
 
+def test_runs_are_sorted_by_number_with_the_columns_that_have_values_and_the_reasons_of_failures(
+    tmp_path: Path,
+) -> None:
+    found = {"network": "Conv2", "data": "Digits", "density": 0.512345, "best_val_accuracy": 0.75, "best_epoch": 3}
+    for number in (10, 9):
+        a_run(tmp_path / "mine" / f"version_{number}", SUMMARY | found)
+    crashed = a_run(tmp_path / "mine" / "version_11", None)
+    (crashed / "metrics.csv").unlink()  # it failed before its first row
+    (crashed / "failure.txt").write_text("ValueError: <no> memory\n")
+    a_run(tmp_path / "mine" / "version_100", None)
+    report(str(tmp_path))
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (tmp_path / "report" / "runs.md").read_text().splitlines()
+    ]
+    assert head == [
+        *("name", "version", "status", "network", "data", "method", "weights", "density (%)", "weights kept"),
+        *("best validation (%)", "after epoch", "test accuracy, last (%)", "epochs", "seed", "seconds"),
+    ]
+    assert [row[1] for row in rows] == ["version_9", "version_10", "version_11", "version_100"]
+    assert [row[2] for row in rows] == ["", "", "not finished", "not finished"]
+    assert rows[0][3:12] == [
+        "Conv2",
+        "Digits",
+        "EdgePopup",
+        "signed_constant",
+        "51.23",
+        "7,650,000",
+        "75.00",
+        "3",
+        "70.00",
+    ]
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "mine, version_11 failed: ValueError: <no> memory" in text
+    assert "mine, version_100 was stopped or killed; the same command with its --version resumes it" in text
+    assert "Published" not in text
+
+
 def test_the_report_of_one_run_has_its_pictures_and_its_summary(tmp_path: Path) -> None:
     run = a_run(tmp_path / "rn50_signed" / "version_3", SUMMARY)
     report(str(run))
@@ -194,6 +232,8 @@ def test_the_report_of_one_run_has_its_pictures_and_its_summary(tmp_path: Path) 
     assert len(page.loaded) == 2
     assert "rn50_signed, version_3" in page.text
     assert "+1.40" in page.text
+    assert "9.123456" not in page.text
+    assert "9.123" in page.text
     assert "2.15.0" in page.text
     (run / "summary.json").write_text('{"epochs": 1')
     for path in (run, tmp_path):
