@@ -230,6 +230,8 @@ def test_a_run_that_its_time_limit_stops_is_resumed_by_the_same_command(capsys: 
         said = capsys.readouterr().err
         assert f"stopped by trainer.max_time at step {step}; to resume: lightning fit -c {summary.parent}" in said
         assert not summary.exists()
+        begun = "training" if step == 1 else "resuming in epoch 1, after step 1"
+        assert f"{begun}; everything goes into {summary.parent}\n" in said
     main(command)
     assert json.loads(summary.read_text())["steps"] == 2
 
