@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from lightning_subnets import __version__, methods, networks
 from lightning_subnets.commands.cli import main as lightning
@@ -49,3 +55,15 @@ def test_the_version_is_printed_with_those_of_torch_and_lightning(
     text = " ".join(_output(main, ["--version"], capsys).split())
     assert f"of lightning-subnets {__version__}, torch 2." in text
     assert "lightning 2." in text
+
+
+@pytest.mark.thorough
+def test_the_command_in_the_readme_completes_options_methods_and_networks(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^echo .*bashrc$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = f"{command}\nsource ~/.bashrc\ncomplete -p lightning"
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"HOME": str(tmp_path), "PATH": path}, capture_output=True, text=True
+    )
+    completed = done.stdout.split("'")[1].split()
+    assert {"fit", "test", "--model.method", "--trainer.max_epochs", "EdgePopup", "Conv2", "Digits"} <= {*completed}
