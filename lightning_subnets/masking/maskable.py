@@ -77,7 +77,8 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     for name, each in also.items():
         if each.parameter.dim() < 2:
             raise UserError(
-                f"also_mask: {name} has shape {tuple(each.parameter.shape)}, and a weight has two dimensions or more"
+                f"also_mask: {name} has shape {tuple(each.parameter.shape)}, and a weight has two dimensions or more: "
+                "leave it out"
             )
     masked = {name: each for name, each in parameters.items() if name in weights | also and name not in dense}
     for name, each in masked.items():
@@ -139,7 +140,10 @@ def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
             f"{name!r} of {kind} has no weights to draw: shape {tuple(parameter.shape)}, {parameter.device}"
         )
     if not parameter.is_floating_point():
-        raise UserError(f"{name!r} of {kind} has dtype {parameter.dtype}, and weights are floating-point numbers")
+        raise UserError(
+            f"{name!r} of {kind} has dtype {parameter.dtype}, and weights are floating-point numbers: "
+            f"keep_dense=[{name!r}]"
+        )
 
 
 def _check_modules(network: nn.Module, kind: str) -> None:

@@ -47,7 +47,10 @@ class RunDirectory:
                     (run.path / FAILURE).unlink(missing_ok=True)
                     break
         except OSError as error:
-            raise UserError(f"{error.filename or parent} cannot hold a run: {error.strerror}") from error
+            raise UserError(
+                f"{error.filename or parent} cannot hold a run ({error.strerror}): name another "
+                "--trainer.default_root_dir"
+            ) from error
         return run
 
     @property

@@ -90,7 +90,7 @@ def read_yaml(path: Path, schema: Any, otherwise: str) -> tuple[Any, Any]:
         content = yaml.safe_load(path.read_text())
         return content, TypeAdapter(schema).validate_python(content)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its path and its permissions") from error
     except ValidationError as error:
         raise UserError(f"{path} {otherwise}: {first_mistake(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -31,12 +31,18 @@ class SavedRun:
 
     def __init__(self, path: str) -> None:
         if path.endswith(".subnet"):
-            raise UserError(f"{path} is a .subnet file, but this command needs the checkpoint of a run")
+            raise UserError(
+                f"{path} is a .subnet file, but this command needs the checkpoint of a run: "
+                "name its checkpoints/last.ckpt"
+            )
         self._content = checkpoint.read(path)
         self._folder = Path(path).resolve().parent.parent
         config = self._folder / "config.yaml"
         if not config.is_file():
-            raise UserError(f"{config} is missing: it says how the network of {path} is built")
+            raise UserError(
+                f"{config} is missing: it says how the network of {path} is built. "
+                "Keep the checkpoint in the directory of its run"
+            )
         self._config = read_config(config)
 
     def module(self) -> SubnetModule:

@@ -56,7 +56,9 @@ def naming_file(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): check its path and its permissions"
+        ) from error
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({str(error)!r:.200}): copy or download it again") from error
     except UserError as error:

@@ -109,7 +109,9 @@ def save_subnet(
     try:
         container.write(path, header, tensors)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): make room, or name another place"
+        ) from error
 
 
 def _check_readable(header: Header) -> None:

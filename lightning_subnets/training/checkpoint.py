@@ -46,7 +46,7 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch raises half a dozen types for damaged files
         raise UserError(
-            f"the checkpoint {path} cannot be read: it is truncated, damaged or not a checkpoint"
+            f"the checkpoint {path} cannot be read: it is truncated, damaged or not a checkpoint; name another one"
         ) from error
     if not isinstance(content, dict) or not content.keys() >= _KEYS:
         raise UserError(
@@ -55,7 +55,9 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint_schema.check(content)
     except ValidationError as error:
-        raise UserError(f"the checkpoint {path} is damaged or of another version: {first_mistake(error)}") from error
+        raise UserError(
+            f"the checkpoint {path} is damaged or of another version: {first_mistake(error)}; name another one"
+        ) from error
     return content
 
 
@@ -206,7 +208,10 @@ def _prepare_to_train_(checkpoint: Mapping[str, Any], module: MaskedModule) -> N
         )
     optimizer, theirs = module.build_optimizer(), checkpoint["optimizer_states"][0]
     if checkpoint["optimizer"] != (name := type(optimizer).__name__):
-        raise UserError(f"the checkpoint is of a run with {checkpoint['optimizer']} and this run has {name}")
+        raise UserError(
+            f"the checkpoint is of a run with {checkpoint['optimizer']} and this run has {name}: use the config.yaml "
+            "beside the checkpoint"
+        )
     own = _after_a_step(module)
     for index, state in theirs["state"].items():
         if (

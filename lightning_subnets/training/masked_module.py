@@ -58,7 +58,9 @@ class MaskedModule(LightningModule):
         try:
             return self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         except ValueError as error:
-            raise UserError(f"the optimizer cannot be built: {error}") from error
+            raise UserError(
+                f"the optimizer cannot be built ({error}): check the arguments of model.optimizer"
+            ) from error
 
 
 def network_of(module: LightningModule) -> nn.Module:

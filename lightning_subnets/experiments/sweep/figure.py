@@ -118,7 +118,7 @@ def content_of(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}; name a file of configs/figures") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
 

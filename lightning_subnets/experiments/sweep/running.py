@@ -67,7 +67,7 @@ def slots(at_once: int | None, on_a_gpu: int) -> list[Slot]:
     if at_once is None:
         at_once = on_a_gpu if devices else threads  # see benchmarks/packing.py
     if at_once < 1:
-        raise UserError(f"at_once = {at_once} is below 1")
+        raise UserError(f"at_once = {at_once} is below 1: it is the number of runs at a time")
     total = at_once * max(1, len(devices))
     return [Slot(device, max(1, threads // total)) for _ in range(at_once) for device in devices or [""]]
 
@@ -196,7 +196,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise UserError(f"another subnets sweep writes to {folder}: wait until it has ended") from error
     except OSError as error:
-        raise UserError(f"no runs can be kept in {folder.parent}: {error.strerror}") from error
+        raise UserError(f"no runs can be kept in {folder.parent} ({error.strerror}): name another --out") from error
     try:
         yield
     finally:

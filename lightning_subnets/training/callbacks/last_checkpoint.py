@@ -115,7 +115,10 @@ class LastCheckpoint(Checkpoint):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"no checkpoint can be kept in {self.path.parent}: {error.strerror}") from error
+            raise UserError(
+                f"no checkpoint can be kept in {self.path.parent} ({error.strerror}): name another "
+                "--trainer.default_root_dir"
+            ) from error
         trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
         # The last, the best, and one that is being written; each with a value and a momentum per trained parameter.
         needed, free = 3 * 2 * trained, shutil.disk_usage(self.path.parent).free

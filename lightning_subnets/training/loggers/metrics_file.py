@@ -85,7 +85,10 @@ class MetricsFile(Logger):
             write()
         except OSError as error:
             if not self._failed:
-                print(f"{self._path} cannot be written now: {error.strerror}; the rows are kept", file=sys.stderr)
+                print(
+                    f"{self._path} cannot be written now: {error.strerror}; make room, and the rows are written later",
+                    file=sys.stderr,
+                )
             self._failed = True
 
     def _sync(self) -> None:
