@@ -240,6 +240,8 @@ class SubnetCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self.config_init.fit.ckpt_path = self.fit_from
+        if self.run is not None:
+            self.run.start()
         self.weights_digest = digest.weights_digest(self.model.network)
         self.start = time.perf_counter()
 

@@ -25,6 +25,7 @@ class RunDirectory:
 
     path: Path
     created: tuple[Path, ...] = ()  # the directories that were created for this run, the innermost first
+    _started: bool = False
     _lock: int | None = field(default=None, repr=False)
 
     @classmethod
@@ -44,7 +45,6 @@ class RunDirectory:
             for number in itertools.count():
                 run = cls(parent / (version or f"version_{number}"), created=missing)
                 if run._take(new=version is None):
-                    (run.path / FAILURE).unlink(missing_ok=True)
                     break
         except OSError as error:
             raise UserError(
@@ -89,13 +89,19 @@ class RunDirectory:
             ) from error
         return True
 
+    def start(self) -> None:
+        """Remove why the last attempt has failed. A mistake before the start leaves the directory as it is."""
+        if self._lock is not None:
+            (self.path / FAILURE).unlink(missing_ok=True)
+            self._started = True
+
     def release(self, error: BaseException | None = None) -> None:
         """Unlock the directory, remove what was created for a run that wrote nothing, and keep why a run failed."""
         if self._lock is None:
             return
         if self.path in self.created and [entry.name for entry in self.path.iterdir()] == [".lock"]:
             (self.path / ".lock").unlink()
-        elif isinstance(error, Exception):
+        elif self._started and isinstance(error, Exception):
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             with suppress(OSError):
                 (self.path / FAILURE).write_text(printable(" ".join(reason.split()))[:1000] + "\n")

@@ -252,3 +252,4 @@ def test_a_diverged_run_stops_and_names_the_step(mistake: Mistake) -> None:
     assert "training diverged at step" in error
     assert "no checkpoint had been written" in error
     assert not list(Path("runs").rglob("*.ckpt"))
+    assert Path("runs/quickstart/version_0/failure.txt").read_text() == error.rpartition("error: ")[2]

@@ -19,11 +19,15 @@ def test_runs_that_start_at_once_get_different_directories(tmp_path: Path) -> No
 
 def test_the_reason_of_a_failed_run_is_kept_until_it_is_resumed(tmp_path: Path) -> None:
     run = RunDirectory.claim(tmp_path, "experiment")
+    run.start()
     (run.path / "metrics.csv").touch()
     assert why_unfinished(run.path) == "is still running"
     run.release(ValueError("out of memory:\nTried 5 GB"))
     assert why_unfinished(run.path) == "failed: ValueError: out of memory: Tried 5 GB"
+    RunDirectory.claim(tmp_path, "experiment", "version_0").release(UserError("lr = -1 is below 0"))
+    assert why_unfinished(run.path).startswith("failed: ValueError")
     run = RunDirectory.claim(tmp_path, "experiment", "version_0")
+    run.start()
     run.release(SystemExit(75))
     assert why_unfinished(run.path).startswith("was stopped or killed")
     RunDirectory.claim(tmp_path, "mistaken").release(UserError("lr = -1 is below 0"))
