@@ -90,7 +90,7 @@ def _is_of_a_class(action: Action) -> bool:
 def _list(module: ModuleType, width: int) -> str:
     """Return a line for each public name of a module: the name, and the first sentence of its docstring."""
     lines = []
-    for name in module.__all__:
+    for name in sorted(module.__all__, key=str.lower):
         line = f"    {name:<18}{(getattr(module, name).__doc__ or '').strip().splitlines()[0]}"
         lines.append(line if len(line) <= width else f"{line[: width - 3]}...")
     return "\n".join(lines) + "\n"
