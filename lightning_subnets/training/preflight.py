@@ -23,6 +23,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking.maskable import is_weight, matching
 from lightning_subnets.masking.masked_weight import scores_names, states_of
 from lightning_subnets.training.callbacks import averaging
+from lightning_subnets.training.callbacks.gradual_density import GradualDensity
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.callbacks.rank_consistency import listed
 from lightning_subnets.training.checkpoint_schema import is_plain
@@ -72,7 +73,7 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
         for refused, reason in _REFUSED.items():
             if isinstance(callback, refused):
                 raise UserError(f"{refused.__name__} {reason}")
-        if isinstance(callback, IterativePruning):
+        if isinstance(callback, (GradualDensity, IterativePruning)):
             callback.check(module, trainer)
     if isinstance(data, ImageDataModule):
         _check_images(module, data)

@@ -5,6 +5,7 @@ from lightning_subnets.training.callbacks.collapse import Collapse
 from lightning_subnets.training.callbacks.divergence import Divergence
 from lightning_subnets.training.callbacks.frozen import Frozen
 from lightning_subnets.training.callbacks.gradient_norm import GradientNorm
+from lightning_subnets.training.callbacks.gradual_density import GradualDensity
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.training.callbacks.mask_statistics import MaskStatistics
@@ -21,6 +22,7 @@ __all__ = [
     "Divergence",
     "Frozen",
     "GradientNorm",
+    "GradualDensity",
     "IterativePruning",
     "LastCheckpoint",
     "MaskStatistics",

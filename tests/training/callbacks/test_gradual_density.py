@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from small_runs import conv_module, quiet_trainer
+from test_last_checkpoint import Do, at_step, send
+
+import lightning_subnets as ls
+from lightning_subnets.datamodules import Digits
+from lightning_subnets.training.callbacks import GradualDensity, LastCheckpoint
+from lightning_subnets.training.callbacks.last_checkpoint import Stopped
+
+BATCHES = 8
+TOTALS = {"0.weight": 36, "5.weight": 1440}
+
+
+class _Counts(Callback):
+    """Records the weights that are kept when a gradient is computed, and when validation begins."""
+
+    def __init__(self) -> None:
+        self.trained: list[dict[str, int]] = []
+        self.evaluated: list[dict[str, int]] = []
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained.append(_kept(pl_module))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.evaluated.append(_kept(pl_module))
+
+
+def _kept(module: Any) -> dict[str, int]:
+    return {name: int(mask.sum()) for name, mask in ls.masks(module.network).items()}
+
+
+def _fit(callback: GradualDensity, method: ls.Method | None = None, **options: Any) -> _Counts:
+    counts = _Counts()
+    trainer = quiet_trainer(callbacks=[callback, counts], limit_train_batches=BATCHES, **options)
+    trainer.fit(conv_module(method or ls.EdgePopup(0.25), allow_collapse=True), datamodule=Digits())
+    return counts
+
+
+def test_the_density_falls_by_the_cube_to_the_methods_own() -> None:
+    counts = _fit(GradualDensity(start=1.0, until=0.5), max_epochs=1)
+    for name, total in TOTALS.items():
+        kept = total // 4
+        shares = [(1 - step / (BATCHES / 2)) ** 3 if step < BATCHES / 2 else 0.0 for step in range(BATCHES)]
+        assert [each[name] for each in counts.trained] == [kept + round((total - kept) * share) for share in shares]
+
+
+def test_every_evaluation_is_at_the_methods_density() -> None:
+    counts = _fit(GradualDensity(until=1.0), max_epochs=2, val_check_interval=3)
+    assert len(counts.evaluated) > 4
+    assert all(each == {name: total // 4 for name, total in TOTALS.items()} for each in counts.evaluated)
+
+
+def test_weights_that_keep_more_than_the_start_keep_that() -> None:
+    counts = _fit(GradualDensity(start=0.3, until=1.0), ls.EdgePopup(0.5))
+    assert all(each == {name: total // 2 for name, total in TOTALS.items()} for each in counts.trained)
+
+
+@pytest.mark.parametrize("method", [ls.EdgePopup(0.5, allocation="global"), ls.SynFlow(0.5), ls.DNW(0.5)])
+def test_methods_without_fixed_numbers_or_without_scores_are_an_error(method: ls.Method) -> None:
+    with pytest.raises(ValueError, match=f"{type(method).__name__} does not: take EdgePopup"):
+        _fit(GradualDensity(), method)
+
+
+@pytest.mark.parametrize("options", [{"start": 0.0}, {"start": 1.5}, {"until": 0.0}, {"until": 2.0}])
+def test_shares_outside_their_range_are_an_error(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"is outside \(0, 1\]"):
+        GradualDensity(**options)
+
+
+def _run(folder: Path, until: float = 1.0, stop: int = -1) -> dict[str, Any]:
+    """Train two epochs of five steps, from the checkpoint that is there, and return the last checkpoint."""
+    last = LastCheckpoint(folder)
+    callbacks = [Do(at_step(stop, send(signal.SIGUSR1))), GradualDensity(until=until), last]
+    trainer = quiet_trainer(callbacks=callbacks, max_epochs=2)
+    trainer.fit(conv_module(), datamodule=Digits(batch_size=288), ckpt_path=last.best_model_path or None)
+    content: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
+    return content
+
+
+def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path) -> None:
+    for stop in (3, 5, 8):
+        with pytest.raises(Stopped):
+            _run(tmp_path / "stopped", stop=stop)
+    resumed, whole = _run(tmp_path / "stopped"), _run(tmp_path / "whole")
+    assert resumed["state_dict"].keys() == whole["state_dict"].keys()
+    assert all(torch.equal(tensor, whole["state_dict"][name]) for name, tensor in resumed["state_dict"].items())
+
+
+def test_a_checkpoint_of_another_schedule_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        _run(tmp_path, stop=3)
+    with pytest.raises(ValueError, match=r"'until': 1\.0\} of GradualDensity.*keep the values"):
+        _run(tmp_path, until=0.5)
