@@ -38,7 +38,7 @@ from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, imported
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
 from lightning_subnets.datamodules.folder_loader import FolderLoader
 from lightning_subnets.datamodules.image_files import class_names, list_files
-from lightning_subnets.datamodules.imagenet import Resizing
+from lightning_subnets.datamodules.image_folder import Resizing
 from lightning_subnets.datamodules.loader import EpochLoader, EpochSampler
 
 IMAGENET = 1_281_167

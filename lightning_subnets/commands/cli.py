@@ -251,7 +251,8 @@ class SubnetCLI(LightningCLI):
         seconds = self.last.seconds if self.last else time.perf_counter() - self.start
         # If the time limit is near, test and report when the job is started again.
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
-        if is_overridden("test_dataloader", self.datamodule):
+        has_test_set = getattr(self.datamodule, "has_test_set", True)
+        if has_test_set and is_overridden("test_dataloader", self.datamodule):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
             self._report(seconds)

@@ -27,6 +27,7 @@ class ImageDataModule(LightningDataModule, ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
+    has_test_set = True
 
     def __init__(self, batch_size: int, validation_fraction: float, seed: int) -> None:
         super().__init__()

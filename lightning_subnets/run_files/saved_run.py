@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
-from lightning_subnets.datamodules import ImageNet
+from lightning_subnets.datamodules import ImageFolder
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
@@ -73,7 +73,7 @@ class SavedRun:
         try:
             data = self.data()
             preprocessing = {"input_shape": list(data.image_shape), "mean": list(data.mean), "std": list(data.std)}
-            if isinstance(data, ImageNet):
+            if isinstance(data, ImageFolder):
                 preprocessing["resize"] = shorter_side(data.image_shape[-1])
             classes = data.classes
         except UserError as error:

@@ -21,7 +21,7 @@ from lightning_subnets.datamodules import Digits, ImageNet
 from lightning_subnets.datamodules.ffcv.beton import Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader
 from lightning_subnets.datamodules.folder_loader import FolderLoader
-from lightning_subnets.datamodules.imagenet import Resizing
+from lightning_subnets.datamodules.image_folder import Resizing
 from lightning_subnets.datamodules.in_memory import TensorLoader
 from lightning_subnets.datamodules.loader import Batch, EpochLoader, EpochSampler
 

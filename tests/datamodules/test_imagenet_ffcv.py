@@ -13,10 +13,10 @@ import pytest
 from repository import ROOT
 
 from lightning_subnets import UserError
-from lightning_subnets.datamodules import ImageNet, imagenet
+from lightning_subnets.datamodules import ImageNet, image_folder
 from lightning_subnets.datamodules.ffcv.beton import JPEG, Beton, description_path
 from lightning_subnets.datamodules.ffcv.preparation import prepare
-from lightning_subnets.datamodules.imagenet import Resizing
+from lightning_subnets.datamodules.image_folder import Resizing
 
 CONFIG = str(ROOT / "configs" / "rn50_signed.yaml")
 Mistake = Callable[[list[str]], str]
@@ -54,7 +54,7 @@ def test_missing_files_are_an_error_that_names_them_and_how_to_write_them(root: 
 def test_without_ffcv_its_files_are_refused_and_a_folder_is_not(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imagenet, "installed", lambda: False)
+    monkeypatch.setattr(image_folder, "installed", lambda: False)
     for name in ("train.beton", "val.beton"):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"FFCV is not installed: run data/install_ffcv.sh, .*--data.loader=folder"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_subnets import UserError
-from lightning_subnets.datamodules.imagenet import Resizing
+from lightning_subnets.datamodules.image_folder import Resizing
 
 
 @pytest.mark.parametrize(

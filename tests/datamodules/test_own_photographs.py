@@ -1,0 +1,89 @@
+"""Your own photographs: which of them train, validate and test, by the directories that are there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_subnets import UserError
+from lightning_subnets.datamodules import ImageFolder, ImageNet
+from lightning_subnets.datamodules.loader import EpochLoader
+
+
+@pytest.fixture
+def root(photographs: Path, tmp_path: Path) -> Path:
+    """Return a directory with 7 photographs in each class of ``train``, 4 in ``val``, 2 in ``test``."""
+    shutil.copytree(photographs, tmp_path / "own")
+    shutil.copytree(tmp_path / "own" / "val", tmp_path / "own" / "test")
+    for path in (tmp_path / "own" / "test").glob("*/[23].jpg"):
+        path.unlink()
+    return tmp_path / "own"
+
+
+def folder(root: Path, **options: object) -> ImageFolder:
+    data = ImageFolder(str(root), image_size=64, num_workers=0, **options)  # type: ignore[arg-type]
+    data.setup("fit")
+    return data
+
+
+def labels(loader: EpochLoader) -> Tensor:
+    return torch.cat([labels for _, labels in loader])
+
+
+def test_each_part_is_read_from_its_own_directory(root: Path) -> None:
+    data = folder(root)
+    assert data.loader == "folder"
+    parts = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    assert [labels(part).bincount().tolist() for part in parts] == [[7] * 3, [4] * 3, [2] * 3]
+
+
+def test_without_val_a_share_of_train_is_held_out_and_without_test_nothing_is_tested(root: Path) -> None:
+    shutil.rmtree(root / "val")
+    data = folder(root, validation_fraction=0.2)
+    assert (len(labels(data.train_dataloader())), len(labels(data.val_dataloader()))) == (17, 4)
+    assert data.has_test_set
+    shutil.rmtree(root / "test")
+    data = folder(root)
+    assert (len(labels(data.train_dataloader())), len(labels(data.val_dataloader()))) == (19, 2)
+    assert not data.has_test_set
+    with pytest.raises(UserError, match=f"{root} has no test images: put one directory of images per class into"):
+        data.test_dataloader()
+
+
+def test_the_best_epoch_is_never_chosen_on_the_test_set(root: Path) -> None:
+    shutil.rmtree(root / "val")
+    with pytest.raises(UserError, match=r"validation_fraction = 0, and .*own/val does not exist: set the fraction"):
+        folder(root, validation_fraction=0.0)
+
+
+def test_classes_that_differ_between_any_two_parts_are_refused(root: Path) -> None:
+    (root / "test" / "class_1").rename(root / "test" / "other")
+    with pytest.raises(UserError, match="only one of them has class_1, other"):
+        folder(root)
+
+
+def test_mean_and_std_are_options_and_those_of_imagenet_by_default(root: Path) -> None:
+    images = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
+    data = folder(root, mean=(0.1, 0.2, 0.3), std=(0.1, 0.1, 0.2))
+    torch.testing.assert_close(data.normalize(images)[0, :, 0, 0], torch.tensor([1.0, 0.0, -0.5]))
+    assert (folder(root).mean, folder(root).std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with pytest.raises(UserError, match=r"std = \[0.0, 1.0, 1.0\] must be above 0"):
+        folder(root, std=(0.0, 1.0, 1.0))
+
+
+def test_files_of_ffcv_are_read_if_they_are_there(betons: Path) -> None:
+    data = ImageFolder(str(betons), image_size=64, num_workers=1)
+    data.setup("fit")
+    assert data.loader == "ffcv"
+    assert [len(labels(loader)) for loader in (data.train_dataloader(), data.val_dataloader())] == [21, 12]
+
+
+def test_imagenet_is_validated_and_tested_on_val_as_published(root: Path) -> None:
+    data = ImageNet(str(root), "folder", image_size=64, num_workers=0)
+    data.setup("fit")
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert labels(loader).bincount().tolist() == [4] * 3
