@@ -268,11 +268,12 @@ class SubnetCLI(LightningCLI):
         result, diagnosis = summary.summarize(
             self.model, self.datamodule, digest_before=self.weights_digest, seconds=seconds
         )
-        evaluated_on = "held-out images" if getattr(self.datamodule, "validation_fraction", 0) else "test set"
         result |= summary.best_epoch(self.run.path)
         layers = list(masking.masked_weights(self.model.network))
         try:
-            pictures = drawing.draw_run(self.run.path, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)
+            pictures = drawing.draw_run(
+                self.run.path, layers=layers, evaluated_on=result["validated_on"], diagnosis=diagnosis
+            )
             summary.write(result, self.run.summary)  # last, because it marks the run as finished
         except OSError as error:
             raise UserError(

@@ -185,6 +185,10 @@ class ImageFolder(ImageDataModule):
                 )
 
     @property
+    def validated_on(self) -> str:
+        return "validation set" if "val" in self.parts else super().validated_on
+
+    @property
     def num_train(self) -> int:
         return len(self.sets["train"])
 

@@ -44,6 +44,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """The names of the classes, in the order of the labels."""
 
     @property
+    def validated_on(self) -> str:
+        """The images on which ``best.ckpt`` is chosen; the test set only where a published protocol does so."""
+        return "held-out images" if self.validation_fraction else "test set"
+
+    @property
     @abstractmethod
     def num_train(self) -> int:
         """The number of training images, including those held out."""

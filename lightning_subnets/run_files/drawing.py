@@ -38,7 +38,7 @@ def draw_run(
     Args:
         run: the directory of the run.
         layers: the masked weights, in the order to show them.
-        evaluated_on: the data of the metrics ``val/``: "test set" or "held-out images".
+        evaluated_on: the images of the metrics ``val/``, such as "held-out images".
         diagnosis: of the run's last masks.
         out: the directory for the pictures; by default the run's.
         form: ``png`` or ``pdf``.

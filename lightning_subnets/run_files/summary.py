@@ -50,6 +50,7 @@ class Summary(Strict):
     steps: Count | None = None
     device: str | None = None
     data: str | None = None
+    validated_on: str | None = None
     finished: str | None = None
     versions: dict[str, str] = Field(default={})
 
@@ -109,6 +110,7 @@ def summarize(
         if device.type == "cuda"
         else f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "data": type(data).__name__,
+        "validated_on": getattr(data, "validated_on", "validation set"),
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
     }
@@ -156,7 +158,8 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     last, best = (" (last.ckpt)", " (best.ckpt)") if (run / "checkpoints" / "last.ckpt").is_file() else ("", "")
     rows = {
         "test accuracy": "not tested" if accuracy is None else f"{accuracy:.2%} after the last epoch{last}",
-        "best validation": f"{summary['best_val_accuracy']:.2%} after epoch {summary['best_epoch']}{best}"
+        "best validation": f"{summary['best_val_accuracy']:.2%} after epoch {summary['best_epoch']}{best}, "
+        f"on the {summary['validated_on']}"
         if "best_epoch" in summary
         else "none",
         "weights kept": f"{summary['kept']:,} of {summary['total']:,} ({summary['density']:.1%})",

@@ -83,6 +83,7 @@ def test_the_summary_counts_what_the_checkpoint_holds(finished_run: Path) -> Non
     assert summary["test_accuracy"] == pytest.approx(accuracies[-1], abs=1e-6)
     assert summary["best_val_accuracy"] == max(accuracies)
     assert summary["best_epoch"] == 1 + accuracies.index(max(accuracies))
+    assert summary["validated_on"] == "test set"
     best = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
     assert summary["best_epoch"] == 1 + best["epoch"]
 

@@ -37,6 +37,7 @@ def labels(loader: EpochLoader) -> Tensor:
 def test_each_part_is_read_from_its_own_directory(root: Path) -> None:
     data = folder(root)
     assert data.loader == "folder"
+    assert data.validated_on == "validation set"
     parts = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     assert [labels(part).bincount().tolist() for part in parts] == [[7] * 3, [4] * 3, [2] * 3]
 
@@ -46,6 +47,7 @@ def test_without_val_a_share_of_train_is_held_out_and_without_test_nothing_is_te
     data = folder(root, validation_fraction=0.2)
     assert (len(labels(data.train_dataloader())), len(labels(data.val_dataloader()))) == (17, 4)
     assert data.has_test_set
+    assert data.validated_on == "held-out images"
     shutil.rmtree(root / "test")
     data = folder(root)
     assert (len(labels(data.train_dataloader())), len(labels(data.val_dataloader()))) == (19, 2)
@@ -84,6 +86,7 @@ def test_files_of_ffcv_are_read_if_they_are_there(betons: Path) -> None:
 
 def test_imagenet_is_validated_and_tested_on_val_as_published(root: Path) -> None:
     data = ImageNet(str(root), "folder", image_size=64, num_workers=0)
+    assert data.validated_on == "test set"
     data.setup("fit")
     for loader in (data.val_dataloader(), data.test_dataloader()):
         assert labels(loader).bincount().tolist() == [4] * 3

@@ -21,7 +21,6 @@ from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.run_directory import RunDirectory
-from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.training import csv_text
 
@@ -80,8 +79,7 @@ def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
 def run_section(run: Path, summary: Mapping[str, Any] | None) -> RunSection:
     """Draw a run's pictures as PNG and PDF, also for a run that is not finished, and tabulate its summary."""
     layers, diagnosis = _layers(run)
-    held_out = read_config(run / "config.yaml")["data"].get("init_args", {}).get("validation_fraction")
-    evaluated_on = "held-out images" if held_out else "test set"
+    evaluated_on = (summary or {}).get("validated_on", "validation set")
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         for form in ("png", "pdf"):

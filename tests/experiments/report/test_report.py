@@ -246,13 +246,15 @@ def test_a_checkpoint_gives_the_order_of_layers_and_the_diagnosis(
 ) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(drawing, "draw_run", lambda run, **options: asked.append(options))
-    page.run_section(finished_run, None)
+    page.run_section(finished_run, {"validated_on": "test set"})
     for options in asked:
         layers = ("features.0", "features.3", "classifier.1", "classifier.4", "classifier.7")
         assert options["layers"] == [f"{layer}.weight" for layer in layers]
         assert list(options["diagnosis"].layers) == options["layers"]
         assert options["evaluated_on"] == "test set"
     assert [options["form"] for options in asked] == ["png", "pdf"]
+    page.run_section(finished_run, None)
+    assert asked[-1]["evaluated_on"] == "validation set"
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
