@@ -26,7 +26,7 @@ def read_image(path: Path | str) -> Image:
     """Return the image in a file, or the first of its frames, as RGB with 8 bits a channel.
 
     Grey of 16 bits is scaled to 8 bits, 65535 to 255. For colour of 16 bits a channel, Pillow keeps the upper 8 bits.
-    Transparency is dropped.
+    Transparency is dropped. The orientation in EXIF is ignored, as torchvision's ``ImageFolder`` does.
 
     Raises:
         UserError: if the file is not a whole image, or its format does not define which value is white.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
+from torchvision.datasets import ImageFolder
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules.image_files import read_image
@@ -128,3 +129,12 @@ def test_an_image_cut_short_anywhere_is_an_error(extension: str, tmp_path: Path)
         path.write_bytes(content[:length])
         with pytest.raises(UserError, match=f"{re.escape(str(path))} is not a readable image"):
             read_image(path)
+
+
+def test_the_orientation_in_exif_is_ignored_as_torchvision_does(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    (tmp_path / "class").mkdir()
+    Image.new("RGB", (40, 20)).save(tmp_path / "class" / "a.jpg", exif=exif)
+    ((expected, _),) = ImageFolder(tmp_path)
+    assert read_image(tmp_path / "class" / "a.jpg").size == expected.size == (40, 20)
