@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -163,6 +164,9 @@ class SubnetCLI(LightningCLI):
                 )
             self.subnet, config.ckpt_path = config.ckpt_path, None
             return
+        run = Path(config.ckpt_path).resolve().parent.parent
+        if config.subcommand == "predict" and config.predictions.path is None and (run / "config.yaml").is_file():
+            config.predictions.path = os.path.relpath(run)
         content, limits = checkpoint.read(config.ckpt_path), (config.trainer.max_epochs, config.trainer.max_steps)
         if self.config.subcommand == "fit":
             checkpoint.check_unfinished(config.ckpt_path, content, *limits)

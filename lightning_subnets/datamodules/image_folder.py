@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv.beton import RAW, Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, installed
-from lightning_subnets.datamodules.image_files import Files, common_classes, list_files
+from lightning_subnets.datamodules.image_files import Files, common_classes, image_paths, list_files
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.errors import UserError
@@ -88,6 +88,7 @@ class ImageFolder(ImageDataModule):
         mean: mean of each channel, of values in [0, 1]; by default ImageNet's.
         std: standard deviation of each channel; by default ImageNet's.
         seed: seed of the order of the samples, their augmentation and the held-out images.
+        images: photographs for ``lightning predict`` instead of the test images: a file, or a folder without classes.
     """
 
     betons: ClassVar[dict[str, str]] = {"train": "train.beton", "val": "val.beton", "test": "test.beton"}
@@ -108,10 +109,12 @@ class ImageFolder(ImageDataModule):
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         seed: int = 0,
+        images: str | None = None,
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
         if not min(std) > 0:
             raise UserError(f"std = {list(std)} must be above 0 in every channel")
+        self.images = images
         self.root, self.num_workers, self.mean, self.std = Path(root), num_workers, mean, std
         self.loader = loader or ("ffcv" if (self.root / "train.beton").is_file() else "folder")
         self.image_shape = (3, image_size, image_size)
@@ -169,7 +172,7 @@ class ImageFolder(ImageDataModule):
         return common_classes(train, train)
 
     def setup(self, stage: str) -> None:
-        if hasattr(self, "sets"):
+        if hasattr(self, "sets") or (stage == "predict" and self.images):
             return
         self.sets: dict[str, Beton | Files]
         if self.loader == "folder":
@@ -200,6 +203,26 @@ class ImageFolder(ImageDataModule):
             raise UserError(f"{self.root} has no test images: put one directory of images per class into its test/")
         return super().test_dataloader()
 
+    def predict_dataloader(self) -> EpochLoader:
+        if not self.images:
+            return super().predict_dataloader()
+        from lightning_subnets.datamodules.folder_loader import FolderLoader
+
+        files = [(path, -1) for path in self.predicted_files]
+        sampler = self.sampler(None, size=len(files), shuffle=False)
+        return FolderLoader(files, sampler, self.batch_size, self.evaluation_size, False, self._workers())
+
+    @cached_property
+    def predicted_files(self) -> list[str]:
+        """The photographs in ``images``; empty if the test images are predicted."""
+        if not self.images:
+            return []
+        path = Path(self.images)
+        files = [self.images] if path.is_file() else image_paths(path) if path.is_dir() else []
+        if not files:
+            raise UserError(f"{path} is neither an image nor a folder with images: name another with --data.images")
+        return files
+
     def make_loader(self, samples: Tensor | None, *, train: bool, augment: bool) -> EpochLoader:
         return self._loader("train" if train else "test", samples, augment=augment)
 
@@ -212,8 +235,9 @@ class ImageFolder(ImageDataModule):
             from lightning_subnets.datamodules.folder_loader import FolderLoader
 
             make = FolderLoader
-        workers = self.num_workers
-        if workers is None:
-            processes = self.trainer.num_devices if self.trainer else 1
-            workers = max(self.least_workers, suggested_max_num_workers(processes))
-        return make(data, sampler, self.batch_size, size, augment, workers)  # type: ignore[no-any-return]
+        return make(data, sampler, self.batch_size, size, augment, self._workers())  # type: ignore[no-any-return]
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        return max(self.least_workers, suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1))

@@ -26,6 +26,7 @@ class ImageNet(ImageFolder):
         validation_fraction: fraction of the training set that is held out; with 0, validation is on ``val``, as
             published.
         seed: seed of the order of the samples, their augmentation and the held-out images.
+        images: photographs for ``lightning predict`` instead of the test images: a file, or a folder without classes.
 
     Source: Russakovsky et al. 2015; the protocol of Goyal et al. 2017.
     """
@@ -45,6 +46,7 @@ class ImageNet(ImageFolder):
         num_workers: int | None = None,
         validation_fraction: float = 0.0,
         seed: int = 0,
+        images: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -57,4 +59,5 @@ class ImageNet(ImageFolder):
             num_workers=num_workers,
             validation_fraction=validation_fraction,
             seed=seed,
+            images=images,
         )

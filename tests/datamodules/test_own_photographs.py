@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 from torch import Tensor
 
 from lightning_subnets import UserError
+from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import ImageFolder, ImageNet
 from lightning_subnets.datamodules.loader import EpochLoader
 
@@ -90,3 +94,30 @@ def test_imagenet_is_validated_and_tested_on_val_as_published(root: Path) -> Non
     data.setup("fit")
     for loader in (data.val_dataloader(), data.test_dataloader()):
         assert labels(loader).bincount().tolist() == [4] * 3
+
+
+def test_photographs_without_labels_are_predicted_into_the_runs_directory(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data=ImageFolder", f"--data.root={root}", "--data.image_size=32", "--data.num_workers=0"]
+    network = ["--model.network.in_channels=3", "--model.network.image_size=32", "--model.network.num_classes=3"]
+    trainer = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=1"]
+    main(["fit", "-c", str(ROOT / "configs" / "quickstart.yaml"), *data, *network, *trainer])
+    shutil.rmtree(root / "val")
+    loose, run = tmp_path / "loose", Path("runs/quickstart/version_0")
+    shutil.copytree(root / "test" / "class_1", loose)
+    command = ["predict", f"--ckpt_path={run}", f"--data.images={loose}"]
+    main(command)
+    first = (run / "predictions.csv").read_bytes()
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [str(loose / "0.jpg"), str(loose / "1.jpg")]
+    assert {row["predicted"] for row in rows} <= {"class_0", "class_1", "class_2"}
+    assert list(rows[0]) == ["file", "predicted", "probability"]
+    main([*command[:2], f"--data.images={loose / '1.jpg'}"])
+    assert (run / "predictions.csv").read_bytes() == first
+    assert len((run / "predictions_1.csv").read_text().splitlines()) == 2
+    assert "nowhere is neither an image nor a folder with images" in mistake([*command[:2], "--data.images=nowhere"])
+    shutil.rmtree(root / "train")
+    assert "train does not exist" in mistake(command)

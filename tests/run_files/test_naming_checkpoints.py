@@ -76,7 +76,7 @@ def test_every_command_takes_the_words_and_a_directory(
     assert "test/accuracy" in capsys.readouterr().out
     shutil.copytree(finished_run, "runs/quickstart/version_0")
     lightning(["predict", "-c", QUICKSTART, "--ckpt_path", "best", "--trainer.accelerator=cpu"])
-    assert Path("predictions.csv").is_file()
+    assert Path("runs/quickstart/version_0/predictions.csv").is_file()
     subnets(["inspect", "last", "--against", "runs/quickstart/version_0"])
     assert "100.00% of the weights" in " ".join(capsys.readouterr().out.split())
     subnets(["export", "runs/quickstart/version_0", "a.pt"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from contextlib import ExitStack
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,34 @@ from lightning_subnets.training import csv_text
 class Predictions(Callback):
     """Writes the predictions of ``predict`` as CSV: sample, label, predicted class and its probability.
 
+    Photographs without labels, ``data.images``, have their file instead of sample and label.
+
     The file appears once it is complete. A class name that a spreadsheet would compute gets an apostrophe in front, see
     ``csv_text``.
 
     Args:
-        path: of the file; with several processes, each writes its own, with its rank before the extension.
+        path: of the file, or a directory, in which the file is ``predictions.csv``, or ``predictions_1.csv`` and so on
+            if that exists. Null is the run's directory, or the current one without a run. With several processes, each
+            writes its own file, with its rank before the extension.
 
     Raises:
-        ValueError: if the file exists.
+        ValueError: if the file that ``path`` names exists.
     """
 
-    def __init__(self, path: str = "predictions.csv") -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | None = None) -> None:
+        self.path = Path(path or ".")
         self._writing: ExitStack | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
             return
+        is_directory = self.path.is_dir()
+        self.path = self.path / "predictions.csv" if is_directory else self.path
         if trainer.world_size > 1:
             self.path = self.path.with_suffix(f".{trainer.global_rank}{self.path.suffix}")
+        if is_directory:
+            numbered = (self.path.with_stem(f"{self.path.stem}_{number}") for number in count(1))
+            self.path = next(path for path in chain([self.path], numbered) if not path.exists())
         if not self.path.parent.is_dir():
             raise UserError(
                 f"{self.path.parent} is not a directory: create it, or name another file with --predictions.path"
@@ -51,8 +61,9 @@ class Predictions(Callback):
         file = self._writing.enter_context(replacing(self.path))
         self._file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         self._rows = csv.writer(self._file)
-        self._rows.writerow(("sample", "label", "predicted", "probability"))
         data = trainer.datamodule  # type: ignore[attr-defined]
+        self._files = getattr(data, "predicted_files", [])
+        self._rows.writerow((*(("file",) if self._files else ("sample", "label")), "predicted", "probability"))
         self._classes = data.classes if isinstance(data, ImageDataModule) else None
         self._sample = trainer.global_rank
 
@@ -69,8 +80,9 @@ class Predictions(Callback):
         for label, index, probability in zip(
             batch[1].tolist(), predicted.tolist(), probabilities.tolist(), strict=True
         ):
-            names = (label, index) if self._classes is None else (self._classes[label], self._classes[index])
-            self._rows.writerow((self._sample, *map(csv_text.escape, names), f"{probability:.6f}"))
+            of = (lambda label: label) if self._classes is None else self._classes.__getitem__
+            sample = (self._files[self._sample],) if self._files else (self._sample, of(label))
+            self._rows.writerow((*map(csv_text.escape, (*sample, of(index))), f"{probability:.6f}"))
             self._sample += trainer.world_size
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
