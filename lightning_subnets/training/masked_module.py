@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking import cached_weight
+from lightning_subnets.masking.masked_weight import MaskedWeight
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training.schedule import Schedule
 
@@ -36,6 +38,17 @@ class MaskedModule(LightningModule):
     optimizer: OptimizerCallable
     schedule: Schedule
     known_digest: tuple[object, str] | None
+    memory_format: torch.memory_format
+    _weights: list[MaskedWeight]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (batch, classes) of normalised images (batch, channels, height, width)."""
+        if self.network._compiled_call_impl:  # otherwise each read refreshes a cached weight
+            cached_weight.refresh_(self._weights)
+        output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
+        # In training, GoogLeNet and Inception also return the logits of their auxiliary classifiers.
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits
 
     def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
         """Call a compiled function.

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_subnets import masking
+from lightning_subnets.datamodules.labelled_batch import hard_labels
 from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.datamodules.pruning_batches import pruning_data
 from lightning_subnets.errors import UserError
@@ -43,7 +44,8 @@ class SubnetModule(MaskedModule):
 
     Logs ``train/loss`` and ``train/accuracy`` by epoch, the same with ``_step`` and ``learning_rate`` by step, and
     ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are fractions; top5 counts a hit among the
-    five largest logits.
+    five largest logits. Labels (batch,) are classes. Soft labels (batch, classes), as MixUp and CutMix make them, count
+    as their most probable class in the accuracies, and as they are in the loss.
 
     Args:
         network: from torchvision, timm, ``lightning_subnets.networks`` or elsewhere; it is masked in place.
@@ -122,15 +124,6 @@ class SubnetModule(MaskedModule):
         self._resumed: dict[str, Any] | None = None
         self.known_digest: tuple[object, str] | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        if self.network._compiled_call_impl:  # otherwise each read refreshes a cached weight
-            cached_weight.refresh_(self._weights)
-        output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
-        # In training, GoogLeNet and Inception also return the logits of their auxiliary classifiers.
-        logits: Tensor = output if isinstance(output, Tensor) else output.logits
-        return logits
-
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.precision == "64-true":
             self.double()  # before a callback copies the network, and before a checkpoint is loaded into it
@@ -200,7 +193,7 @@ class SubnetModule(MaskedModule):
             raise diverged_at(self.trainer, self.global_step, str(error)) from error
         loss: Tensor = self.loss(logits, labels)
         self._update("train/loss", loss.detach().expand(len(labels)))
-        hits = (logits.detach().argmax(dim=-1) == labels).float()
+        hits = (logits.detach().argmax(dim=-1) == hard_labels(labels)).float()
         self._update("train/accuracy", hits)
         self.log("train/loss_step", loss.detach())
         self.log("train/accuracy_step", hits.mean())
@@ -251,7 +244,7 @@ class SubnetModule(MaskedModule):
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         for logits in self._logits(images, batch_idx):
-            best = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
+            best = logits.topk(min(5, logits.shape[-1])).indices == hard_labels(labels)[:, None]
             self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
             self._update(f"{stage}/accuracy", best[:, 0].float())
             self._update(f"{stage}/top5", best.any(dim=1).float())

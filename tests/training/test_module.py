@@ -231,3 +231,16 @@ def test_masks_that_are_loaded_are_not_chosen_again(tmp_path: Path) -> None:
         ls.masked_weights(trained.network).values(), ls.masked_weights(loaded.network).values(), strict=True
     ):
         assert torch.equal(one.mask(), other.mask())
+
+
+def test_soft_labels_count_as_their_most_probable_class_in_accuracies_and_as_they_are_in_the_loss() -> None:
+    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    soft = 0.6 * nn.functional.one_hot(labels, 10) + 0.04
+    found: list[dict[str, float]] = []
+    for each in (labels, soft):
+        loader = DataLoader(TensorDataset(images, each), 8)
+        trainer = quiet_trainer(max_epochs=1)
+        trainer.fit(small_module(label_smoothing=0.0 if each is soft else 0.4), loader, loader)
+        found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    assert {"train/accuracy", "val/accuracy", "val/top5"} <= found[0].keys()
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
