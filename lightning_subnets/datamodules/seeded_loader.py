@@ -23,22 +23,23 @@ from torch.utils.data import (
 
 from lightning_subnets.datamodules.loader import EpochSampler, WorkerLoader, seed_of
 
-_OPTIONS = ["num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
+_OPTIONS = ["num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
 _OPTIONS += ["prefetch_factor", "persistent_workers"]
 
 
 class SeededLoader(WorkerLoader):
     """The batches of a user's DataLoader, in the order of an ``EpochSampler``.
 
-    The random numbers that the data set draws from torch, NumPy and Python are a function of (seed, epoch, first sample
-    of the batch), for any number of workers. The generators of the process keep their states.
+    The random numbers that the data set and ``collate_fn`` draw from torch, NumPy and Python are a function of (seed,
+    epoch, first sample of the batch), for any number of workers. The generators of the process keep their states.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: EpochSampler) -> None:
         batches, self.dataset = loader.batch_sampler, loader.dataset
         assert isinstance(batches, BatchSampler)
         options = {name: getattr(loader, name) for name in _OPTIONS}
-        dataset = _SeededDataset(loader.dataset, sampler.size, sampler.seed)
+        dataset = _SeededDataset(loader, sampler.size, sampler.seed)
+        options["collate_fn"] = _collated
         super().__init__(dataset, sampler, batches.batch_size, drop_last=batches.drop_last, **options)
 
     @property
@@ -52,24 +53,28 @@ class SeededLoader(WorkerLoader):
 
 
 class _SeededDataset(Dataset[Any]):
-    """A data set that is indexed by a batch of keys of an ``EpochSampler``."""
+    """A data set that is indexed by a batch of keys of an ``EpochSampler``, and returns the collated batch."""
 
-    def __init__(self, dataset: Any, size: int, seed: int) -> None:
-        self.dataset, self.size, self.seed = dataset, size, seed
+    def __init__(self, loader: DataLoader[Any], size: int, seed: int) -> None:
+        self.dataset: Any = loader.dataset
+        self.collate, self.size, self.seed = loader.collate_fn, size, seed
 
-    def __getitems__(self, keys: list[int]) -> list[Any]:
+    def __getitems__(self, keys: list[int]) -> Any:
         samples = [key % self.size for key in keys]
-        with isolated_rng(seed_of(self.seed, keys[0])):
+        with isolated_rng(seed_of(self.seed, keys[0])):  # MixUp and CutMix draw in ``collate_fn``
             if getattr(self.dataset, "__getitems__", None):
-                items: list[Any] = self.dataset.__getitems__(samples)
-                return items
-            return [self.dataset[sample] for sample in samples]
+                return self.collate(self.dataset.__getitems__(samples))
+            return self.collate([self.dataset[sample] for sample in samples])
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the data set, which a ``worker_init_fn`` may use."""
         if name == "dataset":  # it is missing while this object is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+def _collated(batch: Any) -> Any:
+    return batch
 
 
 @contextmanager

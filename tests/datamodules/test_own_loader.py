@@ -21,7 +21,9 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    default_collate,
 )
+from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules.seeded_loader import seeded
@@ -45,6 +47,11 @@ class Noisy(Dataset[tuple[Tensor, int]]):
 class Stream(IterableDataset[tuple[Tensor, int]]):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         return (Noisy()[index] for index in range(COUNT))
+
+
+def mix(samples: list[Any]) -> Any:
+    """Draw from torch as the ``collate_fn`` of torchvision's guide to CutMix and MixUp does."""
+    return RandomChoice([CutMix(num_classes=10), MixUp(num_classes=10)])(*default_collate(samples))
 
 
 class Stop(Exception):  # noqa: N818
@@ -107,9 +114,11 @@ LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
     "by persistent workers": lambda: DataLoader(Noisy(), SIZE, shuffle=True, num_workers=2, persistent_workers=True),
     "without the last": lambda: DataLoader(Noisy(), 9, shuffle=True, drop_last=True),
     "in order": lambda: DataLoader(Noisy(), SIZE),
+    "mixed": lambda: DataLoader(Noisy(), SIZE, shuffle=True, collate_fn=mix),
+    "mixed by two workers": lambda: DataLoader(Noisy(), SIZE, shuffle=True, collate_fn=mix, num_workers=2),
     "a part": lambda: DataLoader(Noisy(), SIZE, sampler=SubsetRandomSampler(range(0, COUNT, 2))),
 }
-SAMPLE = ["shuffled", "a part"]
+SAMPLE = ["shuffled", "mixed", "a part"]
 
 
 @pytest.mark.parametrize(
