@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torchmetrics import MeanMetric
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
@@ -38,6 +39,7 @@ class MaskedModule(LightningModule):
     optimizer: OptimizerCallable
     schedule: Schedule
     known_digest: tuple[object, str] | None
+    metrics: nn.ModuleDict
     memory_format: torch.memory_format
     _weights: list[MaskedWeight]
 
@@ -47,7 +49,13 @@ class MaskedModule(LightningModule):
             cached_weight.refresh_(self._weights)
         output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
         # In training, GoogLeNet and Inception also return the logits of their auxiliary classifiers.
-        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            keys = f" with the keys {list(output)}" if isinstance(output, dict) else ""
+            raise UserError(
+                f"{type(self.network).__name__} returns a {type(output).__name__}{keys:.200}: return a tensor of "
+                "logits, or an object whose attribute logits is that tensor"
+            )
         return logits
 
     def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
@@ -61,6 +69,19 @@ class MaskedModule(LightningModule):
         except BackendCompilerFailed as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
+
+    def _update(self, name: str, values: Tensor) -> None:
+        """Add a value per sample, because torchmetrics 1.9 ignores weights with ``nan_strategy="disable"``."""
+        metric = self.metrics[name]
+        assert isinstance(metric, MeanMetric)
+        metric.update(values)
+
+    def _log_metrics(self, stage: str) -> None:
+        """Log a stage's metrics, exact over all ranks and samples."""
+        for name, metric in self.metrics.items():
+            if name.startswith(stage):
+                assert isinstance(metric, MeanMetric)
+                self.log(name, metric)
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """Return a new optimizer over the parameters that the method trains.

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_subnets import masking
+from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.labelled_batch import hard_labels
 from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.datamodules.pruning_batches import pruning_data
@@ -37,6 +38,7 @@ from lightning_subnets.training.callbacks import (
 from lightning_subnets.training.callbacks.divergence import diverged_at
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schedule import Schedule, images_per_step, learning_rate_factor, warmup_steps
+from lightning_subnets.training.trial_pass import check_batch
 
 
 class SubnetModule(MaskedModule):
@@ -120,6 +122,7 @@ class SubnetModule(MaskedModule):
         names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
         # Ignoring NaN would hide a diverged loss, and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
+        self._checked: set[Any] = set()  # stages with a first batch that fits the network
         self._pruned = False  # whether the method has pruned at initialization
         self._resumed: dict[str, Any] | None = None
         self.known_digest: tuple[object, str] | None = None
@@ -180,6 +183,16 @@ class SubnetModule(MaskedModule):
         """Remove the masks and return the network, to evaluate it with other weights."""
         self._weights, self._pruned = [], True
         return masking.unmask_(self.network)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        # Outside of autocast, which would give training the weights that it has cast for a pass without gradients.
+        data, stage = self.trainer.datamodule, self.trainer.state.stage.dataloader_prefix  # type: ignore
+        if stage not in self._checked and not isinstance(data, ImageDataModule):
+            source = "the Trainer" if data is None else type(data).__name__
+            check_batch(self, batch, f"{source}'s {stage}_dataloader")
+        self._checked.add(stage)
+
+    on_validation_batch_start = on_test_batch_start = on_train_batch_start
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -248,19 +261,6 @@ class SubnetModule(MaskedModule):
             self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
             self._update(f"{stage}/accuracy", best[:, 0].float())
             self._update(f"{stage}/top5", best.any(dim=1).float())
-
-    def _update(self, name: str, values: Tensor) -> None:
-        """Add a value per sample, because torchmetrics 1.9 ignores weights with ``nan_strategy="disable"``."""
-        metric = self.metrics[name]
-        assert isinstance(metric, MeanMetric)
-        metric.update(values)
-
-    def _log_metrics(self, stage: str) -> None:
-        """Log a stage's metrics, exact over all ranks and samples."""
-        for name, metric in self.metrics.items():
-            if name.startswith(stage):
-                assert isinstance(metric, MeanMetric)
-                self.log(name, metric)
 
     @property
     def _fitting(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_subnets.datamodules.labelled_batch import labelled_batch
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import masked_weights
 from lightning_subnets.training.masked_module import MaskedModule
@@ -36,6 +38,38 @@ def check_single_image(module: MaskedModule, image: Tensor, why: str) -> None:
             f"{why} gives a batch of one image, on which {type(module.network).__name__} cannot be trained ({error}): "
             "take another batch size"
         ) from error
+
+
+def check_batch(module: MaskedModule, batch: Any, source: str) -> None:
+    """Check that the network can learn from a batch.
+
+    Args:
+        module: of the network.
+        batch: from any loader, on the module's device.
+        source: of the batch, for error messages.
+
+    Raises:
+        ValueError: if it is not (images, labels), or does not fit the network.
+    """
+    images, labels = labelled_batch(batch, source)
+    name = type(module.network).__name__
+    try:
+        with trial_pass(module.network, training=False):
+            logits = module(images[:1])
+    except (RuntimeError, AttributeError, IndexError) as error:
+        raise UserError(f"{name} cannot take the images of {source}, {tuple(images.shape[1:])}: {error}") from error
+    if logits.ndim != 2:
+        raise UserError(f"{name} gives logits of shape {tuple(logits.shape)} for one image: return (batch, classes)")
+    outputs = logits.shape[1]
+    if labels.ndim == 2:
+        wrong = [] if labels.shape[1] == outputs else [f"of {labels.shape[1]} classes"]
+    else:
+        wrong = [str(int(label)) for label in labels.aminmax() if not 0 <= label < outputs]
+    if wrong:
+        raise UserError(
+            f"{source} has labels {wrong[-1]}, and {name} has {outputs} outputs, for labels from 0 to {outputs - 1}: "
+            "set the number of classes of the network (--model.network.num_classes), or number the labels from 0"
+        )
 
 
 def weights_without_gradient(module: MaskedModule, image: Tensor) -> list[str]:

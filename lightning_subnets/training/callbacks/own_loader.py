@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_subnets.datamodules.labelled_batch import labelled_batch
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.seeded_loader import isolated_rng, seeded
 from lightning_subnets.training import lightning_internals as internals
@@ -73,5 +74,6 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
     if size == 1 or (left == 1 and not loader.drop_last):
         with isolated_rng(0):
             batch = internals.batch_on_device(trainer, module, loader.collate_fn([loader.dataset[0]]))
-            check_single_image(model, batch[0], f"{images} images in batches of {size}")
+            image, _ = labelled_batch(batch, f"the {type(loader).__name__}")
+            check_single_image(model, image, f"{images} images in batches of {size}")
     return ours or loader

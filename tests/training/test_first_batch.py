@@ -1,0 +1,69 @@
+"""Batches that a network cannot learn from are refused before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_runs import conv_module, quiet_trainer
+from torch import Tensor, nn, optim
+from torch.utils.data import DataLoader
+
+import lightning_subnets as ls
+from lightning_subnets.training.module import SubnetModule
+
+IMAGE = torch.zeros(1, 8, 8)
+
+
+class Named(nn.Module):
+    """A network whose output is a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.head(images.flatten(1))}
+
+
+def fit(samples: list[Any], module: SubnetModule, sanity_steps: int, batch_size: int = 4) -> None:
+    trainer = quiet_trainer(num_sanity_val_steps=sanity_steps)
+    loader: DataLoader[Any] = DataLoader(samples, batch_size)  # type: ignore[arg-type]
+    try:
+        trainer.fit(module, loader, loader)
+    finally:
+        assert trainer.global_step == 0
+
+
+SAMPLES: dict[str, tuple[Any, str]] = {
+    "dict": ({"pixels": IMAGE, "label": 1}, r"is a dict with the keys \['pixels', 'label'\]: give \(images, labels\)"),
+    "triple": ((IMAGE, 1, 2), r"has 3 parts \(Tensor, Tensor, Tensor\)"),
+    "bytes": ((IMAGE.byte(), 1), r"are torch.uint8: convert and normalise them.*ToDtype"),
+    "int32": ((IMAGE, torch.tensor(1, dtype=torch.int32)), r"labels .* are torch.int32 .*: give torch.int64"),
+    "label": ((IMAGE, 10), r"has labels 10, and Sequential has 10 outputs, for labels from 0 to 9"),
+    "ignored": ((IMAGE, -1), r"has labels -1, and Sequential"),
+    "soft": ((IMAGE, torch.ones(7) / 7), r"has labels of 7 classes, and Sequential has 10 outputs"),
+    "colour": ((IMAGE.expand(3, 8, 8), 1), r"Sequential cannot take the images of .*, \(3, 8, 8\)"),
+}
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(name: str, sanity_steps: int) -> None:
+    sample, message = SAMPLES[name]
+    with pytest.raises(ls.UserError, match=message):
+        fit([sample] * 8, conv_module(), sanity_steps)
+
+
+def test_a_dict_is_refused_in_batches_of_one_too() -> None:
+    with pytest.raises(ls.UserError, match="is a dict with the keys"):
+        fit([SAMPLES["dict"][0]] * 8, conv_module(), 0, batch_size=1)
+
+
+def test_a_network_with_an_output_of_another_kind_is_refused_by_name() -> None:
+    module = SubnetModule(Named(), ls.EdgePopup(0.5), optimizer=lambda scores: optim.SGD(scores, lr=0.1))
+    with pytest.raises(
+        ls.UserError, match=r"Named returns a dict with the keys \['scores'\]: return a tensor of logits"
+    ):
+        fit([(IMAGE, 1)] * 8, module, 0)
