@@ -169,6 +169,7 @@ class SubnetModule(MaskedModule):
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
     def on_train_start(self) -> None:
+        self._check_one_loader()
         cached_weight.invalidate_(self._weights)
         if self._resumed is not None:
             resuming.restore_(self.trainer, self._resumed, self._train_metrics)
@@ -221,12 +222,13 @@ class SubnetModule(MaskedModule):
         self._log_metrics("train")
 
     def on_validation_epoch_start(self) -> None:
+        self._check_one_loader()
         # Lightning may have replaced parameters, by their average for instance, without a new version of the tensors.
         cached_weight.invalidate_(self._weights)
 
     on_test_epoch_start = on_predict_epoch_start = on_train_end = on_fit_end = on_validation_epoch_start
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate("val", batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
@@ -238,7 +240,7 @@ class SubnetModule(MaskedModule):
         self._log_metrics("val")
         cached_weight.invalidate_(self._weights)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate("test", batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:

@@ -67,3 +67,14 @@ def test_a_network_with_an_output_of_another_kind_is_refused_by_name() -> None:
         ls.UserError, match=r"Named returns a dict with the keys \['scores'\]: return a tensor of logits"
     ):
         fit([(IMAGE, 1)] * 8, module, 0)
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_several_validation_loaders_are_refused_before_the_first_step(sanity_steps: int) -> None:
+    trainer = quiet_trainer(num_sanity_val_steps=sanity_steps)
+    loader: DataLoader[Any] = DataLoader([(IMAGE, 1)] * 8, 4)  # type: ignore[arg-type]
+    with pytest.raises(ls.UserError, match="there are 2 loaders to evaluate on: return one"):
+        trainer.fit(conv_module(), loader, [loader, loader])
+    assert trainer.global_step == 0
+    with pytest.raises(ls.UserError, match="there are 2 loaders to evaluate on: return one"):
+        quiet_trainer().test(conv_module(), [loader, loader])
