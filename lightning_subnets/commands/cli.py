@@ -165,7 +165,7 @@ class SubnetCLI(LightningCLI):
             self.subnet, config.ckpt_path = config.ckpt_path, None
             return
         run = Path(config.ckpt_path).resolve().parent.parent
-        if config.subcommand == "predict" and config.predictions.path is None and (run / "config.yaml").is_file():
+        if self.config.subcommand == "predict" and config.predictions.path is None and (run / "config.yaml").is_file():
             config.predictions.path = os.path.relpath(run)
         content, limits = checkpoint.read(config.ckpt_path), (config.trainer.max_epochs, config.trainer.max_steps)
         if self.config.subcommand == "fit":
