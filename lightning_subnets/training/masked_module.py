@@ -86,9 +86,7 @@ class MaskedModule(LightningModule):
     def _check_one_loader(self) -> None:
         counts = self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_val_batches
         if len(counts) > 1:
-            raise UserError(
-                f"there are {len(counts)} loaders to evaluate on: return one, as of a ConcatDataset"
-            )
+            raise UserError(f"there are {len(counts)} loaders to evaluate on: return one, as of a ConcatDataset")
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """Return a new optimizer over the parameters that the method trains.
