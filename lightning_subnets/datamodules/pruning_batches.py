@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch
+from lightning_subnets.datamodules.seeded_loader import isolated_rng, seeded
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.method import Method, PruningData
+
+Checked = Callable[[Any], tuple[Batch, int]]
 
 
 class PruningBatches(Sequence[Batch]):
@@ -31,17 +37,10 @@ class PruningBatches(Sequence[Batch]):
 
     def __init__(self, data: ImageDataModule, per_class: int, like: Tensor, *, by_class: bool = False) -> None:
         self.data, self.device, self.dtype = data, like.device, like.dtype
-        found = zip(*_first_of_each_class(data, per_class), strict=True)
-        images, labels = (torch.cat(each) for each in found)
-        if by_class:
-            order = labels.argsort(stable=True)
-            images, labels = images[order], labels[order]
-        total = len(labels)
-        multiple = 2 if by_class and total >= 4 else 1
-        # The batches have similar sizes, at least 2, because batch norm cannot use a single image.
-        count = multiple * max(1, min(-(-total // (multiple * data.batch_size)), total // (2 * multiple)))
-        parts = (torch.tensor_split(each, count) for each in (images, labels))
-        self._batches = list(zip(*parts, strict=True))
+        loader = data.train_dataloader()
+        loader.sampler.rank, loader.sampler.num_replicas = 0, 1
+        found = _first_of_each_class(loader, per_class, len(data.classes))
+        self._batches = _divided(found, data.batch_size, by_class=by_class)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -51,13 +50,11 @@ class PruningBatches(Sequence[Batch]):
         return self.data.normalize(images.to(self.device)).to(self.dtype), labels.to(self.device)
 
 
-def _first_of_each_class(data: ImageDataModule, per_class: int) -> Iterator[Batch]:
-    loader = data.train_dataloader()
-    loader.sampler.rank, loader.sampler.num_replicas = 0, 1
-    wanted = torch.full((len(data.classes),), per_class)
-    for images, labels in loader:
+def _first_of_each_class(batches: Iterable[Batch], per_class: int, classes: int) -> Iterator[Batch]:
+    wanted = torch.full((classes,), per_class)
+    for images, labels in batches:
         images, labels = images.cpu(), labels.cpu()
-        one_hot = torch.nn.functional.one_hot(labels, len(wanted))
+        one_hot = torch.nn.functional.one_hot(labels, classes)
         rank_in_class = (one_hot.cumsum(dim=0) * one_hot).sum(dim=1)  # from 1
         chosen = rank_in_class <= wanted[labels]
         wanted -= one_hot[chosen].sum(dim=0)
@@ -66,7 +63,68 @@ def _first_of_each_class(data: ImageDataModule, per_class: int) -> Iterator[Batc
             break
 
 
-def pruning_data(method: Method, data: LightningDataModule | None, *, like: Tensor, seed: int) -> PruningData:
+def _divided(found: Iterable[Batch], batch_size: int, *, by_class: bool) -> list[Batch]:
+    images, labels = (torch.cat(each) for each in zip(*found, strict=True))
+    if by_class:
+        order = labels.argsort(stable=True)
+        images, labels = images[order], labels[order]
+    total = len(labels)
+    multiple = 2 if by_class and total >= 4 else 1
+    # The batches have similar sizes, at least 2, because batch norm cannot use a single image.
+    count = multiple * max(1, min(-(-total // (multiple * batch_size)), total // (2 * multiple)))
+    parts = (torch.tensor_split(each, count) for each in (images, labels))
+    return list(zip(*parts, strict=True))
+
+
+class OwnBatches(Sequence[Batch]):
+    """The same images of a user's own data, as the training step gets them.
+
+    A class with fewer images is an error. The class of a soft label is that of its largest value.
+
+    Args:
+        data: a data module after ``setup``.
+        method: a method that requires batches, or the shape of an image.
+        like: a tensor with the device of the batches and the dtype of their images.
+        seed: of the order and the augmentation of a loader that ``seeded`` knows, and of all that others draw.
+        checked: returns a batch as the training step gets it, and the number of the network's outputs.
+    """
+
+    def __init__(self, data: Any, method: Method, like: Tensor, seed: int, checked: Checked) -> None:
+        self.device, self.dtype = like.device, like.dtype
+        name, loader = type(data).__name__, data.train_dataloader()
+        ours = seeded(loader, seed=seed, rank=0, ranks=1) if isinstance(loader, DataLoader) else None
+        if ours is not None:
+            ours.sampler.rank, ours.sampler.num_replicas = 0, 1  # also of a DistributedSampler
+        with isolated_rng(seed):
+            batches = (checked(batch) for batch in ours or loader)
+            (images, labels), outputs = next(batches)
+            self.input_shape, size = tuple(images.shape[1:]), len(images)
+            self._batches: list[Batch] = []
+            if method.requires != "batches":
+                return
+            pairs = itertools.chain([(images, labels)], (batch for batch, _ in batches))
+            hard = ((images, labels if labels.ndim == 1 else labels.argmax(dim=1)) for images, labels in pairs)
+            found = list(_first_of_each_class(hard, method.samples_per_class, outputs))
+        counts = torch.bincount(torch.cat([labels for _, labels in found]), minlength=outputs)
+        if counts.min() < method.samples_per_class:
+            raise UserError(
+                f"{type(method).__name__} scores weights on {method.samples_per_class} images of each class, and the "
+                f"training data of {name} have {counts.min()} of class {int(counts.argmin())}: set a smaller "
+                f"samples_per_class, or give the network as many outputs as there are classes (it has {outputs})"
+            )
+        self._batches = _divided(found, size, by_class=method.by_class)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+        images, labels = self._batches[index]
+        return images.to(self.device, self.dtype), labels.to(self.device)
+
+
+def pruning_data(
+    method: Method, data: LightningDataModule | None, *, like: Tensor, seed: int, checked: Checked | None = None
+) -> PruningData:
     """Return the data that a method chooses its masks from before training.
 
     Args:
@@ -74,6 +132,7 @@ def pruning_data(method: Method, data: LightningDataModule | None, *, like: Tens
         data: the run's data module.
         like: a weight of the network; the images get its device and dtype.
         seed: seed of the weights, and of everything that the method draws.
+        checked: see ``OwnBatches``; an ``ImageDataModule`` needs none.
     """
     if isinstance(data, ImageDataModule):
         if method.requires != "batches":
@@ -81,8 +140,8 @@ def pruning_data(method: Method, data: LightningDataModule | None, *, like: Tens
         batches = PruningBatches(data, method.samples_per_class, like, by_class=method.by_class)
         return PruningData(batches, data.image_shape, seed)
     if method.requires:
-        raise UserError(
-            f"{type(method).__name__} chooses its masks from {method.requires}, which {type(data).__name__} does not "
-            "provide: make it a subclass of ImageDataModule"
-        )
+        if data is None or checked is None:
+            raise UserError(f"{type(method).__name__} chooses its masks from training images: give a data module")
+        own = OwnBatches(data, method, like, seed, checked)
+        return PruningData(own, own.input_shape, seed)
     return PruningData(seed=seed)

@@ -25,7 +25,7 @@ from lightning_subnets.masking import cached_weight, prune_at_init
 from lightning_subnets.masking.choice import Choice, distribution_for
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint as subnet_checkpoint
-from lightning_subnets.training import preflight, resuming, run_masks
+from lightning_subnets.training import preflight, resuming, run_masks, trial_pass
 from lightning_subnets.training.callbacks import (
     Averaging,
     Collapse,
@@ -161,7 +161,8 @@ class SubnetModule(MaskedModule):
             self._pruned = True
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
-                images = pruning_data(self.method, data, like=next(self.network.parameters()), seed=self.seed)
+                like, checked = next(self.network.parameters()), trial_pass.checked(self, self.trainer)
+                images = pruning_data(self.method, data, like=like, seed=self.seed, checked=checked)
                 self.method.prune_(self.network, images._replace(read_masks=run_masks.read_masks))
             if self.trainer.world_size > 1:
                 prune_at_init.share_masks_(self.network)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_subnets.datamodules.labelled_batch import labelled_batch
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import masked_weights
+from lightning_subnets.training.lightning_internals import batch_on_device
 from lightning_subnets.training.masked_module import MaskedModule
 
 
@@ -40,8 +42,8 @@ def check_single_image(module: MaskedModule, image: Tensor, why: str) -> None:
         ) from error
 
 
-def check_batch(module: MaskedModule, batch: Any, source: str) -> None:
-    """Check that the network can learn from a batch.
+def check_batch(module: MaskedModule, batch: Any, source: str) -> int:
+    """Check that the network can learn from a batch, and return the number of its outputs.
 
     Args:
         module: of the network.
@@ -70,6 +72,18 @@ def check_batch(module: MaskedModule, batch: Any, source: str) -> None:
             f"{source} has labels {wrong[-1]}, and {name} has {outputs} outputs, for labels from 0 to {outputs - 1}: "
             "set the number of classes of the network (--model.network.num_classes), or number the labels from 0"
         )
+    return outputs
+
+
+def checked(module: MaskedModule, trainer: Trainer) -> Callable[[Any], tuple[Any, int]]:
+    """Return a function that gives a batch as the training step gets it, and the number of the network's outputs."""
+    source = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+
+    def check(batch: Any) -> tuple[Any, int]:
+        batch = batch_on_device(trainer, module, batch)
+        return batch, check_batch(module, batch, source)
+
+    return check
 
 
 def weights_without_gradient(module: MaskedModule, image: Tensor) -> list[str]:

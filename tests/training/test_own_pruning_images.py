@@ -1,0 +1,68 @@
+"""Methods that choose masks before training take their images from any data module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+import lightning_subnets as ls
+from lightning_subnets.training.module import SubnetModule
+
+
+class Own(LightningDataModule):
+    """The batches of a list, without a collate function."""
+
+    def __init__(self, *batches: Any, loaders: int = 1) -> None:
+        super().__init__()
+        self.batches, self.loaders = batches, loaders
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> Any:
+        loaders = [self.train_dataloader() for _ in range(self.loaders)]
+        return loaders if self.loaders > 1 else loaders[0]
+
+
+def network(width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(width, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+def fit(data: LightningDataModule, built: nn.Module | None = None, method: Any = None, **options: Any) -> SubnetModule:
+    method = method or ls.EdgePopup(0.5)
+    module = SubnetModule(built or network(), method, optimizer=lambda each: torch.optim.SGD(each, lr=0.1))
+    quiet: dict[str, Any] = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
+    Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **(quiet | options)).fit(module, data)
+    return module
+
+
+IMAGES, LABELS = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
+
+
+class Samples(Own):
+    """A shuffled DataLoader of 120 images, 40 of each of three classes."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        images = torch.rand(120, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        return DataLoader(list(zip(images, torch.arange(120) % 3, strict=True)), 8, shuffle=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", [ls.SNIP(0.5), ls.GraSP(0.5), ls.SynFlow(0.5), ls.PHEW(0.5)], ids=repr)
+def test_a_method_that_requires_images_takes_them_from_any_data_module(method: Any) -> None:
+    masks = []
+    for seed in (1, 2):  # of the process, as on another rank
+        torch.manual_seed(0)
+        built = network()
+        torch.manual_seed(seed)
+        masks.append(ls.masks(fit(Samples(), built, method, max_steps=1, limit_val_batches=0).network))
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+
+
+def test_a_class_with_too_few_images_is_named() -> None:
+    with pytest.raises(ls.UserError, match=r"SNIP scores weights on 10 images .* of Own have 2 of class 1: .* outputs"):
+        fit(Own(*[(IMAGES, torch.tensor([0, 0, 2, 2]))] * 9, (IMAGES, LABELS), (IMAGES, LABELS)), method=ls.SNIP(0.5))
