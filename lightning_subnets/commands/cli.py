@@ -242,10 +242,17 @@ class SubnetCLI(LightningCLI):
                 self.last.check_room(self.model)
         self.content = None
 
+    @property
+    def _has_test(self) -> bool:
+        return getattr(self.datamodule, "has_test_set", is_overridden("test_dataloader", self.datamodule))
+
     def before_fit(self) -> None:
         self.config_init.fit.ckpt_path = self.fit_from
         if self.run is not None:
             self.run.start()
+        if not self._has_test and self.trainer.is_global_zero:
+            name = type(self.datamodule).__name__
+            print(f"{name} has no test images, so the run ends without a test", file=sys.stderr)
         self.weights_digest = digest.weights_digest(self.model.network)
         self.start = time.perf_counter()
 
@@ -255,8 +262,7 @@ class SubnetCLI(LightningCLI):
         seconds = self.last.seconds if self.last else time.perf_counter() - self.start
         # If the time limit is near, test and report when the job is started again.
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0 if self.trainer.global_rank else REQUEUE))
-        has_test_set = getattr(self.datamodule, "has_test_set", True)
-        if has_test_set and is_overridden("test_dataloader", self.datamodule):
+        if self._has_test:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
             self._report(seconds)

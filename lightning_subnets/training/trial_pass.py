@@ -62,7 +62,7 @@ def check_batch(module: MaskedModule, batch: Any, source: str) -> int:
         raise UserError(f"{name} cannot take the images of {source}, {tuple(images.shape[1:])}: {error}") from error
     if logits.ndim != 2:
         raise UserError(f"{name} gives logits of shape {tuple(logits.shape)} for one image: return (batch, classes)")
-    outputs = logits.shape[1]
+    outputs: int = logits.shape[1]
     if labels.ndim == 2:
         wrong = [] if labels.shape[1] == outputs else [f"of {labels.shape[1]} classes"]
     else:

@@ -103,7 +103,9 @@ def test_data_without_test_images_are_reported_as_not_tested(
     main([*options(tmp_path), "--data=test_reports.WithoutTest"])
     summary = json.loads((tmp_path / "quickstart" / "version_0" / "summary.json").read_text())
     assert (summary["test_accuracy"], summary["steps"]) == (None, 2)
-    assert "not tested" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "not tested" in said.out
+    assert "WithoutTest has no test images, so the run ends without a test" in said.err
 
 
 def test_a_network_whose_units_cannot_be_followed_is_reported_without_them(
