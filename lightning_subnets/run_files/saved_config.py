@@ -136,6 +136,10 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
         ]
     config = Path(checkpoint).parent.parent / "config.yaml"
     if not config.is_file():
+        if not Path(checkpoint).exists():
+            raise UserError(
+                f"{checkpoint} does not exist: name a checkpoint, or the directory of a run such as runs/NAME/VERSION"
+            )
         return args
     read_config(config)
     return [args[0], "--config", str(config), *args[1:], f"--ckpt_path={checkpoint}"]

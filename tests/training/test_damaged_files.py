@@ -121,7 +121,7 @@ def test_the_readable_rows_of_damaged_metrics_are_drawn(count: int, run: Path, t
 
 
 @pytest.mark.parametrize("content", [b"model: 5\n", pytest.param(b"\xff\xfe\0", marks=pytest.mark.thorough)])
-def test_every_command_refuses_a_damaged_config_in_one_line(
+def test_every_command_that_reads_a_damaged_config_refuses_it_in_one_line(
     content: bytes, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "config.yaml").write_bytes(content)
@@ -129,7 +129,6 @@ def test_every_command_refuses_a_damaged_config_in_one_line(
     commands: list[tuple[Callable[[list[str]], None], list[str]]] = [
         (lightning, ["test", "--ckpt_path", checkpoint]),
         (subnets, ["inspect", checkpoint]),
-        (subnets, ["report", str(run)]),
     ]
     for main, arguments in commands:
         with pytest.raises(SystemExit) as ended:
@@ -138,3 +137,5 @@ def test_every_command_refuses_a_damaged_config_in_one_line(
         assert ended.value.code == 2
         assert error.startswith("error: "), error
         assert error[:-1].isprintable(), error
+    subnets(["report", str(run)])  # draws what metrics.csv and summary.json say
+    assert (run / "report" / "index.html").is_file()
