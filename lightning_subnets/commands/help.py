@@ -27,7 +27,7 @@ _HELP = {  # replaces longer texts, and those of Lightning
     "torchvision.models.NAME, timm.models.NAME, your own, or one of lightning_subnets.networks:",
     "model.method": "how to find the subnetwork, by name or by any class path; --model.method.help NAME lists its "
     "arguments. Most methods need --model.method.density, the fraction of weights kept, in (0, 1]:",
-    "model.optimizer": "any class path of an optimizer, for the parameters that the method trains (default: SGD)",
+    "model.optimizer": "any class path of an optimizer. It updates the parameters that are trained (default: SGD)",
     "data": "any class path of a LightningDataModule, or one of these; --data.help NAME lists its arguments:",
 }
 _LISTED = {"model.network": networks, "model.method": methods, "data": datamodules}

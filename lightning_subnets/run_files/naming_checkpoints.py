@@ -33,9 +33,7 @@ def checkpoint_named(given: str, root: str | Path = ROOT, name: str = "") -> str
         return given
     path = run / "checkpoints" / f"{given if given in WORDS else 'last'}.ckpt"
     if not path.is_file():
-        raise UserError(
-            f"{path} does not exist: name a checkpoint, or the directory of a run such as runs/NAME/VERSION"
-        )
+        raise absent_checkpoint(path)
     if given in WORDS and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         print(f"{given} checkpoint: {printable(str(path))}", file=sys.stderr)
     return str(path)
@@ -46,6 +44,11 @@ def newest_run(root: str | Path, name: str = "") -> Path | None:
     found = Path(root, name).glob("*/checkpoints/last.ckpt" if name else "**/checkpoints/last.ckpt")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and newest.parent.parent
+
+
+def absent_checkpoint(path: str | Path) -> UserError:
+    """Return the error for a checkpoint that is named and does not exist."""
+    return UserError(f"{path} does not exist: name a checkpoint, or the directory of a run such as runs/NAME/VERSION")
 
 
 def missing_checkpoint(verb: str, root: str | Path = ROOT, name: str = "") -> UserError:

@@ -18,7 +18,7 @@ from lightning_subnets import datamodules
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.builders import build_of_file
-from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint
+from lightning_subnets.run_files.naming_checkpoints import ROOT, absent_checkpoint, checkpoint_named, missing_checkpoint
 from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.schema import Strict, first_mistake
 
@@ -137,9 +137,7 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
     config = Path(checkpoint).parent.parent / "config.yaml"
     if not config.is_file():
         if not Path(checkpoint).exists():
-            raise UserError(
-                f"{checkpoint} does not exist: name a checkpoint, or the directory of a run such as runs/NAME/VERSION"
-            )
+            raise absent_checkpoint(checkpoint)
         return args
     read_config(config)
     return [args[0], "--config", str(config), *args[1:], f"--ckpt_path={checkpoint}"]

@@ -14,7 +14,7 @@ from lightning_subnets.training.masked_module import MaskedModule, network_of
 class GradualDensity(Callback):
     """Trains scores at a density that falls to the method's own.
 
-    At optimizer step t of T, a weight with n numbers of which the method keeps k trains with
+    The method keeps k of a weight's n numbers. At optimizer step t of T, training keeps k(t) of them:
 
         k(t) = k + round((start * n - k) * (1 - t / (until * T))^3), and with k from t = until * T on.
 
