@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
-from lightning_subnets.errors import UserError, printable
+from lightning_subnets.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_subnets.experiments.sweep.plan import Sweep
@@ -48,6 +47,8 @@ def export(
     model_card: bool = False,
     license: str | None = None,
     network: str | None = None,
+    int8: bool = False,
+    calibrate: str | None = None,
 ) -> None:
     """Write the subnetwork of a run into a .subnet, .pt, .safetensors or .onnx file.
 
@@ -64,65 +65,23 @@ def export(
         model_card: write README.md, the model card, beside a .subnet file.
         license: the license in the model card, for example apache-2.0; it has none by default.
         network: the function or class that builds the network of a .subnet file, if it is your own: mynet.MyNet.
+        int8: write an .onnx file whose weights and activations have eight bits; signed constants stay exact.
+        calibrate: a folder of images to find the ranges of the activations with, instead of training images.
     """
-    from lightning_subnets import masking
-    from lightning_subnets.interop import exporting
-    from lightning_subnets.interop import model_card as cards
-    from lightning_subnets.run_files.builders import build_of_file
-    from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
-    from lightning_subnets.run_files.saved_run import SavedRun
-    from lightning_subnets.subnet_file import load_subnet, save_subnet
-    from lightning_subnets.subnet_file.container import Container
+    from lightning_subnets.commands import exporting
 
-    checkpoint, path = checkpoint_named(checkpoint), Path(out)
-    card = path if path.suffix == ".md" else path.with_name("README.md")
-    if model_card or path == card:
-        if path.suffix not in (".subnet", ".md") or (path == card and not checkpoint.endswith(".subnet")):
-            raise UserError(f"a model card describes a .subnet file: export {checkpoint} to one with --model_card")
-        cards.check(card, force=force)
-    elif license is not None:
-        raise UserError("--license is written into a model card: add --model_card")
-    if path == card:
-        _write_card(checkpoint, card, license, force=force)
-        return
-    exporting.check(path, force=force)
     _check_shape(input_shape)
-    if checkpoint.endswith(".subnet"):
-        if path.suffix == ".subnet":
-            raise UserError(f"{checkpoint} is a .subnet file already: copy it, or write its model card, README.md")
-        file = Container(checkpoint)
-        net = load_subnet(checkpoint, network=build_of_file(file, checkpoint, network, "--network"))
-        details, shape = file.header.details(), input_shape or file.header.image_shape
-    else:
-        run = SavedRun(checkpoint)
-        net, details = run.module().network, run.details()
-        if path.suffix == ".subnet":
-            save_subnet(net, path, **details, force=force)
-            _print_size(path)
-            if model_card:
-                _write_card(str(path), card, license, force=force)
-            return
-        masking.unmask_(net)
-        shape = input_shape or details["preprocessing"].get("input_shape")
-    if path.suffix == ".onnx" and not shape:
-        raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
-    texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
-    exporting.export(net.eval(), path, input_shape=tuple(shape or ()), details=texts, force=force)
-    _print_size(path)
-
-
-def _write_card(subnet: str, card: Path, license: str | None, *, force: bool) -> None:
-    from lightning_subnets.interop import model_card
-    from lightning_subnets.run_files.saved_config import data_of_file
-    from lightning_subnets.subnet_file.container import Container
-
-    file = Container(subnet)
-    try:
-        data: str | None = data_of_file(file, subnet)[0]
-    except UserError:  # the file names no data of this package
-        data = None
-    model_card.write(subnet, card, data=data, license=license, force=force)
-    print(f"{printable(str(card))}: the model card, to be read before it is published")
+    exporting.export(
+        checkpoint,
+        Path(out),
+        input_shape,
+        force=force,
+        card=model_card,
+        license=license,
+        network=network,
+        int8=int8,
+        calibrate=calibrate,
+    )
 
 
 def import_(
@@ -147,6 +106,7 @@ def import_(
         seed: the seed to draw the weights with.
         force: replace an existing file.
     """
+    from lightning_subnets.commands.exporting import print_size
     from lightning_subnets.interop import exporting
     from lightning_subnets.interop.importing import import_subnet_
     from lightning_subnets.run_files.builders import named_builder
@@ -162,14 +122,7 @@ def import_(
     plain = build(network, arguments or {}, trusted=named_builder(network))
     import_subnet_(file, plain, density=density, weights=weights, seed=seed)
     save_subnet(plain, path, network={"class_path": network, "init_args": arguments or {}}, force=force)
-    _print_size(path)
-
-
-def _print_size(path: Path) -> None:
-    from rich.filesize import decimal
-
-    hint = "; subnets inspect shows what it contains" if path.suffix == ".subnet" else ""
-    print(f"{printable(str(path))}: {decimal(path.stat().st_size)}{hint}")
+    print_size(path)
 
 
 def inspect(file: str, against: str | None = None, input_shape: tuple[int, int, int] | None = None) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_subnets.atomic_file import check_place, replacing
 from lightning_subnets.errors import UserError
-from lightning_subnets.interop import onnx_file
+from lightning_subnets.interop import int8, onnx_file
+from lightning_subnets.interop.int8 import EightBit
 from lightning_subnets.masking import is_masked, unmask_
 
 
@@ -24,7 +25,8 @@ def export(
     input_shape: tuple[int, ...],
     details: Mapping[str, str],
     force: bool = False,
-) -> None:
+    calibration: Tensor | None = None,
+) -> EightBit | None:
     """Write a network into a file whose extension names the format, completely or not at all.
 
     ``.pt`` and ``.safetensors`` hold its state dict, which stock torchvision loads; for ``.onnx`` see ``onnx_file``.
@@ -35,6 +37,9 @@ def export(
         input_shape: of one image, (channels, height, width).
         details: metadata of ``.safetensors`` and ``.onnx``, such as classes and preprocessing.
         force: whether to replace an existing file.
+        calibration: normalised images, for ``.onnx`` with eight bits, see ``int8``.
+
+    Returns: what was measured of an eight-bit file.
 
     Raises:
         ValueError: see ``check``; if ONNX cannot express the network or computes different logits; or if the file
@@ -43,8 +48,12 @@ def export(
     check(out, force=force)
     if is_masked(network):
         network = unmask_(copy.deepcopy(network))
+    eight = None
     if out.suffix == ".onnx":
         content = onnx_file.content(network, input_shape, details)
+        if calibration is not None:
+            eight = int8.quantized(content, network, calibration)
+            content = eight.content
     else:
         # Clone each tensor, because torch.save writes the whole storage of a view.
         state = {key: value.clone(memory_format=torch.contiguous_format) for key, value in network.state_dict().items()}
@@ -59,6 +68,7 @@ def export(
             file.write(content)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): name another place") from error
+    return eight
 
 
 def check(out: Path, *, force: bool) -> None:

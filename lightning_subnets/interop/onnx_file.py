@@ -15,6 +15,7 @@ from lightning_subnets.graph.recording import silent_export
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 TOLERANCE = 1e-4
 OPSET = 18  # the oldest that torch writes without a conversion, so that most programs can read it
@@ -100,11 +101,16 @@ def _exported(network: nn.Module, images: Tensor) -> onnx.ModelProto:
     return model
 
 
-def _logits_of(written: bytes, images: list[Tensor]) -> list[Tensor]:
+def session_of(written: bytes) -> onnxruntime.InferenceSession:
+    """Return a session of onnxruntime that computes with as many threads as torch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     # By default onnxruntime takes all cores, and warns about the cores that a job may not use.
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+
+
+def _logits_of(written: bytes, images: list[Tensor]) -> list[Tensor]:
+    session = session_of(written)
     return [torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0]) for batch in images]

@@ -1,0 +1,131 @@
+"""``subnets export``: the subnetwork of a run or of a ``.subnet`` file in a file of another format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.filesize import decimal
+
+from lightning_subnets import masking
+from lightning_subnets.errors import UserError, printable
+from lightning_subnets.interop import exporting, model_card
+from lightning_subnets.interop.int8 import EightBit
+from lightning_subnets.run_files import calibration
+from lightning_subnets.run_files.builders import build_of_file
+from lightning_subnets.run_files.calibration import Calibration
+from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
+from lightning_subnets.run_files.saved_config import data_of_file
+from lightning_subnets.run_files.saved_run import SavedRun
+from lightning_subnets.subnet_file import load_subnet, save_subnet
+from lightning_subnets.subnet_file.container import Container
+
+Shape = tuple[int, int, int] | None
+
+
+def export(
+    checkpoint: str,
+    path: Path,
+    input_shape: Shape,
+    *,
+    force: bool,
+    card: bool,
+    license: str | None,
+    network: str | None,
+    int8: bool,
+    calibrate: str | None,
+) -> None:
+    """Write the file that ``subnets export`` describes, and print what it is."""
+    checkpoint = checkpoint_named(checkpoint)
+    place = path if path.suffix == ".md" else path.with_name("README.md")
+    if card or path == place:
+        if path.suffix not in (".subnet", ".md") or (path == place and not checkpoint.endswith(".subnet")):
+            raise UserError(f"a model card describes a .subnet file: export {checkpoint} to one with --model_card")
+        model_card.check(place, force=force)
+    elif license is not None:
+        raise UserError("--license is written into a model card: add --model_card")
+    if int8 and path.suffix != ".onnx":
+        raise UserError(f"--int8 writes eight-bit ONNX, and {path} does not end in .onnx: name a file that does")
+    if calibrate is not None and not int8:
+        raise UserError("--calibrate names the images for eight bits: add --int8")
+    if path == place:
+        _write_card(checkpoint, place, license, force=force)
+        return
+    exporting.check(path, force=force)
+    if checkpoint.endswith(".subnet"):
+        if path.suffix == ".subnet":
+            raise UserError(f"{checkpoint} is a .subnet file already: copy it, or write its model card, README.md")
+        file = Container(checkpoint)
+        details, shape = file.header.details(), input_shape or file.header.image_shape
+        images = _images(checkpoint, calibrate, details, shape) if int8 else None
+        net = load_subnet(checkpoint, network=build_of_file(file, checkpoint, network, "--network"))
+    else:
+        run = SavedRun(checkpoint)
+        net, details = run.module().network, run.details()
+        if path.suffix == ".subnet":
+            save_subnet(net, path, **details, force=force)
+            print_size(path)
+            if card:
+                _write_card(str(path), place, license, force=force)
+            return
+        masking.unmask_(net)
+        shape = input_shape or details["preprocessing"].get("input_shape")
+        images = _images(run, calibrate, details, shape) if int8 else None
+    if path.suffix == ".onnx" and not shape:
+        raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
+    texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
+    eight = exporting.export(
+        net.eval(),
+        path,
+        input_shape=tuple(shape or ()),
+        details=texts,
+        force=force,
+        calibration=images.images if images else None,
+    )
+    print_size(path)
+    if eight and images:
+        _print_measured(eight, images)
+
+
+def _images(source: SavedRun | str, calibrate: str | None, details: dict[str, Any], shape: Shape) -> Calibration:
+    """Return the images of a folder, if one is named, otherwise training images of a run or of a file."""
+    if calibrate is None:
+        images = calibration.of_data(source.data()) if isinstance(source, SavedRun) else calibration.of_file(source)
+    else:
+        images = calibration.of_folder(calibrate, details["preprocessing"], tuple(shape or ()))
+    if shape and tuple(images.images.shape[1:]) != tuple(shape):
+        raise UserError(
+            f"{images.source} are {'x'.join(map(str, images.images.shape[1:]))}, and --input_shape is "
+            f"{'x'.join(map(str, shape))}: name a folder of images of that shape with --calibrate"
+        )
+    return images
+
+
+def _print_measured(eight: EightBit, images: Calibration) -> None:
+    lines = {
+        "weights": str(eight.weights),
+        "activations": f"eight bits, calibrated on {images.source}",
+        "in float32": ", ".join(eight.left) or "nothing",
+        "logits": f"differ from PyTorch's by {eight.difference:.2%} of the largest, the median over these images",
+        "top-1 class": f"that of PyTorch for {eight.agreement:.2%} of these images",
+        "file": f"{eight.share:.3f} of the float32 file's size",
+    }
+    for name, text in lines.items():
+        print(f"{name:>12}  {printable(text)}")
+
+
+def _write_card(subnet: str, card: Path, license: str | None, *, force: bool) -> None:
+    file = Container(subnet)
+    try:
+        data: str | None = data_of_file(file, subnet)[0]
+    except UserError:  # the file names no data of this package
+        data = None
+    model_card.write(subnet, card, data=data, license=license, force=force)
+    print(f"{printable(str(card))}: the model card, to be read before it is published")
+
+
+def print_size(path: Path) -> None:
+    """Print the name and the size of a file that was written."""
+    hint = "; subnets inspect shows what it contains" if path.suffix == ".subnet" else ""
+    print(f"{printable(str(path))}: {decimal(path.stat().st_size)}{hint}")

@@ -1,0 +1,105 @@
+"""Images to calibrate eight-bit activations with: the training images of a run or a ``.subnet`` file, or a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_subnets import datamodules
+from lightning_subnets.datamodules.image_files import image_paths, read_image
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.loader import generator
+from lightning_subnets.errors import UserError, as_user_error
+from lightning_subnets.masking.prune_at_init import progress
+from lightning_subnets.run_files.saved_config import data_of_file
+from lightning_subnets.subnet_file.container import Container
+
+COUNT = 512
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Normalised images, (images, channels, height, width), and what they are."""
+
+    images: Tensor
+    source: str
+
+
+def of_file(path: str) -> Calibration:
+    """Return training images of the data that a ``.subnet`` file names, as ``of_data`` does."""
+    file = Container(path)
+    try:
+        kind, arguments = data_of_file(file, path)
+        data: ImageDataModule = getattr(datamodules, kind)(**arguments)
+        return of_data(data)
+    except Exception as error:  # arguments from a file may be of any type
+        raise UserError(
+            f"the training images of {path} are not here ({as_user_error(error)}): name a folder of images like them "
+            "with --calibrate"
+        ) from error
+
+
+def of_data(data: ImageDataModule) -> Calibration:
+    """Return up to 512 training images without augmentation, drawn with the seed of the data."""
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.make_loader(_drawn(data.split()[0], data.seed), train=True, augment=False)
+    images = torch.cat([data.normalize(batch) for batch, _ in loader])
+    return Calibration(images, f"{len(images)} training images of {type(data).__name__}")
+
+
+def of_folder(folder: str, preprocessing: dict[str, Any], shape: tuple[int, ...]) -> Calibration:
+    """Return up to 512 images of a folder, drawn at random, and preprocessed as a ``.subnet`` file states.
+
+    Photographs are scaled and their centre is cut out. Other images must have the size of the network's.
+
+    Raises:
+        ValueError: if the folder has no images, one cannot be read or has another size, or the normalisation is
+            unknown.
+    """
+    mean, std = (preprocessing.get(name) for name in ("mean", "std"))
+    if not (shape and _is_scaling(mean, shape) and _is_scaling(std, shape) and min(std) > 0):
+        raise UserError(
+            f"how images are normalised is unknown, so {folder} cannot calibrate: export the run itself, or a .subnet "
+            "file that was exported from it"
+        )
+    paths = image_paths(Path(folder)) if Path(folder).is_dir() else []
+    if not paths:
+        raise UserError(f"--calibrate={folder} is no folder with images: name one with 256 images or more")
+    resize = preprocessing.get("resize")
+    chosen = [paths[index] for index in _drawn(torch.arange(len(paths)), 0).tolist()]
+    pixels = torch.stack([_pixels(path, shape, resize) for path in progress(chosen, "reading images")])
+    shift, scale = (255 * torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (mean, std))
+    images = (pixels - shift) / scale
+    return Calibration(images, f"{len(images)} images of {folder}")
+
+
+def _drawn(samples: Tensor, seed: int) -> Tensor:
+    order = torch.randperm(len(samples), generator=generator(seed))
+    return samples[order[:COUNT].sort().values]
+
+
+def _is_scaling(values: Any, shape: tuple[int, ...]) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and len(values) == shape[0] and all(type(each) is float for each in values)
+
+
+def _pixels(path: str, shape: tuple[int, ...], resize: Any) -> Tensor:
+    """Return an image as uint8 (channels, height, width)."""
+    from torchvision.transforms.v2 import functional
+
+    channels, height, width = shape
+    image = read_image(path)
+    if type(resize) is int and resize > 0:
+        image = functional.center_crop(functional.resize(image, [resize]), [height, width])
+    if image.size != (width, height):
+        raise UserError(
+            f"{path} is {image.width}x{image.height} pixels; the network's images are {width}x{height}: calibrate with "
+            "such images"
+        )
+    pixels = np.asarray(image.convert("L") if channels == 1 else image)
+    return torch.from_numpy(pixels.copy()).view(height, width, channels).permute(2, 0, 1)
