@@ -2,6 +2,7 @@
 # make test          run the tests that a commit needs, in five minutes
 # make test-all      run these and the thorough ones
 # make test-slurm    run those of tests/slurm on a SLURM cluster of two nodes, which they start on this machine
+# make test-browser  run those of tests/browser in Chromium, which they install with onnxruntime-web
 # make test-long     run everything with new random examples
 # make coverage      run test-all and list the lines that no test reaches
 # make lint          check style, types and the arrows between the rooms
@@ -29,7 +30,7 @@ os.execve(sys.argv[1], sys.argv[1:], environment)
 endef
 export WITH_INDEXES_OF_PIP
 
-.PHONY: quickstart test test-all test-slurm test-long coverage lint setup clean
+.PHONY: quickstart test test-all test-slurm test-browser test-long coverage lint setup clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
@@ -38,19 +39,22 @@ quickstart: $(INSTALLED)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test: $(INSTALLED) $(FFCV)
-	$(PYTEST) -m "not thorough and not long and not slurm"
+	$(PYTEST) -m "not thorough and not long and not slurm and not browser"
 
 test-all: $(INSTALLED) $(FFCV)
-	$(PYTEST) -m "not long and not slurm"
+	$(PYTEST) -m "not long and not slurm and not browser"
 
 test-slurm: $(INSTALLED)
 	@if tests/slurm/install.sh; then $(BIN)/pytest tests/slurm; fi
 
+test-browser: $(INSTALLED)
+	@if tests/browser/install.sh $(BIN)/python $(VENV)/browser; then $(BIN)/pytest tests/browser; fi
+
 test-long: $(INSTALLED) $(FFCV)
-	$(BIN)/pytest --hypothesis-profile=exploring
+	$(BIN)/pytest -m "not browser" --hypothesis-profile=exploring
 
 coverage: $(INSTALLED) $(FFCV)
-	$(PYTEST) -m "not long and not slurm" --cov=lightning_subnets --cov-report=term-missing:skip-covered
+	$(PYTEST) -m "not long and not slurm and not browser" --cov=lightning_subnets --cov-report=term-missing:skip-covered
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
