@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 
-__version__ = "0.1.0"
+try:
+    __version__ = metadata.version("lightning-subnets")
+except metadata.PackageNotFoundError:  # the repository is on the path, but the package is not installed
+    __version__ = "0.0.0"
 
 
 def versions() -> dict[str, str]:

@@ -14,8 +14,10 @@ from torchvision import models
 
 from lightning_subnets import datamodules, methods, networks
 from lightning_subnets.run_files.config_files import Entry, entries
+from lightning_subnets.run_files.shipped_configs import no_config
 
 _KEY = re.compile(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.+]+)(?:' is not accepted$|'$|=|$| )")
+_NO_FILE = re.compile(r"File does not exist: '(.*)'")
 _CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]")
 _CLASS = re.compile(
     r"(?:class_path '|import path string: |Not a valid subclass of \w+\. Got value: )([\w.]+)"
@@ -54,8 +56,11 @@ class CommandLine(NamedTuple):
 
     def shown(self, entry: Entry) -> str:
         """Return the file and line of an entry, as an error begins."""
-        file = entry.file.relative_to(self.here) if entry.file.is_relative_to(self.here) else entry.file
-        return f"{file}, line {entry.line}: "
+        return f"{self.shortened(entry.file)}, line {entry.line}: "
+
+    def shortened(self, path: Path) -> str:
+        """Return a path relative to the directory of the command line if it is inside, or else as it is."""
+        return str(path.relative_to(self.here) if path.is_relative_to(self.here) else path)
 
 
 def explained(message: str, known: Iterable[str], line: CommandLine) -> str | None:
@@ -73,6 +78,9 @@ def explained(message: str, known: Iterable[str], line: CommandLine) -> str | No
                     f"{line.shown(entry)}{entry.key} needs the class_path of the optimizer beside it, in the same file"
                 )
     key = re.search(r'key "([\w.]+)"', message)
+    if key and key[1] == "config" and (absent := _NO_FILE.search(message)):
+        path = Path(absent[1])
+        return f"{line.place('config', path.name)[1]}{no_config(line.shortened(path))}"
     if unknown := _KEY.search(message):
         return _unknown_key(unknown[1].rstrip("+"), [*known], line)
     if key and (choices := _CHOICE.search(message)):

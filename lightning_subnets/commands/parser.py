@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Action
 from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -9,12 +10,19 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_subnets.commands import failures, mistakes
 from lightning_subnets.commands.help import Help
 from lightning_subnets.commands.mistakes import CommandLine
+from lightning_subnets.run_files.shipped_configs import shipped_config
 
 _CHECKPOINT = (
     "Checkpoint of a run, the run's directory, last or best of the newest run, or a .subnet file to evaluate. If no "
     "config is given, the config.yaml of the checkpoint's run is used, which can name any code to run: take a "
     "stranger's network as a .subnet file, which runs no code, see SECURITY.md."
 )
+_CONFIG = "A config: the path of a file, or a name of subnets configs."
+
+
+def _config(value: Any) -> Any:
+    """Return the path of a shipped config instead of its name; other values are the parser's, such as paths."""
+    return str(shipped_config(value) or value) if isinstance(value, str) else value
 
 
 class Parser(LightningArgumentParser):
@@ -29,6 +37,13 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, **kwargs})
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> Action:
+        action: Action = super().add_argument(*args, **kwargs)
+        if action.dest == "config":
+            action.help = _CONFIG
+            action.type = _config  # the parser calls it for --config and for the key config of a config
+        return action
+
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         added: list[str] = super().add_method_arguments(*args, **kwargs)
         for action in self._actions:
@@ -42,5 +57,5 @@ class Parser(LightningArgumentParser):
         known = [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
         if short := mistakes.explained(message.strip(), known, self.line):
             failures.end(short)
-        tip = "lightning fit -c configs/quickstart.yaml is a start, lightning fit --help lists the options"
+        tip = "lightning fit -c quickstart is a start, lightning fit --help lists the options"
         failures.end(message, tip=tip)

@@ -1,4 +1,4 @@
-"""The ``subnets`` command: export, import, inspect, check and verify subnetworks, run sweeps, and report on runs."""
+"""The ``subnets`` command: list configs, export, import, inspect, check and verify subnetworks, sweep, and report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
+from lightning_subnets.commands.configs import configs
 from lightning_subnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def main(args: list[str] | None = None) -> None:
     """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
     commands: dict[str, Any] = {
-        command.__name__.rstrip("_"): command for command in (inspect, check, verify, sweep, report, export, import_)
+        command.__name__.rstrip("_"): command
+        for command in (configs, inspect, check, verify, sweep, report, export, import_)
     }
     with failures.told_in_one_line():
         auto_cli(commands, args=args, prog="subnets", version=in_words(), parser_class=Parser)
@@ -193,7 +195,7 @@ def sweep(
     Writes ``results.csv``, with a row for each run, into a directory for the figure and its scale.
 
     Args:
-        figure: a file of configs/figures.
+        figure: the name of a shipped figure, for example figure3, or the path of a figure's file.
         scale: a scale of the figure: smoke takes minutes, laptop an hour, evening hours on a GPU; paper is all of it.
         out: the directory of the runs, which all figures share.
         at_once: the number of runs at a time on each GPU, or on the CPU if there is no GPU.
@@ -202,8 +204,9 @@ def sweep(
     from lightning_subnets.commands import cli
     from lightning_subnets.experiments.sweep import running
     from lightning_subnets.experiments.sweep.plan import Sweep
+    from lightning_subnets.run_files.shipped_configs import named_config
 
-    planned, folder = Sweep.read(Path(figure), scale), Path(out)
+    planned, folder = Sweep.read(named_config(figure, "figures"), scale), Path(out)
     if list is not None:
         _write_list(planned, folder, Path(list))
         return

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import yaml
 
+from lightning_subnets.run_files.shipped_configs import shipped_config
+
 
 class Entry(NamedTuple):
     """A key of a config file, with the keys around it, and its value if that is a scalar."""
@@ -42,6 +44,8 @@ def entries(args: Sequence[str], here: Path) -> Iterator[Entry]:
 
 
 def _paths(value: str, folder: Path) -> list[Path]:
+    if shipped := shipped_config(value, folder):
+        return [shipped]
     return [folder / value] if value.endswith((".yaml", ".yml", ".json")) and (folder / value).is_file() else []
 
 

@@ -66,7 +66,7 @@ class Scale:
     """How much of a figure is run, and on what.
 
     Args:
-        configs: the folder of the lines' configs, relative to the figure's file.
+        configs: the folder of the lines' configs, relative to the figure's file or to the shipped configs.
         note: names the data and the length of training in the caption.
         seeds: the seeds of the runs at each point.
         options: changes to every config; the options of a line and of an axis override them.
@@ -118,7 +118,7 @@ def content_of(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; name a file of configs/figures") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}; name another file") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
 

@@ -27,6 +27,7 @@ from lightning_subnets.experiments.sweep.figure import (
     figure_of,
 )
 from lightning_subnets.run_files.names import plain_name
+from lightning_subnets.run_files.shipped_configs import FOLDER, shipped_config
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 
@@ -144,7 +145,8 @@ class Sweep:
                     yield PlannedRun(name, values, seed, arguments, _name(config, settings[config], options, seed))
 
     def _config(self, name: str, line: Line) -> Path:
-        config = self.folder / self.scale.configs / line.config
+        path = f"{self.scale.configs}/{line.config}"
+        config = shipped_config(path, self.folder) or self.folder / path
         if not config.is_file():
             raise UserError(f"{config} is missing: it is the config of the line {name!r} of {self.name}")
         return config
@@ -195,7 +197,7 @@ def _settings(config: Path) -> str:
         raise UserError(f"{config} is not a config: it must be a mapping from keys to values")
     base = content.pop("config", None)
     own = json.dumps(content, sort_keys=True, default=str)
-    return own if base is None else _settings(config.parent / base) + own
+    return own if base is None else _settings(shipped_config(base, config.parent) or config.parent / base) + own
 
 
 def _name(config: Path, settings: str, options: Options, seed: int) -> str:
@@ -230,6 +232,8 @@ def _values(name: str, axis: Any) -> dict[Value, Options]:
 
 
 def _shortest(path: Path) -> str:
-    """Return a path relative to the working directory if it is inside, or else in full."""
+    """Return a path relative to the working directory if it is inside, the name of a shipped config, or a full path."""
     path = path.resolve()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(path.relative_to(FOLDER).with_suffix("") if path.is_relative_to(FOLDER) else path)

@@ -1,0 +1,37 @@
+"""The command ``subnets configs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_subnets.atomic_file import check_place, replacing
+from lightning_subnets.errors import UserError, printable
+from lightning_subnets.run_files.shipped_configs import copy_of, description, no_config, shipped_configs
+
+
+def configs(copy: str | None = None, out: str | None = None, force: bool = False) -> None:
+    """List the configs that this package ships, or copy one to edit it.
+
+    A copy works in any directory, because it names the config that it is based on by that config's own name.
+
+    Args:
+        copy: the name of the config to copy, for example cifar10/conv4_signed.
+        out: the file to write, by default <name>.yaml in this directory.
+        force: replace an existing file.
+    """
+    if copy is None:
+        for name, path in shipped_configs().items():
+            print(f"{name:<34}  {description(path)}")
+        print("\nlightning fit -c NAME makes a run, subnets sweep NAME makes the runs of a figure.")
+        return
+    if (source := shipped_configs().get(copy.removesuffix(".yaml"))) is None:
+        raise UserError(no_config(copy))
+    path = Path(out or source.name)
+    check_place(path, force=force)
+    try:
+        with replacing(path) as file:
+            file.write(copy_of(source).encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another --out") from error
+    command = "subnets sweep" if source.parent.name == "figures" else "lightning fit -c"
+    print(f"{printable(str(path))}: edit it, then {command} {printable(str(path))}")
