@@ -221,4 +221,4 @@ def test_the_quickstart_finds_a_good_subnetwork(seed: int, tmp_path: Path, monke
     assert summary["weights_unchanged"] is True
     assert summary["density"] == 0.5
     if seed == 0:
-        assert f"sha256 {summary['weights_digest'][:16]}…" in (ROOT / "README.md").read_text()
+        assert f"sha256 {summary['weights_digest'][:16]}…" in (ROOT / "docs" / "start.md").read_text()

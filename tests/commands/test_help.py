@@ -58,8 +58,8 @@ def test_the_version_is_printed_with_those_of_torch_and_lightning(
 
 
 @pytest.mark.thorough
-def test_the_command_in_the_readme_completes_options_methods_and_networks(tmp_path: Path) -> None:
-    (command,) = re.findall(r"^echo .*bashrc$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_command_in_the_documentation_completes_options_methods_and_networks(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^echo .*bashrc$", (ROOT / "docs" / "start.md").read_text(), re.MULTILINE)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     script = f"{command}\nsource ~/.bashrc\ncomplete -p lightning"
     done = subprocess.run(
