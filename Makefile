@@ -5,6 +5,7 @@
 # make test-browser  run those of tests/browser in Chromium, which they install with onnxruntime-web
 # make test-long     run everything with new random examples
 # make coverage      run test-all and list the lines that no test reaches
+# make docs          build the website into site/, without a network
 # make dist          build and check the files for the package index, see docs/release.md
 # make lint          check style, types and the arrows between the rooms
 PYTHON ?= python3
@@ -31,7 +32,7 @@ os.execve(sys.argv[1], sys.argv[1:], environment)
 endef
 export WITH_INDEXES_OF_PIP
 
-.PHONY: quickstart test test-all test-slurm test-browser test-long coverage dist lint setup clean
+.PHONY: quickstart test test-all test-slurm test-browser test-long coverage docs dist lint setup clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
@@ -56,6 +57,10 @@ test-long: $(INSTALLED) $(FFCV)
 
 coverage: $(INSTALLED) $(FFCV)
 	$(PYTEST) -m "not long and not slurm and not browser" --cov=lightning_subnets --cov-report=term-missing:skip-covered
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	@echo "site/index.html is the front page"
 
 dist: $(INSTALLED)
 	rm -rf dist
@@ -84,5 +89,5 @@ $(FFCV): $(INSTALLED) data/install_ffcv.sh
 	@data/install_ffcv.sh $(BIN)/python && touch $(FFCV) || true
 
 clean:
-	rm -rf $(VENV) dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) dist site .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
