@@ -72,7 +72,7 @@ def test_a_run_and_a_sweep_by_name_work_in_an_empty_directory(installed: Path, t
         name, *arguments = command.split()
         return run(installed / "bin" / name, *arguments, cwd=tmp_path, PYTHONPATH=str(installed))
 
-    short = "--trainer.accelerator=cpu --trainer.max_epochs=1"
+    short = "--trainer.accelerator=cpu --trainer.max_epochs=1 --trainer.limit_train_batches=2"
     assert "quickstart: EdgePopup" in shell(f"lightning fit -c quickstart {short}")
     assert (tmp_path / "runs/quickstart/version_0/checkpoints/last.ckpt").is_file()
     shell("subnets sweep figure3 --list runs.txt")
