@@ -130,8 +130,9 @@ def test_the_commands_of_a_page_are_accepted(
         resolved([*fit], capsys)
     for target, *_ in commands(page, "make"):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    folders = [ROOT, *(ROOT / folder for folder, *_ in commands(page, "cd"))]
     for script, *_ in commands(page, "python"):
-        assert script.startswith("-m") or (ROOT / script).is_file(), script
+        assert script.startswith("-m") or any((folder / script).is_file() for folder in folders), script
 
 
 def test_every_extra_that_a_page_names_exists() -> None:
