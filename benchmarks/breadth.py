@@ -166,7 +166,7 @@ def main() -> None:
     rows: dict[str, list[str]] = {}
     if RESULTS.is_file():
         rows = {row[0]: row for row in list(csv.reader(RESULTS.open()))[1:]}
-    console = Console(width=160)
+    console = Console(width=200)
     for name in track(options.networks or networks(options.count), console=console, transient=True):
         if name in rows and not options.networks:
             continue

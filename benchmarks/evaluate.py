@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10 if ON_GPU else 1, help="steps in a round")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    console = Console(width=160)
+    console = Console(width=200)
     console.print(machine())
     results: dict[str, dict[str, Values]] = {}
     for name, size in ((name, int(size)) for name, _, size in (each.partition(":") for each in options.networks)):

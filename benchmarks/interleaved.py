@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 Values = dict[str, list[float]]
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 
 
@@ -63,6 +64,9 @@ def machine(packages: tuple[str, ...] = PACKAGES) -> str:
     if torch.cuda.is_available():
         names.append(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     cores = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}"
+    processor = Path("/proc/cpuinfo")
+    flags = processor.read_text().split() if processor.exists() else []
+    cores += "".join(f" {each}" for each in INSTRUCTIONS if each in flags)
     return ", ".join([cores, f"Python {platform.python_version()}", *names])
 
 

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=5.0, help="seconds; a slower way is not tried on larger tensors")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    console = Console(width=160)
+    console = Console(width=200)
     console.print(machine())
     rows = Table("scores", *(f"{way}, ms" for way in WAYS), "ours, ns a score", "torch.sort / ours")
     results: dict[str, dict[str, Values]] = {}

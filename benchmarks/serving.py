@@ -182,7 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    console = Console(width=160)
+    console = Console(width=200)
     packages = (*PACKAGES, "onnxruntime", "scipy")
     console.print(machine(packages))
     results: dict[str, dict[str, Values]] = {}

@@ -209,7 +209,7 @@ def main() -> None:
     if options.memory_of:
         print_peak_memory(*networks[0], options.memory_of)
         return
-    console = Console(width=160)
+    console = Console(width=200)
     console.print(machine())
     variants = options.variants + ["dense, compiled", "masked, compiled"] * options.compile
     results: dict[str, dict[str, Values]] = {}

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--weights", default="signed_constant")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    console, results = Console(width=160), dict[str, dict[str, Values]]()
+    console, results = Console(width=200), dict[str, dict[str, Values]]()
     console.print(machine())
     for name in options.networks:
         for density in options.densities:

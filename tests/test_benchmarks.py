@@ -35,6 +35,12 @@ SERVED = ("exported", "masked", "torch CSR", "SciPy CSR", "onnxruntime", "onnxru
             ("dense", "onnxruntime, dense", *(f"{variant}, 0.3" for variant in SERVED)),
             marks=pytest.mark.long,
         ),
+        pytest.param(
+            "eight_bits",
+            "--networks airbench --batches 1 --threads 1",
+            ("PyTorch", "onnxruntime, float32", "onnxruntime, int8"),
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_what_it_measured(
