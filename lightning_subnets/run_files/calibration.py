@@ -14,7 +14,7 @@ from lightning_subnets import datamodules
 from lightning_subnets.datamodules.image_files import image_paths, read_image
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
-from lightning_subnets.errors import UserError, as_user_error
+from lightning_subnets.errors import UserError
 from lightning_subnets.masking.prune_at_init import progress
 from lightning_subnets.run_files.saved_config import data_of_file
 from lightning_subnets.subnet_file.container import Container
@@ -39,8 +39,7 @@ def of_file(path: str) -> Calibration:
         return of_data(data)
     except Exception as error:  # arguments from a file may be of any type
         raise UserError(
-            f"the training images of {path} are not here ({as_user_error(error)}): name a folder of images like them "
-            "with --calibrate"
+            f"the training images that {path} names are not here: name a folder of images like them with --calibrate"
         ) from error
 
 
@@ -70,7 +69,7 @@ def of_folder(folder: str, preprocessing: dict[str, Any], shape: tuple[int, ...]
         )
     paths = image_paths(Path(folder)) if Path(folder).is_dir() else []
     if not paths:
-        raise UserError(f"--calibrate={folder} is no folder with images: name one with 256 images or more")
+        raise UserError(f"--calibrate={folder} is not a folder of images: name one with 256 to 512 of them")
     resize = preprocessing.get("resize")
     chosen = [paths[index] for index in _drawn(torch.arange(len(paths)), 0).tolist()]
     pixels = torch.stack([_pixels(path, shape, resize) for path in progress(chosen, "reading images")])

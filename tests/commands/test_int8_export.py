@@ -1,0 +1,123 @@
+"""``subnets export --int8``: the images that it calibrates with, what it prints, and its errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+from repository import ROOT
+
+from lightning_subnets import Dense, mask_, save_subnet
+from lightning_subnets.commands.subnets import main
+from lightning_subnets.networks import Conv2
+
+DIGITS = str(ROOT / "results" / "zoo" / "digits_conv2.subnet")
+CIFAR = str(ROOT / "results" / "zoo" / "cifar10_airbench.subnet")
+PREPROCESSING = {"input_shape": [1, 8, 8], "mean": [0.5], "std": [0.25]}
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def folder_of(count: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> str:
+    folder = Path("photos")
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        pixels = generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def file_of(weights: str, preprocessing: dict[str, object]) -> str:
+    network = mask_(Conv2(in_channels=1, image_size=8, width_multiplier=0.25), Dense(), weights=weights, seed=0)
+    build = {"class_path": "lightning_subnets.networks.Conv2", "init_args": {"in_channels": 1, "image_size": 8}}
+    build["init_args"] |= {"width_multiplier": 0.25}  # type: ignore[operator]
+    save_subnet(network, "own.subnet", network=build, preprocessing=preprocessing)
+    return "own.subnet"
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    main(["export", *arguments])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_and_its_file_are_calibrated_on_training_images(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, name in ((str(finished_run), "run.onnx"), (DIGITS, "file.onnx")):
+        out = said(capsys, source, name, "--int8")
+        assert "weights 5 of 5 exact, as -1, 0 and 1 times a scale" in out
+        assert "calibrated on 512 training images of Digits" in out
+        assert "top-1 class that of PyTorch for 100.00% of these images" in out
+        session = onnxruntime.InferenceSession(name)
+        assert json.loads(session.get_modelmeta().custom_metadata_map["classes"])[:2] == ["0", "1"]
+
+
+def test_a_folder_calibrates(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(capsys, DIGITS, "net.onnx", "--int8", "--calibrate", folder_of(3))
+    assert "calibrated on 3 images of photos" in out
+
+
+def test_the_ranges_are_those_of_the_images_after_normalisation(capsys: pytest.CaptureFixture[str]) -> None:
+    source, folder = file_of("signed_constant", PREPROCESSING), folder_of(2)
+    for value, photo in zip((0, 255), sorted(Path(folder).iterdir()), strict=True):
+        Image.new("L", (8, 8), value).save(photo)
+    said(capsys, source, "net.onnx", "--int8", "--calibrate", folder)
+    model = onnx.load("net.onnx")
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    (first,) = (each for each in model.graph.node if each.op_type == "QuantizeLinear" and each.input[0] == "images")
+    assert float(constants[first.input[1]]) * 255 == pytest.approx(4, rel=0.05)  # from -2 to 2, less two percent
+
+
+def test_photographs_are_scaled_and_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    source = file_of("signed_constant", PREPROCESSING | {"resize": 9})
+    assert "3 images of photos" in said(capsys, source, "net.onnx", "--int8", "--calibrate", folder_of(3, (40, 30)))
+
+
+def test_other_weights_are_rounded_and_the_output_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(capsys, file_of("kaiming_normal", PREPROCESSING), "net.onnx", "--int8", "--calibrate", folder_of(3))
+    assert "weights 5 rounded to 64 steps, by up to " in out
+    assert "because their values are not a scale times small integers" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((DIGITS, "net.onnx", "--int8", "--calibrate=nowhere"), "--calibrate=nowhere is not a folder of images"),
+        ((DIGITS, "net.onnx", "--int8", "--calibrate=empty"), "--calibrate=empty is not a folder of images"),
+        ((DIGITS, "net.onnx", "--int8", "--calibrate=large"), "9x8 pixels; the network's images are 8x8"),
+        ((DIGITS, "net.onnx", "--int8", "--calibrate=broken"), "broken/0.png"),
+        ((DIGITS, "net.onnx", "--calibrate=empty"), "--calibrate names the images for eight bits: add --int8"),
+        ((DIGITS, "net.pt", "--int8"), "net.pt does not end in .onnx"),
+        ((DIGITS, "there.onnx", "--int8"), "there.onnx exists: --force replaces it"),
+        ((CIFAR, "net.onnx", "--int8"), "names are not here: name a folder of images like them with --calibrate"),
+        (
+            ("blind.subnet", "net.onnx", "--int8", "--calibrate=good", "--input_shape=[1,8,8]"),
+            "how images are normalised is unknown",
+        ),
+    ],
+)
+def test_mistakes_are_errors_and_nothing_is_written(
+    arguments: tuple[str, ...], message: str, mistake: Callable[..., str]
+) -> None:
+    for name, size in (("large", (9, 8)), ("broken", (8, 8)), ("good", (8, 8))):
+        Path(folder_of(1, size)).rename(name)
+    Path("broken/0.png").write_bytes(b"no image")
+    Path("empty").mkdir()
+    Path("there.onnx").write_bytes(b"mine")
+    Path(file_of("signed_constant", {})).rename("blind.subnet")
+    error = mistake(["export", *arguments], main)
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not Path("net.onnx").exists()
+    assert Path("there.onnx").read_bytes() == b"mine"
