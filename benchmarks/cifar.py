@@ -119,7 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    console = Console(width=120)
+    console = Console(width=200)
     console.print(machine())
     data = {
         "in memory": InMemory(options.samples, options.batch_size),

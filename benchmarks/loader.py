@@ -71,7 +71,7 @@ def main() -> None:
 def _benchmark(options: argparse.Namespace) -> None:
     classes = class_names(options.photographs)
     files = list_files(options.photographs, classes) * options.repeat
-    console = Console(width=120)
+    console = Console(width=200)
     console.print(f"{machine(PACKAGES)}\n{len(files)} images, {options.workers} workers, batch {options.batch_size}")
     results = {}
 

@@ -110,7 +110,7 @@ def main() -> None:
         for seed in range(options.seeds):
             found.append(accuracy(method, seed, options.epochs, [], learned=False))
         _add(table, name, 1.0, found, (time.perf_counter() - begin) / options.seeds)
-    Console(width=110).print(table)
+    Console(width=200).print(table)
 
 
 def _add(table: Table, name: str, d: float, found: list[tuple[float, float]], seconds: float) -> None:

@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    console = Console(width=120)
+    console = Console(width=200)
     console.print(machine())
     for title, ways, quantities in (
         (

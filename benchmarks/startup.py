@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     options = parser.parse_args()
-    console = Console(width=120)
+    console = Console(width=200)
     variants: dict[str, Callable[[], dict[str, float]]] = {
         name: partial(seconds, COMMANDS[name]) for name in options.variants
     }
