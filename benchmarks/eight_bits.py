@@ -69,7 +69,7 @@ def onnxruntime_runner(file: Path, threads: int) -> Callable[[Tensor], object]:
 
 
 def openvino_runner(file: Path, threads: int) -> Callable[[Tensor], object]:
-    import openvino  # type: ignore[import-not-found]  # is optional
+    import openvino
 
     compiled = openvino.compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"})
     return lambda images: compiled(images.numpy())
