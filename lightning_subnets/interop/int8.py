@@ -197,6 +197,7 @@ def _quantized(
         extra_options={"TensorQuantOverrides": overrides, "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()  # as ONNX requires; onnxruntime's own export does this when it writes a file
     result: onnx.ModelProto = quantizer.model.model
     return result
 
