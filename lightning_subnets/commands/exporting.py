@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def export(
             raise UserError(f"{checkpoint} is a .subnet file already: copy it, or write its model card, README.md")
         file = Container(checkpoint)
         details, shape = file.header.details(), input_shape or file.header.image_shape
-        images = _images(checkpoint, calibrate, details, shape) if int8 else None
+        images = _images(partial(calibration.of_file, file, checkpoint), calibrate, details, shape) if int8 else None
         net = load_subnet(checkpoint, network=build_of_file(file, checkpoint, network, "--network"))
     else:
         run = SavedRun(checkpoint)
@@ -71,7 +73,7 @@ def export(
             return
         masking.unmask_(net)
         shape = input_shape or details["preprocessing"].get("input_shape")
-        images = _images(run, calibrate, details, shape) if int8 else None
+        images = _images(partial(calibration.of_run, run), calibrate, details, shape) if int8 else None
     if path.suffix == ".onnx" and not shape:
         raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
@@ -88,10 +90,12 @@ def export(
         _print_measured(eight, images)
 
 
-def _images(source: SavedRun | str, calibrate: str | None, details: dict[str, Any], shape: Shape) -> Calibration:
-    """Return the images of a folder, if one is named, otherwise training images of a run or of a file."""
+def _images(
+    trained_on: Callable[[], Calibration], calibrate: str | None, details: dict[str, Any], shape: Shape
+) -> Calibration:
+    """Return the images of a folder, if one is named, otherwise images that the network was trained on."""
     if calibrate is None:
-        images = calibration.of_data(source.data()) if isinstance(source, SavedRun) else calibration.of_file(source)
+        images = trained_on()
     else:
         images = calibration.of_folder(calibrate, details["preprocessing"], tuple(shape or ()))
     if shape and tuple(images.images.shape[1:]) != tuple(shape):

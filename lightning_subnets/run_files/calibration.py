@@ -17,6 +17,7 @@ from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.prune_at_init import progress
 from lightning_subnets.run_files.saved_config import data_of_file
+from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file.container import Container
 
 COUNT = 512
@@ -30,26 +31,33 @@ class Calibration:
     source: str
 
 
-def of_file(path: str) -> Calibration:
-    """Return training images of the data that a ``.subnet`` file names, as ``of_data`` does."""
-    file = Container(path)
+def of_file(file: Container, path: str) -> Calibration:
+    """Return training images of the data that a ``.subnet`` file names, as ``of_run`` does.
+
+    Raises:
+        ValueError: if the file names no data of this package, or its data are not on this machine.
+    """
     try:
         kind, arguments = data_of_file(file, path)
+    except UserError as error:
+        raise UserError(
+            f"{path} does not say which images it was trained on: name a folder of such images with --calibrate"
+        ) from error
+    try:
         data: ImageDataModule = getattr(datamodules, kind)(**arguments)
-        return of_data(data)
+        _set_up(data)
     except Exception as error:  # arguments from a file may be of any type
         raise UserError(
             f"the training images that {path} names are not here: name a folder of images like them with --calibrate"
         ) from error
+    return _training_images(data)
 
 
-def of_data(data: ImageDataModule) -> Calibration:
-    """Return up to 512 training images without augmentation, drawn with the seed of the data."""
-    data.prepare_data()
-    data.setup("fit")
-    loader = data.make_loader(_drawn(data.split()[0], data.seed), train=True, augment=False)
-    images = torch.cat([data.normalize(batch) for batch, _ in loader])
-    return Calibration(images, f"{len(images)} training images of {type(data).__name__}")
+def of_run(run: SavedRun) -> Calibration:
+    """Return up to 512 training images of a run without augmentation, drawn with the seed of the data."""
+    data = run.data()
+    _set_up(data)
+    return _training_images(data)
 
 
 def of_folder(folder: str, preprocessing: dict[str, Any], shape: tuple[int, ...]) -> Calibration:
@@ -78,6 +86,17 @@ def of_folder(folder: str, preprocessing: dict[str, Any], shape: tuple[int, ...]
     return Calibration(images, f"{len(images)} images of {folder}")
 
 
+def _set_up(data: ImageDataModule) -> None:
+    data.prepare_data()
+    data.setup("fit")
+
+
+def _training_images(data: ImageDataModule) -> Calibration:
+    loader = data.make_loader(_drawn(data.split()[0], data.seed), train=True, augment=False)
+    images = torch.cat([data.normalize(batch) for batch, _ in loader])
+    return Calibration(images, f"{len(images)} training images of {type(data).__name__}")
+
+
 def _drawn(samples: Tensor, seed: int) -> Tensor:
     order = torch.randperm(len(samples), generator=generator(seed))
     return samples[order[:COUNT].sort().values]
@@ -98,7 +117,7 @@ def _pixels(path: str, shape: tuple[int, ...], resize: Any) -> Tensor:
     if image.size != (width, height):
         raise UserError(
             f"{path} is {image.width}x{image.height} pixels; the network's images are {width}x{height}: calibrate with "
-            "such images"
+            "images of that size"
         )
     pixels = np.asarray(image.convert("L") if channels == 1 else image)
     return torch.from_numpy(pixels.copy()).view(height, width, channels).permute(2, 0, 1)

@@ -51,6 +51,14 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+def range_of_images() -> float:
+    """Return the difference of the largest and the smallest value of an image that ``net.onnx`` can express."""
+    model = onnx.load("net.onnx")
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    (first,) = (each for each in model.graph.node if each.op_type == "QuantizeLinear" and each.input[0] == "images")
+    return float(constants[first.input[1]]) * 255
+
+
 def test_a_run_and_its_file_are_calibrated_on_training_images(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,15 +81,27 @@ def test_the_ranges_are_those_of_the_images_after_normalisation(capsys: pytest.C
     for value, photo in zip((0, 255), sorted(Path(folder).iterdir()), strict=True):
         Image.new("L", (8, 8), value).save(photo)
     said(capsys, source, "net.onnx", "--int8", "--calibrate", folder)
-    model = onnx.load("net.onnx")
-    constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
-    (first,) = (each for each in model.graph.node if each.op_type == "QuantizeLinear" and each.input[0] == "images")
-    assert float(constants[first.input[1]]) * 255 == pytest.approx(4, rel=0.05)  # from -2 to 2, less two percent
+    assert range_of_images() == pytest.approx(4, rel=0.05)  # from -2 to 2, less two percent
 
 
-def test_photographs_are_scaled_and_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    source = file_of("signed_constant", PREPROCESSING | {"resize": 9})
-    assert "3 images of photos" in said(capsys, source, "net.onnx", "--int8", "--calibrate", folder_of(3, (40, 30)))
+def test_photographs_are_scaled_and_their_centre_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    source, folder = file_of("signed_constant", PREPROCESSING | {"resize": 8}), folder_of(2)
+    for value, photo in zip((64, 192), sorted(Path(folder).iterdir()), strict=True):
+        pixels = np.full((16, 48), 255 if value < 128 else 0, dtype=np.uint8)  # the border is brighter, or darker
+        pixels[:, 14:34] = value
+        Image.fromarray(pixels).save(photo)
+    out = said(capsys, source, "net.onnx", "--int8", "--calibrate", folder)
+    assert "2 images of photos" in out
+    assert range_of_images() == pytest.approx(4 * (192 - 64) / 255, rel=0.05)
+
+
+def test_a_run_can_be_calibrated_on_a_folder_and_replaces_a_file_if_told(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("net.onnx").write_bytes(b"mine")
+    out = said(capsys, str(finished_run), "net.onnx", "--int8", "--force", "--calibrate", folder_of(513, mode="RGB"))
+    assert "calibrated on 512 images of photos" in out
+    onnx.checker.check_model(onnx.load("net.onnx"))
 
 
 def test_other_weights_are_rounded_and_the_output_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,12 +115,17 @@ def test_other_weights_are_rounded_and_the_output_says_so(capsys: pytest.Capture
     [
         ((DIGITS, "net.onnx", "--int8", "--calibrate=nowhere"), "--calibrate=nowhere is not a folder of images"),
         ((DIGITS, "net.onnx", "--int8", "--calibrate=empty"), "--calibrate=empty is not a folder of images"),
-        ((DIGITS, "net.onnx", "--int8", "--calibrate=large"), "9x8 pixels; the network's images are 8x8"),
-        ((DIGITS, "net.onnx", "--int8", "--calibrate=broken"), "broken/0.png"),
+        (
+            (DIGITS, "net.onnx", "--int8", "--calibrate=large"),
+            "9x8 pixels; the network's images are 8x8: calibrate with images of that size",
+        ),
+        ((DIGITS, "net.onnx", "--int8", "--calibrate=broken"), "broken/0.png is not a readable image"),
         ((DIGITS, "net.onnx", "--calibrate=empty"), "--calibrate names the images for eight bits: add --int8"),
         ((DIGITS, "net.pt", "--int8"), "net.pt does not end in .onnx"),
         ((DIGITS, "there.onnx", "--int8"), "there.onnx exists: --force replaces it"),
         ((CIFAR, "net.onnx", "--int8"), "names are not here: name a folder of images like them with --calibrate"),
+        (("blind.subnet", "net.onnx", "--int8"), "does not say which images it was trained on"),
+        ((DIGITS, "net.onnx", "--int8", "--input_shape=[1,9,9]"), "are 1x8x8, and --input_shape is 1x9x9"),
         (
             ("blind.subnet", "net.onnx", "--int8", "--calibrate=good", "--input_shape=[1,8,8]"),
             "how images are normalised is unknown",
@@ -116,8 +141,9 @@ def test_mistakes_are_errors_and_nothing_is_written(
     Path("empty").mkdir()
     Path("there.onnx").write_bytes(b"mine")
     Path(file_of("signed_constant", {})).rename("blind.subnet")
+    before = sorted(Path().iterdir())
     error = mistake(["export", *arguments], main)
     assert message in error
     assert len(error.splitlines()) == 1
-    assert not Path("net.onnx").exists()
+    assert sorted(Path().iterdir()) == before
     assert Path("there.onnx").read_bytes() == b"mine"
