@@ -28,7 +28,6 @@ from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.masking import digest
 from lightning_subnets.run_files import drawing, summary
 from lightning_subnets.run_files.builders import (
     accept_builders_without_annotation,
@@ -253,7 +252,7 @@ class SubnetCLI(LightningCLI):
         if not self._has_test and self.trainer.is_global_zero:
             name = type(self.datamodule).__name__
             print(f"{name} has no test images, so the run ends without a test", file=sys.stderr)
-        self.weights_digest = digest.weights_digest(self.model.network)
+        self.weights_digest = summary.weights_digest(self.model)
         self.start = time.perf_counter()
 
     def after_fit(self) -> None:

@@ -25,7 +25,7 @@ from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet, masks_in
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.subnet_file.header import Header
+from lightning_subnets.subnet_file.header import Header, Layer
 from lightning_subnets.subnet_file.network import builder
 from lightning_subnets.training.callbacks.collapse import in_words
 from lightning_subnets.training.checkpoint import check_shapes
@@ -66,7 +66,8 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
     """Print the header and the weights of a ``.subnet`` file, and the paths in it if its network can be built."""
     console, file = Console(), Container(path)
     header, kept = file.header, masks_in(path)
-    titles = ["shape", "kept", "density", "mask", "weights"]
+    beyond_masks = any(each.flipped or each.frozen for each in header.layers.values())
+    titles = ["shape", "kept", "density", "mask", "weights", *(["beside the mask"] if beyond_masks else [])]
     rows = {
         name: [
             "x".join(map(str, each.shape)),
@@ -74,6 +75,7 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
             f"{each.kept / each.size:.2%}",
             each.code,
             each.weights,
+            *([_multiplier(each)] if beyond_masks else []),
         ]
         for name, each in header.layers.items()
     }
@@ -85,6 +87,17 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
     if network and image_shape:
         _print_paths(console, network, kept, image_shape, diagnose(network, image_shape, kept))
     _print_common(console, common, against)
+
+
+def _multiplier(layer: Layer) -> str:
+    """Say which shares of the weights kept are flipped or multiplied, and which share of all edges is not searched."""
+    kept = max(1, layer.kept)
+    parts = [f"x{level}: {part.kept / kept:.0%}" for level, part in enumerate(layer.levels or (), 2)]
+    if layer.flipped and layer.flipped.kept:
+        parts.append(f"flipped: {layer.flipped.kept / kept:.0%}")
+    if layer.frozen:
+        parts.append(f"frozen: {(layer.frozen.always + layer.frozen.never) / layer.size:.0%}")
+    return ", ".join(parts)
 
 
 def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None) -> Common:
@@ -109,6 +122,7 @@ def _facts(header: Header, size: int) -> Table:
         "network": f"{header.network.builder}({network}), {header.network.dtype}",
         "method": f"{header.method.name}({arguments})",
         "weights": f"{drawn.distribution}, seed {drawn.seed}" if drawn.distribution else "in the file",
+        "norms": "trained" if header.norms == "trained" else "",
         "density": f"{header.density:.3%}: {kept:,} of {header.total:,}",
         "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in header.accuracy.items()),
         "classes": classes if header.classes else "",

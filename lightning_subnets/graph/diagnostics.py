@@ -21,6 +21,7 @@ from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, Un
 from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import is_masked, masked_weights
 from lightning_subnets.masking.maskable import find_weights
+from lightning_subnets.masking.masked_weight import multipliers
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
     """
     kind = type(network).__name__
     methods = {name: each.method for name, each in masked_weights(network).items()} if is_masked(network) else {}
+    multiplier = multipliers(network) if methods else {}
     with (
         masking.temporarily_unmasked(network) if methods else nullcontext(),
         evaluating(network),
@@ -153,7 +155,8 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         for name in {**find_weights(network).masked, **masks}:
             weight, mask = parameters[name].detach(), masks.get(name)
             if mask is not None:
-                weight = methods[name].effective_weight(weight, mask) if name in methods else weight * mask
+                factor = mask * multiplier[name] if name in methods else mask
+                weight = methods[name].effective_weight(weight, factor) if name in methods else weight * mask
             squares[name] = weight.double().square().requires_grad_()
         device = next(iter(squares.values())).device
         images = torch.ones((1, *input_shape), dtype=torch.float64, device=device)

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 from lightning_subnets import masking
 from lightning_subnets.masking import MaskedWeight, Origin, initialization, selection
 from lightning_subnets.masking.initialization import fans
+from lightning_subnets.masking.masked_weight import multipliers
 
 # Values of the one weight that all connections share, in units of a layer's sqrt(2 / fan_in): Gaier and Ha 2019.
 VALUES = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
@@ -44,7 +45,7 @@ def checks(
     Source: Frankle et al. 2021, section 5, and Gaier and Ha 2019, "Weight Agnostic Neural Networks", section 3.
     """
     weights = masking.masked_weights(network)
-    found = masking.masks(network)
+    found = multipliers(network)
     plain = masking.unmask_(copy.deepcopy(network))
 
     def check(what: str, value: Callable[[str, MaskedWeight], Tensor], kept: dict[str, Tensor] = found) -> Check:
@@ -65,12 +66,15 @@ def checks(
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return masks that keep as many numbers of each weight, at uniformly random places."""
+    """Return masks that keep as many numbers of each weight, at uniformly random places, or multiply as many."""
     moved = {}
     for name, mask in masks.items():
         stream = f"{initialization.stream_of(name)} shuffled"
         chances = initialization.draw_chances(mask.shape, seed=seed, stream=stream)
-        moved[name] = selection.top_k(chances, int(mask.count_nonzero())).to(mask.device)
+        if mask.dtype == torch.bool:
+            moved[name] = selection.top_k(chances, int(mask.count_nonzero())).to(mask.device)
+        else:
+            moved[name] = mask.flatten()[chances.flatten().argsort(stable=True).to(mask.device)].view_as(mask)
     return moved
 
 

@@ -56,12 +56,30 @@ def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
         density: fraction kept of all weights.
     Source: Evci et al. 2020, "Rigging the Lottery", section 3.
     """
-    totals = {name: shape.numel() for name, shape in shapes.items()}
+    # d_l n_l is proportional to the sum of the shape.
+    return _in_proportion({name: sum(shape) for name, shape in shapes.items()}, _totals(shapes), density)
+
+
+def equal(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
+    """Return the number of weights kept in each layer if all layers keep equally many, or all they have.
+
+    Arguments and rounding are those of ``erk``.
+
+    Source: Price and Tanner 2021, "Dense for the Price of Sparse", section 3, "equal per layer".
+    """
+    return _in_proportion(dict.fromkeys(shapes, 1), _totals(shapes), density)
+
+
+def _totals(shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+    return {name: shape.numel() for name, shape in shapes.items()}
+
+
+def _in_proportion(parts: Mapping[str, int], totals: Mapping[str, int], density: float) -> dict[str, int]:
+    """Return the numbers kept in proportion to the parts, of each layer at most all; see ``erk`` for the rounding."""
     wanted = num_kept(sum(totals.values()), density)
     full: set[str] = set()
     while True:
-        # d_l n_l is proportional to the sum of the shape.
-        shares = {name: float(sum(shape)) for name, shape in shapes.items() if name not in full}
+        shares = {name: float(part) for name, part in parts.items() if name not in full}
         left = wanted - sum(totals[name] for name in full)
         exact = {name: left * share / sum(shares.values()) for name, share in shares.items()}
         over = {name for name, count in exact.items() if count > totals[name]}

@@ -20,7 +20,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.masked_weight import MaskedWeight, states_of
-from lightning_subnets.masking.method import current_masks
+from lightning_subnets.masking.method import current_multipliers
 from lightning_subnets.masking.tensor_version import CachedWeight, TensorVersion
 
 _modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weight
@@ -37,7 +37,7 @@ def cached_weight(weight: MaskedWeight) -> tuple[Tensor, Tensor | None]:
     compiling = torch.compiler.is_compiling()
     if compiling and not state.externally_refreshed:
         # A compiled graph cannot check whether a tensor has changed.
-        mask = weight.mask()
+        mask = weight.multiplier()
         return state.method.effective_weight(weight.weight.detach(), mask), mask
     if not compiling:
         if state.cached and state.cached.product._version != state.cached.version:
@@ -119,11 +119,12 @@ def _compute(weights: Sequence[MaskedWeight]) -> None:
     # Leave inference mode, because training may reuse what an evaluation computes.
     with torch.inference_mode(False), torch.no_grad():
         for group in groups.values():
-            for each, mask in zip(group, current_masks(group), strict=True):
+            for each, mask in zip(group, current_multipliers(group), strict=True):
                 # Write to new memory, because a graph may still need the old product. A product with a bool mask, not
                 # viewed as bytes, takes a CPU twice as long.
                 out = torch.empty_like(each.weight)
-                product = each.method.effective_weight(each.weight, mask.view(torch.uint8), out=out)
+                factor = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
+                product = each.method.effective_weight(each.weight, factor, out=out)
                 sources = [TensorVersion(tensor) for tensor in _sources(each)]
                 kept = mask if each.weight.requires_grad else None
                 each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, sources)

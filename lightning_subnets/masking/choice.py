@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import nn
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.masking import allocation
-from lightning_subnets.masking.maskable import Weight, find_weights, matching
+from lightning_subnets.masking.maskable import NORMS, Weight, find_weights, matching
 from lightning_subnets.masking.masked_weight import is_masked
 from lightning_subnets.masking.method import Method
 
+Norms = Literal["frozen", "trained"]
+
 
 class Choice(NamedTuple):
-    """The weights to mask and how many of each to keep.
+    """The weights to mask, how many of each to keep, and whether norms are trained.
 
     Attributes:
         keep_dense: patterns of weights that stay dense: ``conv1``, ``head.*``. A pattern is read as ``fnmatch`` does
             and matches the name of a weight or of its module.
         also_mask: patterns of further parameters to mask, such as embeddings.
         densities: fraction of weights kept by pattern, in place of the method's density; the last match counts.
+        norms: whether the scales and shifts of norms are trained beside the scores.
     """
 
     keep_dense: tuple[str, ...] = ()
     also_mask: tuple[str, ...] = ()
     densities: Mapping[str, float] = {}
+    norms: Norms = "frozen"
 
     @classmethod
     def of(
-        cls, keep_dense: Iterable[str] | None, also_mask: Iterable[str] | None, densities: Mapping[str, float] | None
+        cls,
+        keep_dense: Iterable[str] | None,
+        also_mask: Iterable[str] | None,
+        densities: Mapping[str, float] | None,
+        norms: Norms,
     ) -> Choice:
         """Return a choice from the arguments of ``mask_``, None for those that are not given."""
         for argument, patterns in (("keep_dense", keep_dense), ("also_mask", also_mask)):
             if isinstance(patterns, str):
                 raise UserError(f"{argument} is the string {patterns!r}: give a list of patterns, [{patterns!r}]")
-        return cls(tuple(keep_dense or ()), tuple(also_mask or ()), dict(densities or {}))
+        if norms not in get_args(Norms):
+            raise unknown("value of norms", norms, get_args(Norms))
+        return cls(tuple(keep_dense or ()), tuple(also_mask or ()), dict(densities or {}), norms)
 
     def identity(self) -> dict[str, Any]:
         """Return the patterns that are set, as plain values for a checkpoint."""
-        values = (list(self.keep_dense), list(self.also_mask), dict(self.densities))
+        trained = self.norms if self.norms == "trained" else ""
+        values = (list(self.keep_dense), list(self.also_mask), dict(self.densities), trained)
         return {name: value for name, value in zip(self._fields, values, strict=True) if value}
 
 
@@ -62,6 +73,8 @@ def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice
         raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
     distribution = distribution_for(method, weights)
     _check_distribution(method, distribution)
+    if choice.norms == "trained":
+        _check_norms(network, method)
     masked, dense = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
     return Plan(masked, dense, distribution, *_num_kept(method, masked, choice))
 
@@ -85,13 +98,35 @@ def _check_distribution(method: Method, distribution: str | None) -> None:
         )
 
 
+def _check_norms(network: nn.Module, method: Method) -> None:
+    if method.trainable != "scores":
+        raise UserError(
+            f"norms = 'trained' is for methods that train scores, and {type(method).__name__} does not: leave it out"
+        )
+    if not any(True for _ in norm_parameters(network)):
+        raise UserError(
+            f"norms = 'trained', and {type(network).__name__} has no norms with scales and shifts: leave it out, or "
+            "build the network with norms"
+        )
+
+
+def norm_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the scales and shifts of a network's norms."""
+    for module in network.modules():
+        if isinstance(module, NORMS):
+            yield from module.parameters(recurse=False)
+
+
 def _num_kept(
     method: Method, chosen: Mapping[str, Weight], choice: Choice
 ) -> tuple[dict[str, int | None], dict[str, float]]:
     """Return the number kept and the density of each weight to mask."""
     sizes = {name: each.parameter.numel() for name, each in chosen.items()}
-    counts = {name: method.num_kept(size) for name, size in sizes.items()}
+    counts: dict[str, int | None] = {**method.counts({name: each.parameter.shape for name, each in chosen.items()})}
     densities = dict.fromkeys(sizes, method.density)
+    for name, size in sizes.items():
+        if (count := counts[name]) != method.num_kept(size) and count is not None:
+            densities[name] = count / size
     if choice.densities and (None in counts.values() or not method.cacheable):
         raise UserError(
             f"densities: {type(method).__name__} decides itself how many numbers of each weight it keeps. Take a "

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
-from lightning_subnets.masking.masked_weight import MaskedWeight, MaskState, masked_weights, scores_key, states_of
+from lightning_subnets.masking.masked_weight import (
+    MaskedWeight,
+    MaskState,
+    masked_weights,
+    multipliers,
+    scores_key,
+    states_of,
+)
 
 
 @cache
@@ -132,7 +139,9 @@ class _InTransform(torch.autograd.Function):
     @staticmethod
     def forward(group: Sequence[MaskedWeight], index: int, *tensors: Any) -> tuple[Tensor, Tensor]:
         method, pairs = group[index].method, zip(group, tensors[::2], tensors[1::2], strict=True)
-        found: list[Any] = [SimpleNamespace(weight=w, scores=s, num_kept=each.num_kept) for each, w, s in pairs]
+        found: list[Any] = [
+            SimpleNamespace(weight=w, scores=s, num_kept=each.num_kept, frozen=each.frozen) for each, w, s in pairs
+        ]
         mask = method.masks(found)[index]
         return method.effective_weight(tensors[2 * index].detach(), mask), mask
 
@@ -189,10 +198,11 @@ def install_(owners: list[tuple[nn.Module, str]], state: MaskState, scores: Tens
 
 
 @torch.no_grad()
-def remove_(network: nn.Module, masks: dict[str, Tensor]) -> None:
+def remove_(network: nn.Module) -> None:
     """Give the modules of a masked network their plain classes, in place, with the masks folded into the weights."""
+    multiplier = multipliers(network)
     for name, each in masked_weights(network).items():
-        each.weight.copy_(each.method.effective_weight(each.weight, masks[name]))
+        each.weight.copy_(each.method.effective_weight(each.weight, multiplier[name]))
     for module in network.modules():
         if states := states_of(module):
             module.__class__ = plain_class(module)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.masking import cached_weight, initialization, masked_class, masked_weight
-from lightning_subnets.masking.choice import Choice, Plan, plan
+from lightning_subnets.masking.choice import Choice, Norms, Plan, norm_parameters, plan
 from lightning_subnets.masking.maskable import Weight
 from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_weights, states_of
 from lightning_subnets.masking.method import Method, PruningData
@@ -32,6 +32,7 @@ def mask_(
     keep_dense: Iterable[str] = (),
     also_mask: Iterable[str] = (),
     densities: Mapping[str, float] | None = None,
+    norms: Norms = "frozen",
 ) -> nn.Module:
     """Mask the weights of a network in place, including those of the first and the last layer.
 
@@ -62,6 +63,8 @@ def mask_(
         keep_dense: patterns of the weights that stay dense, see ``Choice``; they are drawn like the others.
         also_mask: patterns of further parameters to mask.
         densities: fraction of weights kept by pattern, for methods that fix the number kept of each weight.
+        norms: ``trained`` trains the scales and shifts of norms beside the scores, as Diffenderfer and Kailkhura 2021,
+            section 4, "MPT + BN".
 
     Returns: the same network.
 
@@ -70,10 +73,10 @@ def mask_(
             nothing, or the method lacks batches or an input shape, or finds no masks. After any exception the network
             is as it was.
     """
-    planned = plan(network, method, weights, Choice.of(keep_dense, also_mask, densities))
+    planned = plan(network, method, weights, Choice.of(keep_dense, also_mask, densities, norms))
     data = PruningData(list(batches) if method.requires else (), input_shape, seed).checked_for(method)
     with _unchanged_after_an_error(network):
-        _install_(network, method, seed, planned)
+        _install_(network, method, seed, planned, norms)
         method.prune_(network, data)
     return network
 
@@ -82,13 +85,14 @@ def install_masks_(
     network: nn.Module, method: Method, *, weights: str | None, seed: int, choice: Choice | None = None
 ) -> None:
     """Mask a network as ``mask_`` does, but without pruning: the masks of a ``PruneAtInit`` keep all weights."""
-    planned = plan(network, method, weights, choice or Choice())
+    choice = choice or Choice()
+    planned = plan(network, method, weights, choice)
     with _unchanged_after_an_error(network):
-        _install_(network, method, seed, planned)
+        _install_(network, method, seed, planned, choice.norms)
 
 
 @torch.no_grad()
-def _install_(network: nn.Module, method: Method, seed: int, plan: Plan) -> None:
+def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: Norms) -> None:
     distribution = plan.distribution
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     if frozen:
@@ -97,6 +101,9 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan) -> None
         initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
     if method.trainable != "weights":
         network.requires_grad_(False)
+    if norms == "trained":
+        for parameter in norm_parameters(network):
+            parameter.requires_grad_(True)
     for name, each in (plan.masked | plan.dense).items():
         density = plan.densities.get(name, 1.0)
         origin = Origin(distribution, seed, initialization.stream_of(name), density) if distribution else None
@@ -105,7 +112,8 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan) -> None
         if name in plan.masked:
             stream = initialization.stream_of(name)
             scores = method.initial_scores(each.parameter.shape, seed=seed, stream=stream)
-            masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin), scores)
+            edges = method.frozen_edges(each.parameter.shape, density, seed=seed, stream=stream)
+            masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin, edges), scores)
     masked = list(masked_weights(network).values())
     if method.trainable == "last layer":
         for parameter in masked[-1].module.parameters(recurse=False):
@@ -132,7 +140,7 @@ def unmask_(network: nn.Module) -> nn.Module:
 
     Returns: the same network.
     """
-    masked_class.remove_(network, masked_weight.masks(network))
+    masked_class.remove_(network)
     for key, hook in list(network._forward_pre_hooks.items()):
         if hook is draw_masks_again_:
             del network._forward_pre_hooks[key]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.frozen_edges import FrozenEdges
 from lightning_subnets.masking.initialization import draw_weights
-from lightning_subnets.masking.method import Method, current_masks
+from lightning_subnets.masking.method import Method, as_mask, current_multipliers
 from lightning_subnets.masking.tensor_version import CachedWeight
 
 
@@ -37,6 +38,7 @@ class MaskState:
     method: Method
     num_kept: int | None
     origin: Origin | None
+    frozen: FrozenEdges | None = None
     global_group: tuple[MaskedWeight, ...] = ()
     drawn: Tensor | None = None  # the mask of this forward pass, if the method draws one for each
     cached: CachedWeight | None = None
@@ -101,6 +103,11 @@ class MaskedWeight:
         return self.state.origin
 
     @property
+    def frozen(self) -> FrozenEdges | None:
+        """The edges that are not searched, if the method has any."""
+        return self.state.frozen
+
+    @property
     def global_group(self) -> tuple[MaskedWeight, ...]:
         """All masked weights of the network, if the mask depends on the scores of the others too."""
         return self.state.global_group
@@ -115,7 +122,11 @@ class MaskedWeight:
 
     def mask(self) -> Tensor:
         """Return the current mask, boolean, shaped like the weight."""
-        return current_masks([self])[0]
+        return as_mask(self.multiplier())
+
+    def multiplier(self) -> Tensor:
+        """Return the current m of w_eff = w * m: the mask, or int8 if the method flips or multiplies weights."""
+        return current_multipliers([self])[0]
 
 
 def scores_key(key: str) -> str:
@@ -162,8 +173,13 @@ def scores_names(network: nn.Module) -> set[str]:
 
 def masks(network: nn.Module) -> dict[str, Tensor]:
     """Return the current mask of each masked weight by its name: boolean, shaped like the weight."""
+    return {name: as_mask(multiplier) for name, multiplier in multipliers(network).items()}
+
+
+def multipliers(network: nn.Module) -> dict[str, Tensor]:
+    """Return the m of w_eff = w * m of each masked weight by its name: boolean, or int8, see ``Method.masks``."""
     weights = masked_weights(network)
-    return dict(zip(weights, current_masks(list(weights.values())), strict=True))
+    return dict(zip(weights, current_multipliers(list(weights.values())), strict=True))
 
 
 def raw_weight(module: nn.Module, name: str = "weight") -> nn.Parameter:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation
+from lightning_subnets.masking.frozen_edges import FrozenEdges
 
 
 class ScoredWeight(Protocol):
@@ -29,6 +30,9 @@ class ScoredWeight(Protocol):
 
     @property
     def num_kept(self) -> int | None: ...
+
+    @property
+    def frozen(self) -> FrozenEdges | None: ...
 
     @property
     def global_group(self) -> Sequence[ScoredWeight]: ...
@@ -82,6 +86,7 @@ class Method(ABC):
         draws_masks: whether each forward pass of the network draws other masks, see ``ScoredWeight.drawn``.
         num_eval_passes: forward passes that an evaluation averages, if each pass draws other masks.
         global_ranking: whether the mask of a weight depends on the scores of the other weights too.
+        frozen: share of the weights that are not searched; a method with this argument reads ``ScoredWeight.frozen``.
     """
 
     density: float
@@ -93,6 +98,7 @@ class Method(ABC):
     ranks_by_magnitude: ClassVar[bool] = False
     rerandomizes: ClassVar[bool] = False
     draws_masks: ClassVar[bool] = False
+    frozen: float = 0.0
 
     @property
     def num_eval_passes(self) -> int:
@@ -113,6 +119,17 @@ class Method(ABC):
         """Return how many of a weight's numbers are kept, or None if the method does not fix the number in advance."""
         return allocation.num_kept(total, self.density)
 
+    def counts(self, shapes: Mapping[str, torch.Size]) -> dict[str, int] | dict[str, int | None]:
+        """Return how many numbers of each weight are kept, by name; by default, ``num_kept`` of each."""
+        return {name: self.num_kept(shape.numel()) for name, shape in shapes.items()}
+
+    def frozen_edges(self, shape: torch.Size, density: float, *, seed: int, stream: str) -> FrozenEdges | None:
+        """Return the edges of a weight that are not searched; the share ``density`` of them is always kept."""
+        if not self.frozen:
+            return None
+        always, never = (int(self.frozen * share * shape.numel()) for share in (density, 1 - density))
+        return FrozenEdges.draw(shape, always=always, never=never, seed=seed, stream=stream)
+
     @abstractmethod
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor | None:
         """Return a weight's first scores, on the CPU, or None for a method without scores."""
@@ -123,7 +140,10 @@ class Method(ABC):
 
     @abstractmethod
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        """Return the boolean masks of these weights, a pure function of their values, scores and ``num_kept``."""
+        """Return the masks of these weights, a pure function of their values, scores, ``frozen`` and ``num_kept``.
+
+        A mask is boolean, or int8 if it flips the sign of a weight or multiplies it by more than 1.
+        """
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027
         """Choose the masks of a masked network before training; by default, leave the masks to training."""
@@ -138,7 +158,7 @@ class Method(ABC):
         """
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return w_eff = w * m, the weight that a module computes with; the mask is bool or uint8."""
+        """Return w_eff = w * m, the weight that a module computes with; the mask is bool, uint8 or int8."""
         return torch.mul(weight, mask, out=out)
 
     def masked_weight(self, weight: ScoredWeight) -> Tensor:
@@ -154,10 +174,18 @@ class Method(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not train scores")
 
 
-def current_masks(weights: Sequence[ScoredWeight]) -> list[Tensor]:
-    """Return the masks of some weights of one network; a mask may depend on the others of its global group."""
+def current_multipliers(weights: Sequence[ScoredWeight]) -> list[Tensor]:
+    """Return the m of w_eff = w * m for some weights of one network, see ``Method.masks``.
+
+    The mask of a weight may depend on the others of its global group.
+    """
     group = weights[0].global_group
     if not group:
         return weights[0].method.masks(weights)
     found = dict(zip(group, weights[0].method.masks(group), strict=True))
     return [found[weight] for weight in weights]
+
+
+def as_mask(multiplier: Tensor) -> Tensor:
+    """Return the boolean mask of a multiplier: True where it is not 0."""
+    return multiplier if multiplier.dtype == torch.bool else multiplier != 0

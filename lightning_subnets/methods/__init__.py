@@ -13,13 +13,16 @@ from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.iterand import IteRand
 from lightning_subnets.methods.linear_probe import LinearProbe
 from lightning_subnets.methods.magnitude import Magnitude
+from lightning_subnets.methods.multicoated import Multicoated
+from lightning_subnets.methods.partially_frozen import PartiallyFrozen
 from lightning_subnets.methods.phew import PHEW
 from lightning_subnets.methods.random import Random
+from lightning_subnets.methods.signed_supermask import SignedSupermask
 from lightning_subnets.methods.snip import SNIP
 from lightning_subnets.methods.supermask import Supermask
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
 __all__ = [
     "DNW", "PHEW", "SNIP", "Biprop", "Dense", "EdgePopup", "FixedMask", "GraSP", "IteRand", "LinearProbe", "Magnitude",
-    "Random", "Supermask", "SynFlow", "SynFlowL2",
+    "Multicoated", "PartiallyFrozen", "Random", "SignedSupermask", "Supermask", "SynFlow", "SynFlowL2",
 ]  # fmt: skip

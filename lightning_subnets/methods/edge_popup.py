@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from lightning_subnets.masking import allocation, initialization, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
 from lightning_subnets.masking.method import Method, ScoredWeight
+
+Allocation = Literal["uniform", "erk", "equal", "global"]
 
 
 class EdgePopup(Method):
@@ -22,9 +24,10 @@ class EdgePopup(Method):
 
     Args:
         density: fraction of the weights kept, in (0, 1].
-        allocation: ``uniform`` keeps this fraction of every layer, as in the paper; ``global`` keeps the highest scores
-            of all layers together, and all scores start from U(-b, b) with one b: the paper's b is smaller in larger
-            layers, which would start empty.
+        allocation: ``uniform`` keeps this fraction of every layer, as in the paper. ``erk`` keeps more of small layers,
+            see ``allocation.erk``; ``equal`` keeps equally many weights of every layer. ``global`` keeps the highest
+            scores of all layers together, and all scores start from U(-b, b) with one b: the paper's b is smaller in
+            larger layers, which would start empty.
         absolute: whether to rank by |s|, as the paper's public code does; otherwise by s, with ds = w * dL/dw_eff.
 
     Raises:
@@ -35,11 +38,9 @@ class EdgePopup(Method):
     trainable = "scores"
     spread: ClassVar[float] = 1.0  # see ``initialization.draw_scores``
 
-    def __init__(
-        self, density: float, allocation: Literal["uniform", "global"] = "uniform", absolute: bool = True
-    ) -> None:
+    def __init__(self, density: float, allocation: Allocation = "uniform", absolute: bool = True) -> None:
         self.density, self.absolute = check_density(density), absolute
-        self.allocation = check_allocation(allocation, ("uniform", "global"))
+        self.allocation = check_allocation(allocation, get_args(Allocation))
 
     @property
     def global_ranking(self) -> bool:
@@ -47,6 +48,12 @@ class EdgePopup(Method):
 
     def num_kept(self, total: int) -> int | None:
         return None if self.global_ranking else super().num_kept(total)
+
+    def counts(self, shapes: Mapping[str, torch.Size]) -> dict[str, int] | dict[str, int | None]:
+        if self.allocation in ("erk", "equal"):
+            chosen = allocation.erk if self.allocation == "erk" else allocation.equal
+            return chosen(shapes, self.density)
+        return super().counts(shapes)
 
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
         scores = initialization.draw_scores(shape, seed=seed, stream=stream, spread=self.spread)

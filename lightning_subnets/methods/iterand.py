@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import nn
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import initialization
-from lightning_subnets.methods.edge_popup import EdgePopup
+from lightning_subnets.methods.edge_popup import Allocation, EdgePopup
 
 STEP = 128  # images per step of the period
 
@@ -48,7 +46,7 @@ class IteRand(EdgePopup):
         density: float,
         every: int = 300,
         share: float = 0.1,
-        allocation: Literal["uniform", "global"] = "uniform",
+        allocation: Allocation = "uniform",
         absolute: bool = False,
     ) -> None:
         super().__init__(density, allocation, absolute)

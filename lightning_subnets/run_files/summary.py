@@ -55,6 +55,11 @@ class Summary(Strict):
     versions: dict[str, str] = Field(default={})
 
 
+def weights_digest(module: SubnetModule) -> str:
+    """Return the digest of the frozen weights, or of all if the method trains them."""
+    return digest.weights_digest(module.network, frozen=module.method.trainable == "scores")
+
+
 def summarize(
     module: SubnetModule, data: LightningDataModule, *, digest_before: str, seconds: float
 ) -> tuple[dict[str, Any], Diagnosis | None]:
@@ -74,7 +79,7 @@ def summarize(
     masks = masking.masks(network)
     kept = sum(int(mask.sum()) for mask in masks.values())
     total = sum(mask.numel() for mask in masks.values())
-    digest_after = digest.weights_digest(network)
+    digest_after = weights_digest(module)
     diagnosis = log10_trace = None
     if kept < total and isinstance(data, ImageDataModule):
         found = diagnosis_of(network, data.image_shape)
@@ -155,6 +160,7 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     from rich.table import Table
 
     accuracy, unchanged = summary["test_accuracy"], summary["weights_unchanged"]
+    changed = "none but the norms" if summary.get("norms") == "trained" else "none"
     last, best = (" (last.ckpt)", " (best.ckpt)") if (run / "checkpoints" / "last.ckpt").is_file() else ("", "")
     rows = {
         "test accuracy": "not tested" if accuracy is None else f"{accuracy:.2%} after the last epoch{last}",
@@ -163,7 +169,7 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
         if "best_epoch" in summary
         else "none",
         "weights kept": f"{summary['kept']:,} of {summary['total']:,} ({summary['density']:.1%})",
-        "weights changed": f"none: sha256 {summary['weights_digest'][:16]}… before and after"
+        "weights changed": f"{changed}: sha256 {summary['weights_digest'][:16]}… before and after"
         if unchanged
         else "yes, by this method",
         "training": f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s",

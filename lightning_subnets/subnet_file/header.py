@@ -17,7 +17,28 @@ from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_weights
 
 Json = dict[str, Any]
 
-VERSION = 2
+VERSION = 3
+
+# What version 3 added. A file without these parts is of version 2, so that older releases read it.
+_SINCE_3 = {"levels": None, "flipped": None, "frozen": None, "norms": "frozen"}
+
+
+@dataclass
+class Part:
+    """A mask over some edges of a weight: how many it keeps, and its code, see ``mask_codec``."""
+
+    kept: int
+    code: str
+
+
+@dataclass
+class Frozen:
+    """The edges that are not searched, see ``masking.frozen_edges``."""
+
+    always: int
+    never: int
+    seed: int
+    stream: str
 
 
 @dataclass
@@ -34,6 +55,9 @@ class Layer:
     magnitude: float | None = None
     gain: float | None = None
     of: Literal["weight", "sign"] = "weight"
+    levels: list[Part] | None = None  # of the multiplier, see multiplier_code; also for flipped and frozen
+    flipped: Part | None = None
+    frozen: Frozen | None = None
 
     def __post_init__(self) -> None:
         # Check the number of sizes before multiplying them: the product of a million sizes takes minutes.
@@ -42,6 +66,12 @@ class Layer:
             raise UserError(
                 f"a weight of shape {reprlib.repr(self.shape)} cannot keep {reprlib.repr(self.kept)} numbers"
             )
+        if (self.levels is None) != (self.flipped is None) or len(self.levels or ()) > 126:
+            raise UserError("a multiplier of a weight has levels without signs, or more than 126 levels")
+        if self.frozen and not (
+            0 <= self.frozen.always <= self.kept and 0 <= self.frozen.never <= self.size - self.kept
+        ):
+            raise UserError(f"a weight of {self.size} numbers that keeps {self.kept} cannot freeze {self.frozen}")
         if self.density is not None and not 0 < self.density <= 1:
             raise UserError(f"a weight was drawn for a density of {self.density}, outside (0, 1]")
         if self.num_kept is not None and not 0 <= self.num_kept <= self.size:
@@ -111,6 +141,7 @@ class Header:
     layers: dict[str, Layer]  # the masked weights, by the full names of their parameters
     digests: Digests
     density: float  # the fraction of weights kept, over all masked weights
+    norms: Literal["frozen", "trained"] = "frozen"
     dense: dict[str, str] = field(default_factory=dict)  # weights that are drawn and not masked, with their streams
     classes: list[str] = field(default_factory=list)
     accuracy: dict[str, float] = field(default_factory=dict)
@@ -142,15 +173,21 @@ class Header:
         return {name: getattr(self, name) for name in ("classes", "accuracy", "preprocessing", "config")}
 
     def to_json(self, sha256: str) -> str:
-        content = {"version": VERSION, "sha256": sha256, **dataclasses.asdict(self)}
+        content = {"version": 2, "sha256": sha256, **dataclasses.asdict(self)}
+        for part in (content, *content["layers"].values()):
+            for key, default in _SINCE_3.items():
+                if key in part and part[key] == default:
+                    del part[key]
+                elif key in part:
+                    content["version"] = VERSION
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, content: Json) -> Header:
         version = content.pop("version", None)
-        if type(version) is not int or version not in (1, VERSION):
+        if type(version) is not int or version not in (1, 2, VERSION):
             raise UserError(
-                f"format version {version!r:.20} is unknown, expected 1 or {VERSION}: upgrade lightning-subnets"
+                f"format version {version!r:.20} is unknown, expected 1 to {VERSION}: upgrade lightning-subnets"
             )
         if version == 1 and isinstance(layers := content.get("layers"), dict):
             content["layers"] = {f"{name}.weight" if name else "weight": each for name, each in layers.items()}

@@ -15,11 +15,12 @@ from lightning_subnets import masking, methods
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest, is_masked
 from lightning_subnets.masking.choice import Choice
+from lightning_subnets.masking.frozen_edges import FrozenEdges
 from lightning_subnets.masking.maskable import is_weight
-from lightning_subnets.masking.masked_weight import MaskedWeight, Origin, masked_weights, scores_names
-from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.masked_weight import MaskedWeight, Origin, masked_weights, multipliers, scores_names
+from lightning_subnets.masking.method import Method, as_mask
 from lightning_subnets.masking.other_parameters import initialize_others_
-from lightning_subnets.subnet_file import mask_codec, weight_code
+from lightning_subnets.subnet_file import multiplier_code, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container, naming_file
 from lightning_subnets.subnet_file.header import Header
@@ -52,7 +53,7 @@ def masks_in(path: str | Path) -> dict[str, Tensor]:
     """Return the boolean masks of a ``.subnet`` file by weight, without building its network; see ``load_subnet``."""
     file = Container(path)
     with naming_file(path):
-        return {name: _mask(file, name) for name in file.header.layers}
+        return {name: as_mask(multiplier_of(file, name)) for name in file.header.layers}
 
 
 def _load(file: Container, masked: bool, network: nn.Module | None) -> nn.Module:
@@ -74,9 +75,9 @@ def _load(file: Container, masked: bool, network: nn.Module | None) -> nn.Module
     weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
     for key, parameter in parameters.items():
         if key in header.layers:
-            mask = _mask(file, key)
-            digest.update_(masks_digest, header.stored_name(key), mask)
-            _fill_(parameter, weights.get(key), file, key, mask, weights_digest)
+            multiplier = multiplier_of(file, key)
+            digest.update_(masks_digest, header.stored_name(key), multiplier)
+            _fill_(parameter, weights.get(key), file, key, multiplier, weights_digest)
         elif key not in scores:
             if key in header.dense:
                 _draw_dense_(parameter, header, key)
@@ -126,6 +127,7 @@ def _choice(file: Container, network: nn.Module) -> Choice:
     return Choice(
         keep_dense=tuple(glob.escape(name) for name in weights if name not in header.layers),
         also_mask=tuple(glob.escape(name) for name in header.layers if owned[id(parameters[name])] != {True}),
+        norms=header.norms,
     )
 
 
@@ -146,14 +148,10 @@ def _method(header: Header) -> Method:
     return method
 
 
-def _mask(file: Container, name: str) -> Tensor:
-    entry, data = file.header.layers[name], file.take(f"mask/{file.header.stored_name(name)}")
-    if data.dtype != torch.uint8 or data.dim() != 1:
-        raise UserError(f"the mask of {name!r:.100} has dtype {data.dtype} and {data.dim()} dimensions")
-    mask = mask_codec.decode(entry.code, data.numpy().tobytes(), entry.size)
-    if (kept := int(np.count_nonzero(mask))) != entry.kept:
-        raise UserError(f"the mask of {name!r:.100} keeps {kept} weights instead of {entry.kept}")
-    return torch.from_numpy(mask).view(entry.shape)
+def multiplier_of(file: Container, name: str) -> Tensor:
+    """Return the m of a weight of the file, w_eff = w * m: its mask, or int8."""
+    stored_name = file.header.stored_name(name)
+    return multiplier_code.decode(file.header.layers[name], name, lambda part: file.take(f"{part}/{stored_name}"))
 
 
 @torch.no_grad()
@@ -162,11 +160,11 @@ def _fill_(
     masked: MaskedWeight | None,
     file: Container,
     name: str,
-    mask: Tensor,
+    multiplier: Tensor,
     weights_digest: hashlib._Hash,
 ) -> None:
     """Restore a weight, add it to the digest, then apply the mask to the weight or, if it is masked, to its scores."""
-    header, entry = file.header, file.header.layers[name]
+    header, entry, mask = file.header, file.header.layers[name], as_mask(multiplier)
     if entry.weights != "drawn":
         stored = file.take(f"{entry.weights}/{header.stored_name(name)}")
         weight_code.decode(entry, stored, mask, out=weight)
@@ -178,7 +176,7 @@ def _fill_(
             weight.copy_(header.weights.draw(weight, entry.stream, entry.density))
     digest.update_(weights_digest, name, weight)
     if masked is None:
-        weight_code.apply_(entry, weight, mask)
+        weight_code.apply_(entry, weight, multiplier)
         return
     if entry.weights != "drawn" and masked.method.trainable == "scores" and entry.stream:
         # A dropped weight may be kept again, so the seed's value takes the place of the stored 0.
@@ -187,10 +185,12 @@ def _fill_(
     if masked.origin and entry.stream:
         density = header.weights.density if entry.density is None else entry.density
         masked.state.origin = masked.origin._replace(stream=entry.stream, density=density)
+    if masked.frozen and entry.frozen:  # weights that came with the network have no seed of their own
+        masked.state.frozen = FrozenEdges.draw(weight.shape, **vars(entry.frozen))
     if masked.num_kept is not None and entry.num_kept is not None:
         masked.state.num_kept = entry.num_kept
     if masked.scores is not None:
-        masked.scores.copy_(masked.method.scores_for_mask(mask.to(masked.scores.device), masked.scores))
+        masked.scores.copy_(masked.method.scores_for_mask(multiplier.to(masked.scores.device), masked.scores))
 
 
 @torch.no_grad()
@@ -217,7 +217,7 @@ def _copy_(file: Container, key: str, to: Tensor) -> None:
 
 def _check_masks(network: nn.Module, header: Header) -> None:
     """Check that the method restores the file's masks from the scores and the weights."""
-    found = masking.masks(network)
+    found = multipliers(network)
     masks_digest = hashlib.sha256()
     for name in sorted(found):
         digest.update_(masks_digest, header.stored_name(name), found[name])

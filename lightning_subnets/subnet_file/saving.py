@@ -15,12 +15,13 @@ from lightning_subnets._version import versions
 from lightning_subnets.atomic_file import check_place
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import MaskedWeight, digest, masked_weights
-from lightning_subnets.masking import masks as current_masks
+from lightning_subnets.masking.choice import Norms, norm_parameters
 from lightning_subnets.masking.initialization import stream_of
 from lightning_subnets.masking.maskable import is_weight
-from lightning_subnets.masking.masked_weight import scores_names
+from lightning_subnets.masking.masked_weight import multipliers, scores_names
+from lightning_subnets.masking.method import as_mask
 from lightning_subnets.masking.other_parameters import initial_value
-from lightning_subnets.subnet_file import container, mask_codec, weight_code
+from lightning_subnets.subnet_file import container, multiplier_code, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, Method, Network, Weights
 
@@ -38,9 +39,10 @@ def save_subnet(
 ) -> None:
     """Save a masked network into a file: the seed of its weights, and about one bit per weight.
 
-    The masks of n weights at density d take about their entropy, n H(d) bits. Weights that the seed gives take nothing.
-    Otherwise the kept weights are stored, with one bit each if all have the same magnitude. Running statistics are
-    stored, and biases and norms if they were trained. Scores are not stored.
+    The masks of n weights at density d take about their entropy, n H(d) bits; so do signs and levels of masks that flip
+    or multiply weights. Edges that are not searched take nothing, and neither do weights that the seed gives. Otherwise
+    the kept weights are stored, with one bit each if all have the same magnitude. Running statistics are stored, and
+    biases and norms if they were trained. Scores are not stored.
 
     Args:
         net: the masked network; it is not changed.
@@ -80,6 +82,7 @@ def save_subnet(
         layers={name: Layer(list(each.weight.shape), kept=0) for name, each in weights.items()},
         digests=Digests("", ""),
         density=0.0,
+        norms=_norms(net, first.method.trainable),
         classes=list(classes),
         accuracy=dict(accuracy or {}),
         preprocessing=dict(preprocessing or {}),
@@ -89,13 +92,13 @@ def save_subnet(
     _check_readable(header)  # before the masks are computed and encoded
     tensors: dict[str, Tensor] = {}
     weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
-    masks, parameters = current_masks(net), dict(sorted(net.named_parameters()))
+    multiplier, parameters = multipliers(net), dict(sorted(net.named_parameters()))
     for key, parameter in parameters.items():
         if key in weights:
-            mask = masks[key].cpu()
-            header.layers[key], weight = _encode_weight(key, weights[key], mask, header.weights, tensors)
+            each = weights[key], multiplier[key].cpu()
+            header.layers[key], weight, stored = _encode_weight(key, *each, header.weights, tensors)
             digest.update_(weights_digest, key, weight)
-            digest.update_(masks_digest, key, mask)
+            digest.update_(masks_digest, key, stored)
         elif key not in scores:
             digest.update_(weights_digest, key, parameter)
             if _is_drawn(net, key, parameter, header.weights):
@@ -114,6 +117,11 @@ def save_subnet(
         ) from error
 
 
+def _norms(net: nn.Module, trainable: str) -> Norms:
+    trained = trainable == "scores" and any(each.requires_grad for each in norm_parameters(net))
+    return "trained" if trained else "frozen"
+
+
 def _check_readable(header: Header) -> None:
     try:
         content = json.loads(header.to_json(sha256=""))
@@ -124,24 +132,25 @@ def _check_readable(header: Header) -> None:
 
 
 def _encode_weight(
-    name: str, masked: MaskedWeight, mask: Tensor, drawn_from: Weights, tensors: dict[str, Tensor]
-) -> tuple[Layer, Tensor]:
-    """Add a weight's tensors to ``tensors``; return its header entry and the weight that ``load_subnet`` restores."""
+    name: str, masked: MaskedWeight, multiplier: Tensor, drawn_from: Weights, tensors: dict[str, Tensor]
+) -> tuple[Layer, Tensor, Tensor]:
+    """Add a weight's tensors to ``tensors``; return its header entry, and w and m as ``load_subnet`` restores them."""
     weight, origin = masked.weight.detach().cpu(), masked.origin
     drawn, stream, density = None, "", None
     if origin and (origin.distribution, origin.seed) == (drawn_from.distribution, drawn_from.seed):
         stream, density = origin.stream, origin.density if origin.density != drawn_from.density else None
         drawn = drawn_from.draw(weight, stream, density)
-    entry, stored = weight_code.encode(weight, masked.method.effective_weight(weight, mask), mask, drawn)
-    entry.code, data = mask_codec.encode(mask.flatten().numpy())
+    effective = masked.method.effective_weight(weight, multiplier)
+    entry, stored, multiplier = weight_code.encode(weight, effective, multiplier, drawn)
+    parts = multiplier_code.encode(entry, multiplier, masked.frozen)
+    tensors |= {f"{part}/{name}": data for part, data in parts.items()}
     entry.stream, entry.density = stream, density
     if masked.num_kept != masked.method.num_kept(weight.numel()):
         entry.num_kept = masked.num_kept
-    tensors[f"mask/{name}"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if stored is not None:
         tensors[f"{entry.weights}/{name}"] = stored
-        weight_code.decode(entry, stored, mask, out=(weight := torch.empty_like(weight)))
-    return entry, weight
+        weight_code.decode(entry, stored, as_mask(multiplier), out=(weight := torch.empty_like(weight)))
+    return entry, weight, multiplier
 
 
 def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[str, Json]:

@@ -9,7 +9,7 @@ w_eff runs the network, and training continues from w. The file stores w as
 
 If the mask is 1, w_eff is
 
-    w                   for most methods
+    w * m               for most methods, m of ``multiplier_code``
     gain * w            for a ``Supermask`` with dynamic scaling
     gain * sign(w)      for ``Biprop``
 """
@@ -21,17 +21,21 @@ import torch
 from torch import Tensor
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.method import as_mask
 from lightning_subnets.subnet_file.header import Layer
 
 
-def encode(weight: Tensor, effective: Tensor, mask: Tensor, drawn: Tensor | None) -> tuple[Layer, Tensor | None]:
-    """Return a layer's entry in the header, without the mask's code, and the flat tensor to store, if any.
+def encode(
+    weight: Tensor, effective: Tensor, multiplier: Tensor, drawn: Tensor | None
+) -> tuple[Layer, Tensor | None, Tensor]:
+    """Return a layer's entry in the header, without the mask's code; the flat tensor to store, if any; and m.
 
     ``drawn`` holds the weights that the seed gives, if there is a seed. All tensors are on the CPU. ``torch.equal``
     means equal to the bit, except that +0 equals -0.
     """
+    mask = as_mask(multiplier)
     layer = Layer(shape=list(weight.shape), kept=int(mask.count_nonzero()))
-    if not torch.equal(effective, weight * mask):
+    if not torch.equal(effective, weight * multiplier):
         kept, used = weight[mask], effective[mask]
         scale = (mask.numel() / mask.sum().clamp(min=1)).to(used)
         if torch.equal(used, kept * scale):
@@ -39,16 +43,16 @@ def encode(weight: Tensor, effective: Tensor, mask: Tensor, drawn: Tensor | None
         elif torch.equal(used, kept.sign() * (gain := used[:1].abs())):
             layer.gain, layer.of = float(gain), "sign"
         else:  # a method of another package: only w_eff is stored
-            weight = effective
+            weight, multiplier = effective, mask
     if drawn is not None and torch.equal(weight, drawn):
-        return layer, None
+        return layer, None, multiplier
     kept = weight[mask]
     magnitude = kept[:1].abs()
     if len(kept) and torch.equal(kept.abs(), magnitude.expand_as(kept)):
         layer.weights, layer.magnitude = "signs", float(magnitude)
-        return layer, torch.from_numpy(np.packbits(kept.signbit().numpy()))
+        return layer, torch.from_numpy(np.packbits(kept.signbit().numpy())), multiplier
     layer.weights = "values"
-    return layer, kept
+    return layer, kept, multiplier
 
 
 def decode(layer: Layer, stored: Tensor, mask: Tensor, out: Tensor) -> None:
@@ -69,10 +73,10 @@ def decode(layer: Layer, stored: Tensor, mask: Tensor, out: Tensor) -> None:
     out.zero_()[mask.to(out.device)] = stored.to(out.device)
 
 
-def apply_(layer: Layer, weight: Tensor, mask: Tensor) -> None:
+def apply_(layer: Layer, weight: Tensor, multiplier: Tensor) -> None:
     """Turn w into w_eff in place."""
     if layer.of == "sign":
         weight.sign_()
     if layer.gain is not None:
         weight.mul_(torch.tensor(layer.gain, dtype=weight.dtype))
-    weight.mul_(mask.to(weight.device))
+    weight.mul_(multiplier.to(weight.device))

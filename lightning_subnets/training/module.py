@@ -22,7 +22,7 @@ from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.datamodules.pruning_batches import pruning_data
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, prune_at_init
-from lightning_subnets.masking.choice import Choice, distribution_for
+from lightning_subnets.masking.choice import Choice, Norms, distribution_for
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint as subnet_checkpoint
 from lightning_subnets.training import preflight, resuming, run_masks, trial_pass
@@ -68,6 +68,7 @@ class SubnetModule(MaskedModule):
         keep_dense: patterns of weights that stay dense, see ``mask_``.
         also_mask: patterns of further parameters to mask.
         densities: fraction of weights kept by pattern, instead of the method's density.
+        norms: whether the scales and shifts of norms are ``trained`` beside the scores, or ``frozen``.
 
     Raises:
         ValueError: if an argument is out of range, or the network cannot be masked.
@@ -90,6 +91,7 @@ class SubnetModule(MaskedModule):
         keep_dense: list[str] | None = None,
         also_mask: list[str] | None = None,
         densities: dict[str, float] | None = None,
+        norms: Norms = "frozen",
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing <= 1.0:
@@ -100,7 +102,7 @@ class SubnetModule(MaskedModule):
             raise UserError(f"lr_batch_size = {lr_batch_size} is below 1")
         seed = int(seed)  # jsonargparse returns a subclass of int, which a checkpoint would name
         weights = distribution_for(method, weights)
-        choice = Choice.of(keep_dense, also_mask, densities)
+        choice = Choice.of(keep_dense, also_mask, densities, norms)
         self.network, self.method, self.seed = network, method, seed
         self.identity = {
             "network": type(network).__name__,

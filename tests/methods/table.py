@@ -21,7 +21,10 @@ from lightning_subnets import (
     LinearProbe,
     Magnitude,
     Method,
+    Multicoated,
+    PartiallyFrozen,
     Random,
+    SignedSupermask,
     Supermask,
     SynFlow,
     SynFlowL2,
@@ -46,7 +49,12 @@ SCORES_TRAINED = [
     Row(EdgePopup, {"density": 0.3}),
     Row(EdgePopup, {"density": 0.5, "absolute": False}),
     Row(EdgePopup, {"density": 0.8, "allocation": "global"}, by_layer=False),
+    Row(EdgePopup, {"density": 0.3, "allocation": "erk"}, by_layer=False),
+    Row(EdgePopup, {"density": 0.3, "allocation": "equal"}, by_layer=False),
     Row(Biprop, {"density": 0.3}),
+    Row(PartiallyFrozen, {"density": 0.3, "frozen": 0.7}),
+    Row(Multicoated, {"density": 0.3}),
+    Row(Multicoated, {"density": 0.3, "signed": True, "frozen": 0.7}),
     Row(IteRand, {"density": 0.3, "every": 1}),
 ]
 CHOSEN = [
@@ -62,7 +70,7 @@ CHOSEN = [
 ]
 OF_A_DENSITY = [*SCORES_TRAINED, Row(DNW, {"density": 0.3}), *CHOSEN]
 EXACT = [*OF_A_DENSITY, Row(Dense, {}), Row(LinearProbe, {})]
-EVERY = [*EXACT, Row(Supermask, {"density": 0.3})]
+EVERY = [*EXACT, Row(SignedSupermask, {"density": 0.3}), Row(Supermask, {"density": 0.3})]
 
 
 def shuffle_net() -> nn.Module:

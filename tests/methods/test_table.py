@@ -44,7 +44,14 @@ from lightning_subnets.masking.digest import weights_digest
 from lightning_subnets.training.module import SubnetModule
 
 # One method that trains scores, one that prunes at initialisation, one that redraws weights, one that draws masks.
-SAMPLE = ("EdgePopup density=0.3", "SNIP density=0.3", "IteRand density=0.3 every=1", "Supermask density=0.3")
+# And one whose masks are integers.
+SAMPLE = (
+    "EdgePopup density=0.3",
+    "SNIP density=0.3",
+    "IteRand density=0.3 every=1",
+    "Multicoated density=0.3 signed=True frozen=0.7",
+    "Supermask density=0.3",
+)
 
 
 def each_of(rows: list[Row]) -> pytest.MarkDecorator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -159,7 +158,8 @@ def trainable(network: nn.Module) -> list[str]:
 
 def content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header, as in JSON, and the tensors of a file."""
-    return dataclasses.asdict(Container(path).header), load_file(path)
+    header = json.loads(Container(path).header.to_json(sha256=""))
+    return {key: value for key, value in header.items() if key not in ("version", "sha256")}, load_file(path)
 
 
 class RawHeader:

@@ -17,7 +17,7 @@ BINARY = torch.tensor([[0.5, -0.5, 0.5], [-0.5, -0.5, 0.5]])
 
 def round_trip(weight: Tensor, effective: Tensor, mask: Tensor, drawn: Tensor | None) -> tuple[Layer, Tensor]:
     """Return the layer's header entry, and w_eff after decoding."""
-    layer, stored = encode(weight, effective, mask, drawn)
+    layer, stored, _ = encode(weight, effective, mask, drawn)
     out = torch.full_like(weight, 7)
     if stored is None:
         assert drawn is not None
@@ -46,7 +46,7 @@ def test_every_form_is_restored(form: str, dtype: torch.dtype) -> None:
 def test_dropped_weights_that_differ_from_the_drawn_ones_are_stored_as_zeros() -> None:
     drawn = WEIGHT.clone()
     drawn[0, 2] = 9
-    layer, stored = encode(WEIGHT, WEIGHT * MASK, MASK, drawn)
+    layer, stored, _ = encode(WEIGHT, WEIGHT * MASK, MASK, drawn)
     assert layer.weights == "values"
     assert stored is not None
     assert torch.equal(stored, WEIGHT[MASK])
@@ -65,7 +65,7 @@ def test_a_layer_that_keeps_nothing_or_everything_is_restored() -> None:
 
 
 def test_signs_take_a_bit_each() -> None:
-    layer, stored = encode(BINARY, BINARY * MASK, MASK, None)
+    layer, stored, _ = encode(BINARY, BINARY * MASK, MASK, None)
     assert (layer.weights, layer.magnitude) == ("signs", 0.5)
     assert stored is not None
     assert stored.tolist() == [0b01100000]

@@ -1,0 +1,50 @@
+"""Edges that are never searched: a random part of a weight is always kept, another part never."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_subnets.masking import initialization, selection
+
+
+@dataclass
+class FrozenEdges:
+    """The frozen edges of one weight, a function of the seed.
+
+    Attributes:
+        always: how many numbers are kept, whatever their scores.
+        never: how many are not.
+        seed: of the draw.
+        stream: of random bits, see ``initialization.stream_of``.
+        pattern: int8, shaped like the weight: 1 always kept, -1 never kept, 0 searched.
+    """
+
+    always: int
+    never: int
+    seed: int
+    stream: str
+    pattern: Tensor
+
+    @classmethod
+    def draw(cls, shape: torch.Size, *, always: int, never: int, seed: int, stream: str) -> FrozenEdges:
+        chances = initialization.draw_chances(shape, seed=seed, stream=f"{stream} frozen")
+        pattern = selection.top_k(chances, always).to(torch.int8) - selection.top_k(-chances, never).to(torch.int8)
+        return cls(always, never, seed, stream, pattern)
+
+    def on(self, device: torch.device) -> Tensor:
+        """Return the pattern on a device, where it then stays."""
+        if self.pattern.device != device:
+            self.pattern = self.pattern.to(device)
+        return self.pattern
+
+
+def searched_scores(scores: Tensor, frozen: FrozenEdges | None, *, always: float = math.inf) -> Tensor:
+    """Return the scores of the searched edges, ``always`` for edges that are always kept, and -inf for the others."""
+    if frozen is None:
+        return scores
+    pattern = frozen.on(scores.device)
+    return scores.masked_fill(pattern == 1, always).masked_fill(pattern == -1, -math.inf)

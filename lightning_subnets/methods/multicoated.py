@@ -1,0 +1,96 @@
+"""Multicoated supermasks: nested masks whose sum multiplies the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking import selection
+from lightning_subnets.masking.frozen_edges import searched_scores
+from lightning_subnets.masking.method import ScoredWeight
+from lightning_subnets.methods.edge_popup import Allocation
+from lightning_subnets.methods.partially_frozen import PartiallyFrozen
+
+
+class Multicoated(PartiallyFrozen):
+    """A subnetwork of random weights, each multiplied by the number of nested masks that it is in.
+
+    Forward:  w_eff = w * m, m = sum over j of 1[|s| >= t_j], in 0..M. Coat 1 has a weight's k largest |s|, as in
+              ``EdgePopup``; coat j has the round(c_j k) largest.
+    Backward: ds = M sign(s) * w * dL/dw_eff, because the gradient passes straight through each coat.
+
+    ``signed`` multiplies m by sign(s), so that a score also chooses the sign of its weight; then ds = M w * dL/dw_eff.
+    With ``frozen`` edges too, this searches connectivity, sign and magnitude together. That combination is of this
+    package; the paper has neither.
+
+    Args:
+        density: d, the fraction of the weights kept, in (0, 1].
+        inner: c_2 to c_M, the sizes of the inner coats as shares of the first, falling, in (0, 1). By default those of
+            the paper's coats with densities 0.3, 0.0788 and 0.0315.
+        signed: whether scores choose signs too.
+        frozen: the share of the edges that are not searched, as for ``PartiallyFrozen``; those kept have m = 1.
+        allocation: as for ``PartiallyFrozen``.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    Source: Okoshi et al. 2022, "Multicoated Supermasks Enhance Hidden Networks", section 3. There scores start from
+        N(0, 2 / fan_out); here they start as in ``EdgePopup``, because only their order counts.
+    """
+
+    def __init__(
+        self,
+        density: float,
+        inner: Sequence[float] = (0.2627, 0.105),
+        signed: bool = False,
+        frozen: float = 0.0,
+        allocation: Allocation = "uniform",
+    ) -> None:
+        super().__init__(density, frozen, allocation)
+        falling = [1.0, *inner]
+        if len(inner) > 126 or any(not 0.0 < share < outer for outer, share in zip(falling, inner, strict=False)):
+            raise UserError(
+                f"inner = {list(inner)} is not falling from below 1 to above 0: each is the share of the first coat "
+                "that an inner coat keeps, at most 126 of them"
+            )
+        self.inner, self.signed = [float(share) for share in inner], signed
+
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        ranked: list[Tensor] = []
+        counts: list[int] = []
+        for each in weights:
+            assert each.scores is not None
+            assert each.num_kept is not None
+            magnitudes, always = each.scores.detach().abs(), each.frozen.always if each.frozen else 0
+            ranked.append(searched_scores(magnitudes, each.frozen))
+            ranked += [searched_scores(magnitudes, each.frozen, always=-torch.inf)] * len(self.inner)
+            searched = max(0, each.num_kept - always)
+            counts += [each.num_kept, *(round(share * searched) for share in self.inner)]
+        coats = selection.top_k_each(ranked, counts)
+        found = []
+        for index, each in enumerate(weights):
+            first = index * (1 + len(self.inner))
+            multiplier = coats[first].to(torch.int8)
+            for coat in coats[first + 1 : first + 1 + len(self.inner)]:
+                multiplier += coat
+            if self.signed and each.scores is not None:
+                flipped = each.scores.detach() < 0
+                if each.frozen:
+                    flipped &= each.frozen.on(flipped.device) == 0
+                multiplier = torch.where(flipped, -multiplier, multiplier)
+            found.append(multiplier)
+        return found
+
+    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        coats = 1 + len(self.inner)
+        return (weight * gradient if self.signed else scores.sign().mul_(weight).mul_(gradient)).mul_(coats)
+
+    def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
+        # Scores of one level of the mask lie between those of the levels around it.
+        levels, bound = mask.abs(), float(scores.abs().max())
+        magnitude = (levels + 0.98 * scores.abs() / bound + 0.01) * bound / (2 + len(self.inner))
+        if self.signed:
+            return torch.where(mask < 0, -magnitude, torch.where(mask > 0, magnitude, magnitude.copysign(scores)))
+        return magnitude.copysign(scores)

@@ -1,0 +1,129 @@
+"""Methods whose masks are integers, and edges that are not searched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets import Multicoated, PartiallyFrozen, SignedSupermask, UserError, mask_, masked_weights, masks
+from lightning_subnets.masking import MaskedWeight
+from lightning_subnets.masking.allocation import num_kept
+from lightning_subnets.masking.method import Method
+
+
+def linear(method: Method, size: int = 40, seed: int = 0) -> MaskedWeight:
+    network = mask_(nn.Sequential(nn.Linear(size, size, bias=False)).double(), method, seed=seed)
+    (found,) = masked_weights(network).values()
+    return found
+
+
+def scores_of(weight: MaskedWeight) -> Tensor:
+    assert weight.scores is not None
+    return weight.scores.detach()
+
+
+def gradients(weight: MaskedWeight) -> tuple[Tensor, Tensor]:
+    """Return dL/ds, and w * dL/dw_eff derived by hand, for one image x and the gradient g of its outputs."""
+    generator = torch.Generator().manual_seed(1)
+    images, upstream = (torch.randn(1, len(weight.weight), generator=generator).double() for _ in range(2))
+    torch.autograd.backward(weight.module(images), upstream)
+    assert weight.scores is not None
+    assert weight.scores.grad is not None
+    return weight.scores.grad, weight.weight.detach() * upstream.T * images
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_multiplier_counts_the_coats_that_a_score_is_in(signed: bool) -> None:
+    weight = linear(Multicoated(0.3, inner=[0.5, 0.1], signed=signed))
+    scores, multiplier = scores_of(weight), weight.multiplier()
+    kept = num_kept(1600, 0.3)
+    expected = torch.zeros(1600, dtype=torch.int8)
+    for count in (kept, round(0.5 * kept), round(0.1 * kept)):
+        expected[scores.abs().flatten().argsort(descending=True)[:count]] += 1
+    if signed:
+        expected *= scores.flatten().sign().to(torch.int8)
+    assert torch.equal(multiplier.flatten(), expected)
+    assert torch.equal(weight.mask(), multiplier != 0)
+    assert torch.equal(weight.module(torch.eye(40).double()), (weight.weight * multiplier).T)
+
+
+@pytest.mark.parametrize("frozen", [0.0, 0.6])
+def test_each_coat_passes_the_gradient(frozen: float) -> None:
+    weight = linear(Multicoated(0.3, inner=[0.5, 0.1], frozen=frozen))
+    found, by_hand = gradients(weight)
+    assert torch.equal(found, 3 * (scores_of(weight).sign() * by_hand))
+    weight = linear(Multicoated(0.3, inner=[0.5, 0.1], signed=True, frozen=frozen))
+    found, by_hand = gradients(weight)
+    assert torch.equal(found, 3 * by_hand)
+
+
+def test_a_signed_supermask_keeps_drops_and_flips_by_the_threshold() -> None:
+    weight = linear(SignedSupermask(0.4, threshold=0.02))
+    scores = scores_of(weight)
+    assert torch.equal(weight.multiplier(), (scores.sign() * (scores.abs() > 0.02)).to(torch.int8))
+    assert abs(float(weight.mask().double().mean()) - 0.4) < 4 * (0.4 * 0.6 / 1600) ** 0.5
+    assert float(scores.abs().max()) <= 0.02 / 0.6
+    found, by_hand = gradients(weight)
+    assert torch.equal(found, by_hand)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        PartiallyFrozen(0.3, frozen=0.7),
+        Multicoated(0.3, frozen=0.7),
+        Multicoated(0.3, signed=True, frozen=0.7),
+        SignedSupermask(0.3, frozen=0.7),
+    ],
+    ids=str,
+)
+def test_frozen_edges_follow_from_the_seed_alone_whatever_the_scores(method: Method) -> None:
+    weight = linear(method)
+    assert weight.frozen
+    pattern = weight.frozen.pattern
+    assert (int((pattern == 1).sum()), int((pattern == -1).sum())) == (int(0.7 * 0.3 * 1600), int(0.7 * 0.7 * 1600))
+    before = weight.multiplier()
+    with torch.no_grad():
+        scores_of(weight).copy_(torch.randn(40, 40, generator=torch.Generator().manual_seed(2)))
+    after = weight.multiplier()
+    for multiplier in (before, after):
+        assert (multiplier[pattern == 1] == 1).all()
+        assert (multiplier[pattern == -1] == 0).all()
+    assert not torch.equal(before, after)
+    assert torch.equal(linear(method).frozen.pattern, pattern)  # type: ignore[union-attr]
+    assert not torch.equal(linear(method, seed=1).frozen.pattern, pattern)  # type: ignore[union-attr]
+
+
+def test_searched_edges_are_ranked_by_their_scores() -> None:
+    weight = linear(PartiallyFrozen(0.3, frozen=0.5))
+    assert weight.frozen
+    searched = weight.frozen.pattern == 0
+    kept = num_kept(1600, 0.3) - weight.frozen.always
+    order = scores_of(weight).abs().masked_fill(~searched, -1).flatten().argsort(descending=True)
+    expected = (weight.frozen.pattern == 1).flatten()
+    expected[order[:kept]] = True
+    assert torch.equal(weight.mask().flatten(), expected)
+
+
+def test_layers_that_keep_equally_many_weights_keep_all_they_have_at_most() -> None:
+    layers = nn.Linear(4, 5, bias=False), nn.Linear(5, 100, bias=False), nn.Linear(100, 100, bias=False)
+    network = mask_(nn.Sequential(*layers), PartiallyFrozen(0.1, allocation="equal"))
+    assert [int(mask.sum()) for mask in masks(network).values()] == [20, 500, num_kept(10_520, 0.1) - 520]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Multicoated(0.3, inner=[0.1, 0.5]), r"inner = \[0.1, 0.5\] is not falling"),
+        (lambda: Multicoated(0.3, inner=[1.0]), r"inner = \[1.0\] is not falling"),
+        (lambda: Multicoated(0.3, allocation="global"), r"allocation = 'global' does not fix"),
+        (lambda: PartiallyFrozen(0.3, frozen=1.0), r"frozen = 1.0 is outside \[0, 1\)"),
+        (lambda: SignedSupermask(1.0), r"density = 1.0 is outside \(0, 1\)"),
+        (lambda: SignedSupermask(threshold=0.0), r"threshold = 0.0 is not above 0"),
+        (lambda: SignedSupermask(frozen=-0.1), r"frozen = -0.1 is outside \[0, 1\)"),
+    ],
+)
+def test_an_argument_out_of_range_is_an_error_that_names_it(build: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build()  # type: ignore[operator]
