@@ -22,7 +22,8 @@ def small_stem_(network: ResNet) -> ResNet:
 
     Source: He et al. 2016, section 4.2.
     """
-    network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, padding=1, bias=False)
+    inputs, outputs = network.conv1.in_channels, network.conv1.out_channels
+    network.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
 

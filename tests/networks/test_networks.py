@@ -9,7 +9,18 @@ import torch
 from torch import nn
 
 from lightning_subnets import EdgePopup, UserError, density, mask_
-from lightning_subnets.networks import VGG16, AirbenchNet, AlexNet, Conv2, Conv4, Conv6, Conv8, ResNet20, ResNet32
+from lightning_subnets.networks import (
+    VGG16,
+    AirbenchNet,
+    AlexNet,
+    Conv2,
+    Conv4,
+    Conv6,
+    Conv8,
+    FoldedResNet,
+    ResNet20,
+    ResNet32,
+)
 
 Kind = Callable[..., nn.Module]
 # The width of the narrowest layer that the multiplier scales.
@@ -21,13 +32,14 @@ NARROWEST: dict[Kind, int] = {
     ResNet32: 16,
     AlexNet: 96,
     AirbenchNet: 64,
+    FoldedResNet: 64,
 }
 every_network = pytest.mark.parametrize("kind", NARROWEST)
 
 
 def sized(kind: Kind, size: int) -> dict[str, int]:
     """Return the arguments for images of this size; some networks take images of any size."""
-    return {} if kind in (ResNet20, ResNet32, AirbenchNet) else {"image_size": size}
+    return {} if kind in (ResNet20, ResNet32, AirbenchNet, FoldedResNet) else {"image_size": size}
 
 
 @every_network
