@@ -14,11 +14,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 FFCV := $(VENV)/ffcv
 
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# uv needs less than half of pip's time, and chooses among indexes and compiles to bytecode as pip does if it is told to.
+# Compiling all packages takes a minute of CPU time, so Python compiles each module when it is first imported.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# uv needs less than half of pip's time. unsafe-best-match is pip's choice among several indexes.
 UV := $(shell command -v uv)
 UV_INSTALL = $(BIN)/python -c "$$WITH_INDEXES_OF_PIP" $(or $(UV),$(BIN)/uv) pip install --quiet \
-	--python $(BIN)/python --compile-bytecode --index-strategy unsafe-best-match --constraint constraints.txt
+	--python $(BIN)/python --index-strategy unsafe-best-match --constraint constraints.txt
 # uv does not read pip's configuration.
 define WITH_INDEXES_OF_PIP
 import os, sys
@@ -31,6 +32,7 @@ environment = {name: value for name, value in options.items() if value} | os.env
 os.execve(sys.argv[1], sys.argv[1:], environment)
 endef
 export WITH_INDEXES_OF_PIP
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-all test-slurm test-browser test-long coverage docs dist lint setup clean
 
@@ -78,7 +80,7 @@ setup: $(INSTALLED) $(FFCV)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Installing into $(VENV), once: about 6 GB with PyTorch, a few minutes."
+	@echo "Installing into $(VENV), once: about 6 GB with PyTorch, of which 2.7 GB are downloaded."
 	@$(PYTHON) -m venv $(VENV)
 	@{ [ "$(UV)" ] || $(PIP) uv 2> /dev/null; } && $(UV_INSTALL) --editable ".[dev]" || \
 		{ echo "uv could not install, so pip does, which takes longer."; $(PIP) --editable ".[dev]"; }
