@@ -7,7 +7,7 @@
 # make coverage      run test-all and list the lines that no test reaches
 # make docs          build the website into site/, without a network
 # make dist          build and check the files for the package index, see docs/release.md
-# make lint          check style, types and the arrows between the rooms
+# make lint          check style, types, the arrows between the rooms, and the files for GitHub
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -69,11 +69,18 @@ dist: $(INSTALLED)
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
+# The schemas are part of check-jsonschema, so this needs no network.
+SCHEMA := $(BIN)/check-jsonschema --builtin-schema vendor
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(SCHEMA).github-workflows .github/workflows/*.yml
+	$(SCHEMA).github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(SCHEMA).dependabot .github/dependabot.yml
+	$(SCHEMA).citation-file-format CITATION.cff
 
 setup: $(INSTALLED) $(FFCV)
 
