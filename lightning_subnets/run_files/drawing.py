@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_subnets.atomic_file import replacing
+from lightning_subnets.errors import printable
 from lightning_subnets.graph.diagnostics import Diagnosis
 from lightning_subnets.training.loggers.metrics_file import ParsedMetrics
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN, EVALUATION = "#0072B2", "#D55E00"  # Okabe and Ito's colours, which colour-blind readers can tell apart
+WIDTH = 5.4  # of every picture in inches, so that text of 10 points is readable where a phone shows it 358 pixels wide
+NAME = 28  # letters of a layer's name, at most
 Series = dict[str, tuple[list[int], list[float]]]
 
 
@@ -80,8 +86,8 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     """Draw accuracy and loss by epoch."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(10, 4)
-    accuracy, loss = figure.subplots(1, 2)
+    figure = _figure(6)
+    accuracy, loss = figure.subplots(2, 1)
     for axes, name, scale in ((accuracy, "accuracy", 100), (loss, "loss", 1)):
         for key, label, colour in (("train", "training set", TRAIN), ("val", evaluated_on, EVALUATION)):
             epochs, values = metrics.get(f"{key}/{name}", ([], []))
@@ -91,7 +97,7 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
             axes.plot(epochs, scaled, color=colour, label=label, marker="o" if len(epochs) == 1 else None)
             if axes is accuracy and key == "val":
                 where = {"textcoords": "offset points", "xytext": (-4, -16), "ha": "right"}
-                axes.annotate(f"{scaled[-1]:.2f} %", (epochs[-1], scaled[-1]), color=colour, **where)
+                axes.annotate(f"{scaled[-1]:.2f} %", (epochs[-1], scaled[-1]), color=legible(colour), **where)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if axes.lines:
@@ -107,8 +113,8 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
     from matplotlib.ticker import MaxNLocator
 
     densities = [100 * metrics[f"density/{layer}"][1][-1] for layer in layers]
-    figure, left, right = _density_bars(layers, densities, widths=(1, 1.4))
-    left.set(xlim=(0, 115), title="Density", xticks=range(0, 101, 20))
+    figure, left, right = _density_bars(layers, densities)
+    left.set(xlim=(0, 125), title="Density", xticks=range(0, 101, 50))
     epochs = metrics[f"swapped/{layers[0]}"][0]
     image = right.imshow(
         100 * np.array([metrics[f"swapped/{layer}"][1] for layer in layers]),
@@ -120,7 +126,7 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
     )
     right.set(xlabel="epoch", title="Edges swapped")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.colorbar(image, ax=right, label="kept edges replaced in the epoch (%)")
+    figure.colorbar(image, ax=right, label="kept edges replaced\nin the epoch (%)", location="bottom")
     _save(figure, path, title)
 
 
@@ -128,19 +134,19 @@ def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
     """Draw the density of each layer, and beside it its units: all, those with weights in and out, those on a path."""
     layers = list(diagnosis.layers.values())
     densities = [100 * layer.density for layer in layers]
-    figure, left, right = _density_bars(list(diagnosis.layers), densities, widths=(1, 1))
-    left.set(title=f"Density: {diagnosis.density:.2%} of the masked weights", xlim=(0, 1.15 * max(densities)))
+    figure, left, right = _density_bars(list(diagnosis.layers), densities)
+    left.set(title=f"Density: {diagnosis.density:.2%}", xlim=(0, 1.3 * max(densities)))
     rows = range(len(layers))
     right.barh(rows, [layer.units for layer in layers], color="#DDDDDD", height=0.7, label="all units")
     width = [layer.width for layer in layers]
     right.barh(rows, width, color=EVALUATION, height=0.7, label="with weights in and out")
     right.barh(rows, [layer.alive for layer in layers], color=TRAIN, height=0.35, label="on a path")
     for row, layer in enumerate(layers):
-        right.text(layer.units, row, f" {layer.alive}", va="center", fontsize=8)
+        right.text(layer.units, row, f" {layer.alive}", va="center")
     paths = "no path" if diagnosis.log10_paths == -np.inf else f"$10^{{{diagnosis.log10_paths:.1f}}}$ paths"
-    right.set(xlabel="units", title=f"Width: {paths} from inputs to outputs")
-    right.set_xlim(0, 1.15 * max(layer.units for layer in layers))
-    figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
+    right.set(xlabel="units", title=f"Width: {paths}")
+    right.set_xlim(0, 1.3 * max(layer.units for layer in layers))
+    figure.legend(loc="outside lower right", ncols=3, frameon=False, handlelength=1, columnspacing=1)
     _save(figure, path, title)
 
 
@@ -154,7 +160,7 @@ def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
         for epoch, accuracy in zip(*metrics["val/accuracy"], strict=True)
         if epoch in rounds and epoch in density
     }
-    figure = _figure(6, 4)
+    figure = _figure(4)
     axes = figure.subplots()
     axes.plot(*zip(*points.values(), strict=True), color=EVALUATION, marker="o", label=evaluated_on)
     axes.set(xscale="log", xlabel="weights kept (%)", ylabel="accuracy (%)", title="Accuracy by round")
@@ -166,30 +172,70 @@ def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     _save(figure, path, title)
 
 
-def _density_bars(
-    layers: list[str], densities: Sequence[float], widths: tuple[float, float]
-) -> tuple[Figure, Axes, Axes]:
+def shortened(name: str, letters: int) -> str:
+    """Return a name without its middle if it is longer, because names often differ at either end.
+
+    Marks that a picture cannot show become escapes.
+    """
+    name = printable(name)
+    return name if len(name) <= letters else f"{name[: (letters - 1) // 2]}…{name[-(letters // 2) :]}"
+
+
+@contextmanager
+def boxes_for_missing_letters() -> Iterator[None]:
+    """Draw a box for a letter that the font lacks, such as an emoji, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
+def layer_names(layers: Sequence[str]) -> list[str]:
+    """Return the names of layers for a picture; long ones lose the beginning that they share."""
+    names = [name.removesuffix(".weight") for name in layers]
+    long = [name for name in names if len(name) > NAME]
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*long, strict=False))
+    shared = len("".join(letters[0] for letters in same).rstrip("0123456789")) if len(long) > 1 else 0
+    return [shortened(f"…{name[shared:]}" if shared and name in long else name, NAME) for name in names]
+
+
+def legible(colour: str) -> str:
+    """Return a colour for text, dark enough to be read on white: WCAG AA asks for a contrast of 4.5."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    channels = np.array(to_rgb(colour))
+    while 1.05 / (_luminance(channels) + 0.05) < 4.5:
+        channels = 0.98 * channels
+    return to_hex(channels)
+
+
+def _luminance(channels: np.ndarray) -> float:
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def _density_bars(layers: list[str], densities: Sequence[float]) -> tuple[Figure, Axes, Axes]:
     """Return a figure of two panels whose left one has a bar for each layer's density in percent."""
-    figure = _figure(11, max(3.2, 1.4 + 0.22 * len(layers)))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=widths)
+    figure = _figure(max(3.4, 1.8 + 0.22 * len(layers)))
+    left, right = figure.subplots(1, 2, sharey=True)
     rows = range(len(layers))
     left.barh(rows, densities, color=TRAIN, height=0.7)
     for row, value in enumerate(densities):
-        left.text(value, row, f" {value:.3g}", va="center", fontsize=8, clip_on=True)  # a damaged file may say 500 %
+        left.text(value, row, f" {value:.3g}", va="center", clip_on=True)  # a damaged file may say 500 %
     left.set(xlabel="weights kept (%)", yticks=rows, ylim=(len(layers) - 0.5, -0.5))
-    left.set_yticklabels([name.removesuffix(".weight") for name in layers], fontsize=8, parse_math=False)
+    left.set_yticklabels(layer_names(layers), parse_math=False)
     return figure, left, right
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(height: float) -> Figure:
     from matplotlib.figure import Figure  # not pyplot, which needs a window system and shares the user's state
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
+@boxes_for_missing_letters()
 def _save(figure: Figure, path: Path, title: str) -> None:
-    figure.suptitle(title, parse_math=False)  # the name of a run may contain dollar signs
+    figure.suptitle(shortened(title, 40), parse_math=False)  # the name of a run may contain dollar signs
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as file:
-        figure.savefig(file, format=path.suffix[1:])
+        figure.savefig(file, format=path.suffix[1:], dpi=200)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from lightning_subnets.graph.diagnostics import Diagnosis, LayerDiagnosis
@@ -17,6 +19,11 @@ METRICS = """density/a,density/b,epoch,step,swapped/a,swapped/b,train/accuracy,t
 0.5,0.25,1,19,0.1,0.05,0.6,0.7,,
 """
 LAYER = LayerDiagnosis(kept=6, total=24, on_paths=5, units=4, width=3, alive=2, used=True)
+ROUNDS: drawing.Series = {
+    "val/accuracy": ([1, 2, 3, 4], [0.5, 0.6, 0.7, 0.8]),
+    "density": ([1, 2, 3, 4, 5], [1.0, 1.0, 0.8, 0.8, 0.64]),
+    "pruning/round": ([1, 2, 3, 4, 5], [0.0, 0.0, 1.0, 1.0, 2.0]),
+}
 DIAGNOSIS = Diagnosis({"b": LAYER, "a": LAYER}, log10_paths=2.5)
 
 
@@ -53,6 +60,42 @@ def test_pictures_without_content_are_left_out(run: Path) -> None:
     assert [picture.name for picture in draw(run, None)] == ["curves.png"]
 
 
+def test_all_text_is_readable_on_a_phone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Figure] = []
+    monkeypatch.setattr(drawing, "_save", lambda figure, *_: saved.append(figure))
+    draw(run)
+    drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
+    assert len(saved) == 4
+    for figure in saved:
+        pixels = (
+            358 / figure.get_figwidth() / 72
+        )  # of a point, where a phone is 390 pixels wide and the page has margins
+        figure.draw_without_rendering()
+        for text in figure.findobj(Text):
+            if text.get_text():
+                assert text.get_fontsize() * pixels >= 9, text.get_text()
+                red, green, blue = np.array(to_rgb(text.get_color())) ** 2.2
+                contrast = 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
+                assert contrast > 4.4, text.get_text()  # 4.5 by the exact formula
+
+
+def test_long_names_of_layers_differ() -> None:
+    layers = [f"encoder.layers.encoder_layer_{number}.mlp.0.weight" for number in (1, 10, 11)]
+    assert drawing.layer_names(["head.weight", *layers]) == ["head", "…1.mlp.0", "…10.mlp.0", "…11.mlp.0"]
+    assert drawing.layer_names(["a" * 100]) == [f"{'a' * 13}…{'a' * 14}"]
+
+
+def test_no_name_of_a_run_leaves_the_picture_or_warns(tmp_path: Path) -> None:
+    run = tmp_path / ("🔥\u202e$_" + "w" * 200) / "version_0"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text(METRICS)
+    for picture in draw(run):
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert (pixels[:80, :4] > 250).all(), "the title does not reach the left edge"
+        assert (pixels[:80, -4:] > 250).all(), "the title does not reach the right edge"
+
+
 def test_a_run_of_one_epoch_shows_both_points_over_the_whole_epoch(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {f"{data}/{name}": ([1], [0.5]) for data in ("train", "val") for name in ("accuracy", "loss")}
     saved: list[Figure] = []
@@ -65,13 +108,8 @@ def test_a_run_of_one_epoch_shows_both_points_over_the_whole_epoch(run: Path, mo
 
 
 def test_rounds_show_the_last_evaluation_of_each_round(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics: drawing.Series = {
-        "val/accuracy": ([1, 2, 3, 4], [0.5, 0.6, 0.7, 0.8]),
-        "density": ([1, 2, 3, 4, 5], [1.0, 1.0, 0.8, 0.8, 0.64]),
-        "pruning/round": ([1, 2, 3, 4, 5], [0.0, 0.0, 1.0, 1.0, 2.0]),
-    }
     saved: list[Figure] = []
     monkeypatch.setattr(drawing, "_save", lambda figure, *_: saved.append(figure))
-    drawing.draw_rounds(metrics, run / "rounds.png", title="", evaluated_on="test set")
+    drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
     (line,) = saved[0].axes[0].lines
     assert np.asarray(line.get_xydata()).tolist() == [[100.0, 60.0], [80.0, 80.0]]

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lightning_subnets.experiments.report import points
-from lightning_subnets.experiments.report.figure_layout import Style
+from lightning_subnets.experiments.report.figure_layout import TEXT, Style
 from lightning_subnets.experiments.sweep.results import Row
+from lightning_subnets.run_files.drawing import layer_names
 
 SHOWN = 20  # names of layers on the x axis, at most
 DECADES = 1.5  # units that span more decades are drawn on a logarithmic scale
-FONT_SIZE = 7
 
 
 def draw(axes: Axes, rows: Sequence[Row], looks: Mapping[str, Style]) -> list[str]:
@@ -37,7 +37,8 @@ def draw(axes: Axes, rows: Sequence[Row], looks: Mapping[str, Style]) -> list[st
         axes.fill_between(places, low, high, color=look["color"], alpha=0.15, linewidth=0)
         drawn.append(line)
     shown = range(0, len(layers), every)
-    axes.set_xticks(shown, [layers[place] for place in shown], rotation=90, fontsize=FONT_SIZE, parse_math=False)
+    names = layer_names(layers)
+    axes.set_xticks(shown, [names[place] for place in shown], rotation=90, fontsize=TEXT, parse_math=False)
     return drawn
 
 
@@ -59,7 +60,7 @@ def set_scale(panels: Sequence[Axes]) -> None:
 
 def label_height(rows: Sequence[Row]) -> float:
     """Return the inches that the names of layers need under a panel."""
-    return 0.6 * FONT_SIZE / 72 * max(map(len, _layers(rows)), default=0)
+    return 0.6 * TEXT / 72 * max(map(len, layer_names(_layers(rows))), default=0)
 
 
 def _layers(rows: Sequence[Row]) -> list[str]:

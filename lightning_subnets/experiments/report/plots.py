@@ -14,16 +14,18 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lightning_subnets.errors import unknown
 from lightning_subnets.experiments.report import layers_plot, point_labels, points
-from lightning_subnets.experiments.report.figure_layout import TICK, FigureLayout, Style, styles
+from lightning_subnets.experiments.report.figure_layout import LETTERS, TEXT, FigureLayout, Style, styles
 from lightning_subnets.experiments.report.quantities import quantity, with_axis, written
 from lightning_subnets.experiments.sweep.figure import Plot, Value
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
+from lightning_subnets.run_files.drawing import boxes_for_missing_letters, shortened
 
 DODGE = 0.36  # distance between the first and the last line at a name on x, where names are 1 apart
 Panel = tuple[str, list[Row]]
 
 
+@boxes_for_missing_letters()
 def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     """Draw one plot of a sweep's figure.
 
@@ -43,7 +45,7 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     draw_panels = _draw_layers if over_layers else _draw_curves
     layout, drawn = draw_panels(sweep, plot, rows, panels)
     for axes, (title, _) in zip(layout.axes, panels, strict=True):
-        axes.set_title(title, fontsize=10, parse_math=False)
+        layout.entitle(axes, title)
         if not drawn:
             axes.text(0.5, 0.5, "nothing to draw yet", ha="center", va="center", transform=axes.transAxes)
             axes.set(yticks=[])
@@ -84,7 +86,7 @@ def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[Panel]
 def _draw_layers(
     sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: Sequence[Panel]
 ) -> tuple[FigureLayout, dict[str, bool]]:
-    layout = FigureLayout(len(panels), extra_height=layers_plot.label_height(rows), share_x=False)
+    layout = FigureLayout(len(panels), extra_height=layers_plot.label_height(rows), share_x=False, columns=1)
     layout.label("layer", quantity(plot.y).label)
     looks, drawn = styles(sweep.figure.lines), list[str]()
     for axes, (_, panel) in zip(layout.axes, panels, strict=True):
@@ -179,7 +181,8 @@ def _set_ticks(axes: Axes, plot: Plot, on_x: Sequence[Value], slanted: bool) -> 
         axes.set_xlim(min(numbers) - edge, max(numbers) + edge)
     elif on_x:
         axes.set_xlim(-0.5, len(on_x) - 0.5)
-        axes.set_xticks(range(len(on_x)), [str(name) for name in on_x], fontsize=TICK, parse_math=False)
+        names = [shortened(str(name), LETTERS["x"]) for name in on_x]
+        axes.set_xticks(range(len(on_x)), names, fontsize=TEXT, parse_math=False)
         if slanted:
             axes.tick_params(axis="x", rotation=30)
             for label in axes.get_xticklabels():

@@ -11,21 +11,22 @@ from matplotlib.path import Path
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from lightning_subnets.experiments.report.figure_layout import FigureLayout
+from lightning_subnets.experiments.report.figure_layout import LETTERS, TEXT, FigureLayout
+from lightning_subnets.run_files.drawing import legible, shortened
 
 # Positions to try, in points from what is labelled, the nearest first.
-OFFSETS = [(x * far, y * far) for far in (6, 12, 20) for y in (1, -1, 0) for x in (0, 1, -1) if x or y]
+OFFSETS = [(x * far, y * far) for far in (6, 16, 26, 36) for y in (1, -1, 0) for x in (0, 1, -1) if x or y]
 
 
 def add(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
     """Label a point; ``place`` moves the label once the figure has its final size."""
     axes.annotate(
-        text,
+        shortened(text, LETTERS["point"]),
         (x, y),
         xytext=(0, 0),
         textcoords="offset points",
-        color=colour,
-        fontsize=8,
+        color=legible(colour),
+        fontsize=TEXT,
         zorder=5,
         in_layout=False,
         parse_math=False,

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from made_sweeps import DENSITIES, NETWORKS, figure3, made
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from lightning_subnets.errors import UserError
@@ -236,6 +238,23 @@ def test_nothing_overlaps_and_nothing_is_cut_off(drawn: Callable[[], Figure]) ->
         assert min(box.x0, box.y0) >= 0
         assert box.x1 <= figure.bbox.x1
         assert box.y1 <= figure.bbox.y1
+
+
+def layers() -> Figure:
+    sweep, rows = made({"a": None, "b": None}, {"density": DENSITIES}, [Plot(y="units_on_paths")], units)
+    return plots.draw(sweep, sweep.figure.plots[0], rows)
+
+
+@pytest.mark.parametrize("drawn", [labelled, layers])
+def test_all_text_is_readable_on_a_phone(drawn: Callable[[], Figure]) -> None:
+    figure = drawn()
+    pixels = 358 / figure.get_figwidth() / 72  # of a point, where a phone is 390 pixels wide and the page has margins
+    for text in figure.findobj(Text):
+        if text.get_text():
+            assert text.get_fontsize() * pixels >= 9, text.get_text()
+            red, green, blue = np.array(to_rgb(text.get_color())) ** 2.2
+            contrast = 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
+            assert contrast > 4.4, text.get_text()  # 4.5 by the exact formula
 
 
 def test_lines_differ_in_grey_and_look_the_same_in_every_figure() -> None:
