@@ -2,7 +2,7 @@
 # make test          run the tests that a commit needs, in five minutes
 # make test-all      run these and the thorough ones
 # make test-slurm    run those of tests/slurm on a SLURM cluster of two nodes, which they start on this machine
-# make test-browser  run those of tests/browser in Chromium, which they install with onnxruntime-web
+# make test-browser  run those of tests/browser in Chromium, which they install with onnxruntime-web and axe-core
 # make test-long     run everything with new random examples
 # make coverage      run test-all and list the lines that no test reaches
 # make docs          build the website into site/, without a network

@@ -17,6 +17,6 @@ if ! command -v chromium > /dev/null || ! command -v npm > /dev/null; then
 fi
 "$python" -c "import playwright" 2> /dev/null || "$python" -m pip install --quiet "playwright>=1.50" ||
     skip "pip cannot install playwright, the lines above say why."
-[ -d "$folder/node_modules/onnxruntime-web" ] ||
-    npm install --silent --no-fund --no-audit --prefix "$folder" onnxruntime-web@1.30.0 > /dev/null ||
-    skip "npm cannot install onnxruntime-web, the lines above say why."
+{ [ -d "$folder/node_modules/onnxruntime-web" ] && [ -d "$folder/node_modules/axe-core" ]; } ||
+    npm install --silent --no-fund --no-audit --prefix "$folder" onnxruntime-web@1.30.0 axe-core@4.14.1 > /dev/null ||
+    skip "npm cannot install onnxruntime-web and axe-core, the lines above say why."

@@ -49,7 +49,8 @@ def report(runs: str, out: str | None = None) -> None:
     if _is_run(path):
         run = page.run_section(path.resolve(), summary.read(path))
         files |= run.files
-    files["index.html"] = page.render(f"Report on {path.resolve().name}", sweeps, table, run, found.unfinished).encode()
+    title = f"Report on {run.name if run else path.resolve().name}"
+    files["index.html"] = page.render(title, sweeps, table, run, found.unfinished).encode()
     try:
         for name, content in files.items():
             file = folder / name

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from lightning_subnets import masking
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, printable
 from lightning_subnets.experiments.report import figure_layout, plots, points, tables
+from lightning_subnets.experiments.report.quantities import quantity
 from lightning_subnets.experiments.report.tables import Table
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.results import Row
@@ -24,6 +26,13 @@ from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.training import csv_text
 
+Picture = tuple[str, str, bytes]  # its path in the report, what it shows in words, and its content
+SHOWN = {
+    "curves": "accuracy and loss by epoch",
+    "layers": "density of each layer, and edges swapped by epoch",
+    "widths": "density and units of each layer",
+    "rounds": "accuracy by density, at the end of each round of pruning",
+}
 PACKAGES = ("lightning_subnets", "torch", "torchvision", "lightning")
 
 _TEMPLATES = Environment(  # escapes the texts of page.html
@@ -34,8 +43,13 @@ _TEMPLATES = Environment(  # escapes the texts of page.html
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters |= {"base64": lambda content: base64.b64encode(content).decode(), "markdown": tables.markdown}
+_TEMPLATES.filters |= {
+    "base64": lambda content: Markup(base64.b64encode(content).decode()),
+    "markdown": tables.markdown,
+}
 _TEMPLATES.filters["rounded"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
+# A mark that changes the direction of writing would change what follows it on the page.
+_PAGE = _TEMPLATES.overlay(finalize=lambda value: printable(" ".join(value.split())) if type(value) is str else value)
 
 
 class SweepSection(NamedTuple):
@@ -45,6 +59,7 @@ class SweepSection(NamedTuple):
     sweep: Sweep
     runs: list[tuple[str, Row]]  # each run in words, with its results
     files: dict[str, bytes]
+    pictures: list[Picture]
     table: Table
     published: bool  # whether the table has results that the paper prints
     missing: str  # which runs are missing or have failed; empty if none
@@ -56,20 +71,24 @@ class RunSection(NamedTuple):
 
     name: str
     files: dict[str, bytes]
+    pictures: list[Picture]
     table: Table
     summary: Mapping[str, Any] | None  # None if the run is not finished
 
 
 def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
     """Draw and tabulate a sweep."""
-    files, axes, table = {}, points.axes_of(sweep, rows), tables.of_sweep(sweep, rows)
+    files, axes, table = dict[str, bytes](), points.axes_of(sweep, rows), tables.of_sweep(sweep, rows)
+    pictures: list[Picture] = []
     for number, plot in enumerate(sweep.figure.plots, start=1):
-        figure = plots.draw(sweep, plot, rows)
+        figure, path = plots.draw(sweep, plot, rows), f"{name}/figure{'' if number == 1 else f'-{number}'}"
         for form in ("png", "pdf"):
-            files[f"{name}/figure{'' if number == 1 else f'-{number}'}.{form}"] = figure_layout.as_bytes(figure, form)
+            files[f"{path}.{form}"] = figure_layout.as_bytes(figure, form)
+        shown = f"{quantity(plot.y).label} by {'layer' if plot.y == 'units_on_paths' else quantity(plot.x).label}"
+        pictures.append((f"{path}.png", f"{sweep.figure.title}: {shown}", files[f"{path}.png"]))
     runs = [(points.describe_run(row, axes), row) for row in rows]
     missing, published = points.incomplete(rows, axes), "published_percent" in table.data[0]
-    section = SweepSection(name, sweep, runs, files, table, published, missing, _facts(rows))
+    section = SweepSection(name, sweep, runs, files, pictures, table, published, missing, _facts(rows))
     files[f"{name}/table.csv"] = csv_text.table(table.data).encode()
     text = _TEMPLATES.get_template("table.md").render(section=section, table=tables.as_markdown(table))
     files[f"{name}/table.md"] = text.encode()
@@ -80,13 +99,19 @@ def run_section(run: Path, summary: Mapping[str, Any] | None) -> RunSection:
     """Draw a run's pictures as PNG and PDF, also for a run that is not finished, and tabulate its summary."""
     layers, diagnosis = _layers(run)
     evaluated_on = (summary or {}).get("validated_on", "validation set")
-    with tempfile.TemporaryDirectory() as name:
-        out = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
         for form in ("png", "pdf"):
             drawing.draw_run(run, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis, out=out, form=form)
         files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
     table = tables.of_runs({(run.parent.name, run.name): summary})
-    return RunSection(f"{run.parent.name}, {run.name}", files, table, summary)
+    name = f"{run.parent.name}, {run.name}"
+    pictures = [
+        (path, f"{name}: {SHOWN[path.removesuffix('.png')]}", content)
+        for path, content in files.items()
+        if path.endswith(".png")
+    ]
+    return RunSection(name, files, pictures, table, summary)
 
 
 def render(
@@ -102,7 +127,7 @@ def render(
     """
     source = tables.PUBLISHED_SOURCE
     sections = {"sweeps": sweeps, "runs": runs, "run": run, "unfinished": unfinished}
-    return _TEMPLATES.get_template("page.html").render(title=title, source=source, **sections)
+    return _PAGE.get_template("page.html").render(title=title, source=source, **sections)
 
 
 def _layers(run: Path) -> tuple[list[str], Diagnosis | None]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lightning_subnets.errors import printable
 from lightning_subnets.experiments.report import points
 from lightning_subnets.experiments.report.quantities import quantity, written
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -153,4 +154,4 @@ def as_markdown(table: Table) -> str:
 
 def markdown(text: str) -> str:
     """Escape a text from a file for a line of Markdown, so that it is not HTML, a link or the end of a cell."""
-    return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", " ".join(text.splitlines()))
+    return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", printable(" ".join(text.splitlines())))
