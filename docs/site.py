@@ -15,7 +15,7 @@ FOLDERS = ("benchmarks", "configs", "data", "docs", "results", "slurm")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace the files of ``docs_dir`` by those of the repository; the others are the theme's."""
     pages = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).glob("**/*.md"))]
-    linked = {
+    linked = {ROOT / "docs" / "site.css"} | {
         (page.parent / link).resolve()
         for page in pages
         for link in re.findall(r"\]\(([^)#:]+)", page.read_text())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import inspect
 import pkgutil
 import re
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 
 import pytest
 from repository import ROOT
 
 import lightning_subnets
-from lightning_subnets import datamodules, networks
+from lightning_subnets import datamodules, methods, networks
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.training import callbacks
 
@@ -20,7 +23,7 @@ ENTRIES = [
     name
     for page in (ROOT / "docs" / "api").glob("*.md")
     for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
-]
+] + [f"lightning_subnets.{page.stem}" for page in (ROOT / "docs" / "methods").glob("*.md")]
 
 
 def test_every_public_name_is_in_the_api_reference_once() -> None:
@@ -35,8 +38,17 @@ def test_the_website_is_built_with_every_entry_and_every_page(tmp_path: Path) ->
     build = ["-m", "mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml", "--site-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, *build], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    pages = "".join(page.read_text() for page in (tmp_path / "docs" / "api").glob("*.html"))
+    texts = {page: page.read_text() for page in tmp_path.rglob("*.html")}
+    pages = "".join(texts.values())
     for name in ENTRIES:
         assert f'id="{name}"' in pages, name
+    for name in methods.__all__:
+        text = " ".join(html.unescape(re.sub("<[^>]+>", "", texts[tmp_path / f"docs/methods/{name}.html"])).split())
+        docstring = inspect.getdoc(getattr(methods, name)) or ""
+        for part in (docstring.partition("\n")[0], f"Source: {docstring.partition('Source: ')[2]}"):
+            assert " ".join(part.replace("``", "").split()) in text, (name, part)
+    for page, text in texts.items():
+        for link in re.findall(r'(?:href|src)="(?!https?:|data:|#|mailto:)([^"#]+)', text):
+            assert (page.parent / urllib.parse.unquote(link)).is_file(), (page, link)
     assert (tmp_path / "index.html").is_file()
     assert (tmp_path / "docs" / "idea.png").is_file()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import importlib
 import pkgutil
 import re
 import shlex
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from repository import ROOT
 
+from lightning_subnets import methods
 from lightning_subnets.commands import subnets
 from lightning_subnets.commands.cli import main
 from lightning_subnets.run_files.shipped_configs import shipped_configs
@@ -41,9 +44,10 @@ def with_blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current directory: it has the configs of a clone, and the network of docs/own_data.md."""
+    """Return the current directory: it has the configs of a clone, and the code that docs/own_*.md put there."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "own_method.py").symlink_to(ROOT / "examples" / "own_method.py")
     (tmp_path / "mynet.py").write_text(blocks(OWN_DATA, "python")[0])
     return tmp_path
 
@@ -151,6 +155,48 @@ def test_every_file_and_module_that_a_page_names_is_there(page: Path) -> None:
         assert (ROOT / "".join(config)).exists(), config
     for name in re.findall(r"\blightning_subnets(?:\.[A-Za-z]\w*)+", text):
         pkgutil.resolve_name(name)
+
+
+def test_every_method_has_a_page_in_one_form() -> None:
+    pages = {page.stem: page for page in (ROOT / "docs" / "methods").glob("*.md")}
+    assert pages.keys() == {*methods.__all__}, "each method needs a page in docs/methods/, named like its class"
+    for name, page in pages.items():
+        assert f"[{name}](methods/{name}.md)" in text_of("docs/methods.md"), name
+        text = page.read_text()
+        headings = [f"# {name}", "## Run it", "## Suggested options"]
+        assert re.findall(r"^#+ .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE) == headings, name
+        assert f"ls.{name}(" in text
+        assert f"--model.method={name} " in text or name == "EdgePopup"  # the method of quickstart
+
+
+def test_the_page_of_a_method_has_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    method_pages = importlib.import_module("method_pages")
+    for file in (ROOT / "results").glob("*/results.csv"):
+        with file.open() as lines:
+            trained = {row["method"] for row in csv.DictReader(lines) if int(row["steps"] or 0)}
+        for name in trained:
+            assert f"results/{file.parent.name}/table.md" in method_pages.completed("# X\n## Run it", name), (
+                file,
+                name,
+            )
+
+    rows = ["line,density,seed,method,status,kept,total,steps,test_accuracy"]
+    rows += ["a,0.1,0,SNIP,finished,1,10,5,0.5", "a,0.1,1,SNIP,finished,1,10,5,0.7", "a,0.5,0,SNIP,failed,,,,"]
+    rows += ["b,0.1,0,SNIP,finished,1,10,0,0.1", "d,1,0,Dense,finished,10,10,5,0.9"]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "results.csv").write_text("\n".join(rows))
+    sweep = {"scale": "tiny", "figure": {"title": "Own", "scales": {"tiny": {"note": "digits"}}}}
+    (tmp_path / "own" / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    assert method_pages.measured("SNIP", tmp_path)[1].splitlines() == [
+        "| figure | 0.1 | `Dense` |",
+        "| --- | --- | --- |",
+        "| [Own](../../results/own/table.md): digits | 60.0 ± 14.1 | 90.0 |",
+    ]
+    with (tmp_path / "own" / "results.csv").open("a") as file:
+        file.write("\nc,0.1,0,SNIP,finished,1,10,5,0.2")
+    assert "| 20.0 to 60.0 | 90.0 |" in method_pages.measured("SNIP", tmp_path)[1]
+    assert method_pages.measured("PHEW", tmp_path) == []
 
 
 def test_the_front_page_is_short() -> None:
