@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +17,44 @@ from torch import nn
 from lightning_subnets import EdgePopup, mask_, masks
 from lightning_subnets.commands.cli import main
 
-EXAMPLES = ROOT / "examples"
+EXAMPLES, PAGE = ROOT / "examples", ROOT / "docs" / "examples.md"
 
 
 def test_every_example_is_short() -> None:
     lines = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert len(lines) == 3
-    assert max(lines.values()) <= 60
+    assert len(lines) == 6
+    assert max(lines.pop("edge_popup_from_scratch.py"), lines.pop("own_method.py")) <= 60
+    assert max(lines.values()) <= 40
+
+
+SHOWN = dict(re.findall(r"```\n\$ python (.*)\n([^`]*)```", PAGE.read_text()))  # the output of each command
+
+
+def test_the_page_shows_every_example_with_its_output_and_pictures() -> None:
+    assert {command.split()[0] for command in SHOWN} == {f"examples/{path.name}" for path in EXAMPLES.glob("*.py")}
+    assert all(SHOWN.values()), "run python docs/examples.py"
+    pictures = re.findall(r"\]\(examples/(\w+\.png)\)", PAGE.read_text())
+    assert {*pictures} == {path.name for path in (ROOT / "docs" / "examples").iterdir()}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", SHOWN)
+def test_an_example_prints_what_the_page_shows(command: str, tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    name, *arguments = command.split()
+    environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(ROOT / name), *arguments]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    number = r"\d[\d,.]*(?:e-\d+)?"
+    assert re.sub(number, "#", done.stdout) == re.sub(number, "#", SHOWN[command]), "run python docs/examples.py"
+    for here, there in zip(*(re.findall(number, text) for text in (done.stdout, SHOWN[command])), strict=True):
+        # Another processor rounds differently, which moves an accuracy by some images.
+        assert float(here.strip(",.").replace(",", "")) == pytest.approx(
+            float(there.strip(",.").replace(",", "")), abs=3
+        )
+    for picture in tmp_path.glob("*.png"):
+        assert (ROOT / "docs" / "examples" / picture.name).is_file()
 
 
 def test_edge_popup_from_scratch_gives_the_losses_and_masks_of_the_package_to_the_bit() -> None:
