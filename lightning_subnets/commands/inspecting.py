@@ -131,7 +131,7 @@ def _facts(header: Header, size: int) -> Table:
         "digests": f"weights {header.digests.weights[:16]}..., masks {header.digests.masks[:16]}...",
         "made by": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
     }
-    table = Table(show_header=False, box=None)
+    table = Table(Column(), Column(overflow="fold"), show_header=False, box=None)
     for name, fact in facts.items():
         if fact:
             table.add_row(name, _shown(fact))
@@ -140,7 +140,9 @@ def _facts(header: Header, size: int) -> Table:
 
 def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | None) -> Table:
     columns = [*titles, *(["in common"] if common else [])]
-    table = Table(Column("weight", no_wrap=True), *(Column(title, justify="right") for title in columns))
+    table = Table(
+        Column("weight", overflow="fold"), *(Column(title, justify="right", overflow="fold") for title in columns)
+    )
     for name, row in rows.items():
         shared = [f"{common[1][name].jaccard:.1%}"] if common and name in common[1] else []
         table.add_row(_shown(name.removesuffix(".weight")), *row, *shared)

@@ -54,6 +54,16 @@ def test_a_name_with_markup_is_printed_as_it_is(
     assert "lr[/x][bold]a/[red]b/widths.png" in "".join(said.out.split())
 
 
+def test_a_narrow_terminal_cuts_off_no_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    subnets(["inspect", str(ROOT / "results" / "zoo" / "cifar10_airbench.subnet")])
+    said = capsys.readouterr().out
+    assert "294,912" in said
+    assert "…" not in said
+
+
 def test_help_warns_of_a_strangers_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         lightning(["test", "--help"])
