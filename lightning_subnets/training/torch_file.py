@@ -87,7 +87,9 @@ def _checked_pickle(file: BinaryIO) -> bytes:
         seen = [(entry.filename.partition("/")[2], entry.file_size, _offset(entry, file)) for entry in entries]
     file.seek(0)
     reader: Any = torch._C.PyTorchFileReader(file)
-    opened = [(name, reader.get_record_size(name), reader.get_record_offset(name)) for name in reader.get_all_records()]
+    # Torch before 2.13 tells the size of a record only after reading it.
+    size_of = getattr(reader, "get_record_size", lambda name: len(reader.get_record(name)))
+    opened = [(name, size_of(name), reader.get_record_offset(name)) for name in reader.get_all_records()]
     if seen != opened:
         raise zipfile.BadZipFile("torch and Python find different records in it")
     pickled: bytes = reader.get_record("data.pkl")
