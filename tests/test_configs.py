@@ -42,6 +42,7 @@ KEPT_SMALL = {
     "digits/supermask": ["--model.network.width_multiplier=0.25"],
     "methods/vgg16_": ["--data.root={cifar}", "--model.network.width_multiplier=0.125"],
     "_snip": ["--model.method.samples_per_class=2"],
+    "rn50_trained_norms": ["--model.network=torchvision.models.resnet18"],  # has norms
     "rn50_phew": ["--model.method.density=0.05"],
 }
 

@@ -193,8 +193,8 @@ def test_the_page_of_a_method_has_what_was_measured(monkeypatch: pytest.MonkeyPa
         "| --- | --- | --- |",
         "| [Own](../../results/own/table.md): digits | 60.0 ± 14.1 | 90.0 |",
     ]
-    with (tmp_path / "own" / "results.csv").open("a") as file:
-        file.write("\nc,0.1,0,SNIP,finished,1,10,5,0.2")
+    rows.append("c,0.1,0,SNIP,finished,1,10,5,0.2")
+    (tmp_path / "own" / "results.csv").write_text("\n".join(rows))
     assert "| 20.0 to 60.0 | 90.0 |" in method_pages.measured("SNIP", tmp_path)[1]
     assert method_pages.measured("PHEW", tmp_path) == []
 

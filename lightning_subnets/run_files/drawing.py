@@ -205,7 +205,8 @@ def legible(colour: str) -> str:
     channels = np.array(to_rgb(colour))
     while 1.05 / (_luminance(channels) + 0.05) < 4.5:
         channels = 0.98 * channels
-    return to_hex(channels)
+    red, green, blue = channels.tolist()
+    return to_hex((red, green, blue))
 
 
 def _luminance(channels: np.ndarray) -> float:

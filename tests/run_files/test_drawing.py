@@ -67,13 +67,12 @@ def test_all_text_is_readable_on_a_phone(run: Path, monkeypatch: pytest.MonkeyPa
     drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
     assert len(saved) == 4
     for figure in saved:
-        pixels = (
-            358 / figure.get_figwidth() / 72
-        )  # of a point, where a phone is 390 pixels wide and the page has margins
+        # Of a point, where a phone is 390 pixels wide and the page has margins.
+        pixels = 358 / figure.get_figwidth() / 72
         figure.draw_without_rendering()
         for text in figure.findobj(Text):
             if text.get_text():
-                assert text.get_fontsize() * pixels >= 9, text.get_text()
+                assert float(text.get_fontsize()) * pixels >= 9, text.get_text()
                 red, green, blue = np.array(to_rgb(text.get_color())) ** 2.2
                 contrast = 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
                 assert contrast > 4.4, text.get_text()  # 4.5 by the exact formula

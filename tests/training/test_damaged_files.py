@@ -83,7 +83,7 @@ def test_a_summary_of_any_values_is_reported_or_refused(count: int, run: Path) -
         found = summary.read(run)
         table = tables.of_runs({("quickstart", "run"): found})
         assert all((csv_text.table(table.data), tables.as_markdown(table)))
-        assert page.render("report", [], table, page.RunSection("run", {}, table, found))
+        assert page.render("report", [], table, page.RunSection("run", {}, [], table, found))
 
     found = []
     for place, value in changes(whole, count):

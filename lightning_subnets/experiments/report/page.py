@@ -43,10 +43,8 @@ _TEMPLATES = Environment(  # escapes the texts of page.html
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters |= {
-    "base64": lambda content: Markup(base64.b64encode(content).decode()),
-    "markdown": tables.markdown,
-}
+_TEMPLATES.filters["base64"] = lambda content: Markup(base64.b64encode(content).decode())
+_TEMPLATES.filters["markdown"] = tables.markdown
 _TEMPLATES.filters["rounded"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
 # A mark that changes the direction of writing would change what follows it on the page.
 _PAGE = _TEMPLATES.overlay(finalize=lambda value: printable(" ".join(value.split())) if type(value) is str else value)
