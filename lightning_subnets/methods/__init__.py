@@ -9,6 +9,7 @@ from lightning_subnets.methods.dense import Dense
 from lightning_subnets.methods.dnw import DNW
 from lightning_subnets.methods.edge_popup import EdgePopup
 from lightning_subnets.methods.fixed_mask import FixedMask
+from lightning_subnets.methods.gem_miner import GemMiner
 from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.iterand import IteRand
 from lightning_subnets.methods.linear_probe import LinearProbe
@@ -23,6 +24,6 @@ from lightning_subnets.methods.supermask import Supermask
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
 
 __all__ = [
-    "DNW", "PHEW", "SNIP", "Biprop", "Dense", "EdgePopup", "FixedMask", "GraSP", "IteRand", "LinearProbe", "Magnitude",
-    "Multicoated", "PartiallyFrozen", "Random", "SignedSupermask", "Supermask", "SynFlow", "SynFlowL2",
+    "DNW", "PHEW", "SNIP", "Biprop", "Dense", "EdgePopup", "FixedMask", "GemMiner", "GraSP", "IteRand", "LinearProbe",
+    "Magnitude", "Multicoated", "PartiallyFrozen", "Random", "SignedSupermask", "Supermask", "SynFlow", "SynFlowL2",
 ]  # fmt: skip

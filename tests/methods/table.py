@@ -16,6 +16,7 @@ from lightning_subnets import (
     Biprop,
     Dense,
     EdgePopup,
+    GemMiner,
     GraSP,
     IteRand,
     LinearProbe,
@@ -70,7 +71,12 @@ CHOSEN = [
 ]
 OF_A_DENSITY = [*SCORES_TRAINED, Row(DNW, {"density": 0.3}), *CHOSEN]
 EXACT = [*OF_A_DENSITY, Row(Dense, {}), Row(LinearProbe, {})]
-EVERY = [*EXACT, Row(SignedSupermask, {"density": 0.3}), Row(Supermask, {"density": 0.3})]
+EVERY = [
+    *EXACT,
+    Row(SignedSupermask, {"density": 0.3}),
+    Row(GemMiner, {"density": 0.3, "every": 1}),
+    Row(Supermask, {"density": 0.3}),
+]
 
 
 def shuffle_net() -> nn.Module:

@@ -1,0 +1,78 @@
+"""Gem-Miner: scores that are rounded to a mask, and edges that are dropped for good, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets.errors import UserError
+from lightning_subnets.masking import allocation, initialization, masked_weights
+from lightning_subnets.masking.allocation import check_density
+from lightning_subnets.masking.method import Method, ScoredWeight
+
+DROPPED = -1.0  # the score of an edge that is dropped for good; all others are in [0, 1]
+
+
+class GemMiner(Method):
+    """A subnetwork of random weights by rounded scores, with edges that are dropped for good.
+
+    Forward:  w_eff = w * q * 1[s > 1/2], with s in [0, 1] and a flag q in {0, 1} for each edge, at first 1.
+    Backward: ds = q * w * dL/dw_eff, straight through the rounding; after a step, s is clamped to [0, 1].
+    After each ``every`` optimizer steps: of the edges of all layers with q = 1, the share r with the lowest scores gets
+              q = 0, until a fraction ``density`` of all edges has q = 1.
+
+    The scores determine how many of these edges are kept, so the density that a run reports is lower. The paper has a
+    weight decay of 1e-4 on the scores, an option of the optimizer. To train the weights of the subnetwork afterwards,
+    give its run to ``FixedMask``.
+
+    Args:
+        density: fraction of the edges with q = 1 at the end, in (0, 1].
+        every: optimizer steps between two rounds.
+        share: r, in (0, 1).
+
+    Raises:
+        ValueError: if an argument is out of range.
+    Source: Sreenivasan et al. 2022, "Rare Gems: Finding Lottery Tickets at Initialization", Algorithm 1.
+    """
+
+    trainable = "scores"
+
+    def __init__(self, density: float, every: int = 500, share: float = 0.2) -> None:
+        self.density = check_density(density)
+        if every < 1:
+            raise UserError(f"every = {every} is below 1: it is a number of optimizer steps")
+        if not 0.0 < share < 1.0:
+            raise UserError(f"share = {share} is outside (0, 1): it is the share of the edges that a round drops")
+        self.every, self.share = every, share
+
+    def num_kept(self, total: int) -> None:
+        return None
+
+    def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
+        return initialization.draw_chances(shape, seed=seed, stream=f"{stream} scores")
+
+    def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
+        return torch.where(mask, 0.5 + scores.clamp(min=1e-3) / 2, scores * 0.499)
+
+    def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+        return [each.scores.detach() > 0.5 for each in weights if each.scores is not None]
+
+    def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+        return (weight * gradient).mul_(scores >= 0)
+
+    @torch.no_grad()
+    def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
+        scores = {name: each.scores for name, each in masked_weights(network).items() if each.scores is not None}
+        for each in scores.values():
+            # An optimizer's momentum also moves the scores of dropped edges, by far less than half.
+            dropped = each < DROPPED / 2
+            each.clamp_(0, 1).masked_fill_(dropped, DROPPED)
+        if step % self.every:
+            return
+        left = sum(int((each >= 0).sum()) for each in scores.values())
+        wanted = allocation.num_kept(sum(each.numel() for each in scores.values()), self.density)
+        kept = allocation.global_(scores, max(min(left, wanted), left - int(self.share * left)))
+        for name, each in scores.items():
+            each.masked_fill_(~kept[name], DROPPED)

@@ -1,0 +1,78 @@
+"""GemMiner: rounded scores, and edges that are dropped for good."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_subnets import GemMiner, UserError, mask_, masked_weights, masks
+from lightning_subnets.masking.allocation import num_kept
+
+TOTAL = 30 * 20 + 20 * 10
+
+
+def network(method: GemMiner) -> nn.Module:
+    return mask_(
+        nn.Sequential(nn.Linear(30, 20, bias=False), nn.ReLU(), nn.Linear(20, 10, bias=False)).double(), method
+    )
+
+
+def scores_of(net: nn.Module) -> list[Tensor]:
+    return [each.scores for each in masked_weights(net).values() if each.scores is not None]
+
+
+def test_scores_are_rounded_and_the_gradient_passes_straight_through_except_for_dropped_edges() -> None:
+    net = network(GemMiner(0.5))
+    first, last = masked_weights(net).values()
+    scores = scores_of(net)[1]
+    with torch.no_grad():
+        scores[0] = -1
+    assert torch.equal(last.mask(), scores > 0.5)
+    assert 0.4 < float(first.mask().double().mean()) < 0.6
+    inputs, upstream = torch.randn(1, 20).double(), torch.randn(1, 10).double()
+    torch.autograd.backward(last.module(inputs), upstream)
+    by_hand = last.weight * upstream.T * inputs
+    by_hand[0] = 0
+    assert scores.grad is not None
+    assert torch.equal(scores.grad, by_hand.detach())
+
+
+def test_rounds_drop_the_lowest_scores_of_all_layers_until_the_density_is_met() -> None:
+    method = GemMiner(0.3, every=2, share=0.5)
+    net = network(method)
+    flags, left = [torch.ones_like(each, dtype=torch.bool) for each in scores_of(net)], TOTAL
+    for step in range(1, 9):
+        with torch.no_grad():
+            for index, each in enumerate(scores_of(net)):  # an optimizer's step, which momentum gives dropped edges too
+                each.add_(
+                    torch.randn(each.shape, generator=torch.Generator().manual_seed(10 * step + index)), alpha=0.1
+                )
+        before = torch.cat([each.flatten() for each in scores_of(net)]).clamp(0, 1)
+        was = torch.cat([each.flatten() for each in flags])
+        method.after_step_(net, step, None)
+        now = torch.cat([each.flatten() for each in scores_of(net)])
+        if step % 2 == 0:
+            left = max(num_kept(TOTAL, 0.3), left - left // 2)
+        flag = now >= 0
+        assert int(flag.sum()) == left
+        assert not (flag & ~was).any()
+        assert torch.equal(now[flag], before[flag])
+        assert (now[~flag] == -1).all()
+        if (was & ~flag).any():
+            assert before[was & ~flag].max() <= before[flag].min()
+        flags = [each >= 0 for each in scores_of(net)]
+    assert sum(int(mask.sum()) for mask in masks(net).values()) <= num_kept(TOTAL, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"density": 0.0}, r"density = 0.0 is outside \(0, 1\]"),
+        ({"density": 0.1, "every": 0}, r"every = 0 is below 1"),
+        ({"density": 0.1, "share": 1.0}, r"share = 1.0 is outside \(0, 1\)"),
+    ],
+)
+def test_an_argument_out_of_range_is_an_error(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GemMiner(**arguments)  # type: ignore[arg-type]
