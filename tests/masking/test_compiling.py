@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,7 +113,8 @@ def test_a_compiled_module_computes_what_the_plain_one_does_and_sees_scores_edit
     torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
 
 
-def test_if_nothing_can_be_compiled_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_nothing_can_be_compiled_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing has been compiled before
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
     with pytest.raises(UserError, match=r"set --model\.compile=false"):
