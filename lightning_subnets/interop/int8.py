@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LARGEST = 64
 SMALL = 8  # a channel of a scale times integers up to this size is exact
+_ROUNDING = 2**-22  # relative, of a product of float32
 COVERED = 98.0  # percent of the images whose smallest and largest value the range of an activation covers
 WORST = 0.5  # difference of the logits, relative to the largest, above which a file is useless
 # Operators that onnxruntime computes in eight bits if their inputs are the output of a convolution.
@@ -44,7 +45,8 @@ class Weights:
     """How the weights of a network became integers.
 
     Attributes:
-        exact: the names of the weights that the integers and scales give back to the bit.
+        exact: the names of the weights that the integers and scales give back: to the bit if the integers are -1, 0 and
+            1, and up to the rounding of float32 if they are larger, because the folded weights were rounded too.
         rounded: the other weights, with the root mean square of the rounding relative to that of the weight.
         largest: the magnitude of the largest integer.
     """
@@ -136,7 +138,7 @@ def scales_of(weight: Floats, axis: int) -> Floats:
     scales: Floats = largest / np.float32(LARGEST)
     for steps in range(SMALL, 0, -1):
         unit = np.where(largest > 0, largest / np.float32(steps), np.float32(1))[:, None]
-        exact = (np.abs(np.rint(rows / unit) * unit - rows) <= 2**-22 * np.abs(rows)).all(axis=1)
+        exact = (np.abs(np.rint(rows / unit) * unit - rows) <= _ROUNDING * np.abs(rows)).all(axis=1)
         scales = np.where(exact, unit[:, 0], scales)
     some = largest > 0
     scales[~some] = scales[some].mean() if some.any() else 1
@@ -243,7 +245,8 @@ def _found(model: onnx.ModelProto, weights: dict[str, Floats]) -> Weights:
     for name, values, integers in _dequantized(model):
         weight = weights[name]
         largest = max(largest, int(np.abs(integers).max()))
-        if np.array_equal(values, weight):
+        small = int(np.abs(integers).max()) <= SMALL
+        if np.array_equal(values, weight) or (small and (np.abs(values - weight) <= _ROUNDING * np.abs(weight)).all()):
             exact.append(name)
         else:
             rounded[name] = float(np.sqrt(np.square(values - weight).mean() / np.square(weight).mean()))

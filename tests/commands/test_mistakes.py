@@ -44,7 +44,10 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--trainer.callbacks+=EMAWeightAverging"], ["'EMAWeightAverging'", "Did you mean EMAWeightAveraging"]),
     (["--model.optimizer=Adm"], ["--model.optimizer = 'Adm'", "Did you mean torch.optim.Adam"]),
     (["--model.schedule=cosin"], ["--model.schedule = 'cosin'", "Did you mean 'cosine'? Known: cosine, constant."]),
-    (["--model.method.allocation=unifrm"], ["'unifrm' is not known. Did you mean 'uniform'? Known: uniform, global"]),
+    (
+        ["--model.method.allocation=unifrm"],
+        ["'unifrm' is not known. Did you mean 'uniform'? Known: uniform, erk, equal, global"],
+    ),
     (["--model.network=mynt.MyNet"], ["No module named 'mynt'", "mynet.MyNet for mynet.py", "Conv2"]),
     (["--model.network=test_mistakes.Fragile"], ["Fragile refuses its arguments: not all arguments converted"]),
     (["--model.weights=signed_constnt"], ["'signed_constnt'", "Did you mean 'signed_constant'", "kaiming_normal"]),

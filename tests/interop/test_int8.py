@@ -45,9 +45,9 @@ def images(count: int = 16, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
 
 
-def plain(weights: str, network: nn.Module | None = None) -> nn.Module:
+def plain(weights: str, network: nn.Module | None = None, method: ls.Method | None = None) -> nn.Module:
     """Return the plain network of a masked one whose norms have seen images and have trained scales and shifts."""
-    network = ls.mask_(network or Residual(), ls.EdgePopup(density=0.5), weights=weights, seed=0)
+    network = ls.mask_(network or Residual(), method or ls.EdgePopup(density=0.5), weights=weights, seed=0)
     generator = torch.Generator().manual_seed(2)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -101,6 +101,15 @@ def test_signed_constants_are_minus_one_zero_and_one_times_a_scale_to_the_bit(tm
         assert np.array_equal(integers != 0, weight.detach().numpy() != 0)
         magnitudes = weight.detach().abs().flatten(1).amax(1).numpy()
         np.testing.assert_allclose(scales, magnitudes, rtol=1e-6)
+
+
+def test_weights_that_a_mask_flips_and_multiplies_are_small_integers_times_a_scale(tmp_path: Path) -> None:
+    network = plain("signed_constant", method=ls.Multicoated(0.5, inner=[0.5, 0.2], signed=True))
+    found = written(network, tmp_path / "net.onnx")
+    assert (len(found.weights.exact), found.weights.rounded, found.weights.largest) == (3, {}, 3)
+    for (integers, scales), weight in zip(stored(tmp_path / "net.onnx").values(), folded(network), strict=True):
+        values = integers * scales.reshape(-1, *[1] * (integers.ndim - 1))
+        np.testing.assert_allclose(values, weight.detach().numpy(), rtol=1e-6)
 
 
 def test_onnxruntime_computes_everything_but_the_mean_in_eight_bits(tmp_path: Path) -> None:
