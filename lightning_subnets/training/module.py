@@ -56,9 +56,8 @@ class SubnetModule(MaskedModule):
             auto keeps them if the method trains weights.
         seed: of the weights and the scores.
         optimizer: for the parameters that the method trains.
-        lr_batch_size: the images per step for which the optimizer's learning rate is given. The rate is scaled linearly
-            to the global batch, over all processes and accumulation (Goyal et al. 2017, section 2.1); null does not
-            scale it.
+        lr_batch_size: the images per step that the optimizer's learning rate is given for. It is scaled linearly to the
+            global batch, over all processes and accumulation (Goyal et al. 2017, section 2.1); null does not scale it.
         schedule: of the learning rate by optimizer step: ``cosine`` falls to 0 at the last step, ``constant`` stays.
         warmup_epochs: epochs over which the rate rises linearly at first.
         label_smoothing: the share of the target that is spread evenly over all classes, in [0, 1].
