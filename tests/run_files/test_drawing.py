@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
+from readable_text import assert_readable_on_a_phone
 
 from lightning_subnets.graph.diagnostics import Diagnosis, LayerDiagnosis
 from lightning_subnets.run_files import drawing
@@ -67,15 +66,8 @@ def test_all_text_is_readable_on_a_phone(run: Path, monkeypatch: pytest.MonkeyPa
     drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
     assert len(saved) == 4
     for figure in saved:
-        # Of a point, where a phone is 390 pixels wide and the page has margins.
-        pixels = 358 / figure.get_figwidth() / 72
         figure.draw_without_rendering()
-        for text in figure.findobj(Text):
-            if text.get_text():
-                assert float(text.get_fontsize()) * pixels >= 9, text.get_text()
-                red, green, blue = np.array(to_rgb(text.get_color())) ** 2.2
-                contrast = 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
-                assert contrast > 4.4, text.get_text()  # 4.5 by the exact formula
+        assert_readable_on_a_phone(figure)
 
 
 def test_long_names_of_layers_differ() -> None:

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from made_sweeps import DENSITIES, NETWORKS, figure3, made
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from readable_text import assert_readable_on_a_phone
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.report import figure_layout, plots
@@ -247,14 +246,7 @@ def layers() -> Figure:
 
 @pytest.mark.parametrize("drawn", [labelled, layers])
 def test_all_text_is_readable_on_a_phone(drawn: Callable[[], Figure]) -> None:
-    figure = drawn()
-    pixels = 358 / figure.get_figwidth() / 72  # of a point, where a phone is 390 pixels wide and the page has margins
-    for text in figure.findobj(Text):
-        if text.get_text():
-            assert float(text.get_fontsize()) * pixels >= 9, text.get_text()
-            red, green, blue = np.array(to_rgb(text.get_color())) ** 2.2
-            contrast = 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
-            assert contrast > 4.4, text.get_text()  # 4.5 by the exact formula
+    assert_readable_on_a_phone(drawn())
 
 
 def test_lines_differ_in_grey_and_look_the_same_in_every_figure() -> None:
