@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_subnets.errors import UserError
 from lightning_subnets.masking import initialization, selection
 
 
@@ -40,6 +41,13 @@ class FrozenEdges:
         if self.pattern.device != device:
             self.pattern = self.pattern.to(device)
         return self.pattern
+
+
+def check_frozen(frozen: float) -> float:
+    """Return a share of frozen edges in [0, 1), and refuse any other."""
+    if not 0.0 <= frozen < 1.0:
+        raise UserError(f"frozen = {frozen} is outside [0, 1): it is the share of the edges that are not searched")
+    return frozen
 
 
 def searched_scores(scores: Tensor, frozen: FrozenEdges | None, *, always: float = math.inf) -> Tensor:

@@ -119,7 +119,7 @@ class Method(ABC):
         """Return how many of a weight's numbers are kept, or None if the method does not fix the number in advance."""
         return allocation.num_kept(total, self.density)
 
-    def counts(self, shapes: Mapping[str, torch.Size]) -> dict[str, int] | dict[str, int | None]:
+    def counts(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int | None]:
         """Return how many numbers of each weight are kept, by name; by default, ``num_kept`` of each."""
         return {name: self.num_kept(shape.numel()) for name, shape in shapes.items()}
 

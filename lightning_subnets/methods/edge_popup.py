@@ -49,7 +49,7 @@ class EdgePopup(Method):
     def num_kept(self, total: int) -> int | None:
         return None if self.global_ranking else super().num_kept(total)
 
-    def counts(self, shapes: Mapping[str, torch.Size]) -> dict[str, int] | dict[str, int | None]:
+    def counts(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int | None]:
         if self.allocation in ("erk", "equal"):
             chosen = allocation.erk if self.allocation == "erk" else allocation.equal
             return chosen(shapes, self.density)

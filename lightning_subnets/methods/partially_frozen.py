@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import selection
-from lightning_subnets.masking.frozen_edges import searched_scores
+from lightning_subnets.masking.frozen_edges import check_frozen, searched_scores
 from lightning_subnets.masking.method import ScoredWeight
 from lightning_subnets.methods.edge_popup import Allocation, EdgePopup
 
@@ -38,9 +38,7 @@ class PartiallyFrozen(EdgePopup):
         super().__init__(density, allocation)
         if allocation == "global":
             raise UserError("allocation = 'global' does not fix how much of each layer is kept: take uniform or erk")
-        if not 0.0 <= frozen < 1.0:
-            raise UserError(f"frozen = {frozen} is outside [0, 1): it is the share of the edges that are not searched")
-        self.frozen = frozen
+        self.frozen = check_frozen(frozen)
 
     def identity(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "absolute"}

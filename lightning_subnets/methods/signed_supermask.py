@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import initialization
+from lightning_subnets.masking.frozen_edges import check_frozen
 from lightning_subnets.masking.method import Method, ScoredWeight
 
 
@@ -39,9 +40,7 @@ class SignedSupermask(Method):
             raise UserError(f"density = {density} is outside (0, 1): it is the fraction kept at the start")
         if not 0.0 < threshold < float("inf"):
             raise UserError(f"threshold = {threshold} is not above 0: scores beyond it keep their weights")
-        if not 0.0 <= frozen < 1.0:
-            raise UserError(f"frozen = {frozen} is outside [0, 1): it is the share of the edges that are not searched")
-        self.density, self.threshold, self.frozen = density, threshold, frozen
+        self.density, self.threshold, self.frozen = density, threshold, check_frozen(frozen)
 
     def num_kept(self, total: int) -> None:
         return None

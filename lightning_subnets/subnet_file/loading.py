@@ -185,7 +185,8 @@ def _fill_(
     if masked.origin and entry.stream:
         density = header.weights.density if entry.density is None else entry.density
         masked.state.origin = masked.origin._replace(stream=entry.stream, density=density)
-    if masked.frozen and entry.frozen:  # weights that came with the network have no seed of their own
+    # Weights that came with the network, or had another name, have frozen edges of another draw.
+    if masked.frozen and entry.frozen and multiplier_code.stated(masked.frozen) != entry.frozen:
         masked.state.frozen = FrozenEdges.draw(weight.shape, **vars(entry.frozen))
     if masked.num_kept is not None and entry.num_kept is not None:
         masked.state.num_kept = entry.num_kept

@@ -31,7 +31,7 @@ def encode(layer: Layer, multiplier: Tensor, frozen: FrozenEdges | None) -> dict
     """Write into the layer how its m is encoded; return the tensors by the name of their part."""
     values: Integers = multiplier.flatten().to(torch.int8).numpy()
     if frozen:
-        layer.frozen = Frozen(frozen.always, frozen.never, frozen.seed, frozen.stream)
+        layer.frozen = stated(frozen)
         values = values[frozen.pattern.cpu().flatten().numpy() == 0]
     masks = {"mask": values != 0}
     if multiplier.dtype != torch.bool:
@@ -46,6 +46,11 @@ def encode(layer: Layer, multiplier: Tensor, frozen: FrozenEdges | None) -> dict
     if multiplier.dtype != torch.bool:
         layer.flipped, layer.levels = parts.pop("flipped"), list(parts.values())
     return {part: torch.frombuffer(bytearray(data), dtype=torch.uint8) for part, (_, data) in coded.items()}
+
+
+def stated(frozen: FrozenEdges) -> Frozen:
+    """Return the entry of frozen edges in the header."""
+    return Frozen(frozen.always, frozen.never, frozen.seed, frozen.stream)
 
 
 def decode(layer: Layer, name: str, take: Callable[[str], Tensor]) -> Tensor:
@@ -63,9 +68,8 @@ def decode(layer: Layer, name: str, take: Callable[[str], Tensor]) -> Tensor:
     whole = np.zeros(layer.size, np.int8)
     always, searched = 0, slice(None)
     if layer.frozen:
-        stated = layer.frozen
-        pattern = FrozenEdges.draw(torch.Size(layer.shape), **vars(stated)).pattern.flatten().numpy()
-        whole, searched, always = np.maximum(pattern, 0), pattern == 0, stated.always
+        pattern = FrozenEdges.draw(torch.Size(layer.shape), **vars(layer.frozen)).pattern.flatten().numpy()
+        whole, searched, always = np.maximum(pattern, 0), pattern == 0, layer.frozen.always
     values: Integers = mask("mask", Part(layer.kept - always, layer.code), whole[searched].size).astype(np.int8)
     outer = np.flatnonzero(values)
     negative = outer[mask("flipped", layer.flipped, len(outer))] if layer.flipped else outer[:0]
