@@ -65,7 +65,7 @@ def equal(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
 
     Arguments and rounding are those of ``erk``.
 
-    Source: Price and Tanner 2021, "Dense for the Price of Sparse", section 3, "equal per layer".
+    Source: Price and Tanner 2021, "Dense for the Price of Sparse", "equal per layer".
     """
     return _in_proportion(dict.fromkeys(shapes, 1), _totals(shapes), density)
 

@@ -63,8 +63,8 @@ def mask_(
         keep_dense: patterns of the weights that stay dense, see ``Choice``; they are drawn like the others.
         also_mask: patterns of further parameters to mask.
         densities: fraction of weights kept by pattern, for methods that fix the number kept of each weight.
-        norms: ``trained`` trains the scales and shifts of norms beside the scores, as Diffenderfer and Kailkhura 2021,
-            section 4, "MPT + BN".
+        norms: ``trained`` trains the scales and shifts of norms beside the scores, as the variant with
+            trained norms of Diffenderfer and Kailkhura 2021.
 
     Returns: the same network.
 

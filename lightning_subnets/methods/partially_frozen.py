@@ -31,7 +31,7 @@ class PartiallyFrozen(EdgePopup):
 
     Raises:
         ValueError: if an argument is out of range.
-    Source: Otsuka et al. 2025, "Partially Frozen Random Networks Contain Compact Strong Lottery Tickets", section 3.
+    Source: Otsuka et al. 2025, "Partially Frozen Random Networks Contain Compact Strong Lottery Tickets".
     """
 
     def __init__(self, density: float, frozen: float = 0.7, allocation: Allocation = "uniform") -> None:

@@ -29,7 +29,7 @@ class SignedSupermask(Method):
 
     Raises:
         ValueError: if an argument is out of range.
-    Source: Koster et al. 2022, "Signing the Supermask: Keep, Hide, Invert", section 3. There scores start from an
+    Source: Koster et al. 2022, "Signing the Supermask: Keep, Hide, Invert". There scores start from an
         initialisation of the authors' for ELU networks.
     """
 
