@@ -28,7 +28,7 @@ from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.run_files import drawing, summary
+from lightning_subnets.run_files import drawing, saved_run, summary
 from lightning_subnets.run_files.builders import (
     accept_builders_without_annotation,
     as_constructor_error,
@@ -278,6 +278,7 @@ class SubnetCLI(LightningCLI):
             self.model, self.datamodule, digest_before=self.weights_digest, seconds=seconds
         )
         result |= summary.best_epoch(self.run.path)
+        result["file_bytes"] = saved_run.save_subnet_beside(self.run.last_checkpoint, self.model, result)
         layers = list(masking.masked_weights(self.model.network))
         try:
             pictures = drawing.draw_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lightning_subnets.run_files.builders import (
 )
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.summary import read as read_summary
+from lightning_subnets.subnet_file import save_subnet
 from lightning_subnets.training import checkpoint
 from lightning_subnets.training.module import SubnetModule
 
@@ -66,8 +68,11 @@ class SavedRun:
             raise UserError(f"{type(data).__name__} is no ImageDataModule, so its images are unknown here")
         return data
 
-    def details(self) -> dict[str, Any]:
-        """Return the optional arguments of ``save_subnet`` for this run."""
+    def details(self, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the optional arguments of ``save_subnet`` for this run.
+
+        ``summary`` is that of the run; by default it is read from the run's directory, if it is there.
+        """
         classes: list[str] = []
         preprocessing: dict[str, Any] = {}
         try:
@@ -78,7 +83,7 @@ class SavedRun:
             classes = data.classes
         except UserError as error:
             print(f"classes and preprocessing are left out: {printable(str(error))}", file=sys.stderr)
-        summary = read_summary(self._folder) or {}
+        summary = summary or read_summary(self._folder) or {}
         # A Supermask run measured a sampled mask, and the file has the most probable one.
         if summary.get("method") == "Supermask" or summary.get("steps") != self._content["global_step"]:
             summary = {}
@@ -107,3 +112,20 @@ class SavedRun:
             return parser.instantiate(parsed)[key]
         except Exception as error:  # a class that a config names may raise anything
             raise as_constructor_error(error) from error
+
+
+def save_subnet_beside(last_checkpoint: Path | None, module: SubnetModule, summary: Mapping[str, Any]) -> int | None:
+    """Save the subnetwork of a run that is done as ``last.subnet`` beside its last checkpoint.
+
+    Returns: the size in bytes; None if there is no checkpoint, if the method trains the weights, which would be stored
+        twice, or if no file can hold the network, for a reason that is printed.
+    """
+    if last_checkpoint is None or module.method.trainable != "scores":
+        return None
+    path = last_checkpoint.with_suffix(".subnet")
+    try:
+        save_subnet(module.network, path, **SavedRun(str(last_checkpoint)).details(summary), force=True)
+    except UserError as error:
+        print(f"the run has no {path.name}: {printable(str(error))}", file=sys.stderr)
+        return None
+    return path.stat().st_size

@@ -44,6 +44,7 @@ class Summary(Strict):
     log10_paths: float | None = None
     log10_trace: float | None = None
     units_on_paths: dict[str, Count] | None = None
+    file_bytes: Count | None = None
     weights_digest: str | None = None
     seconds: float | None = None
     epochs: Count | None = None
@@ -155,6 +156,7 @@ def read(run: Path) -> dict[str, Any] | None:
 def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     """Print a summary as a panel."""
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.markup import escape
     from rich.panel import Panel
     from rich.table import Table
@@ -173,6 +175,7 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
         if unchanged
         else "yes, by this method",
         "training": f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s",
+        **({"subnet file": f"{decimal(summary['file_bytes'])} (last.subnet)"} if summary.get("file_bytes") else {}),
         "run": escape(printable(str(run))),
         "pictures": ", ".join(picture.name for picture in pictures),
     }

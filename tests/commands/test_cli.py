@@ -35,6 +35,7 @@ def test_a_run_leaves_checkpoints_metrics_config_summary_and_pictures(finished_r
         ".lock",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/last.subnet",
         "metrics.csv",
         "config.yaml",
         "summary.json",
@@ -94,7 +95,9 @@ def test_the_summary_of_a_dense_run_says_that_weights_changed(capsys: pytest.Cap
     summary = json.loads(Path("runs/dense/version_0/summary.json").read_text())
     assert summary["weights_unchanged"] is False
     assert summary["kept"] == summary["total"]
+    assert summary["file_bytes"] is None
     assert not Path("runs/dense/version_0/layers.png").exists()
+    assert not Path("runs/dense/version_0/checkpoints/last.subnet").exists()
     assert "by this method" in capsys.readouterr().out
 
 

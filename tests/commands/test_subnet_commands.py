@@ -55,6 +55,11 @@ def logits_of(network: nn.Module) -> Tensor:
     return logits
 
 
+def test_a_finished_run_has_the_file_that_an_export_writes(run: Path, subnet: Path) -> None:
+    assert (run / "checkpoints" / "last.subnet").read_bytes() == subnet.read_bytes()
+    assert json.loads((run / "summary.json").read_text())["file_bytes"] == subnet.stat().st_size
+
+
 def test_the_file_of_a_run_has_its_network(run: Path, subnet: Path) -> None:
     found = SavedRun(last(run)).module().network
     assert torch.equal(logits_of(load_subnet(subnet)), logits_of(found))

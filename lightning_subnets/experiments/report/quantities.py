@@ -19,6 +19,7 @@ _KNOWN = {
     "data": Quantity("data set"),
     "density": Quantity("weights kept (%)", 100),
     "distribution": Quantity("weight distribution"),
+    "file_bytes": Quantity("file size (kB)", 1e-3),
     "kept": Quantity("weights kept (millions)", 1e-6),
     "log10_paths": Quantity("paths from inputs to outputs (log10)"),
     "log10_trace": Quantity("path-kernel trace (log10)"),

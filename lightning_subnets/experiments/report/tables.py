@@ -33,6 +33,7 @@ _SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
     "weights": ("weights", "", 1),
     "density": ("density (%)", ".4g", 100),
     "kept": ("weights kept", ",.0f", 1),
+    "file_bytes": ("file (kB)", ",.1f", 1e-3),
     "best_val_accuracy": ("best validation (%)", ".2f", 100),
     "best_epoch": ("after epoch", "g", 1),
     "test_accuracy": ("test accuracy, last (%)", ".2f", 100),

@@ -19,7 +19,10 @@ Value = str | float
 Options = dict[str, Any]
 
 # The columns of results.csv, besides the axes. Accuracies are fractions, times seconds, units_on_paths a JSON object.
-NUMBERS = ("test_accuracy", "test_top5", "test_loss", "kept", "total", "log10_paths", "log10_trace", "seconds")
+NUMBERS = (
+    *("test_accuracy", "test_top5", "test_loss"),
+    *("kept", "total", "file_bytes", "log10_paths", "log10_trace", "seconds"),
+)
 MEASURED = (*NUMBERS, "units_on_paths", "epochs", "steps", "method", "weights", "weights_digest", "device")
 VERSIONS = ("torch", "torchvision", "lightning", "lightning_subnets")
 COLUMNS = ("line", "seed", "status", "error", *MEASURED, "finished", *VERSIONS, "directory", "command")
@@ -53,12 +56,15 @@ class Plot:
         y: one of ``NUMBERS``, or ``units_on_paths``, which is drawn over layers and not over x.
         panels: the axis that has a panel for each value.
         log_x: whether x is logarithmic.
+        frontier: whether to join the points of all lines that no other point beats with at most their x (the Pareto
+            front), and to label only these.
     """
 
     x: str = "density"
     y: str = "test_accuracy"
     panels: str | None = None
     log_x: bool = False
+    frontier: bool = False
 
 
 @dataclass(frozen=True, config=_CONFIG)

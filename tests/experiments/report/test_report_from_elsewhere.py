@@ -128,9 +128,11 @@ def test_a_name_with_the_markup_of_rich_is_printed_literally(
     found: dict[str, Any] = {"test_accuracy": 0.5, "kept": 1, "total": 2, "density": 0.5, "weights_unchanged": False}
     found |= {"epochs": 1, "steps": 1, "seconds": 1.0, "method": "[/bold]"}
     found |= {"best_val_accuracy": 0.25, "best_epoch": 3, "validated_on": "held-out images"}
+    found |= {"file_bytes": 57_012}
     summary.show(found, Path("[red]x[/y]", "version_0"), [])
     said = capsys.readouterr().out
     assert "[red]x[/y]/version_0" in said
     assert "25.00% after epoch 3, on the held-out images" in said
     assert "50.00% after the last epoch " in said
     assert "y]: [/bold]" in said
+    assert "57.0 kB (last.subnet)" in said
