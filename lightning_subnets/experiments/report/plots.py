@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files.drawing import boxes_for_missing_letters, shortened
 
 DODGE = 0.36  # distance between the first and the last line at a name on x, where names are 1 apart
+FRONTIER: Style = {"color": "#BBBBBB", "linewidth": 6, "alpha": 0.6}
 Panel = tuple[str, list[Row]]
 
 
@@ -54,6 +56,8 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
         for line in sweep.lines()
         if line in drawn
     ]
+    if plot.frontier and drawn:
+        handles.append(Line2D([], [], **FRONTIER, label="best of all lines up to this x"))
     note = "; ".join([sweep.scale.note, *points.seeds(rows, axes_names)])
     layout.finish(sweep.figure.title, [note], _warnings(plot, rows, axes_names), handles)
     point_labels.place(layout)
@@ -107,26 +111,37 @@ def _draw_curves(
     looks, drawn = styles(sweep.figure.lines), dict[str, bool]()
     curves = list(dict.fromkeys(str(row["line"]) for row in rows if row[plot.x] is not None))
     for axes, (_, panel) in zip(layout.axes, panels, strict=True):
+        found = dict[str, list[_Point]]()
         for line in sweep.lines():
             of_line = [row for row in panel if row["line"] == line and points.numbers([row], plot.y)]
             runs = [row for row in of_line if isinstance(row[plot.x], str) or points.numbers([row], plot.x)]
             if runs:
                 shift = DODGE * (curves.index(line) / max(len(curves) - 1, 1) - 0.5)
                 positions = {name: place + shift for place, name in enumerate(names)}
-                _curve(axes, plot, runs, looks[line], axes_names, positions)
+                found[line] = _points(plot, runs, axes_names, positions)
             elif of_line and line not in curves:
                 _horizontal(axes, points.measured(points.numbers(of_line, plot.y), quantity(plot.y).scale), looks[line])
             else:
                 continue
             drawn[line] = bool(runs)
+        everything = [point for its in found.values() for point in its]
+        labelled = _frontier(everything) if plot.frontier else everything
+        for line, its in found.items():
+            _curve(axes, its, looks[line], labelled)
+        if plot.frontier:
+            _draw_frontier(axes, labelled)
         _set_ticks(axes, plot, on_x, layout.slanted)
     return layout, drawn
 
 
-def _curve(
-    axes: Axes, plot: Plot, rows: Sequence[Row], look: Style, axes_names: Sequence[str], positions: dict[str, float]
-) -> None:
-    """Draw one line's runs in a panel, and label its points if x was measured.
+class _Point(NamedTuple):
+    x: points.Measured
+    y: points.Measured
+    label: str
+
+
+def _points(plot: Plot, rows: Sequence[Row], axes_names: Sequence[str], positions: Mapping[str, float]) -> list[_Point]:
+    """Return the points of one line in a panel, from left to right; they have labels if x was measured.
 
     Names on x are at ``positions``.
     """
@@ -140,22 +155,46 @@ def _curve(
             x = points.Measured(positions[values[0]], None)
         else:
             x = points.measured(points.numbers(group, plot.x), quantity(plot.x).scale)
-        found.append((x, y, label))
-    found.sort(key=lambda point: point[0].mean)
+        found.append(_Point(x, y, label if measured_x else ""))
+    return sorted(found, key=lambda point: point.x.mean)
+
+
+def _curve(axes: Axes, line: Sequence[_Point], look: Style, labelled: Sequence[_Point]) -> None:
     axes.errorbar(
-        [x.mean for x, _, _ in found],
-        [y.mean for _, y, _ in found],
-        xerr=[x.deviation or np.nan for x, _, _ in found] if measured_x else None,
-        yerr=[np.nan if y.deviation is None else y.deviation for _, y, _ in found],
+        [point.x.mean for point in line],
+        [point.y.mean for point in line],
+        # Only the deviation of a measured x is above 0: the runs of a point share its place on an axis.
+        xerr=[point.x.deviation or np.nan for point in line],
+        yerr=[np.nan if point.y.deviation is None else point.y.deviation for point in line],
         **look,
         markersize=5,
         linewidth=1.4,
         elinewidth=1,
         capsize=2.5,
     )
-    for x, y, label in found:
-        if measured_x and label:
-            point_labels.add(axes, x.mean, y.mean, label, look["color"])
+    for point in line:
+        if point.label and point in labelled:
+            point_labels.add(axes, point.x.mean, point.y.mean, point.label, look["color"])
+
+
+def _frontier(found: Sequence[_Point]) -> list[_Point]:
+    """Return the points with a larger y than all points of at most their x, from left to right."""
+    best: list[_Point] = []
+    for point in sorted(found, key=lambda point: (point.x.mean, -point.y.mean)):
+        if not best or point.y.mean > best[-1].y.mean:
+            best.append(point)
+    return best
+
+
+def _draw_frontier(axes: Axes, best: Sequence[_Point]) -> None:
+    """Draw the largest y of all points up to each x."""
+    axes.step(
+        [point.x.mean for point in best],
+        [point.y.mean for point in best],
+        where="post",
+        zorder=0,
+        **FRONTIER,
+    )
 
 
 def _horizontal(axes: Axes, level: points.Measured, look: Style) -> None:
