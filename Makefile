@@ -5,6 +5,7 @@
 # make test-browser  run those of tests/browser in Chromium, which they install with onnxruntime-web and axe-core
 # make test-long     run everything with new random examples
 # make coverage      run test-all and list the lines that no test reaches
+# make gpu           measure everything that only a GPU can show; PART=step one part, REHEARSE=1 on any machine
 # make docs          build the website into site/, without a network
 # make dist          build and check the files for the package index, see docs/release.md
 # make lint          check style, types, the arrows between the rooms, and the files for GitHub
@@ -34,7 +35,7 @@ endef
 export WITH_INDEXES_OF_PIP
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all test-slurm test-browser test-long coverage docs dist lint setup clean
+.PHONY: quickstart test test-all test-slurm test-browser test-long coverage gpu docs dist lint setup clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
@@ -59,6 +60,10 @@ test-long: $(INSTALLED) $(FFCV)
 
 coverage: $(INSTALLED) $(FFCV)
 	$(PYTEST) -m "not long and not slurm and not browser" --cov=lightning_subnets --cov-report=term-missing:skip-covered
+
+# The Python of the virtual environment if there is one, otherwise one that has PyTorch already.
+gpu:
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(if $(PART),--parts $(PART)) $(if $(REHEARSE),--rehearse)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml

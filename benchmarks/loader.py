@@ -3,7 +3,8 @@
     python benchmarks/loader.py /path/with/one/directory/of/photographs/a/class
 
 All loaders give uint8 batches of random resized crops, mirrored at random. The FFCV files are first written from the
-photographs, in a temporary directory. Each loader has one warm-up epoch, and then one epoch in each round.
+photographs, in a temporary directory. Each loader has one warm-up epoch, and then one epoch in each round. Without
+photographs, smooth random pictures of 500 x 375 pixels are made. Without FFCV, only loaders of folders are measured.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
-from interleaved import interleaved, machine, save, table
+from interleaved import Values, interleaved, machine, save, table
 from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import ConcatDataset, DataLoader
@@ -50,7 +54,7 @@ Ways = dict[str, Callable[[], dict[str, float]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", type=Path)
+    parser.add_argument("photographs", type=Path, nargs="?")
     parser.add_argument("--repeat", type=int, default=4, help="copies of each photograph in the data set")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -58,6 +62,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--longer-side", type=int, nargs="+", default=[500, 400])
     parser.add_argument("--steps", type=int, default=0, help="training steps, to measure the time spent waiting")
+    parser.add_argument("--brief", action="store_true", help="do not compare with FFCV's own loader")
     parser.add_argument("--first", help=argparse.SUPPRESS)  # this program calls itself
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -69,55 +74,83 @@ def main() -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    classes = class_names(options.photographs)
-    files = list_files(options.photographs, classes) * options.repeat
     console = Console(width=200)
-    console.print(f"{machine(PACKAGES)}\n{len(files)} images, {options.workers} workers, batch {options.batch_size}")
-    results = {}
+    with_ffcv = find_spec("ffcv") is not None
+    packages = PACKAGES if with_ffcv else tuple(name for name in PACKAGES if name not in ("ffcv", "numba"))
+    results: dict[str, dict[str, Values]] = {}
 
     def measure(title: str, ways: Ways, rounds: int, reference: str) -> None:
         measured = results[title] = interleaved(ways, rounds)
         console.print(table(title, measured, ["images/s"], reference, of="images/s"))
 
     with tempfile.TemporaryDirectory() as directory:
-        betons = _betons(files, classes, Path(directory), options.longer_side)
-        console.print(sizes(betons, len(files)))
-
-        folder = FolderLoader(files, _order(files), options.batch_size, _size(options), True, options.workers)
-        plain = "plain DataLoader"
-        ways: Ways = {plain: partial(by_hand, _plain(options)), "folder": partial(by_hand, folder)}
+        options.photographs = options.photographs or _made(Path(directory, "made"))
+        classes = class_names(options.photographs)
+        files = list_files(options.photographs, classes) * options.repeat
+        console.print(machine(packages))
+        console.print(f"{len(files)} images, {options.workers} workers, batch {options.batch_size}")
+        betons = _betons(files, classes, Path(directory), options) if with_ffcv else {}
+        order, plain = _order(files), "plain DataLoader"
+        loader: EpochLoader = FolderLoader(files, order, options.batch_size, _size(options), True, options.workers)
+        ways: Ways = {plain: partial(by_hand, _plain(options)), "folder": partial(by_hand, loader)}
         for name, path in betons.items():
             ways[f"ffcv, {name}"] = partial(by_hand, _ours(path, options))
         measure("against torchvision's crops in a DataLoader over the original files", ways, options.rounds, plain)
-
-        for name, path in betons.items():
-            ways = {"bare": partial(by_hand, _bare(path, options)), "ours": partial(by_hand, _ours(path, options))}
-            measure(f"FFCV's own Loader, {name}", ways, 2 * options.rounds, "bare")
-
-        name, path = list(betons.items())[2]
-        loader = _ours(path, options)
-        ways = {"by hand": partial(by_hand, loader), "in a Trainer": partial(in_a_trainer, loader)}
-        measure(f"an empty step, {name}", ways, 4 * options.rounds, "by hand")
-
-        name, path = list(betons.items())[1]
-        counts = [count for count in (1, 2, 4, 8, 16) if count <= 2 * options.workers]
-        ways = {f"{count} workers": partial(by_hand, _ours(path, options, count)) for count in counts}
-        measure(f"scaling, {name}", ways, options.rounds, "1 workers")
-
-        rows = Table("way", "first batch, s", "peak memory, MB", title=f"a process, {name}", title_justify="left")
-        ways = {way: partial(first_batch, way, path, options) for way in ("bare", "ffcv")}
-        processes = results[f"a process, {name}"] = interleaved(ways, 3, warmup=0)
-        for way, values in processes.items():
-            rows.add_row(way, *(f"{statistics.median(values[key]):,.1f}" for key in ("seconds", "MB")))
-        console.print(rows)
+        if betons:
+            console.print(sizes(betons, len(files)))
+            loader = _ours(next(path for name, path in betons.items() if name.startswith("mixed")), options)
+        if betons and not options.brief:
+            _compare_with_ffcv(betons, options, measure)
+            console.print(_processes(betons, options, results))
         if options.steps:
-            console.print(waiting(_ours(path, options), options))
-    save(results, console, PACKAGES)
+            name = f"Wide ResNet-50-2, {options.steps} steps"
+            results[name] = {type(loader).__name__: waiting(loader, options)}
+            console.print(f"{name}: {results[name]}")
+    save(results, console, packages)
 
 
-def _betons(files: Files, classes: list[str], directory: Path, longer_sides: list[int]) -> dict[str, Path]:
+def _compare_with_ffcv(
+    betons: dict[str, Path], options: argparse.Namespace, measure: Callable[[str, Ways, int, str], None]
+) -> None:
+    for name, path in betons.items():
+        ways: Ways = {"bare": partial(by_hand, _bare(path, options)), "ours": partial(by_hand, _ours(path, options))}
+        measure(f"FFCV's own Loader, {name}", ways, 2 * options.rounds, "bare")
+
+    name, path = list(betons.items())[2]
+    loader = _ours(path, options)
+    ways = {"by hand": partial(by_hand, loader), "in a Trainer": partial(in_a_trainer, loader)}
+    measure(f"an empty step, {name}", ways, 4 * options.rounds, "by hand")
+
+    name, path = list(betons.items())[1]
+    counts = [count for count in (1, 2, 4, 8, 16) if count <= 2 * options.workers]
+    ways = {f"{count} workers": partial(by_hand, _ours(path, options, count)) for count in counts}
+    measure(f"scaling, {name}", ways, options.rounds, "1 workers")
+
+
+def _processes(betons: dict[str, Path], options: argparse.Namespace, results: dict[str, dict[str, Values]]) -> Table:
+    name, path = list(betons.items())[1]
+    rows = Table("way", "first batch, s", "peak memory, MB", title=f"a process, {name}", title_justify="left")
+    ways: Ways = {way: partial(first_batch, way, path, options) for way in ("bare", "ffcv")}
+    processes = results[f"a process, {name}"] = interleaved(ways, 3, warmup=0)
+    for way, values in processes.items():
+        rows.add_row(way, *(f"{statistics.median(values[key]):,.1f}" for key in ("seconds", "MB")))
+    return rows
+
+
+def _made(folder: Path) -> Path:
+    """Write 128 smooth random pictures in two classes, and return their directory."""
+    rng = np.random.default_rng(0)
+    for number in range(128):
+        place = folder / str(number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (38, 50, 3), dtype=np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(place / f"{number}.jpg", quality=90)
+    return folder
+
+
+def _betons(files: Files, classes: list[str], directory: Path, options: argparse.Namespace) -> dict[str, Path]:
     betons = {}
-    for longer_side in longer_sides:
+    for longer_side in options.longer_side[: 1 if options.brief else None]:
         for name, share in SHARES.items():
             path = directory / f"{name}_{longer_side}.beton"
             write(path, files, classes, Storage(longer_side, None, 90, share), num_workers=os.cpu_count() or 1)
@@ -235,8 +268,8 @@ def sizes(betons: dict[str, Path], images: int) -> Table:
     return rows
 
 
-def waiting(loader: EpochLoader, options: argparse.Namespace) -> str:
-    """Return the share of time that training steps of a Wide ResNet-50-2 wait for data, as text."""
+def waiting(loader: EpochLoader, options: argparse.Namespace) -> Values:
+    """Return the per cent of the time that training steps of a Wide ResNet-50-2 wait for data, and the images/s."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = torchvision.models.wide_resnet50_2().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
@@ -255,7 +288,7 @@ def waiting(loader: EpochLoader, options: argparse.Namespace) -> str:
         if step == options.steps + 5:
             break
         done = time.perf_counter()
-    return f"Wide ResNet-50-2, {options.steps} steps on {device}: {waited / total:.1%} of the time is spent waiting"
+    return {"waiting, %": [100 * waited / total], "images/s": [options.batch_size * options.steps / total]}
 
 
 def _endless(loader: EpochLoader) -> Iterator[Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from repository import ROOT
 
 SERVED = ("exported", "masked", "torch CSR", "SciPy CSR", "onnxruntime", "onnxruntime, sparse initializers")
@@ -70,3 +73,53 @@ def test_a_benchmark_prints_a_table_and_writes_what_it_measured(
         for quantities in measured.values():
             for values in quantities.values():
                 assert all(value > 0 for value in values)
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the program of ``make gpu``, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("gpu")
+
+
+@pytest.mark.thorough
+def test_every_part_of_the_measurements_on_a_gpu_is_rehearsed(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--rehearse"])
+    gpu.main()
+    (path,) = Path("runs/gpu").glob("*.json")
+    content, table = json.loads(path.read_text()), path.with_suffix(".md").read_text()
+    assert content["parts"].keys() == gpu.PARTS.keys()
+    for name, part in content["parts"].items():
+        assert part["status"] == "done"
+        assert part["results"].keys() == {
+            command.split(".py")[0] for command in part["commands"] if not command.startswith("pytest")
+        }
+        for benchmark, results in part["results"].items():
+            for title, measured in results.items():
+                assert f"| {benchmark}, {title} |" in table, name
+                assert all(f"| {variant} |" in table for variant in measured)
+    assert sum(part.minutes for part in gpu.PARTS.values()) <= gpu.MINUTES
+    assert max(part.minutes for part in gpu.PARTS.values()) <= 8
+
+
+def test_a_part_that_fails_or_takes_too_long_is_reported_with_what_it_measured(gpu: Any) -> None:
+    measured = "selection.py --exponents 10 --networks resnet18 --rounds 1"
+    failed = gpu.run(gpu.Part("", 1, [], [measured, "selection.py --exponents none"]), rehearse=True, seconds=60)
+    assert failed["status"] == "selection.py --exponents none failed with exit code 2"
+    assert failed["results"]["selection"]["2^10"]["ours"]["ms"][0] > 0
+    stopped = gpu.run(gpu.Part("", 1, [], [measured]), rehearse=True, seconds=0.1)
+    assert stopped["status"] == "stopped after 0 s"
+    assert stopped["results"] == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_measurements_on_one_are_refused(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main()
+    assert stopped.value.code == 2
+    assert "--rehearse" in capsys.readouterr().err
+    assert not Path("results").exists()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from torch import nn
+from lightning.pytorch.callbacks import ModelCheckpoint
+from small_runs import conv_module, quiet_trainer
+from torch import Tensor, nn, optim
 
 from lightning_subnets import EdgePopup, mask_, masked_weights
+from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.cached_weight import compile_, refresh_
 from lightning_subnets.masking.masked_class import effective_weight
 from lightning_subnets.masking.selection import top_k
@@ -72,3 +77,20 @@ def test_a_compiled_network_has_the_losses_of_a_plain_one() -> None:
         ]
         assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which deterministic matrix products need
+
+    def fit(folder: str, epochs: int, resume: Path | None = None) -> dict[str, Tensor]:
+        module = conv_module(schedule="constant", optimizer=partial(optim.SGD, lr=0.1, momentum=0.9))
+        options = {"accelerator": "gpu", "devices": 1, "deterministic": True, "max_epochs": epochs}
+        checkpoints = ModelCheckpoint(tmp_path / folder, filename="last")
+        quiet_trainer(**options, callbacks=[checkpoints]).fit(module, datamodule=Digits(), ckpt_path=resume)
+        return module.network.state_dict()
+
+    whole = fit("whole", epochs=2)
+    fit("stopped", epochs=1)
+    resumed = fit("resumed", epochs=2, resume=tmp_path / "stopped" / "last.ckpt")
+    assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []

@@ -25,7 +25,8 @@ class Digits(InMemoryDataModule):
     Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository, its test set.
     """
 
-    mean, std = (0.305,), (0.376,)
+    mean: tuple[float, ...] = (0.305,)
+    std: tuple[float, ...] = (0.376,)
 
     def __init__(
         self,

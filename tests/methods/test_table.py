@@ -14,6 +14,7 @@ from table import (
     EVERY,
     EXACT,
     OF_A_DENSITY,
+    SCORES_TRAINED,
     Row,
     batches,
     masked,
@@ -203,3 +204,14 @@ def test_the_masks_of_a_run_can_be_fixed_in_another(row: Row, tmp_path: Path) ->
     for name, mask in masks(other).items():
         assert mask.sum() == found[name].sum()
         assert torch.equal(mask, found[name]) == bool(found[name].all())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("row", SCORES_TRAINED, ids=str)
+def test_the_masks_on_a_gpu_are_those_of_a_cpu(row: Row) -> None:
+    network = mask_(plain(), row())
+    moved = copy.deepcopy(network).cuda()
+    expected = masks(network)
+    for name, mask in masks(moved).items():
+        assert mask.device.type == "cuda"
+        assert torch.equal(mask.cpu(), expected[name]), name

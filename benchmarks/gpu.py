@@ -1,0 +1,181 @@
+"""Everything that only a GPU can show, in parts that can be run one by one.
+
+    python benchmarks/gpu.py                  # all parts, in 25 minutes at most
+    python benchmarks/gpu.py --parts step     # one of them
+    python benchmarks/gpu.py --rehearse       # every part with small sizes, on any machine
+
+Each part runs tests or benchmarks in processes of their own, and is stopped at its limit. What is measured is kept in
+``results/gpu/<card>.json`` after each part, beside a table in Markdown; parts that ran earlier stay. A rehearsal writes
+into ``runs/gpu``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleaved import machine, spread
+
+ROOT = Path(__file__).resolve().parent.parent
+MINUTES = 25
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the measurements: its commands, those of a rehearsal, and the minutes that it may take."""
+
+    shows: str
+    minutes: float
+    commands: list[str]
+    rehearsal: list[str]
+
+
+_TESTS = "pytest -q -p no:cacheprovider -k gpu tests/test_on_a_gpu.py tests/methods/test_table.py"
+_SMALL = "--rounds 1 --steps 1"
+PARTS = {
+    "tests": Part(
+        "masks equal those of a CPU, no step waits for the device, compiled and resumed runs equal plain ones",
+        3,
+        [_TESTS],
+        [_TESTS],
+    ),
+    "step": Part(
+        "a training step of ResNet-50 in bf16, dense and masked, eager and compiled",
+        5,
+        ["step.py --networks resnet50:256 --variants dense masked --compile --rounds 9"],
+        [f"step.py --networks conv4:2 --variants dense masked {_SMALL}"],
+    ),
+    "wide": Part(
+        "the same of Wide ResNet-50-2",
+        7,
+        ["step.py --networks wide_resnet50_2:256 --variants dense masked --compile --rounds 9"],
+        [f"step.py --networks resnet18:2 --variants dense masked {_SMALL}"],
+    ),
+    "selection": Part(
+        "the selection of the masks alone, and an evaluation step",
+        3,
+        ["selection.py", "evaluate.py --networks resnet50:256 wide_resnet50_2:256 --variants dense masked --rounds 9"],
+        ["selection.py --exponents 10 --networks resnet18 --rounds 1", f"evaluate.py --networks conv4:2 {_SMALL}"],
+    ),
+    "small": Part(
+        "a small network in a Trainer with its data on the device, and several runs at once",
+        2.5,
+        ["cifar.py --rounds 3", "packing.py --at-once 1 2 4 8 --samples 20000 --rounds 2"],
+        [
+            "cifar.py --samples 256 --workers 1 --rounds 1",
+            "packing.py --at-once 1 2 --seeds 1 --samples 256 --rounds 1",
+        ],
+    ),
+    "loader": Part(
+        "images a second from a folder of pictures, and the share of a step spent waiting for them",
+        2,
+        ["loader.py --brief --rounds 3 --repeat 16 --batch-size 256 --steps 40"],
+        ["loader.py --brief --rounds 1 --repeat 1 --batch-size 4 --size 32 --longer-side 64 --steps 1"],
+    ),
+    "training": Part(
+        "a training of Wide ResNet-50-2 on images in memory: accuracy, images a second, memory, unchanged weights",
+        2.5,
+        ["training.py"],
+        ["training.py --network resnet18 --size 32 --epochs 1"],
+    ),
+}
+
+
+def run(part: Part, *, rehearse: bool, seconds: float) -> dict[str, Any]:
+    """Run the commands of a part, and return their results and what became of them."""
+    commands, start, results = part.rehearsal if rehearse else part.commands, time.monotonic(), {}
+    status = "done"
+    with tempfile.TemporaryDirectory() as directory:
+        for command in commands:
+            program, *arguments = command.split()
+            is_test = program == "pytest"
+            where = ["-m", program] if is_test else [str(ROOT / "benchmarks" / program)]
+            left = seconds - (time.monotonic() - start)
+            code = _run([sys.executable, *where, *arguments], ROOT if is_test else Path(directory), left)
+            if code is None:
+                status = f"stopped after {seconds:.0f} s"
+                break
+            if code:
+                status = f"{command} failed with exit code {code}"
+                break
+        for path in sorted(Path(directory).glob("runs/benchmarks/*.json")):
+            results[path.stem.rpartition("-")[0]] = json.loads(path.read_text())["results"]
+    return {"status": status, "commands": commands, "seconds": time.monotonic() - start, "results": results}
+
+
+def _run(command: list[str], directory: Path, seconds: float) -> int | None:
+    """Return the exit code of a command; None if it was stopped, with all processes that it started."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])}
+    process = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
+    try:
+        return process.wait(max(seconds, 0))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def as_markdown(content: Mapping[str, Any]) -> str:
+    """Return the results as tables in Markdown: medians, with quartiles in brackets from three rounds on."""
+    lines = [f"# {content['card']}", "", f"{content['machine']}.", ""]
+    for name, part in content["parts"].items():
+        lines += [f"## {name}", "", f"{PARTS[name].shows}: {part['status']}, {part['date']}.", ""]
+        for benchmark, results in part["results"].items():
+            for title, measured in results.items():
+                quantities = list(dict.fromkeys(quantity for values in measured.values() for quantity in values))
+                lines += [f"| {benchmark}, {title} | {' | '.join(quantities)} |", "|---" * (1 + len(quantities)) + "|"]
+                for variant, values in measured.items():
+                    cells = [spread(values[each], 3) if each in values else "" for each in quantities]
+                    lines.append(f"| {variant} | {' | '.join(cells)} |")
+                lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--rehearse", action="store_true", help="run every part with small sizes, on any machine")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="start no part after this time")
+    options = parser.parse_args()
+    if not options.rehearse and not torch.cuda.is_available():
+        parser.exit(2, "error: PyTorch finds no GPU here; --rehearse runs every part with small sizes on a CPU\n")
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    folder = Path("runs/gpu" if options.rehearse else "results/gpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (re.sub(r"[^a-z0-9]+", "_", card.lower()).strip("_") + ".json")
+    content = json.loads(path.read_text()) if path.exists() else {"parts": {}}
+    content |= {"card": card, "machine": machine()}
+    end = time.monotonic() + 60 * options.minutes
+    for name in options.parts:
+        part, left = PARTS[name], end - time.monotonic()
+        if left <= 0:
+            print(f"{name}: not run, because {options.minutes:g} minutes are over", flush=True)
+            continue
+        print(f"{name}: {part.shows}; {part.minutes:g} minutes at most", flush=True)
+        found = run(part, rehearse=options.rehearse, seconds=min(60 * part.minutes, left))
+        content["parts"][name] = found | {"date": date.today().isoformat()}
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        path.with_suffix(".md").write_text(as_markdown(content))
+        print(f"{name}: {found['status']} in {found['seconds']:.0f} s", flush=True)
+    print(f"written to {path} and {path.with_suffix('.md').name}")
+    if any(content["parts"].get(name, {"status": ""})["status"] != "done" for name in options.parts):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
