@@ -58,8 +58,10 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     ]
     if plot.frontier and drawn:
         handles.append(Line2D([], [], **FRONTIER, label="best of all lines up to this x"))
-    note = "; ".join([sweep.scale.note, *points.seeds(rows, axes_names)])
-    layout.finish(sweep.figure.title, [note], _warnings(plot, rows, axes_names), handles)
+    notes = ["; ".join([sweep.scale.note, *points.seeds(rows, axes_names)])]
+    if plot.frontier:
+        notes += _below(plot, rows, axes_names, layout.axes[0].get_ylim()[0])
+    layout.finish(sweep.figure.title, notes, _warnings(plot, rows, axes_names), handles)
     point_labels.place(layout)
     return layout.figure
 
@@ -70,6 +72,18 @@ def _warnings(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[str]
     if without:
         found.append(f"no path from inputs to outputs, so not drawn: {points.describe(without, axes)}")
     return found
+
+
+def _below(plot: Plot, rows: Sequence[Row], axes: Sequence[str], bottom: float) -> list[str]:
+    """Return a sentence on the points that are below the picture, if any."""
+    groups = [group for group in points.grouped(rows, ["line", *axes]).values() if points.numbers(group, plot.y)]
+    means = [points.measured(points.numbers(group, plot.y), quantity(plot.y).scale).mean for group in groups]
+    said = [
+        f"{points.describe_run(group[0] | {'seed': None}, axes)}: {mean:.4g}"
+        for group, mean in zip(groups, means, strict=True)
+        if mean < bottom
+    ]
+    return [f"below the picture: {'; '.join(said)}"] if said else []
 
 
 def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[Panel]:
@@ -110,6 +124,7 @@ def _draw_curves(
     layout.label(quantity(plot.x).label, quantity(plot.y).label)
     looks, drawn = styles(sweep.figure.lines), dict[str, bool]()
     curves = list(dict.fromkeys(str(row["line"]) for row in rows if row[plot.x] is not None))
+    fronts = list[_Point]()
     for axes, (_, panel) in zip(layout.axes, panels, strict=True):
         found = dict[str, list[_Point]]()
         for line in sweep.lines():
@@ -130,7 +145,13 @@ def _draw_curves(
             _curve(axes, its, looks[line], labelled)
         if plot.frontier:
             _draw_frontier(axes, labelled)
+            fronts += labelled
         _set_ticks(axes, plot, on_x, layout.slanted)
+    if fronts:
+        # Points far below the fronts would hide how the others differ.
+        worst, best = (extreme(point.y.mean for point in fronts) for extreme in (min, max))
+        low, high = layout.axes[0].get_ylim()
+        layout.axes[0].set_ylim(low := max(low, 2 * worst - best), min(high, best + 0.2 * (best - low)))
     return layout, drawn
 
 

@@ -80,7 +80,7 @@ def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
         cells = ["" if value is None else written(axis, value) for axis, value in zip(axes, values, strict=True)]
         cells += [str(finished) if finished == planned else f"{finished} of {planned}"]
         cells += [_text(accuracy, ".2f") + ("" if deviation is None else f" ± {deviation:.2f}")]
-        cells += [_text(row["kept"], ",.0f"), *(_text(row[name], ".4g") for name in means)]
+        cells += [_text(row["kept"], ",.0f"), *(_text(row[name], ".4g", quantity(name).scale) for name in means)]
         table.cells.append([str(line), *cells])
     if all(row["published_percent"] is None for row in table.data):
         for row in table.data:

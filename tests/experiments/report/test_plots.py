@@ -239,6 +239,18 @@ def test_the_front_joins_the_points_that_no_smaller_point_beats_and_labels_only_
     assert axes.get_xlabel() == "file size (kB)"
 
 
+def test_points_far_below_the_front_are_named_and_not_drawn() -> None:
+    def measure(row: Row) -> dict[str, float]:
+        density, bad = float(row["density"] or 0), row["line"] == "b" and row["density"] == 0.1
+        return {"file_bytes": 1e5 * density, "test_accuracy": 0.1 if bad else 0.8 + 0.1 * density}
+
+    plot = Plot("file_bytes", log_x=True, frontier=True)
+    sweep, rows = made({"a": None, "b": None}, {"density": DENSITIES}, [plot], measure)
+    figure = plots.draw(sweep, plot, rows)
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(81 - 8)  # the front rises from 81 to 89
+    assert notes(figure).endswith("2 seeds below the picture: b, 10 % kept: 10")
+
+
 @pytest.mark.parametrize("drawn", [pytest.param(crowded, marks=pytest.mark.thorough), labelled])
 def test_nothing_overlaps_and_nothing_is_cut_off(drawn: Callable[[], Figure]) -> None:
     figure = drawn()
