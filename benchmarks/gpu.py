@@ -43,7 +43,9 @@ class Part:
     rehearsal: list[str]
 
 
-_TESTS = "pytest -q -p no:cacheprovider -k gpu tests/test_on_a_gpu.py tests/methods/test_table.py"
+_TESTS = (
+    "pytest -q --noconftest -W default -p no:cacheprovider -k gpu tests/test_on_a_gpu.py tests/methods/test_table.py"
+)
 _SMALL = "--rounds 1 --steps 1"
 PARTS = {
     "tests": Part(
