@@ -44,10 +44,29 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
     return _select(list(scores), list(counts), absolute)
 
 
+def nested_each(scores: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return for each tensor, as int8, how many of its masks of the k largest scores a score is in.
+
+    A mask for each k of ``counts``, at least one and at most 127, as ``top_k`` selects it. A CPU ranks once for all.
+    """
+    if scores[0].device.type == "cpu" and not torch.compiler.is_compiling():
+        return _each_on_cpu([each.detach() for each in scores], counts, absolute=False)
+    repeated = [each for each, ks in zip(scores, counts, strict=True) for _ in ks]
+    masks = iter(top_k_each(repeated, [k for ks in counts for k in ks]))
+    found = []
+    for ks in counts:
+        levels = next(masks).to(torch.int8)
+        for _ in ks[1:]:
+            levels += next(masks)
+        found.append(levels)
+    return found
+
+
 def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
     scores = [each.detach() for each in scores]
     if scores[0].device.type == "cpu":
-        return _each_on_cpu(scores, counts, absolute)
+        levels = _each_on_cpu(scores, [[k] for k in counts], absolute)
+        return [each.view(torch.bool) for each in levels]
     if scores[0].is_cuda and _has_triton and all(each.dtype == torch.float32 for each in scores):
         from lightning_subnets.masking import radix_select
 
@@ -71,7 +90,7 @@ def _(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
     return [torch.empty_like(each, dtype=torch.bool) for each in scores]
 
 
-def _each_on_cpu(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Tensor]:
+def _each_on_cpu(scores: Sequence[Tensor], counts: Sequence[Sequence[int]], absolute: bool) -> list[Tensor]:
     """Select in several threads; each call starts them, because a pool has no threads after a fork."""
     sizes = [each.numel() for each in scores]
     threads = min(torch.get_num_threads(), len(scores)) if sum(sizes) >= _PARALLEL else 1
@@ -92,30 +111,41 @@ def _each_on_cpu(scores: list[Tensor], counts: list[int], absolute: bool) -> lis
     return [masks[index] for index in range(len(scores))]
 
 
-def _on_cpu(scores: Tensor, k: int, absolute: bool, scratch: NDArray[np.uint8]) -> Tensor:
-    """Select by NumPy's introselect, in time linear in the number of scores."""
+def _on_cpu(scores: Tensor, counts: Sequence[int], absolute: bool, scratch: NDArray[np.uint8]) -> Tensor:
+    """Select by NumPy's introselect, in time linear in the number of scores; return the sum of the masks, int8."""
     order = sorted(range(scores.dim()), key=scores.stride, reverse=True)
     stored = scores.permute(order)  # in the order of memory, channels last or not
     # NumPy has no bfloat16; float32 holds every half-precision number, in the same order.
     array = (stored.float() if stored.dtype in (torch.bfloat16, torch.float16) else stored).reshape(-1).numpy()
     if array.size and np.isnan(array.max()):
         raise UserError("a score is NaN")
-    if not 0 < k < array.size:
-        return torch.full_like(scores, k > 0, dtype=torch.bool)
+    ranks = sorted(array.size - k for k in counts if 0 < k < array.size)
+    if not ranks:
+        return torch.full_like(scores, sum(k > 0 for k in counts), dtype=torch.int8)
     keys = scratch[: array.nbytes].view(f"i{array.itemsize}")
     _keys(array, absolute, out=keys)
-    keys.partition(array.size - k)
-    threshold = keys[array.size - k]
+    thresholds = []
+    for lower, rank in zip([0, *ranks], ranks, strict=False):
+        keys[lower:].partition(rank - lower)  # NumPy takes ten times as long for several ranks in one call
+        thresholds.append(keys[rank])
     _keys(array, absolute, out=keys)
-    selected = keys >= threshold
-    surplus = int(np.count_nonzero(selected)) - k
-    if surplus:
-        ties = np.flatnonzero(keys == threshold)
-        if order != sorted(order):
-            places = np.array(np.unravel_index(ties, stored.shape))[np.argsort(order)]
-            ties = ties[np.argsort(np.ravel_multi_index(tuple(places), scores.shape))]
-        selected[ties[-surplus:]] = False
-    return torch.from_numpy(selected).view(stored.shape).permute(np.argsort(order).tolist())
+    masks = []
+    for threshold, rank in zip(thresholds, ranks, strict=True):
+        selected = keys >= threshold
+        surplus = int(np.count_nonzero(selected)) - (array.size - rank)
+        if surplus:
+            ties = np.flatnonzero(keys == threshold)
+            if order != sorted(order):
+                places = np.array(np.unravel_index(ties, stored.shape))[np.argsort(order)]
+                ties = ties[np.argsort(np.ravel_multi_index(tuple(places), scores.shape))]
+            selected[ties[-surplus:]] = False
+        masks.append(selected.view(np.int8))
+    levels = masks[0]
+    for mask in masks[1:]:
+        levels += mask
+    if full := sum(k == array.size for k in counts):
+        levels += full
+    return torch.from_numpy(levels).view(stored.shape).permute(np.argsort(order).tolist())
 
 
 def _keys(array: NDArray[np.floating], absolute: bool, out: NDArray[np.signedinteger]) -> None:

@@ -59,27 +59,20 @@ class Multicoated(PartiallyFrozen):
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         ranked: list[Tensor] = []
-        counts: list[int] = []
+        counts: list[list[int]] = []
         for each in weights:
             assert each.scores is not None
             assert each.num_kept is not None
-            magnitudes, always = each.scores.detach().abs(), each.frozen.always if each.frozen else 0
-            ranked.append(searched_scores(magnitudes, each.frozen))
-            ranked += [searched_scores(magnitudes, each.frozen, always=-torch.inf)] * len(self.inner)
-            searched = max(0, each.num_kept - always)
-            counts += [each.num_kept, *(round(share * searched) for share in self.inner)]
-        coats = selection.top_k_each(ranked, counts)
+            ranked.append(searched_scores(each.scores.detach().abs(), each.frozen, always=-torch.inf))
+            searched = each.num_kept - (each.frozen.always if each.frozen else 0)
+            counts.append([searched, *(round(share * searched) for share in self.inner)])
         found = []
-        for index, each in enumerate(weights):
-            first = index * (1 + len(self.inner))
-            multiplier = coats[first].to(torch.int8)
-            for coat in coats[first + 1 : first + 1 + len(self.inner)]:
-                multiplier += coat
-            if self.signed and each.scores is not None:
-                flipped = each.scores.detach() < 0
-                if each.frozen:
-                    flipped &= each.frozen.on(flipped.device) == 0
-                multiplier = torch.where(flipped, -multiplier, multiplier)
+        for each, multiplier in zip(weights, selection.nested_each(ranked, counts), strict=True):
+            assert each.scores is not None
+            if self.signed:
+                multiplier = torch.where(each.scores.detach() < 0, -multiplier, multiplier)
+            if each.frozen:
+                multiplier = multiplier.masked_fill(each.frozen.on(multiplier.device) == 1, 1)
             found.append(multiplier)
         return found
 

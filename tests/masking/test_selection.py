@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_subnets import UserError
-from lightning_subnets.masking.selection import _by_sort, top_k, top_k_each
+from lightning_subnets.masking.selection import _by_sort, nested_each, top_k, top_k_each
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -87,6 +87,23 @@ def test_each_of_many_tensors_has_the_mask_it_has_alone(sizes: tuple[int, ...]) 
     counts = [size // 3 for size in sizes]
     for mask, each, k in zip(top_k_each(scores, counts, absolute=True), scores, counts, strict=True):
         assert torch.equal(mask, _by_sort(each.abs(), k))
+
+
+@pytest.mark.parametrize("compiling", [False, True])  # a graph selects once for each mask, as a GPU does
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_nested_masks_of_one_ranking_are_those_of_a_plain_stable_sort(
+    compiling: bool, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    generator = torch.Generator().manual_seed(0)
+    ties = [torch.randint(-4, 5, (size, 4, 3, 5), generator=generator).float() for size in (2, 6, 3)]
+    ties = [each.masked_fill(each == -4, -math.inf) for each in ties]
+    scores = [each.to(memory_format=layout) for each in (torch.randn(2, 4, 3, 5, generator=generator), *ties)]
+    counts = [[60, 20, 7], [60, 20, 7, 7], [360, 360, 100, 0], [0, 0, 0]]
+    for levels, each, ks in zip(nested_each(scores, counts), scores, counts, strict=True):
+        assert levels.dtype == torch.int8
+        assert levels.stride() == each.stride()
+        assert torch.equal(levels, torch.stack([stable_sort(each, k) for k in ks]).sum(0, dtype=torch.int8))
 
 
 def test_a_mask_has_the_memory_layout_of_its_scores_and_no_gradient() -> None:
