@@ -66,9 +66,10 @@ class GemMiner(Method):
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
         scores = {name: each.scores for name, each in masked_weights(network).items() if each.scores is not None}
         for each in scores.values():
+            # This changes no mask, so ``data``, which leaves no trace, spares a second computation of all w * m.
             # An optimizer's momentum also moves the scores of dropped edges, by far less than half.
             dropped = each < DROPPED / 2
-            each.clamp_(0, 1).masked_fill_(dropped, DROPPED)
+            each.data.clamp_(0, 1).masked_fill_(dropped, DROPPED)
         if step % self.every:
             return
         left = sum(int((each >= 0).sum()) for each in scores.values())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_subnets import GemMiner, UserError, mask_, masked_weights, masks
 from lightning_subnets.masking.allocation import num_kept
+from lightning_subnets.masking.masked_class import effective_weight
 
 TOTAL = 30 * 20 + 20 * 10
 
@@ -63,6 +64,22 @@ def test_rounds_drop_the_lowest_scores_of_all_layers_until_the_density_is_met() 
             assert before[was & ~flag].max() <= before[flag].min()
         flags = [each >= 0 for each in scores_of(net)]
     assert sum(int(mask.sum()) for mask in masks(net).values()) <= num_kept(TOTAL, 0.3)
+
+
+def test_scores_are_clamped_without_computing_the_effective_weights_again_except_in_a_round() -> None:
+    net = network(GemMiner(0.5, every=2))
+    layer, inputs = next(iter(masked_weights(net).values())), torch.randn(4, 30).double()
+    optimizer = torch.optim.SGD(scores_of(net), lr=100.0)
+    for step in (1, 2):
+        torch.autograd.backward(net(inputs).square().sum())
+        optimizer.step()
+        before = effective_weight(layer)
+        assert any((each > 1).any() for each in scores_of(net))
+        layer.method.after_step_(net, step, None)
+        assert all((each <= 1).all() for each in scores_of(net))
+        after = effective_weight(layer)
+        assert torch.equal(after, layer.weight * layer.mask())
+        assert (after.data_ptr() == before.data_ptr()) == (step == 1)
 
 
 @pytest.mark.parametrize(
