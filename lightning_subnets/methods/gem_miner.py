@@ -60,7 +60,7 @@ class GemMiner(Method):
         return [each.scores.detach() > 0.5 for each in weights if each.scores is not None]
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-        return (weight * gradient).mul_(scores >= 0)
+        return (weight * gradient).masked_fill_(scores < 0, 0)
 
     @torch.no_grad()
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
