@@ -57,7 +57,8 @@ def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
     Source: Evci et al. 2020, "Rigging the Lottery", section 3.
     """
     # d_l n_l is proportional to the sum of the shape.
-    return _in_proportion({name: sum(shape) for name, shape in shapes.items()}, _totals(shapes), density)
+    totals = _totals(shapes)
+    return _in_proportion({name: sum(shape) for name, shape in shapes.items()}, totals, _of_all(totals, density))
 
 
 def equal(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
@@ -67,16 +68,49 @@ def equal(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
 
     Source: Price and Tanner 2021, "Dense for the Price of Sparse", "equal per layer".
     """
-    return _in_proportion(dict.fromkeys(shapes, 1), _totals(shapes), density)
+    totals = _totals(shapes)
+    return _in_proportion(dict.fromkeys(shapes, 1), totals, _of_all(totals, density))
+
+
+def smart_ratio(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
+    """Return the number of weights kept in each layer by smart ratio, which keeps more of the first layers.
+
+    The density of layer l of L is d_l = min(1, e ((L - l + 1)^2 + (L - l + 1))), but that of the last layer is 0.3, or
+    more if the others are full. Arguments and rounding are those of ``erk``; layers have the order of ``shapes``.
+
+    Raises:
+        ValueError: if 0.3 of the last layer is more than is kept in all.
+    Source: Su et al. 2020, "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot".
+    """
+    totals = _totals(shapes)
+    wanted = _of_all(totals, density)
+    *_, last = totals
+    in_last = totals.pop(last)
+    kept = max(num_kept(in_last, _LAST_LAYER), wanted - sum(totals.values()))
+    if kept > wanted:
+        raise UserError(
+            f"allocation = 'smart_ratio' keeps {_LAST_LAYER} of the last layer, {kept} weights, and density = "
+            f"{density} keeps {wanted} of all: take a larger density, or allocation erk"
+        )
+    ranks = {name: len(totals) + 1 - number for number, name in enumerate(totals)}  # L - l + 1
+    parts = {name: totals[name] * (rank * rank + rank) for name, rank in ranks.items()}
+    return {**_in_proportion(parts, totals, wanted - kept), last: kept}
+
+
+_LAST_LAYER = 0.3
+BY_SHAPES = {"erk": erk, "equal": equal, "smart_ratio": smart_ratio}
 
 
 def _totals(shapes: Mapping[str, torch.Size]) -> dict[str, int]:
     return {name: shape.numel() for name, shape in shapes.items()}
 
 
-def _in_proportion(parts: Mapping[str, int], totals: Mapping[str, int], density: float) -> dict[str, int]:
+def _of_all(totals: Mapping[str, int], density: float) -> int:
+    return num_kept(sum(totals.values()), density)
+
+
+def _in_proportion(parts: Mapping[str, int], totals: Mapping[str, int], wanted: int) -> dict[str, int]:
     """Return the numbers kept in proportion to the parts, of each layer at most all; see ``erk`` for the rounding."""
-    wanted = num_kept(sum(totals.values()), density)
     full: set[str] = set()
     while True:
         shares = {name: float(part) for name, part in parts.items() if name not in full}

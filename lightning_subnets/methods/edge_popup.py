@@ -13,7 +13,7 @@ from lightning_subnets.masking import allocation, initialization, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
 from lightning_subnets.masking.method import Method, ScoredWeight
 
-Allocation = Literal["uniform", "erk", "equal", "global"]
+Allocation = Literal["uniform", "erk", "equal", "smart_ratio", "global"]
 
 
 class EdgePopup(Method):
@@ -25,9 +25,10 @@ class EdgePopup(Method):
     Args:
         density: fraction of the weights kept, in (0, 1].
         allocation: ``uniform`` keeps this fraction of every layer, as in the paper. ``erk`` keeps more of small layers,
-            see ``allocation.erk``; ``equal`` keeps equally many weights of every layer. ``global`` keeps the highest
-            scores of all layers together, and all scores start from U(-b, b) with one b: the paper's b is smaller in
-            larger layers, which would start empty.
+            ``smart_ratio`` more of the first layers, see ``allocation.erk`` and ``allocation.smart_ratio``; ``equal``
+            keeps equally many weights of every layer. ``global`` keeps the highest scores of all layers together, and
+            all scores start from U(-b, b) with one b: the paper's b is smaller in larger layers, which would start
+            empty.
         absolute: whether to rank by |s|, as the paper's public code does; otherwise by s, with ds = w * dL/dw_eff.
 
     Raises:
@@ -50,10 +51,8 @@ class EdgePopup(Method):
         return None if self.global_ranking else super().num_kept(total)
 
     def counts(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int | None]:
-        if self.allocation in ("erk", "equal"):
-            chosen = allocation.erk if self.allocation == "erk" else allocation.equal
-            return chosen(shapes, self.density)
-        return super().counts(shapes)
+        chosen = allocation.BY_SHAPES.get(self.allocation)
+        return chosen(shapes, self.density) if chosen else super().counts(shapes)
 
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
         scores = initialization.draw_scores(shape, seed=seed, stream=stream, spread=self.spread)

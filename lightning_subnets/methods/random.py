@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -11,6 +11,8 @@ from lightning_subnets.masking.allocation import check_allocation, check_density
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
 
+Allocation = Literal["uniform", "erk", "smart_ratio"]
+
 
 class Random(PruneAtInit):
     """A random mask in each layer, a function of the seed; the weights are then trained.
@@ -18,24 +20,26 @@ class Random(PruneAtInit):
     Args:
         density: fraction of all weights kept, in (0, 1].
         allocation: ``uniform`` keeps the same fraction of every layer, the first included; ``erk`` keeps more of small
-            layers, see ``allocation.erk``.
+            layers, and ``smart_ratio`` more of the first, see ``allocation.erk`` and ``allocation.smart_ratio``.
 
     Raises:
         ValueError: if the density is out of range.
     Source: Evci et al. 2020, "Rigging the Lottery", section 3, for ``erk``; its uniform allocation keeps the first
-        layer dense, and ``uniform`` here does not.
+        layer dense, and ``uniform`` here does not. Su et al. 2020, "Sanity-Checking Pruning Methods", for
+        ``smart_ratio``.
     """
 
-    def __init__(self, density: float, allocation: Literal["uniform", "erk"] = "uniform") -> None:
+    def __init__(self, density: float, allocation: Allocation = "uniform") -> None:
         self.density = check_density(density)
-        self.allocation = check_allocation(allocation, ("uniform", "erk"))
+        self.allocation = check_allocation(allocation, get_args(Allocation))
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         weights = weights_to_mask(network, data)
-        if self.allocation == "erk":
-            counts = allocation.erk({name: weight.shape for name, weight in weights.items()}, self.density)
-        else:
+        if self.allocation == "uniform":
             counts = allocation.uniform({name: weight.numel() for name, weight in weights.items()}, self.density)
+        else:
+            shapes = {name: weight.shape for name, weight in weights.items()}
+            counts = allocation.BY_SHAPES[self.allocation](shapes, self.density)
         masks = {}
         for name, weight in weights.items():
             chances = initialization.draw_chances(weight.shape, seed=data.seed, stream=initialization.stream_of(name))

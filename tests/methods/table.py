@@ -52,6 +52,7 @@ SCORES_TRAINED = [
     Row(EdgePopup, {"density": 0.8, "allocation": "global"}, by_layer=False),
     Row(EdgePopup, {"density": 0.3, "allocation": "erk"}, by_layer=False),
     Row(EdgePopup, {"density": 0.3, "allocation": "equal"}, by_layer=False),
+    Row(EdgePopup, {"density": 0.3, "allocation": "smart_ratio"}, by_layer=False),
     Row(Biprop, {"density": 0.3}),
     Row(PartiallyFrozen, {"density": 0.3, "frozen": 0.7}),
     Row(Multicoated, {"density": 0.3}),
@@ -66,6 +67,7 @@ CHOSEN = [
     Row(PHEW, {"density": 0.3}, by_layer=False),
     Row(Random, {"density": 0.3}),
     Row(Random, {"density": 0.3, "allocation": "erk"}, by_layer=False),
+    Row(Random, {"density": 0.3, "allocation": "smart_ratio"}, by_layer=False),
     Row(Magnitude, {"density": 0.3}, by_layer=False),
     Row(Magnitude, {"density": 0.3, "allocation": "uniform"}),
 ]

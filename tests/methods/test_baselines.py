@@ -102,6 +102,27 @@ def test_erk_gives_each_layer_the_density_worked_out_by_hand(share: float, conv:
     assert allocation.erk(SHAPES, share) == {"conv": conv, "linear": linear}
 
 
+LAYERS = {name: torch.Size((10, size)) for name, size in {"first": 10, "second": 40, "last": 20}.items()}
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"),
+    [
+        (0.2, [27, 53, 60]),  # e (100 (3^2 + 3) + 400 (2^2 + 2)) = 140 - 0.3 * 200, so 26.67 and 53.33
+        (0.6, [100, 260, 60]),  # the first layer would be over full
+        (0.9, [100, 400, 131]),  # only the last layer has room: 631 of 700 are kept
+        (1.0, [100, 400, 200]),
+    ],
+)
+def test_smart_ratio_gives_each_layer_the_density_worked_out_by_hand(share: float, kept: list[int]) -> None:
+    assert [*allocation.smart_ratio(LAYERS, share).values()] == kept
+
+
+def test_smart_ratio_is_an_error_if_its_share_of_the_last_layer_is_more_than_all_weights_kept() -> None:
+    with pytest.raises(UserError, match=r"0.3 of the last layer, 60 weights, and density = 0.05 keeps 35 of all"):
+        mask_(nn.Sequential(nn.Linear(50, 10), nn.Linear(20, 10)), Random(0.05, allocation="smart_ratio"))
+
+
 @pytest.mark.parametrize("share", [0.9, 0.001])
 def test_erk_keeps_as_many_weights_as_the_density_says_in_all(share: float) -> None:
     network = mask_(Conv4(width_multiplier=0.25), Random(share, allocation="erk"))
