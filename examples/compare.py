@@ -27,11 +27,14 @@ def accuracy(method: ls.Method) -> float:
     return (network(images[test]).argmax(dim=1) == digits[test]).float().mean().item()
 
 
+axes = plt.figure(figsize=(5.4, 4), layout="constrained").subplots()
 densities = [0.02, 0.05, 0.1, 0.3, 0.5]
 for kind in (ls.EdgePopup, ls.SNIP):
     found = [accuracy(kind(density=density)) for density in densities]
     print(f"{kind.__name__:9}", *(f"{density:.0%}: {each:.1%}" for density, each in zip(densities, found, strict=True)))
-    plt.semilogx(densities, found, "o-", label=kind.__name__)
-plt.gca().set(xlabel="density", ylabel="test accuracy", xticks=densities, xticklabels=densities)
-plt.legend()
-plt.savefig("compare.png", dpi=100)
+    axes.semilogx(densities, found, "o-", label=kind.__name__)
+axes.set(xlabel="density", ylabel="test accuracy")
+axes.set_xticks(densities, densities)
+axes.minorticks_off()
+axes.legend()
+plt.savefig("compare.png", dpi=200)
