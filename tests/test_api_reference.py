@@ -49,6 +49,8 @@ def test_the_website_is_built_with_every_entry_and_every_page(tmp_path: Path) ->
             assert " ".join(part.replace("``", "").split()) in text, (name, part)
     del texts[tmp_path / "docs" / "classify" / "index.html"]  # loads what npm installs beside it
     for page, text in texts.items():
+        loaded = re.findall(r'<(?:script|img|link)[^>]* (?:src|href)="(?:https?:)?//[^"]*|class="mermaid"', text)
+        assert not loaded, page  # a reader may have no network, from which the theme loads Mermaid
         for link in re.findall(r'(?:href|src)="(?!https?:|data:|#|mailto:)([^"#]+)', text):
             start = tmp_path if link.startswith("/") else page.parent  # 404.html is shown at any address
             assert (start / urllib.parse.unquote(link).lstrip("/")).is_file(), (page, link)
