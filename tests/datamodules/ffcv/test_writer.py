@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from contents import CLASSES, MIXED, PIXELS, noise_files, photographs_in, pixels_of, stored
@@ -21,6 +20,7 @@ from lightning_subnets.datamodules.ffcv.loader import imported, installed
 from lightning_subnets.datamodules.ffcv.writer import Storage, write
 from lightning_subnets.datamodules.image_files import Files, read_image
 
+cv2 = pytest.importorskip("cv2")  # comes with FFCV
 pytestmark = pytest.mark.skipif(not installed(), reason="FFCV is not installed: data/install_ffcv.sh")
 
 
