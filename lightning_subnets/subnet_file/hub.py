@@ -28,7 +28,7 @@ def local_path(path: str | Path) -> Path:
         from huggingface_hub import errors, hf_hub_download, parse_hf_uri
     except ImportError as error:
         raise UserError(
-            f'{printable(path):.300} needs huggingface_hub 1.14 or newer: pip install "lightning-subnets[hub]"'
+            f'{printable(path):.300} needs huggingface_hub 1.27 or newer: pip install "lightning-subnets[hub]"'
         ) from error
 
     try:

@@ -44,7 +44,7 @@ def linear(network: nn.Module) -> nn.Module:
             elif isinstance(child, torchvision.ops.SqueezeExcitation):
                 setattr(module, name, Excitation(child))
             elif isinstance(child, nn.BatchNorm2d):
-                child.eps = 0.0
+                child.eps = 1e-300  # torch 2.11 refuses 0; 1 + eps is 1
     for name, parameter in network.named_parameters():
         nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
     return network.double().eval()

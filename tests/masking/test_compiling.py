@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from masked_networks import IMAGES, loss_of, masked_network, scores_of
-from torch import library, nn
+from torch import Tensor, library, nn
 
 from lightning_subnets import EdgePopup, UserError, masked_weights
 from lightning_subnets.masking import MaskedWeight, selection
@@ -93,9 +93,17 @@ def test_the_selection_is_a_proper_operator_of_a_graph() -> None:
     library.opcheck(selection._in_a_graph, ([*layouts, scores[0]], [7, 7, 7, 0], True))
 
 
+class Network(nn.Sequential):
+    """A network of its own class, because torch 2.11 does not compile the forward passes of torch.nn itself."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images)
+        return logits
+
+
 def module(compile: bool) -> SubnetModule:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 4 * 4, 5))
+    network = Network(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 4 * 4, 5))
     return SubnetModule(network, EdgePopup(0.4), compile=compile)
 
 

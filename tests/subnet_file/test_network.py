@@ -165,11 +165,11 @@ ABSURD: list[tuple[str, dict[str, Any]]] = [
 _PROGRAM = """
 import resource, sys, time, warnings
 sys.path.insert(0, sys.argv[1])
-warnings.simplefilter("error")
 from lightning_subnets.errors import UserError
 from lightning_subnets.subnet_file.network import build
 from test_network import ABSURD
 build("timm.models.resnet26", {}, at_most=10**9)  # imports are not measured
+warnings.simplefilter("error")
 for name, arguments in ABSURD[:: int(sys.argv[2])]:
     used, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     try:

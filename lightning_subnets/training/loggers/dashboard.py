@@ -142,6 +142,8 @@ class Dashboard(WandbLogger):
             options["mode"] = "offline"
             later = f"later: wandb sync {self._directory}/wandb/offline-run-*"
             print(f"W&B: {reason}, so the run is logged offline; {later}", file=sys.stderr)
+        if options["mode"] == "offline":
+            del options["resume"]  # wandb ignores it offline, and 0.30 warns of that
         return wandb.init(**options)
 
     def _run_id(self) -> str:
