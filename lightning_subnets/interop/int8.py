@@ -175,7 +175,8 @@ def _quantized(
     model: onnx.ModelProto, weights: dict[str, tuple[Floats, int]], nodes: set[str], images: Floats
 ) -> onnx.ModelProto:
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData  # 1.20 has the name here only
 
     kinds = sorted({node.op_type for node in model.graph.node if node.name in nodes})
     overrides = {
