@@ -97,7 +97,7 @@ class Network(nn.Sequential):
     """A network of its own class, because torch 2.11 does not compile the forward passes of torch.nn itself."""
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = super().forward(images)
+        logits: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return logits
 
 
