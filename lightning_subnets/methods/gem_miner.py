@@ -25,7 +25,8 @@ class GemMiner(Method):
 
     The scores determine how many of these edges are kept, so the density that a run reports is lower. The paper has a
     weight decay of 1e-4 on the scores, an option of the optimizer. To train the weights of the subnetwork afterwards,
-    give its run to ``FixedMask``.
+    give its run to ``FixedMask``. A checkpoint holds the scores, and so the dropped edges. A ``.subnet`` file holds the
+    mask alone: after ``load_subnet(masked=True)`` every edge outside it has q = 1 again, and a score below 1/2.
 
     Args:
         density: fraction of the edges with q = 1 at the end, in (0, 1].
@@ -34,7 +35,7 @@ class GemMiner(Method):
 
     Raises:
         ValueError: if an argument is out of range.
-    Source: Sreenivasan et al. 2022, "Rare Gems: Finding Lottery Tickets at Initialization", Algorithm 1.
+    Source: Sreenivasan et al. 2022, "Rare Gems: Finding Lottery Tickets at Initialization".
     """
 
     trainable = "scores"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import GemMiner, UserError, mask_, masked_weights, masks
+from lightning_subnets import GemMiner, UserError, load_subnet, mask_, masked_weights, masks, save_subnet
 from lightning_subnets.masking.allocation import num_kept
 from lightning_subnets.masking.masked_class import effective_weight
+from lightning_subnets.networks import ResNet20
 
 TOTAL = 30 * 20 + 20 * 10
 
@@ -80,6 +83,19 @@ def test_scores_are_clamped_without_computing_the_effective_weights_again_except
         after = effective_weight(layer)
         assert torch.equal(after, layer.weight * layer.mask())
         assert (after.data_ptr() == before.data_ptr()) == (step == 1)
+
+
+def test_a_file_has_the_mask_and_gives_dropped_edges_another_chance(tmp_path: Path) -> None:
+    net = mask_(ResNet20(), GemMiner(0.3, every=1, share=0.5), seed=1)
+    masked_weights(net)["fc.weight"].method.after_step_(net, 1, None)
+    assert any(bool((each < 0).any()) for each in scores_of(net))
+    save_subnet(net, tmp_path / "a.subnet", network="lightning_subnets.networks.ResNet20")
+    loaded = load_subnet(tmp_path / "a.subnet", masked=True)
+    for (name, mask), found in zip(masks(net).items(), masks(loaded).values(), strict=True):
+        assert torch.equal(mask, found), name
+    for found, mask in zip(scores_of(loaded), masks(net).values(), strict=True):
+        assert torch.equal(found > 0.5, mask)
+        assert bool((found >= 0).all())
 
 
 @pytest.mark.parametrize(
