@@ -176,7 +176,7 @@ def _quantized(
 ) -> onnx.ModelProto:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
-    from onnxruntime.quantization.calibrate import TensorsData  # 1.20 has the name here only
+    from onnxruntime.quantization.calibrate import TensorsData  # older releases have the name here only
 
     kinds = sorted({node.op_type for node in model.graph.node if node.name in nodes})
     overrides = {
