@@ -83,7 +83,8 @@ def _below(plot: Plot, rows: Sequence[Row], axes: Sequence[str], bottom: float) 
         for group, mean in zip(groups, means, strict=True)
         if mean < bottom
     ]
-    return [f"below the picture: {'; '.join(said)}"] if said else []
+    more = [f"and {len(said) - points.NAMED} more"] if len(said) > points.NAMED else []
+    return [f"below the picture: {'; '.join(said[: points.NAMED] + more)}"] if said else []
 
 
 def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[Panel]:
@@ -151,7 +152,7 @@ def _draw_curves(
         # Points far below the fronts would hide how the others differ.
         worst, best = (extreme(point.y.mean for point in fronts) for extreme in (min, max))
         low, high = layout.axes[0].get_ylim()
-        layout.axes[0].set_ylim(low := max(low, 2 * worst - best), min(high, best + 0.2 * (best - low)))
+        layout.axes[0].set_ylim(low := max(low, worst - 4 * (best - worst)), min(high, best + 0.2 * (best - low)))
     return layout, drawn
 
 

@@ -247,7 +247,7 @@ def test_points_far_below_the_front_are_named_and_not_drawn() -> None:
     plot = Plot("file_bytes", log_x=True, frontier=True)
     sweep, rows = made({"a": None, "b": None}, {"density": DENSITIES}, [plot], measure)
     figure = plots.draw(sweep, plot, rows)
-    assert figure.axes[0].get_ylim()[0] == pytest.approx(81 - 8)  # the front rises from 81 to 89
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(81 - 4 * 8)  # the front rises from 81 to 89
     assert notes(figure).endswith("2 seeds below the picture: b, 10 % kept: 10")
 
 
