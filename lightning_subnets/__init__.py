@@ -18,6 +18,7 @@ from lightning_subnets._version import __version__
 from lightning_subnets.errors import UserError
 
 if TYPE_CHECKING:
+    from lightning_subnets.continual import SupSup
     from lightning_subnets.graph.diagnostics import diagnose
     from lightning_subnets.masking import (
         density,
@@ -76,6 +77,7 @@ __all__ = [
     "Random",
     "SignedSupermask",
     "SubnetModule",
+    "SupSup",
     "Supermask",
     "SynFlow",
     "SynFlowL2",
@@ -102,6 +104,7 @@ _MODULES = (
     "masking.prune_at_init",
     "methods",
     "subnet_file",
+    "continual",
     "graph.diagnostics",
     "training.run_masks",
     "training.module",

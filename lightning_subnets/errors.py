@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 _MAX_LENGTH = 2000  # characters of a message, which may quote a value from a file
+_MOST = 50  # known names in a message
 
 
 class UserError(ValueError):
@@ -28,11 +29,13 @@ def as_user_error(error: Exception) -> UserError:
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:
-    """Return the error for an unknown name: it suggests the nearest known name, then lists all."""
+    """Return the error for an unknown name: it suggests the nearest known name, then lists the known ones."""
     names = sorted(known)
     nearest = difflib.get_close_matches(value, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return UserError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(names)}.")
+    return UserError(
+        f"unknown {kind} {value!r}.{hint} Known: {', '.join(names[:_MOST])}{', ...' if names[_MOST:] else ''}."
+    )
 
 
 def printable(text: str) -> str:
