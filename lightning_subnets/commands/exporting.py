@@ -37,6 +37,7 @@ def export(
     network: str | None,
     int8: bool,
     calibrate: str | None,
+    task: str | None,
 ) -> None:
     """Write the file that ``subnets export`` describes, and print what it is."""
     checkpoint = checkpoint_named(checkpoint)
@@ -56,13 +57,23 @@ def export(
         return
     exporting.check(path, force=force)
     if checkpoint.endswith(".subnet"):
-        if path.suffix == ".subnet":
+        if path.suffix == ".subnet" and task is None:
             raise UserError(f"{checkpoint} is a .subnet file already: copy it, or write its model card, README.md")
-        file = Container(checkpoint)
+        file = Container(checkpoint, task=task)
         details, shape = file.header.details(), input_shape or file.header.image_shape
         images = _images(partial(calibration.of_file, file, checkpoint), calibrate, details, shape) if int8 else None
-        net = load_subnet(checkpoint, network=build_of_file(file, checkpoint, network, "--network"))
+        plain = build_of_file(file, checkpoint, network, "--network")
+        net = load_subnet(checkpoint, network=plain, masked=path.suffix == ".subnet", task=task)
+        if path.suffix == ".subnet":
+            built = {"class_path": file.header.network.builder, "init_args": file.header.network.arguments}
+            save_subnet(net, path, network=built, **details, force=force)
+            print_size(path)
+            if card:
+                _write_card(str(path), place, license, force=force)
+            return
     else:
+        if task is not None:
+            raise UserError(f"--task names a task of a .subnet file, and {checkpoint} is a checkpoint: leave it out")
         run = SavedRun(checkpoint)
         net, details = run.module().network, run.details()
         if path.suffix == ".subnet":

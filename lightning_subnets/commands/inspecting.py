@@ -64,8 +64,14 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
 
 def show_file(path: str, against: str | None, input_shape: Shape | None) -> None:
     """Print the header and the weights of a ``.subnet`` file, and the paths in it if its network can be built."""
-    console, file = Console(), Container(path)
-    header, kept = file.header, masks_in(path)
+    console, file = Console(), Container(path, whole=True)
+    header = file.header
+    if header.tasks:
+        if against:
+            raise UserError(f"{path} has tasks, and --against compares one: export one with subnets export --task")
+        console.print(_facts(header, file.size))
+        return
+    kept = masks_in(path)
     beyond_masks = any(each.flipped or each.frozen for each in header.layers.values())
     titles = ["shape", "kept", "density", "mask", "weights", *(["beside the mask"] if beyond_masks else [])]
     rows = {
@@ -125,6 +131,7 @@ def _facts(header: Header, size: int) -> Table:
         "norms": "trained" if header.norms == "trained" else "",
         "density": f"{header.density:.3%}: {kept:,} of {header.total:,}",
         "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in header.accuracy.items()),
+        **(_tasks(header, size) if header.tasks else {}),
         "classes": classes if header.classes else "",
         "images": ", ".join(f"{name} {value}" for name, value in header.preprocessing.items()),
         "config": f"keys {', '.join(header.config)}" if header.config else "",
@@ -136,6 +143,22 @@ def _facts(header: Header, size: int) -> Table:
         if fact:
             table.add_row(name, _shown(fact))
     return table
+
+
+def _tasks(header: Header, size: int) -> dict[str, str]:
+    """Say how many tasks a file has, how large they are, how much each keeps, and how well they are known."""
+    names = [task.name for task in header.tasks]
+    kept = [sum(layer.kept for layer in task.layers) for task in header.tasks]
+    accuracies = [task.accuracy for task in header.tasks if task.accuracy is not None]
+    return {
+        "tasks": f"{len(names)}: {', '.join(names[:5])}{', ...' if names[5:] else ''}",
+        "size": f"{decimal(size)}, {decimal(size // len(names))} a task",
+        "density": f"{mean(kept) / header.total:.3%} a task, {header.density:.3%} in any task, of {header.total:,}",
+        "accuracy": f"{mean(accuracies):.2%}, {min(accuracies):.2%} or more in each of {len(accuracies)} tasks"
+        if accuracies
+        else "",
+        "file": "",
+    }
 
 
 def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | None) -> Table:

@@ -51,6 +51,7 @@ def export(
     network: str | None = None,
     int8: bool = False,
     calibrate: str | None = None,
+    task: str | None = None,
 ) -> None:
     """Write the subnetwork of a run into a .subnet, .pt, .safetensors or .onnx file.
 
@@ -69,6 +70,7 @@ def export(
         network: the function or class that builds the network of a .subnet file, if it is your own: mynet.MyNet.
         int8: write an .onnx file whose weights and activations have eight bits; signed constants stay exact.
         calibrate: a folder of images to find the ranges of the activations with, instead of training images.
+        task: the task of a .subnet file that has several.
     """
     from lightning_subnets.commands import exporting
 
@@ -83,6 +85,7 @@ def export(
         network=network,
         int8=int8,
         calibrate=calibrate,
+        task=task,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +15,9 @@ from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.masking import digest, masked_weights, unmask_
 from lightning_subnets.masking.initialization import stream_of
 from lightning_subnets.masking.masked_weight import multipliers, scores_names
-
-
-@dataclass
-class Task:
-    """What a task has of its own.
-
-    Attributes:
-        multipliers: the m of w_eff = w * m by the weight's name: boolean, or int8 if the method flips or multiplies.
-        state: buffers, such as running statistics, and trained norms, by their names.
-        accuracy: on the task's test images, a fraction, if it is known.
-    """
-
-    multipliers: dict[str, Tensor]
-    state: dict[str, Tensor]
-    accuracy: float | None = None
+from lightning_subnets.masking.method import as_mask
+from lightning_subnets.subnet_file import LearnedTask, load_tasks, save_tasks
+from lightning_subnets.subnet_file.tasks import EncodedTask, encode, own_state
 
 
 class SupSup:
@@ -69,9 +59,10 @@ class SupSup:
                 )
             if not torch.equal(each.weight.cpu(), origin.draw(each.weight.shape).to(each.weight.dtype)):
                 raise UserError(f"the weight {name!r} has changed since it was drawn: mask a new network")
-        self._tasks: dict[str, Task] = {}
+        self._tasks: dict[str, LearnedTask] = {}
+        self._encoded: list[EncodedTask] = []  # because encoding takes longer than writing
         self._scores = scores_names(net)
-        self._first = {key: each.detach().clone() for key, each in (self._own_scores() | self._own_state()).items()}
+        self._first = {key: each.detach().clone() for key, each in (self._own_scores() | own_state(self.net)).items()}
         self._frozen = digest.weights_digest(net, frozen=True)
         self._mixture: tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]] | None = None
 
@@ -102,8 +93,8 @@ class SupSup:
             raise UserError(f"{name!r} is the name of another task, or empty: name the task differently")
         if digest.weights_digest(self.net, frozen=True) != self._frozen:
             raise UserError("frozen weights have changed, so the masks of the earlier tasks no longer fit: undo that")
-        state = {key: each.detach().clone() for key, each in self._own_state().items()}
-        self._put(name, Task(multipliers(self.net), state, accuracy))
+        state = {key: each.detach().clone() for key, each in own_state(self.net).items()}
+        self._put(name, LearnedTask(multipliers(self.net), state, accuracy))
         self._return_()
 
     def network(self, name: str) -> nn.Module:
@@ -151,7 +142,55 @@ class SupSup:
             raise UserError("the entropy has no finite gradient: check that the images are finite and normalised")
         return dict(zip(self._tasks, slopes.tolist(), strict=True))
 
-    def _slope(self, task: Task, gradients: list[tuple[str, Tensor]]) -> Tensor:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        network: str | Mapping[str, Any] | None = None,
+        classes: Sequence[str] = (),
+        preprocessing: Mapping[str, Any] | None = None,
+        force: bool = False,
+    ) -> None:
+        """Save all tasks into a ``.subnet`` file: the seed once, and the masks of each task near their entropy.
+
+        Args:
+            path: the file to write. It is written completely or not at all.
+            network: the builder of the network, as for ``save_subnet``, like the following.
+            classes: the names of the classes, if they are the same in all tasks.
+            preprocessing: of the images, if it is the same in all tasks.
+            force: replace an existing file.
+
+        Raises:
+            ValueError: as ``save_subnet`` does, and if there are no tasks.
+        """
+        if not self._tasks:
+            raise UserError("there are no tasks to save: add(name) after training on each")
+        kept = {key: torch.zeros_like(each.weight, dtype=torch.bool) for key, each in self._weights.items()}
+        for task in self._tasks.values():
+            for key, multiplier in task.multipliers.items():
+                kept[key] |= as_mask(multiplier).to(kept[key].device)
+        about = {"network": network, "classes": classes, "preprocessing": preprocessing, "force": force}
+        save_tasks(self.net, path, self._encoded, kept, self._first, **about)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | Path, *, network: nn.Module | None = None) -> SupSup:
+        """Return the tasks of a file, ready to add more; ``net`` starts where it did for the first task.
+
+        Args:
+            path: the file, or its address, as for ``load_subnet``.
+            network: a plain network to load into, as for ``load_subnet``; or the masked network to train further tasks
+                on, masked as for the first task and not trained yet.
+
+        Raises:
+            ValueError: as ``load_subnet`` does, if the file has no tasks, or if the masked network has other weights.
+        """
+        net, found = load_tasks(path, network)
+        tasks = cls(net)
+        for name, task in found.items():
+            tasks._put(name, task)
+        return tasks
+
+    def _slope(self, task: LearnedTask, gradients: list[tuple[str, Tensor]]) -> Tensor:
         effective = self._effective(task)
         return -torch.stack([torch.sum(gradient * effective[key]) for key, gradient in gradients]).sum()
 
@@ -168,31 +207,26 @@ class SupSup:
         return unmask_(copy.deepcopy(self.net)).eval().requires_grad_(False), mean, state
 
     @torch.no_grad()
-    def _effective(self, task: Task) -> dict[str, Tensor]:
+    def _effective(self, task: LearnedTask) -> dict[str, Tensor]:
         """Return the effective weights of a task."""
         return {
             key: each.method.effective_weight(each.weight.detach(), task.multipliers[key].to(each.weight.device))
             for key, each in self._weights.items()
         }
 
-    def _task(self, name: str) -> Task:
+    def _task(self, name: str) -> LearnedTask:
         if name not in self._tasks:
             raise unknown("task", name, self._tasks)
         return self._tasks[name]
 
-    def _put(self, name: str, task: Task) -> None:
+    def _put(self, name: str, task: LearnedTask) -> None:
+        self._encoded.append(encode(name, task, self.net, self._first))
         self._tasks[name], self._mixture = task, None
 
     @torch.no_grad()
     def _return_(self) -> None:
-        for key, each in (self._own_scores() | self._own_state()).items():
+        for key, each in (self._own_scores() | own_state(self.net)).items():
             each.copy_(self._first[key])
 
     def _own_scores(self) -> dict[str, Tensor]:
         return {key: each for key, each in self.net.state_dict(keep_vars=True).items() if key in self._scores}
-
-    def _own_state(self) -> dict[str, Tensor]:
-        """Return the buffers and the parameters, beside the scores, that training changes."""
-        frozen = {key for key, each in self.net.named_parameters(remove_duplicate=False) if not each.requires_grad}
-        every = self.net.state_dict(keep_vars=True)
-        return {key: each for key, each in every.items() if key not in frozen | self._scores}

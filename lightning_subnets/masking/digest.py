@@ -45,6 +45,11 @@ def update_(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     digest.update(flat.view(torch.uint8).numpy().data)  # as bytes, because NumPy has no bfloat16
 
 
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of one shape are equal, with +0 different from -0."""
+    return torch.equal(*(each.detach().cpu().flatten().contiguous().view(torch.uint8) for each in (one, other)))
+
+
 def fingerprints(network: nn.Module) -> dict[str, Tensor]:
     """Return the fingerprint of each parameter by its name, and of each mask as ``<weight>.mask``."""
     found = {name: fingerprint(parameter) for name, parameter in network.named_parameters()}

@@ -2,13 +2,15 @@
 
     metadata    "lightning-subnets": the header as JSON; its "sha256" is the digest of the file with 64 zeros in place
                 of the digest
-    tensors     "mask/<weight>", "signs/<weight>", "values/<weight>", and "state/<name>" for the rest of the state dict
+    tensors     "mask/<weight>", "signs/<weight>", "values/<weight>", and "state/<name>" for the rest of the state dict;
+                "tasks/<number>/..." is what a task has of its own
 
 The digest detects damage. It is not a signature: anyone can write a file with a valid digest, so no value is trusted.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -40,7 +42,13 @@ def write(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save
 
     content = io.BytesIO(save(dict(tensors), metadata={KEY: header.to_json(sha256=_ZEROS)}))
-    offset = _digest_offset(_read_json(content, len(content.getbuffer())), _ZEROS)
+    try:
+        text = _read_json(content, len(content.getbuffer()))
+    except UserError as error:
+        raise UserError(
+            f"{path} would have a header of over {_MAX_HEADER >> 20} MB: save fewer tasks in a file"
+        ) from error
+    offset = _digest_offset(text, _ZEROS)
     digest = _digest(content, offset)
     content.seek(offset)
     content.write(digest.encode())
@@ -68,11 +76,16 @@ def naming_file(path: str | Path) -> Iterator[None]:
 class Container:
     """A ``.subnet`` file whose digest and header have been checked, and whose tensors are read on request."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, task: str | None = None, whole: bool = False) -> None:
         """Open a file, or download it first if ``path`` is an ``hf://`` address.
 
+        Args:
+            path: of the file.
+            task: the name of the task to read as if the file had nothing else, if the file has tasks.
+            whole: open a file with tasks to read several of them by ``of_task``.
+
         Raises:
-            ValueError: if the file cannot be downloaded or read, or is damaged.
+            ValueError: if the file cannot be downloaded or read, or is damaged, or ``task`` does not fit it.
         """
         from safetensors import safe_open
 
@@ -81,25 +94,48 @@ class Container:
             with local.open("rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
                 self.header = Header.from_json(self._read_header(file))
-            if self.header.total > NUMBERS_PER_BYTE * self.size:
-                raise UserError(f"a file of {self.size:,} bytes cannot hold {self.header.total:,} weights")
+            if (total := self.header.total * max(1, len(self.header.tasks))) > NUMBERS_PER_BYTE * self.size:
+                raise UserError(f"a file of {self.size:,} bytes cannot hold {total:,} weights")
             self._file = safe_open(local, framework="pt")
-            self._left = set(self._file.keys())  # type: ignore[no-untyped-call]
+            self._left, self._own = set(self._file.keys()), ""  # type: ignore[no-untyped-call]
+            if not whole:
+                self._narrow_(task)
+
+    def of_task(self, name: str) -> Container:
+        """Return a view of one task of a file that was opened whole."""
+        view = copy.copy(self)
+        view._narrow_(name)
+        return view
+
+    def _narrow_(self, name: str | None) -> None:
+        tasks = [task.name for task in self.header.tasks]
+        self.header = self.header.of_task(name)
+        if name is not None:
+            others = {f"tasks/{index}" for index, each in enumerate(tasks) if each != name}
+            self._own = f"tasks/{tasks.index(name)}/"
+            left = {key for key in self._left if "/".join(key.split("/", 2)[:2]) not in others}
+            # A tensor that the task has of its own takes the place of the file's.
+            self._left = left - {key.removeprefix(self._own) for key in left if key.startswith(self._own)}
+
+    def _key(self, name: str) -> str:
+        return self._own + name if self._own + name in self._left else name
 
     def take(self, name: str) -> Tensor:
         """Return a tensor of the file. Each tensor can be taken once."""
-        if name not in self._left:
+        key = self._key(name)
+        if key not in self._left:
             raise UserError(f"tensor {name!r:.100} is missing")
-        self._left.remove(name)
-        tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        self._left.remove(key)
+        tensor: Tensor = self._file.get_tensor(key)  # type: ignore[no-untyped-call]
         return tensor
 
     def __contains__(self, name: str) -> bool:
-        return name in self._left
+        return self._key(name) in self._left
 
-    def check_all_taken(self) -> None:
-        if self._left:
-            raise UserError(f"tensor {min(self._left)!r:.80} belongs to no part of the network")
+    def check_all_taken(self, *, of_task: bool = False) -> None:
+        """Check that every tensor of the file, or only those that the task has of its own, have been taken."""
+        if left := {key for key in self._left if key.startswith(self._own if of_task else "")}:
+            raise UserError(f"tensor {min(left)!r:.80} belongs to no part of the network")
 
     def _read_header(self, file: BinaryIO) -> Json:
         """Return the header's JSON after checking the file against the digest in it."""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import reprlib
-from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, printable, unknown
 from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_weights
+from lightning_subnets.subnet_file.json_schema import parse
 
 Json = dict[str, Any]
 
-VERSION = 3
+VERSION = 4
 
-# What version 3 added. A file without these parts is of version 2, so that older releases read it.
+# What version 3 added, and version 4. A file without these parts is of version 2, so that older releases read it.
 _SINCE_3 = {"levels": None, "flipped": None, "frozen": None, "norms": "frozen"}
+_SINCE_4: Json = {"tasks": []}
 
 
 @dataclass
@@ -132,6 +133,29 @@ class Digests:
 
 
 @dataclass
+class TaskLayer:
+    """The fields of a ``Layer`` that each task has of its own."""
+
+    kept: int
+    code: str
+    gain: float | None = None
+    of: Literal["weight", "sign"] = "weight"
+    levels: list[Part] | None = None
+    flipped: Part | None = None
+
+
+@dataclass
+class Task:
+    """A task of a file that has several, each with its masks over the same weights."""
+
+    name: str
+    masks: str  # SHA-256 of its masks
+    layers: list[TaskLayer]  # in the order of the header's layers
+    weights: str | None = None  # SHA-256 of the weights with this task's norms, if norms were trained
+    accuracy: float | None = None
+
+
+@dataclass
 class Header:
     """Everything in a file except its tensors; ``save_subnet`` explains the optional parts."""
 
@@ -148,6 +172,7 @@ class Header:
     preprocessing: Json = field(default_factory=dict)
     config: Json = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that wrote the file
+    tasks: list[Task] = field(default_factory=list)  # then ``kept`` counts what some task keeps, and ``code`` is empty
 
     # Whether the file is of version 1, which names layers, not weights. Without annotation, so it is not in the JSON.
     names_layers = False
@@ -168,6 +193,39 @@ class Header:
             return None
         return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
 
+    def of_task(self, name: str | None) -> Header:
+        """Return the header of a file that has this task alone; None returns this header if it has no tasks.
+
+        Raises:
+            ValueError: if the file has no such task, or has tasks and none is named.
+        """
+        names = [task.name for task in self.tasks]
+        if name is None and not names:
+            return self
+        if not names:
+            raise UserError(f"it has no tasks, and task {name!r:.60} is named: leave the task out")
+        if name is None:
+            some = ", ".join(f"{printable(each)!r:.60}" for each in names[:3])
+            raise UserError(
+                f"it has {len(names)} task{'s'[: len(names) > 1]}, {some}{', ...' if names[3:] else ''}: name one, "
+                "load_subnet(path, task=...), or write a file of one with subnets export FILE one.subnet --task=..."
+            )
+        if name not in names:
+            raise unknown("task", name, names)
+        task = self.tasks[names.index(name)]
+        layers = {
+            key: dataclasses.replace(layer, **vars(own))
+            for (key, layer), own in zip(self.layers.items(), task.layers, strict=True)
+        }
+        return dataclasses.replace(
+            self,
+            layers=layers,
+            digests=Digests(task.weights or self.digests.weights, task.masks),
+            density=sum(layer.kept for layer in layers.values()) / self.total,
+            accuracy={} if task.accuracy is None else {"test_accuracy": task.accuracy},
+            tasks=[],
+        )
+
     def details(self) -> Json:
         """Return the optional parts of the header, as arguments of ``save_subnet``."""
         return {name: getattr(self, name) for name in ("classes", "accuracy", "preprocessing", "config")}
@@ -175,66 +233,36 @@ class Header:
     def to_json(self, sha256: str) -> str:
         content = {"version": 2, "sha256": sha256, **dataclasses.asdict(self)}
         for part in (content, *content["layers"].values()):
-            for key, default in _SINCE_3.items():
-                if key in part and part[key] == default:
-                    del part[key]
-                elif key in part:
-                    content["version"] = VERSION
+            for version, added in ((3, _SINCE_3), (4, _SINCE_4)):
+                for key, default in added.items():
+                    if key in part and part[key] == default:
+                        del part[key]
+                    elif key in part:
+                        content["version"] = max(content["version"], version)
+        for task in content.get("tasks", ()):
+            task["layers"] = [{k: v for k, v in each.items() if v not in (None, "weight")} for each in task["layers"]]
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, content: Json) -> Header:
         version = content.pop("version", None)
-        if type(version) is not int or version not in (1, 2, VERSION):
+        if type(version) is not int or not 1 <= version <= VERSION:
             raise UserError(
                 f"format version {version!r:.20} is unknown, expected 1 to {VERSION}: upgrade lightning-subnets"
             )
         if version == 1 and isinstance(layers := content.get("layers"), dict):
             content["layers"] = {f"{name}.weight" if name else "weight": each for name, each in layers.items()}
-        header: Header = _parse(cls, content, "header")
+        header: Header = parse(cls, content, "header")
         header.names_layers = version == 1
         if not header.layers:
             raise UserError("the header lists no layers")
+        names = {task.name for task in header.tasks}
+        if "" in names or len(names) < len(header.tasks):
+            raise UserError("a task has no name, or two tasks have the same one")
+        for task in header.tasks:
+            if len(task.layers) != len(header.layers):
+                raise UserError(
+                    f"the task {task.name!r:.60} has masks for {len(task.layers)} of {len(header.layers)} weights"
+                )
+            header.of_task(task.name)  # checks the numbers kept
         return header
-
-
-def _parse(kind: Any, value: Any, place: str) -> Any:
-    """Return a JSON value as an instance of the type ``kind``, checked at every depth; objects become dataclasses."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        types, required = _fields(kind)
-        if missing := required - value.keys():
-            raise UserError(f"{place} has no {min(missing)!r}")
-        if unknown := value.keys() - types.keys():
-            raise UserError(f"{place} has an unknown key {min(unknown)!r:.60}")
-        return kind(**{key: _parse(types[key], each, f"{place}.{key}") for key, each in value.items()})
-    if kind is str and isinstance(value, str) and not _is_text(value):
-        raise UserError(f"{place} is no text, because it has half of a surrogate pair: {value!r:.60}")
-    if origin is dict and isinstance(value, dict):
-        return {key: _parse(inner[1], each, f"{place}.{key!r:.60}") for key, each in value.items()}
-    if origin is list and isinstance(value, list):
-        return [_parse(inner[0], each, place) for each in value]
-    if type(None) in inner:
-        return None if value is None else _parse(inner[0], value, place)
-    if kind is float:
-        fits = type(value) in (int, float) and abs(value) < 1e308
-    elif origin is Literal:
-        fits = type(value) is str and value in inner
-    else:
-        fits = kind is Any or type(value) is kind
-    if not fits:
-        expected = " or ".join(map(repr, inner)) if origin is Literal else (origin or kind).__name__
-        raise UserError(f"{place} is {reprlib.repr(value)}, expected {expected}")
-    return float(value) if kind is float else value
-
-
-def _is_text(value: str) -> bool:
-    """Return whether a string can be encoded; in JSON, half of a surrogate pair is a character too."""
-    return not any(0xD800 <= ord(each) < 0xE000 for each in value)
-
-
-@functools.cache
-def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
-    """Return the types of a dataclass's fields, and the names of the required ones."""
-    fields = dataclasses.fields(kind)
-    return get_type_hints(kind), {each.name for each in fields if each.default is each.default_factory is MISSING}

@@ -26,7 +26,9 @@ from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container,
 from lightning_subnets.subnet_file.header import Header
 
 
-def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | None = None) -> nn.Module:
+def load_subnet(
+    path: str | Path, *, masked: bool = False, network: nn.Module | None = None, task: str | None = None
+) -> nn.Module:
     """Return the network of a ``.subnet`` file on the CPU, equal to the bit to the one that was saved.
 
     Nothing in the file is executed. The weights are drawn again from the seed and compared with the file's digest.
@@ -38,15 +40,17 @@ def load_subnet(path: str | Path, *, masked: bool = False, network: nn.Module | 
             weights than for the others. A dropped weight is 0 if the seed does not give it.
         network: a plain network with the same weights to load into, needed if torchvision.models, timm and this package
             do not build the file's network. It is changed in place, even if loading fails.
+        task: the name of the task to load, for a file of ``SupSup.save``, which has several.
 
     Raises:
         ValueError: if the file is missing or damaged, cannot be downloaded or does not fit the network, the weights
-            drawn here differ from those that were saved, or ``masked`` needs a method that is not in this package.
+            drawn here differ from those that were saved, ``masked`` needs a method that is not in this package, or
+            ``task`` is missing, unknown, or named for a file without tasks.
     """
-    file = Container(path)
+    file = Container(path, task=task)
     # Weights drawn for a density of 1e-300 are infinite. The digest then refuses them.
     with naming_file(path), np.errstate(over="ignore"):
-        return _load(file, masked, network)
+        return load_from(file, masked=masked, network=network)
 
 
 def masks_in(path: str | Path) -> dict[str, Tensor]:
@@ -56,7 +60,8 @@ def masks_in(path: str | Path) -> dict[str, Tensor]:
         return {name: as_mask(multiplier_of(file, name)) for name in file.header.layers}
 
 
-def _load(file: Container, masked: bool, network: nn.Module | None) -> nn.Module:
+def load_from(file: Container, *, masked: bool, network: nn.Module | None) -> nn.Module:
+    """Return the network of an open file; see ``load_subnet``."""
     header = file.header
     if network is None:
         at_most = NUMBERS_PER_BYTE * file.size
@@ -82,11 +87,11 @@ def _load(file: Container, masked: bool, network: nn.Module | None) -> nn.Module
             if key in header.dense:
                 _draw_dense_(parameter, header, key)
             elif f"state/{key}" in file:
-                _copy_(file, key, parameter)
+                copy_(file, key, parameter)
             digest.update_(weights_digest, key, parameter)
     for key, buffer in network.state_dict().items():
         if key not in every_name:
-            _copy_(file, key, buffer)
+            copy_(file, key, buffer)
     file.check_all_taken()
     found = {"weights": weights_digest.hexdigest(), "masks": masks_digest.hexdigest()}
     for what, stated in vars(header.digests).items():
@@ -206,7 +211,8 @@ def _check_distribution(header: Header, name: str) -> None:
 
 
 @torch.no_grad()
-def _copy_(file: Container, key: str, to: Tensor) -> None:
+def copy_(file: Container, key: str, to: Tensor) -> None:
+    """Copy a tensor of the state dict from a file, after checking its shape and dtype."""
     stored = file.take(f"state/{key}")
     if stored.shape != to.shape or stored.dtype != to.dtype:
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lightning_subnets.masking.other_parameters import initial_value
 from lightning_subnets.subnet_file import container, multiplier_code, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, Method, Network, Weights
+from lightning_subnets.subnet_file.tasks import EncodedTask
 
 
 def save_subnet(
@@ -63,6 +65,52 @@ def save_subnet(
     """
     path = Path(path)
     check_place(path, force=force)
+    header = _header(net, network, classes, accuracy, preprocessing, config)
+    _write(path, header, net, multipliers(net))
+
+
+def save_tasks(
+    net: nn.Module,
+    path: str | Path,
+    tasks: Sequence[EncodedTask],
+    kept: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    *,
+    network: str | Mapping[str, Any] | None,
+    classes: Sequence[str],
+    preprocessing: Mapping[str, Any] | None,
+    force: bool,
+) -> None:
+    """Save several tasks over the weights of one masked network into a file; see ``save_subnet`` for the arguments.
+
+    Args:
+        net: the masked network of the tasks.
+        path: the file to write.
+        tasks: encoded by ``tasks.encode``.
+        kept: the numbers of each weight that some task keeps, boolean.
+        start: the values before training of what each task has of its own.
+        network: as for ``save_subnet``, like the following.
+        classes: of all tasks.
+        preprocessing: of all tasks.
+        force: replace an existing file.
+    """
+    path = Path(path)
+    check_place(path, force=force)
+    header = _header(net, network, classes, None, preprocessing, None)
+    header.tasks = [task.entry for task in tasks]
+    own = {f"tasks/{index}/{key}": each for index, task in enumerate(tasks) for key, each in task.tensors.items()}
+    _write(path, header, net, kept, start=start, tasks=own)
+
+
+def _header(
+    net: nn.Module,
+    network: str | Mapping[str, Any] | None,
+    classes: Sequence[str],
+    accuracy: Mapping[str, float] | None,
+    preprocessing: Mapping[str, Any] | None,
+    config: Mapping[str, Any] | None,
+) -> Header:
+    """Return the header of a network's file, without its masks."""
     if isinstance(classes, str):
         raise UserError(f"classes is the string {classes!r:.100}: give a list of names")
     weights, scores = masked_weights(net), scores_names(net)
@@ -71,7 +119,7 @@ def save_subnet(
     if len(dtypes) > 1:
         raise UserError(f"the network has several dtypes, {', '.join(sorted(map(str, dtypes)))}: call net.float()")
     first = next(iter(weights.values()))
-    header = Header(
+    return Header(
         network=Network(*_builder_of(net, network), str(dtypes.pop()).removeprefix("torch.")),  # type: ignore[arg-type]
         weights=Weights(
             first.origin.distribution if first.origin else None,
@@ -89,14 +137,32 @@ def save_subnet(
         config=dict(config or {}),
         versions=versions(),
     )
-    _check_readable(header)  # before the masks are computed and encoded
-    tensors: dict[str, Tensor] = {}
+
+
+def _write(
+    path: Path,
+    header: Header,
+    net: nn.Module,
+    multiplier: Mapping[str, Tensor],
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    tasks: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Complete the header of a network with these multipliers, or with these tasks, and write the file."""
+    _check_readable(header)  # before the masks are encoded
+    tensors: dict[str, Tensor] = dict(tasks or {})
+    weights, scores = masked_weights(net), scores_names(net)
     weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
-    multiplier, parameters = multipliers(net), dict(sorted(net.named_parameters()))
-    for key, parameter in parameters.items():
+    for key, current in sorted(net.named_parameters()):
+        parameter = (start or {}).get(key, current)
         if key in weights:
             each = weights[key], multiplier[key].cpu()
-            header.layers[key], weight, stored = _encode_weight(key, *each, header.weights, tensors)
+            parts: dict[str, Tensor] = {}
+            header.layers[key], weight, stored = _encode_weight(key, *each, header.weights, parts)
+            if tasks is None:
+                tensors |= parts
+            else:
+                header.layers[key] = replace(header.layers[key], code="", gain=None, of="weight")
             digest.update_(weights_digest, key, weight)
             digest.update_(masks_digest, key, stored)
         elif key not in scores:
@@ -106,7 +172,9 @@ def save_subnet(
             elif not _is_initial(net, key, parameter, header.weights):
                 tensors[f"state/{key}"] = _copy(parameter)
     every_name = dict(net.named_parameters(remove_duplicate=False))  # a tied parameter has several
-    tensors |= {f"state/{key}": _copy(buffer) for key, buffer in state.items() if key not in every_name}
+    for key, buffer in net.state_dict().items():
+        if key not in every_name:
+            tensors[f"state/{key}"] = _copy((start or {}).get(key, buffer))
     header.density = sum(layer.kept for layer in header.layers.values()) / header.total
     header.digests = Digests(weights_digest.hexdigest(), masks_digest.hexdigest())
     try:
@@ -185,7 +253,7 @@ def _is_drawn(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) 
     owner, _, own = key.rpartition(".")
     if drawn_from.distribution is None or not is_weight(net.get_submodule(owner), own, parameter):
         return False
-    return _same_bits(parameter, drawn_from.draw(parameter, stream_of(key), density=1.0))
+    return digest.same_bits(parameter, drawn_from.draw(parameter, stream_of(key), density=1.0))
 
 
 def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) -> bool:
@@ -195,12 +263,7 @@ def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights
     if is_weight(module, own, parameter) or not built.numel():
         return False
     value = initial_value(module, own, built, seed=drawn_from.seed, stream=stream_of(key))
-    return value is not None and _same_bits(parameter, value.to(parameter.dtype))
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors of one shape are equal, with +0 different from -0."""
-    return torch.equal(*(each.detach().cpu().flatten().contiguous().view(torch.uint8) for each in (one, other)))
+    return value is not None and digest.same_bits(parameter, value.to(parameter.dtype))
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Each file has a small network, drawn from seed 7, that was trained for a step on noise. Training gives different bits on
 different machines, but the files load to the same bits everywhere. ``golden/`` has the files of version 1 of the
-format, and ``golden/version_2/`` those of version 2. ``python tests/subnet_file/golden_files.py`` writes the files of
-the current version and their digests again. Run it only for a new version, and keep the files of the old ones.
+format, ``golden/version_2/`` those of version 2, and ``golden/version_4/`` one with tasks. ``python
+tests/subnet_file/golden_files.py`` writes the files of the current version and their digests again. Run it only for a
+new version, and keep the files of the old ones.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lightning_subnets.subnet_file import save_subnet
 
 FIRST = Path(__file__).parent / "golden"
 FOLDER = FIRST / "version_2"
+TASKS = FIRST / "version_4" / "tasks.subnet"
 
 # The method and the distribution of each file. Its network is small(), with_norms() if the name begins with norms, or
 # Transformer() if the name begins with transformer.
@@ -69,6 +71,19 @@ def digest_of(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def make_tasks() -> None:
+    """Write a file with tasks: masks that flip and multiply, frozen edges, running statistics and trained norms."""
+    method = ls.Multicoated(0.5, signed=True, frozen=0.3)
+    tasks = ls.SupSup(ls.mask_(with_norms(), method, weights="kaiming_normal", seed=7, norms="trained"))
+    for name in ("one", "two"):
+        train_(tasks.net, len(tasks) + 1, (3, 8, 8))
+        tasks.add(name, accuracy=0.5)
+    TASKS.parent.mkdir(exist_ok=True)
+    tasks.save(TASKS, network=WITH_NORMS, force=True)
+    digests = {name: digest_of(ls.load_subnet(TASKS, task=name)) for name in tasks.names}
+    TASKS.with_name("digests.json").write_text(json.dumps(digests, indent=2) + "\n")
+
+
 def make_all() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     digests = {}
@@ -91,3 +106,4 @@ def make_all() -> None:
 
 if __name__ == "__main__":
     make_all()
+    make_tasks()

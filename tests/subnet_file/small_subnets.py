@@ -158,7 +158,7 @@ def trainable(network: nn.Module) -> list[str]:
 
 def content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header, as in JSON, and the tensors of a file."""
-    header = json.loads(Container(path).header.to_json(sha256=""))
+    header = json.loads(Container(path, whole=True).header.to_json(sha256=""))
     return {key: value for key, value in header.items() if key not in ("version", "sha256")}, load_file(path)
 
 

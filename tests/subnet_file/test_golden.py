@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_files import FIRST, FOLDER, MADE, digest_of, given
+from golden_files import FIRST, FOLDER, MADE, TASKS, digest_of, given
 from small_subnets import content
 
+from lightning_subnets import SupSup
 from lightning_subnets.subnet_file import load_subnet
 
 DIGESTS = {folder: json.loads((folder / "digests.json").read_text()) for folder in (FIRST, FOLDER)}
@@ -27,6 +28,13 @@ def test_a_golden_file_loads_to_the_same_bits(path: Path, threads: int) -> None:
             assert digest_of(network) == DIGESTS[path.parent][path.stem][kind]
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_golden_file_with_tasks_loads_to_the_same_bits() -> None:
+    digests, tasks = json.loads(TASKS.with_name("digests.json").read_text()), SupSup.load(TASKS)
+    assert tasks.names == [*digests]
+    for name, digest in digests.items():
+        assert digest_of(tasks.network(name)) == digest_of(load_subnet(TASKS, task=name)) == digest
 
 
 @pytest.mark.parametrize("folder", DIGESTS, ids=lambda folder: folder.name)

@@ -9,13 +9,15 @@ import copy
 import resource
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_subnets import WITH_NORMS, content, masked, masked_with_norms, resealed, rewrite, saved, small
+from small_subnets import NAMED, WITH_NORMS, content, masked, masked_with_norms, resealed, rewrite, saved, small, train_
 from torch import Tensor
 
 import lightning_subnets as ls
@@ -23,7 +25,7 @@ from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.mask_codec import CODES
 
 Rng = np.random.Generator
-# Changes of each kind to each of the four files: 25 in make test, 75 in make test-all, 2,000 in make test-long.
+# Changes of each kind to each of the five files: 25 in make test, 75 in make test-all, 2,000 in make test-long.
 COUNTS = [25, pytest.param(75, marks=pytest.mark.thorough), pytest.param(2000, marks=pytest.mark.long)]
 
 
@@ -31,7 +33,13 @@ def files(folder: Path) -> dict[str, Path]:
     norms = masked_with_norms(ls.Random(0.3), weights="kaiming_normal")
     options: dict[str, Any] = {"keep_dense": ["features.0", "classifier.1"], "densities": {"classifier.5": 0.9}}
     partly = ls.mask_(small(), ls.EdgePopup(0.3), weights="scaled_kaiming_normal", **options)
+    tasks = ls.SupSup(ls.mask_(small(), ls.Multicoated(0.5, signed=True, frozen=0.3)))
+    for name in ("a", "b"):
+        train_(tasks.net, 1)
+        tasks.add(name, accuracy=0.5)
+    tasks.save(folder / "tasks.subnet", network=NAMED)
     return {
+        "tasks": folder / "tasks.subnet",
         "drawn": saved(folder / "drawn.subnet"),
         "signs": saved(folder / "signs.subnet", masked(ls.IteRand(0.3, every=1), weights="signed_constant")),
         "norms": saved(folder / "norms.subnet", norms, network=WITH_NORMS),
@@ -42,12 +50,14 @@ def files(folder: Path) -> dict[str, Path]:
 def check(path: Path, what: str) -> bool:
     """Return whether a file loads, after checking that it is otherwise refused with a short error and soon."""
     loaded = False
-    for as_masked in (False, True):
+    ways: list[Callable[[Path], object]] = [load_subnet, partial(load_subnet, masked=True)]
+    ways += [partial(load_subnet, task="a", masked=True), ls.SupSup.load]
+    for way in ways:
         begin = time.process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                load_subnet(path, masked=as_masked)
+                way(path)
             loaded = True
         except ls.UserError as error:
             message = str(error).replace(str(path), "")
