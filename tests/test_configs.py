@@ -16,7 +16,7 @@ from lightning_subnets import methods
 from lightning_subnets.commands.cli import main
 
 CONFIGS = ROOT / "configs"
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "figures")  # test_figure_configs.py
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("figures", "continual"))
 EXPERIMENTS = [path for path in FILES if not path.stem.endswith("base")]
 SMALL = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.batch_size=2"]
 

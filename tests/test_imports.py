@@ -42,7 +42,7 @@ def test_every_public_name_is_found_and_no_other() -> None:
     assert [name for name in lightning_subnets.__all__ if getattr(lightning_subnets, name, None) is None] == []
 
 
-@pytest.mark.parametrize("verb", ["", "inspect", "check", "sweep", "report", "export", "import"])
+@pytest.mark.parametrize("verb", ["", "inspect", "check", "sweep", "report", "continual", "export", "import"])
 def test_help_is_printed_without_torch(verb: str) -> None:
     program = f"""
 from lightning_subnets.commands.subnets import main

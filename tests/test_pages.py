@@ -122,7 +122,7 @@ def test_the_commands_of_a_page_are_accepted(
 
         return note
 
-    for name in ("inspect", "check", "verify", "sweep", "report", "export", "import_"):
+    for name in ("inspect", "check", "verify", "sweep", "report", "continual", "export", "import_"):
         monkeypatch.setattr(subnets, name, stand_in(getattr(subnets, name)))
     for arguments in commands(page, "subnets"):
         subnets.main(arguments)

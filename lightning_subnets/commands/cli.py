@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
+from lightning_subnets.commands.quiet import quiet
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files import drawing, saved_run, summary
@@ -53,29 +52,12 @@ from lightning_subnets.training.checkpoint import CheckpointFiles
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 from lightning_subnets.training.module import SubnetModule
 
-_EXPECTED_WARNINGS = (
-    ".*LeafSpec.* is deprecated",  # Lightning 2.6 causes this one itself under torch 2.15
-    "The `srun` command is available",  # SLURM is installed, but this run is not a job
-    # A run resumes in its directory; a run that starts from another run's checkpoint has its own best and last.
-    "The dirpath has changed",
-    "Checkpoint directory .* exists and is not empty",
-    # The evaluation of a checkpoint needs none of the callbacks that trained it.
-    "Be aware that when using `ckpt_path`, callbacks",
-    "You're using the WeightAveraging callback, but loading a checkpoint",
-    ".*ModelCheckpoint.*could not find the monitored key",  # the run ends before its first validation
-    "The number of training batches .* is smaller than the logging interval",  # metrics are logged by epoch only
-)
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # the range of NumPy's seeds
 
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
-    for name in ("lightning.pytorch", "lightning.fabric"):  # hides advertisements and the list of the hardware
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Show the message that rank 0 kills all ranks because another rank has ended.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
-    for message in _EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+    quiet()
     strategies.register()
     with failures.told_in_one_line(), ending_with_launcher():
         SubnetCLI(sys.argv[1:] if args is None else args)

@@ -22,7 +22,10 @@ def configs(copy: str | None = None, out: str | None = None, force: bool = False
     if copy is None:
         for name, path in shipped_configs().items():
             print(f"{name:<34}  {description(path)}")
-        print("\nlightning fit -c NAME makes a run, subnets sweep NAME makes the runs of a figure.")
+        print(
+            "\nlightning fit -c NAME makes a run, subnets sweep NAME makes the runs of a figure, and subnets "
+            "continual NAME learns many tasks."
+        )
         return
     if (source := shipped_configs().get(copy.removesuffix(".yaml"))) is None:
         raise UserError(no_config(copy))
@@ -33,5 +36,5 @@ def configs(copy: str | None = None, out: str | None = None, force: bool = False
             file.write(copy_of(source).encode())
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): name another --out") from error
-    command = "subnets sweep" if source.parent.name == "figures" else "lightning fit -c"
+    command = {"figures": "subnets sweep", "continual": "subnets continual"}.get(source.parent.name, "lightning fit -c")
     print(f"{printable(str(path))}: edit it, then {command} {printable(str(path))}")

@@ -1,4 +1,4 @@
-"""The ``subnets`` command: list configs, export, import, inspect, check and verify subnetworks, sweep, and report."""
+"""The ``subnets`` command: list configs, export, import, inspect, check and verify subnetworks, and experiments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(args: list[str] | None = None) -> None:
     """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
     commands: dict[str, Any] = {
         command.__name__.rstrip("_"): command
-        for command in (configs, inspect, check, verify, sweep, report, export, import_)
+        for command in (configs, inspect, check, verify, sweep, report, continual, export, import_)
     }
     with failures.told_in_one_line():
         auto_cli(commands, args=args, prog="subnets", version=in_words(), parser_class=Parser)
@@ -218,6 +218,22 @@ def sweep(
     if any(row["status"] != "finished" for row in rows):
         print(f"error: not all runs are finished; their output is in {folder / 'runs'}/<run>.log", file=sys.stderr)
         sys.exit(1)
+
+
+def continual(file: str, out: str | None = None) -> None:
+    """Learn many tasks on one seed, each with its own mask, and tell them apart by one gradient.
+
+    Writes ``tasks.subnet``, ``results.csv`` and ``tasks.png``. The same command resumes a stopped one.
+
+    Args:
+        file: the name of a shipped experiment, for example permuted_digits, or the path of its file.
+        out: the directory to write to, by default runs/continual/<name of the file>.
+    """
+    from lightning_subnets.commands import continual as learning
+    from lightning_subnets.run_files.shipped_configs import named_config
+
+    path = named_config(file, "continual")
+    learning.continual(path, Path(out or f"runs/continual/{path.stem}"))
 
 
 def report(runs: str, out: str | None = None) -> None:

@@ -38,7 +38,8 @@ class SupSup:
 
     Raises:
         ValueError: if the method trains or re-draws weights, or the weights do not come from one seed.
-    Source: Wortsman et al. 2020, "Supermasks in Superposition".
+    Source: Wortsman et al. 2020, "Supermasks in Superposition". Many tasks need outputs that no label names, see
+        ``networks.MLP``.
     """
 
     def __init__(self, net: nn.Module) -> None:

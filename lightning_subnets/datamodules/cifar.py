@@ -29,6 +29,7 @@ class CIFAR10(InMemoryDataModule):
         download: download torchvision's files if they are missing.
         seed: seed of the order of the samples, their augmentation and the held-out images.
         padding: pixels on each side of a training image, by default 4 as in the paper; 2 in the fast recipe.
+        permutation: seed of a fixed random order of the pixels after the augmentation; null leaves them in place.
 
     Source: Krizhevsky 2009.
     """
@@ -45,11 +46,12 @@ class CIFAR10(InMemoryDataModule):
         download: bool = False,
         seed: int = 0,
         padding: int = 4,
+        permutation: int | None = None,
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
         if not 0 <= padding <= 32:
             raise UserError(f"padding = {padding} is outside [0, 32], the size of an image")
-        self.root, self.download, self.padding = Path(root), download, padding
+        self.root, self.download, self.padding, self.permutation = Path(root), download, padding, permutation
         self._is_folder = (self.root / "train").is_dir()
         if not download and not self._is_folder and not (self.root / self.base_folder).is_dir():
             raise UserError(
@@ -100,5 +102,6 @@ class CIFAR100(CIFAR10):
         download: bool = False,
         seed: int = 0,
         padding: int = 4,
+        permutation: int | None = None,
     ) -> None:
-        super().__init__(root, batch_size, validation_fraction, download, seed, padding)
+        super().__init__(root, batch_size, validation_fraction, download, seed, padding, permutation)

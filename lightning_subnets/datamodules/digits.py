@@ -21,6 +21,7 @@ class Digits(InMemoryDataModule):
         image_size: height and width in pixels. Larger images are interpolated linearly, for networks that downsample
             more often than 8 pixels allow.
         num_classes: keep the digits from 0 to ``num_classes - 1``.
+        permutation: seed of a fixed random order of the pixels, another task for each seed; null leaves them in place.
 
     Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository, its test set.
     """
@@ -35,6 +36,7 @@ class Digits(InMemoryDataModule):
         seed: int = 0,
         image_size: int = 8,
         num_classes: int = 10,
+        permutation: int | None = None,
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
         if image_size < 8:
@@ -43,6 +45,7 @@ class Digits(InMemoryDataModule):
             raise UserError(f"num_classes = {num_classes} is outside [2, 10]")
         self.image_shape = (1, image_size, image_size)
         self.num_classes = num_classes
+        self.permutation = permutation
 
     @property
     def classes(self) -> list[str]:

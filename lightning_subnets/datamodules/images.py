@@ -28,6 +28,7 @@ class ImageDataModule(LightningDataModule, ABC):
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
     has_test_set = True
+    permutation: int | None = None  # the seed of a fixed order of the pixels; None leaves them where they are
 
     def __init__(self, batch_size: int, validation_fraction: float, seed: int) -> None:
         super().__init__()
@@ -37,6 +38,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise UserError(f"validation_fraction = {validation_fraction} is outside [0, 1)")
         self.batch_size, self.validation_fraction, self.seed = batch_size, validation_fraction, seed
         self._scaling: dict[torch.device, Batch] = {}
+        self._orders: dict[torch.device, Tensor] = {}
 
     @property
     @abstractmethod
@@ -97,10 +99,20 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.normalize(images), labels
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return (x / 255 - mean) / std by channel, float32, of uint8 images, on their device."""
+        """Return (x / 255 - mean) / std by channel, float32, of uint8 images, on their device.
+
+        The pixels of each channel are permuted, if the data have a ``permutation``.
+        """
         if images.device not in self._scaling:
             # Keep mean and std on the device, because a copy from the host would stall every step.
             mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)
             self._scaling[images.device] = ((255 * mean).to(images.device), (255 * std).to(images.device))
         mean, std = self._scaling[images.device]
-        return (images - mean) / std
+        scaled = (images - mean) / std
+        if self.permutation is None:
+            return scaled
+        pixels = scaled.flatten(2)
+        if images.device not in self._orders:
+            order = torch.randperm(pixels.shape[2], generator=generator(self.permutation))
+            self._orders[images.device] = order.to(images.device)
+        return pixels[:, :, self._orders[images.device]].view_as(scaled)

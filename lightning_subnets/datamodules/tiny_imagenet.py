@@ -25,6 +25,7 @@ class TinyImageNet(InMemoryDataModule):
         batch_size: images per step and process.
         validation_fraction: fraction of the training set that is held out; with 0, validation is on ``val``.
         seed: seed of the order of the samples, their augmentation and the held-out images.
+        permutation: seed of a fixed random order of the pixels after the augmentation; null leaves them in place.
 
     Source: Le and Yang 2015, "Tiny ImageNet Visual Recognition Challenge"; the augmentation of Tanaka et al. 2020
         (SynFlow), in their public code.
@@ -41,9 +42,10 @@ class TinyImageNet(InMemoryDataModule):
         batch_size: int = 128,
         validation_fraction: float = 0.0,
         seed: int = 0,
+        permutation: int | None = None,
     ) -> None:
         super().__init__(batch_size, validation_fraction, seed)
-        self.root = Path(root)
+        self.root, self.permutation = Path(root), permutation
         for part in ("wnids.txt", "train", "val/images", "val/val_annotations.txt"):
             if not (self.root / part).exists():
                 raise UserError(

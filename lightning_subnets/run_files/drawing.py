@@ -86,7 +86,7 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     """Draw accuracy and loss by epoch."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(6)
+    figure = new_figure(6)
     accuracy, loss = figure.subplots(2, 1)
     for axes, name, scale in ((accuracy, "accuracy", 100), (loss, "loss", 1)):
         for key, label, colour in (("train", "training set", TRAIN), ("val", evaluated_on, EVALUATION)):
@@ -104,7 +104,7 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
             axes.legend(frameon=False)
     accuracy.set(ylabel="accuracy (%)", title="Accuracy")
     loss.set(ylabel="cross-entropy (nats)", title="Loss", ylim=(0, None))
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -> None:
@@ -127,7 +127,7 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
     right.set(xlabel="epoch", title="Edges swapped")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.colorbar(image, ax=right, label="kept edges replaced\nin the epoch (%)", location="bottom")
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
@@ -147,7 +147,7 @@ def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
     right.set(xlabel="units", title=f"Width: {paths}")
     right.set_xlim(0, 1.3 * max(layer.units for layer in layers))
     figure.legend(loc="outside lower right", ncols=3, frameon=False, handlelength=1, columnspacing=1)
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
@@ -160,7 +160,7 @@ def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
         for epoch, accuracy in zip(*metrics["val/accuracy"], strict=True)
         if epoch in rounds and epoch in density
     }
-    figure = _figure(4)
+    figure = new_figure(4)
     axes = figure.subplots()
     axes.plot(*zip(*points.values(), strict=True), color=EVALUATION, marker="o", label=evaluated_on)
     axes.set(xscale="log", xlabel="weights kept (%)", ylabel="accuracy (%)", title="Accuracy by round")
@@ -169,7 +169,7 @@ def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(frameon=False)
-    _save(figure, path, title)
+    save(figure, path, title)
 
 
 def shortened(name: str, letters: int) -> str:
@@ -216,7 +216,7 @@ def _luminance(channels: np.ndarray) -> float:
 
 def _density_bars(layers: list[str], densities: Sequence[float]) -> tuple[Figure, Axes, Axes]:
     """Return a figure of two panels whose left one has a bar for each layer's density in percent."""
-    figure = _figure(max(3.4, 1.8 + 0.22 * len(layers)))
+    figure = new_figure(max(3.4, 1.8 + 0.22 * len(layers)))
     left, right = figure.subplots(1, 2, sharey=True)
     rows = range(len(layers))
     left.barh(rows, densities, color=TRAIN, height=0.7)
@@ -227,14 +227,16 @@ def _density_bars(layers: list[str], densities: Sequence[float]) -> tuple[Figure
     return figure, left, right
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of the width of every picture."""
     from matplotlib.figure import Figure  # not pyplot, which needs a window system and shares the user's state
 
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 @boxes_for_missing_letters()
-def _save(figure: Figure, path: Path, title: str) -> None:
+def save(figure: Figure, path: Path, title: str) -> None:
+    """Write a figure completely or not at all, in the format of the path's extension."""
     figure.suptitle(shortened(title, 40), parse_math=False)  # the name of a run may contain dollar signs
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)

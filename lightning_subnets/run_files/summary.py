@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,7 @@ def read(run: Path) -> dict[str, Any] | None:
 
 def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
     """Print a summary as a panel."""
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.markup import escape
-    from rich.panel import Panel
-    from rich.table import Table
 
     accuracy, unchanged = summary["test_accuracy"], summary["weights_unchanged"]
     changed = "none but the norms" if summary.get("norms") == "trained" else "none"
@@ -176,13 +173,22 @@ def show(summary: dict[str, Any], run: Path, pictures: list[Path]) -> None:
         else "yes, by this method",
         "training": f"{summary['epochs']} epochs, {summary['steps']} steps, {summary['seconds']:.1f} s",
         **({"subnet file": f"{decimal(summary['file_bytes'])} (last.subnet)"} if summary.get("file_bytes") else {}),
-        "run": escape(printable(str(run))),
+        "run": str(run),
         "pictures": ", ".join(picture.name for picture in pictures),
     }
+    show_panel(rows, f"{run.parent.name}: {summary['method']}")
+
+
+def show_panel(rows: Mapping[str, str], title: str) -> None:
+    """Print names and texts as a panel."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.panel import Panel
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", justify="right")
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(name, text)
-    title = printable(f"{run.parent.name}: {summary['method']}")
-    Console().print(Panel.fit(table, title=escape(title)))
+        table.add_row(name, escape(printable(text)))
+    Console().print(Panel.fit(table, title=escape(printable(title))))

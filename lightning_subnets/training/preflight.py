@@ -140,8 +140,9 @@ def _check_images(module: MaskedModule, data: ImageDataModule) -> None:
         raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
     if data.batch_size == 1:
         check_single_image(module, image, "batch_size = 1")
-    if outputs != classes:
+    spare = getattr(module.network, "spare_outputs", 0)
+    if outputs - spare != classes:
         raise UserError(
-            f"{name} has {outputs} outputs and {type(data).__name__} has {classes} classes: "
+            f"{name} has {outputs - spare} outputs and {type(data).__name__} has {classes} classes: "
             f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
         )

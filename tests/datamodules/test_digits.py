@@ -102,3 +102,17 @@ def test_there_may_be_fewer_classes() -> None:
 def test_an_argument_out_of_range_is_an_error_that_names_it(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         digits(**options).val_dataloader()
+
+
+def test_a_permutation_is_a_fixed_order_of_the_pixels_for_each_seed() -> None:
+    plain, images = digits(), digits().test_set[0][:8]
+    scaled = plain.normalize(images)
+    found = [digits(permutation=seed).normalize(images) for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    for each in (found[0], found[2]):
+        assert each.shape == scaled.shape
+        assert not torch.equal(each, scaled)
+        assert torch.equal(each.flatten(1).sort().values, scaled.flatten(1).sort().values)
+    order = found[0][0].flatten()
+    assert torch.equal(digits(permutation=0).normalize(images[:1])[0].flatten(), order), "the same for every image"

@@ -61,7 +61,7 @@ def test_pictures_without_content_are_left_out(run: Path) -> None:
 
 def test_all_text_is_readable_on_a_phone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Figure] = []
-    monkeypatch.setattr(drawing, "_save", lambda figure, *_: saved.append(figure))
+    monkeypatch.setattr(drawing, "save", lambda figure, *_: saved.append(figure))
     draw(run)
     drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
     assert len(saved) == 4
@@ -90,7 +90,7 @@ def test_no_name_of_a_run_leaves_the_picture_or_warns(tmp_path: Path) -> None:
 def test_a_run_of_one_epoch_shows_both_points_over_the_whole_epoch(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {f"{data}/{name}": ([1], [0.5]) for data in ("train", "val") for name in ("accuracy", "loss")}
     saved: list[Figure] = []
-    monkeypatch.setattr(drawing, "_save", lambda figure, *_: saved.append(figure))
+    monkeypatch.setattr(drawing, "save", lambda figure, *_: saved.append(figure))
     drawing.draw_curves(metrics, run / "curves.png", title="", evaluated_on="test set")
     for axes in saved[0].axes:
         assert [line.get_marker() for line in axes.lines] == ["o", "o"]
@@ -100,7 +100,7 @@ def test_a_run_of_one_epoch_shows_both_points_over_the_whole_epoch(run: Path, mo
 
 def test_rounds_show_the_last_evaluation_of_each_round(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Figure] = []
-    monkeypatch.setattr(drawing, "_save", lambda figure, *_: saved.append(figure))
+    monkeypatch.setattr(drawing, "save", lambda figure, *_: saved.append(figure))
     drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
     (line,) = saved[0].axes[0].lines
     assert np.asarray(line.get_xydata()).tolist() == [[100.0, 60.0], [80.0, 80.0]]

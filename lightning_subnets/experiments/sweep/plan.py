@@ -129,7 +129,7 @@ class Sweep:
     def runs(self) -> Iterator[PlannedRun]:
         """Yield all runs, seed by seed, so that a sweep that is stopped early has runs at every point."""
         lines = {name: (line, self.axes(line), self._config(name, line)) for name, line in self.lines().items()}
-        settings = {config: _settings(config) for _, _, config in lines.values()}
+        settings = {config: settings_of(config) for _, _, config in lines.values()}
         for seed in self.scale.seeds:
             for name, (line, axes, config) in lines.items():
                 for point in itertools.product(*axes.values()):
@@ -190,14 +190,14 @@ def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> Non
             raise unknown(kind, name, known)
 
 
-def _settings(config: Path) -> str:
+def settings_of(config: Path) -> str:
     """Return the settings of a config and of its bases as JSON, which has no comments."""
     content = content_of(config)
     if not isinstance(content, dict):
         raise UserError(f"{config} is not a config: it must be a mapping from keys to values")
     base = content.pop("config", None)
     own = json.dumps(content, sort_keys=True, default=str)
-    return own if base is None else _settings(shipped_config(base, config.parent) or config.parent / base) + own
+    return own if base is None else settings_of(shipped_config(base, config.parent) or config.parent / base) + own
 
 
 def _name(config: Path, settings: str, options: Options, seed: int) -> str:

@@ -1,0 +1,97 @@
+"""``subnets continual``: every task is remembered, a stopped run goes on, and mistakes are found before training."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lightning_subnets import SupSup
+from lightning_subnets.commands.subnets import main
+from lightning_subnets.training.module import SubnetModule
+
+QUICK = """
+config: digits/permuted
+trainer.max_epochs: 2
+data.init_args.batch_size: 128
+model.network.init_args.width_multiplier: 0.5
+trainer.accelerator: cpu
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    path = tmp_path / "two.yaml"
+    path.write_text("config: quick.yaml\noption: data.init_args.permutation\ntasks: 2\n")
+    return path
+
+
+def test_all_tasks_are_remembered_told_apart_and_drawn_and_a_stopped_run_goes_on(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["continual", str(experiment), "--out", str(tmp_path / "whole")])
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "2 on one seed, 2 different answers",
+        "task inferred 100.0% by one",
+        "2 of 2, bit for bit",
+        "kB a task",
+    ):
+        assert part in said
+    with (tmp_path / "whole" / "results.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["task"] for row in rows] == [row["inferred_from_64"] for row in rows] == ["0", "1"]
+    assert {row["unchanged"] for row in rows} == {"true"}
+    assert min(float(row["test_accuracy"]) for row in rows) > 0.6
+    assert SupSup.load(tmp_path / "whole" / "tasks.subnet").names == ["0", "1"]
+    with Image.open(tmp_path / "whole" / "tasks.png") as picture:
+        assert picture.width > 1000
+
+    handler, epochs = signal.getsignal(signal.SIGINT), itertools.count(1)
+
+    def interrupt(module: SubnetModule) -> None:
+        if next(epochs) == 3:  # the first epoch of the second task
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SubnetModule, "on_train_epoch_end", interrupt)
+        with pytest.raises(SystemExit) as exit_info:
+            main(["continual", str(experiment), "--out", str(tmp_path / "stopped")])
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+    assert exit_info.value.code == 130
+    assert "stopped after 1 of 2 tasks; the same command goes on" in capsys.readouterr().err
+    main(["continual", str(experiment), "--out", str(tmp_path / "stopped")])
+    for name in ("tasks.subnet", "results.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_mistakes_are_found_before_training(
+    experiment: Path, tmp_path: Path, mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("this trains")
+
+    monkeypatch.setattr(SubnetModule, "training_step", fail)
+    text, out = experiment.read_text(), tmp_path / "out"
+
+    def said(old: str, new: str) -> str:
+        experiment.write_text(text.replace(old, new))
+        return mistake(["continual", str(experiment), "--out", str(out)], main)
+
+    assert "expected 2 or more" in said("tasks: 2", "tasks: 1")
+    assert "is no continual experiment" in said("tasks", "task")
+    assert "none.yaml is missing" in said("quick.yaml", "none.yaml")
+    assert "tasks share network and method" in said("data.init_args.permutation", "model.network.init_args.depth")
+    assert "Did you mean --data.init_args.permutation?" in said("permutation", "permutatoin")
+    assert "Did you mean continual/permuted_digits?" in mistake(["continual", "permuted_digit"], main)
+    (tmp_path / "quick.yaml").write_text(
+        QUICK + "model.method: {class_path: DNW, init_args: {density: 0.5}}\nmodel.weights: kaiming_normal\n"
+    )
+    assert "DNW changes weights" in said("", "")
+    assert not (out / "tasks.subnet").exists()
