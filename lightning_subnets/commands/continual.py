@@ -66,7 +66,7 @@ def continual(file: Path, out: Path) -> None:
             learning.learn(found.tasks)
         except (KeyboardInterrupt, SystemExit):  # Lightning ends the process at Ctrl-C
             done = len(learning.tasks)
-            print(f"stopped after {done} of {found.tasks} tasks; the same command goes on", file=sys.stderr)
+            print(f"stopped after {done} of {found.tasks} tasks; the same command resumes", file=sys.stderr)
             sys.exit(130)
         matrix = learning.test()
         picture.draw(learning, matrix, out / "tasks.png", f"{found.tasks} tasks on one seed")

@@ -1,4 +1,4 @@
-"""``subnets continual``: every task is remembered, a stopped run goes on, and mistakes are found before training."""
+"""``subnets continual``: every task is remembered, a stopped run resumes, and mistakes are found before training."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_all_tasks_are_remembered_told_apart_and_drawn_and_a_stopped_run_goes_on
             main(["continual", str(experiment), "--out", str(tmp_path / "stopped")])
     signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
     assert exit_info.value.code == 130
-    assert "stopped after 1 of 2 tasks; the same command goes on" in capsys.readouterr().err
+    assert "stopped after 1 of 2 tasks; the same command resumes" in capsys.readouterr().err
     main(["continual", str(experiment), "--out", str(tmp_path / "stopped")])
     for name in ("tasks.subnet", "results.csv"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
