@@ -63,14 +63,19 @@ def rows_about(name: str, page: str) -> list[str]:
 def measured(name: str, results: Path) -> list[str]:
     """Return a table with a row for each figure in which a method trained, and a column for each density."""
     rows: dict[str, dict[str, str]] = {}
-    for file in sorted(results.glob("*/results.csv")):
+    for described in sorted(results.glob("*/sweep.yaml")):
+        file = described.with_name("results.csv")
         settings = by_density(file, name)
         if settings:
-            sweep = yaml.safe_load(file.with_name("sweep.yaml").read_text())
+            sweep = yaml.safe_load(described.read_text())
             title, note = sweep["figure"]["title"], sweep["figure"]["scales"][sweep["scale"]]["note"]
             rows[f"[{title}](../../results/{file.parent.name}/table.md): {note}"] = {
                 density: cell(runs) for density, runs in settings.items()
-            } | {DENSE: cell([each for runs in by_density(file, "Dense").values() for each in runs])}
+            } | {
+                DENSE: cell(
+                    [each for runs in by_density(file, "Dense").values() for each in runs]
+                )
+            }
     if not rows:
         return []
     found = {density for cells in rows.values() for density in cells} - {DENSE}

@@ -172,8 +172,8 @@ def test_every_method_has_a_page_in_one_form() -> None:
 def test_the_page_of_a_method_has_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
     method_pages = importlib.import_module("method_pages")
-    for file in (ROOT / "results").glob("*/results.csv"):
-        with file.open() as lines:
+    for file in (ROOT / "results").glob("*/sweep.yaml"):
+        with file.with_name("results.csv").open() as lines:
             trained = {row["method"] for row in csv.DictReader(lines) if int(row["steps"] or 0)}
         for name in trained:
             assert f"results/{file.parent.name}/table.md" in method_pages.completed("# X\n## Run it", name), (

@@ -63,7 +63,7 @@ class SubnetModule(MaskedModule):
         label_smoothing: the share of the target that is spread evenly over all classes, in [0, 1].
         channels_last: the memory format of images and network, faster for convolutions on a GPU.
         compile: compile the network with ``torch.compile``, which takes time at the start of a run.
-        allow_collapse: also train a network without a path from its inputs to its outputs.
+        allow_collapse: train even if no path leads from inputs to outputs.
         keep_dense: patterns of weights that stay dense, see ``mask_``.
         also_mask: patterns of further parameters to mask.
         densities: fraction of weights kept by pattern, instead of the method's density.

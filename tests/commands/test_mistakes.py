@@ -46,7 +46,7 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--model.schedule=cosin"], ["--model.schedule = 'cosin'", "Did you mean 'cosine'? Known: cosine, constant."]),
     (
         ["--model.method.allocation=unifrm"],
-        ["'unifrm' is not known. Did you mean 'uniform'? Known: uniform, erk, equal, global"],
+        ["'unifrm' is not known. Did you mean 'uniform'? Known: uniform, erk, equal, smart_ratio, global"],
     ),
     (["--model.network=mynt.MyNet"], ["No module named 'mynt'", "mynet.MyNet for mynet.py", "Conv2"]),
     (["--model.network=test_mistakes.Fragile"], ["Fragile refuses its arguments: not all arguments converted"]),

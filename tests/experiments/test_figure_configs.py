@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,14 @@ def names_of(figure: str, scale: str) -> set[str]:
 def options_of(run: PlannedRun) -> Options:
     """Return the options of a run, by dotted key."""
     named = [argument.removeprefix("--").split("=", 1) for argument in run.arguments[2:]]
-    return {key: yaml.safe_load(value) for key, value in named}
+    return {key: _parsed(value) for key, value in named}
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)  # YAML would read 1e-05 as a text
+    except ValueError:
+        return value
 
 
 def test_every_figure_is_described_with_its_number_of_runs() -> None:
@@ -134,10 +142,10 @@ def test_every_distribution_and_every_resnet_of_a_run_exists() -> None:
 
 
 def value_at(config: Any, key: str) -> Any:
-    """Return a value of a resolved config, or the path of a class; the key may lack ``init_args``."""
+    """Return a value of a resolved config; the key may lack ``init_args``."""
     for part in key.split("."):
         config = config[part] if part in config else config["init_args"][part]
-    return config["class_path"] if isinstance(config, dict) else config
+    return config
 
 
 def holds(found: Any, wanted: Any) -> bool:
@@ -146,6 +154,8 @@ def holds(found: Any, wanted: Any) -> bool:
         return all(holds(found[key], value) for key, value in wanted.items())
     if isinstance(wanted, list):
         return len(found) == len(wanted) and all(map(holds, found, wanted))
+    if isinstance(found, dict):
+        found = found["class_path"]
     return bool(found == wanted or str(found).endswith(f".{wanted}"))
 
 

@@ -53,7 +53,7 @@ def changes(content: Any, count: int) -> list[tuple[Any, Any]]:
     return [every[index] for index in np.random.default_rng(0).permutation(len(every))[:count]]
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(10**6, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [120, pytest.param(10**6, marks=pytest.mark.long)])
 def test_a_config_of_any_values_builds_the_run_or_is_refused(count: int, run: Path) -> None:
     path = run / "config.yaml"
     config = yaml.safe_load(path.read_text())

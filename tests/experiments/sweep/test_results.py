@@ -116,7 +116,7 @@ def test_the_results_of_another_figure_are_not_overwritten(sweep: Sweep, tmp_pat
 
 
 def test_the_shipped_results_are_those_of_the_shipped_figures() -> None:
-    shown = sorted(path.parent for path in ROOT.glob("results/*/results.csv"))
+    shown = sorted(path.parent for path in ROOT.glob("results/*/sweep.yaml"))
     assert len(shown) >= 6
     for folder in shown:
         sweep, rows = results.read(folder)
