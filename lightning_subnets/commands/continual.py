@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
 
+from lightning_subnets.atomic_file import replacing
 from lightning_subnets.commands.cli import SubnetCLI
 from lightning_subnets.commands.quiet import quiet
 from lightning_subnets.datamodules.images import ImageDataModule
@@ -22,6 +23,7 @@ from lightning_subnets.experiments.sweep.plan import settings_of
 from lightning_subnets.run_files.run_directory import lock
 from lightning_subnets.run_files.summary import show_panel
 
+_SETTINGS = "settings.json"
 _OPTIONS = (
     "--trainer.enable_progress_bar=false",
     "--trainer.limit_val_batches=0",
@@ -56,8 +58,9 @@ def continual(file: Path, out: Path) -> None:
     quiet()
     found, config = configs.read(file)
     cli = TaskCLI(config, found.option)
-    held = _claim(out, json.dumps({"config": settings_of(config), "option": found.option}))
+    held = _claim(out)
     try:
+        _keep_settings(out, json.dumps({"config": settings_of(config), "option": found.option}))
         saved = cli.config.fit.model.network.as_dict()
         learning = Learning(out, cli.build, saved)
         if len(learning.tasks) > found.tasks:
@@ -75,17 +78,27 @@ def continual(file: Path, out: Path) -> None:
         os.close(held)
 
 
-def _claim(out: Path, settings: str) -> int:
-    """Create and lock the directory of an experiment, after a check that it has no other one."""
-    path = out / "settings.json"
+def _claim(out: Path) -> int:
+    """Create and lock the directory of an experiment, after a check that it has no files of something else."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        held = lock(out)
-        if path.exists() and path.read_text() != settings:
-            raise UserError(f"{out} has tasks of another config, or of this one before it changed: name another --out")
-        path.write_text(settings)
+        other = [name for name in ("tasks.subnet", "results.csv", "tasks.png") if (out / name).exists()]
+        if other and not (out / _SETTINGS).exists():
+            raise UserError(f"{out / other[0]} is not of subnets continual, which would replace it: name another --out")
+        return lock(out)
     except BlockingIOError as error:
         raise UserError(f"another process learns in {out}: wait until it has ended, or name another --out") from error
     except OSError as error:
         raise UserError(f"{out} cannot hold the tasks ({error.strerror}): name another --out") from error
-    return held
+
+
+def _keep_settings(out: Path, settings: str) -> None:
+    """Write the settings of an experiment, after a check that the tasks of its directory were learned by the same."""
+    path = out / _SETTINGS
+    try:
+        if (out / "tasks.subnet").exists() and path.read_bytes() != settings.encode():
+            raise UserError(f"{out} has tasks of another config, or of this one before it changed: name another --out")
+        with replacing(path) as file:
+            file.write(settings.encode())
+    except OSError as error:
+        raise UserError(f"{out} cannot hold the tasks ({error.strerror}): name another --out") from error

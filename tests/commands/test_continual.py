@@ -95,3 +95,28 @@ def test_mistakes_are_found_before_training(
     )
     assert "DNW changes weights" in said("", "")
     assert not (out / "tasks.subnet").exists()
+
+
+def test_files_of_something_else_are_not_replaced(
+    experiment: Path, tmp_path: Path, mistake: Callable[..., str]
+) -> None:
+    table = tmp_path / "results.csv"
+    table.write_text("a table of somebody\n")
+    said = mistake(["continual", str(experiment), "--out", str(tmp_path)], main)
+    assert "results.csv is not of subnets continual, which would replace it: name another --out" in said
+    assert table.read_text() == "a table of somebody\n"
+
+
+def test_a_config_can_be_corrected_before_the_first_task(
+    experiment: Path, tmp_path: Path, mistake: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, command = tmp_path / "quick.yaml", ["continual", str(experiment), "--out", str(tmp_path / "out")]
+    config.write_text(
+        QUICK + "model.method: {class_path: DNW, init_args: {density: 0.5}}\nmodel.weights: kaiming_normal\n"
+    )
+    assert "DNW changes weights" in mistake(command, main)
+    config.write_text(QUICK)
+    main(command)
+    assert "2 of 2, bit for bit" in capsys.readouterr().out
+    config.write_text(QUICK + "seed_everything: 1\n")
+    assert "has tasks of another config" in mistake(command, main)
