@@ -35,8 +35,9 @@ class TaskCLI(SubnetCLI):
     """``lightning fit`` up to the objects that it would train; ``build`` makes them again for another task."""
 
     def __init__(self, config: Path, option: str) -> None:
-        self.option = f"fit.{option}"
         super().__init__(["fit", "-c", str(config), f"--{option}=0", *_OPTIONS])
+        key = f"fit.{option}"  # a command line may leave out init_args
+        self.option = key if key in self.config else f"fit.data.init_args.{option.removeprefix('data.')}"
         if not isinstance(self.datamodule, ImageDataModule):
             raise UserError(f"{config} has the data {type(self.datamodule).__name__}: expected one of this package")
 
