@@ -121,3 +121,13 @@ def test_a_config_can_be_corrected_before_the_first_task(
     assert "2 of 2, bit for bit" in capsys.readouterr().out
     config.write_text(QUICK + "seed_everything: 1\n")
     assert "has tasks of another config" in mistake(command, main)
+
+
+def test_the_answers_of_a_method_that_samples_masks_are_those_of_its_file(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "quick.yaml").write_text(
+        QUICK + "model.method: Supermask\nmodel.optimizer: {class_path: torch.optim.SGD, init_args: {lr: 200}}\n"
+    )
+    main(["continual", str(experiment), "--out", str(tmp_path / "out")])
+    assert "2 of 2, bit for bit" in " ".join(capsys.readouterr().out.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from lightning_subnets.continual import SupSup
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking import unmask_
 from lightning_subnets.masking.digest import update_
 from lightning_subnets.masking.prune_at_init import progress
 from lightning_subnets.training import csv_text
@@ -54,7 +56,8 @@ class Learning:
             module, data, trainer = self.build(number)
             trainer.fit(module, datamodule=data)
             images, labels = test_images(data)
-            answers = _answers(module.network.eval(), images)
+            # The file has one mask of each task; a masked network may sample others at each pass.
+            answers = _answers(unmask_(copy.deepcopy(module.network)).eval(), images)
             accuracy = int((answers.argmax(dim=1) == labels).sum()) / len(labels)
             self.tasks.net.load_state_dict(module.network.state_dict())
             self.tasks.add(str(number), accuracy=accuracy)
