@@ -68,11 +68,11 @@ def continual(file: Path, out: Path) -> None:
             raise UserError(f"{out} has {len(learning.tasks)} tasks, and {file} {found.tasks}: name another --out")
         try:
             learning.learn(found.tasks)
+            matrix = learning.test()
         except (KeyboardInterrupt, SystemExit):  # Lightning ends the process at Ctrl-C
             done = len(learning.tasks)
             print(f"stopped after {done} of {found.tasks} tasks; the same command resumes", file=sys.stderr)
             sys.exit(130)
-        matrix = learning.test()
         picture.draw(learning, matrix, out / "tasks.png", f"{found.tasks} tasks on one seed")
         show_panel({**learning.summary(), "directory": printable(str(out)), "picture": "tasks.png"}, file.stem)
     finally:

@@ -131,3 +131,16 @@ def test_the_answers_of_a_method_that_samples_masks_are_those_of_its_file(
     )
     main(["continual", str(experiment), "--out", str(tmp_path / "out")])
     assert "2 of 2, bit for bit" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_stop_in_the_tests_says_that_the_same_command_resumes(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SupSup, "slopes", interrupt)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["continual", str(experiment), "--out", str(tmp_path / "out")])
+    assert exit_info.value.code == 130
+    assert "stopped after 2 of 2 tasks; the same command resumes" in capsys.readouterr().err
