@@ -212,7 +212,9 @@ class Header:
             )
         if name not in names:
             raise unknown("task", name, names)
-        task = self.tasks[names.index(name)]
+        return self._with(self.tasks[names.index(name)])
+
+    def _with(self, task: Task) -> Header:
         layers = {
             key: dataclasses.replace(layer, **vars(own))
             for (key, layer), own in zip(self.layers.items(), task.layers, strict=True)
@@ -264,5 +266,5 @@ class Header:
                 raise UserError(
                     f"the task {task.name!r:.60} has masks for {len(task.layers)} of {len(header.layers)} weights"
                 )
-            header.of_task(task.name)  # checks the numbers kept
+            header._with(task)  # checks the numbers kept
         return header

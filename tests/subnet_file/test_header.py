@@ -123,6 +123,15 @@ def test_a_long_header_takes_little_time(place: str, value: Any, header: Json) -
     assert time.process_time() - begin < 4
 
 
+def test_many_tasks_take_time_in_proportion(header: Json) -> None:
+    name, layer = next(iter(header["layers"].items()))
+    own = {"masks": "", "layers": [{"kept": 0, "code": ""}]}
+    tasks = [{"name": str(number), **own} for number in range(20_000)]
+    begin = time.process_time()
+    assert len(read(header | {"layers": {name: layer}, "tasks": tasks}).tasks) == 20_000
+    assert time.process_time() - begin < 4
+
+
 def test_a_value_in_many_brackets_is_one_error(header: Json) -> None:
     deep: list[Any] = []
     for _ in range(100_000):
