@@ -30,3 +30,9 @@ def test_all_text_is_readable_on_a_phone(monkeypatch: pytest.MonkeyPatch) -> Non
     image = saved[0].axes[0].images[0].get_array()
     assert image is not None
     assert (np.argmax(image, axis=1) == np.arange(30)).all()
+
+
+def test_tasks_with_the_same_mask_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    tested: Any = Tested()
+    picture.draw(tested, np.ones((30, 30)).tolist(), tmp_path / "a.png", "30 tasks")
+    assert (tmp_path / "a.png").exists()

@@ -26,7 +26,10 @@ def draw(learning: Learning, matrix: list[list[float]], path: Path, title: str) 
     top, bottom = parts[:, 0]
     axes = top.subplots()
     image = axes.imshow(
-        (slopes - low) / (high - low), cmap="magma", interpolation="nearest", extent=(0, count, count, 0)
+        (slopes - low) / np.where(high > low, high - low, 1),  # 1 if all tasks have the same mask
+        cmap="magma",
+        interpolation="nearest",
+        extent=(0, count, count, 0),
     )
     axes.set(xlabel="task of the mask", ylabel=f"task of the {SIZES[-1]} images")
     top.colorbar(image, ax=axes, ticks=[0, 1], label="fall of the entropy, by row", shrink=0.8)
