@@ -136,7 +136,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     """Return the results as tables in Markdown: medians, with quartiles in brackets from three rounds on."""
     lines = [f"# {content['card']}", "", f"{content['machine']}.", ""]
     for name, part in content["parts"].items():
-        lines += [f"## {name}", "", f"{PARTS[name].shows}: {part['status']}, {part['date']}.", ""]
+        lines += [f"## {name}", "", f"{part['shows']}: {part['status']}, {part['date']}.", ""]
         for benchmark, results in part["results"].items():
             for title, measured in results.items():
                 quantities = list(dict.fromkeys(quantity for values in measured.values() for quantity in values))
@@ -162,21 +162,32 @@ def main() -> None:
     path = folder / (re.sub(r"[^a-z0-9]+", "_", card.lower()).strip("_") + ".json")
     content = json.loads(path.read_text()) if path.exists() else {"parts": {}}
     content |= {"card": card, "machine": machine()}
-    end = time.monotonic() + 60 * options.minutes
+    end, failed = time.monotonic() + 60 * options.minutes, False
     for name in options.parts:
         part, left = PARTS[name], end - time.monotonic()
         if left <= 0:
             print(f"{name}: not run, because {options.minutes:g} minutes are over", flush=True)
+            failed = True
             continue
         print(f"{name}: {part.shows}; {part.minutes:g} minutes at most", flush=True)
         found = run(part, rehearse=options.rehearse, seconds=min(60 * part.minutes, left))
-        content["parts"][name] = found | {"date": date.today().isoformat()}
-        path.write_text(json.dumps(content, indent=1) + "\n")
-        path.with_suffix(".md").write_text(as_markdown(content))
         print(f"{name}: {found['status']} in {found['seconds']:.0f} s", flush=True)
+        failed |= found["status"] != "done"
+        if found["status"] != "done" and content["parts"].get(name, {}).get("status") == "done":
+            print(f"{name}: what was measured on {content['parts'][name]['date']} is kept", flush=True)
+            continue
+        content["parts"][name] = found | {"shows": part.shows, "date": date.today().isoformat()}
+        _replace(path, json.dumps(content, indent=1) + "\n")
+        _replace(path.with_suffix(".md"), as_markdown(content))
     print(f"written to {path} and {path.with_suffix('.md').name}")
-    if any(content["parts"].get(name, {"status": ""})["status"] != "done" for name in options.parts):
-        sys.exit(1)
+    sys.exit(int(failed))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    written = path.with_name(f".{path.name}")
+    written.write_text(text)
+    written.replace(path)
 
 
 if __name__ == "__main__":

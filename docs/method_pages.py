@@ -71,11 +71,7 @@ def measured(name: str, results: Path) -> list[str]:
             title, note = sweep["figure"]["title"], sweep["figure"]["scales"][sweep["scale"]]["note"]
             rows[f"[{title}](../../results/{file.parent.name}/table.md): {note}"] = {
                 density: cell(runs) for density, runs in settings.items()
-            } | {
-                DENSE: cell(
-                    [each for runs in by_density(file, "Dense").values() for each in runs]
-                )
-            }
+            } | {DENSE: cell([each for runs in by_density(file, "Dense").values() for each in runs])}
     if not rows:
         return []
     found = {density for cells in rows.values() for density in cells} - {DENSE}

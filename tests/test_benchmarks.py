@@ -86,7 +86,9 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.thorough
 def test_every_part_of_the_measurements_on_a_gpu_is_rehearsed(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--rehearse"])
-    gpu.main()
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 0
     (path,) = Path("runs/gpu").glob("*.json")
     content, table = json.loads(path.read_text()), path.with_suffix(".md").read_text()
     assert content["parts"].keys() == gpu.PARTS.keys()
@@ -111,6 +113,19 @@ def test_a_part_that_fails_or_takes_too_long_is_reported_with_what_it_measured(g
     stopped = gpu.run(gpu.Part("", 1, [], [measured]), rehearse=True, seconds=0.1)
     assert stopped["status"] == "stopped after 0 s"
     assert stopped["results"] == {}
+
+
+def test_a_part_that_fails_later_leaves_what_was_measured_before(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--rehearse", "--parts", "step"])
+    found = []
+    for status in ("done", "step.py failed with exit code 1"):
+        part: dict[str, Any] = {"status": status, "commands": [], "seconds": 1.0, "results": {"step": {status: {}}}}
+        monkeypatch.setattr(gpu, "run", lambda *_, part=part, **__: part)
+        with pytest.raises(SystemExit) as ended:
+            gpu.main()
+        (path,) = Path("runs/gpu").glob("*.json")
+        found.append((ended.value.code, json.loads(path.read_text())["parts"]["step"]["results"]))
+    assert found == [(0, {"step": {"done": {}}}), (1, {"step": {"done": {}}})]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
