@@ -11,8 +11,11 @@ skip() {
 if ! command -v chromium > /dev/null || ! command -v npm > /dev/null; then
     { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; } || skip "they need chromium and npm."
     echo "Installing chromium and npm"
-    DEBIAN_FRONTEND=noninteractive sh -c \
-        "apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium npm" > /dev/null ||
+    # npm is a package of Debian, and a part of the nodejs that others publish, which conflicts with it.
+    DEBIAN_FRONTEND=noninteractive sh -c "apt-get update -qq &&
+        apt-get install -qq -y --no-install-recommends chromium &&
+        { apt-get install -qq -y --no-install-recommends npm 2> /dev/null ||
+            apt-get install -qq -y --no-install-recommends nodejs; }" > /dev/null ||
         skip "chromium and npm cannot be installed, the lines above say why."
 fi
 "$python" -c "import playwright" 2> /dev/null || "$python" -m pip install --quiet "playwright>=1.50" ||
