@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,7 +240,10 @@ MISTAKES: dict[str, Callable[[nn.Module], Any]] = {
 
 
 @pytest.mark.parametrize(("message", "mistake"), MISTAKES.items(), ids=MISTAKES)
-def test_an_error_names_the_class_that_the_user_wrote(message: str, mistake: Callable[[nn.Module], Any]) -> None:
+def test_an_error_names_the_class_that_the_user_wrote(
+    message: str, mistake: Callable[[nn.Module], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises((UserError, AttributeError), match=message) as raised:
         mistake(mask_(nn.Linear(4, 4), EdgePopup(0.5)))
     assert "Linear" in str(raised.value)
