@@ -52,6 +52,8 @@ def export(
         raise UserError(f"--int8 writes eight-bit ONNX, and {path} does not end in .onnx: name a file that does")
     if calibrate is not None and not int8:
         raise UserError("--calibrate names the images for eight bits: add --int8")
+    if path == place and task is not None:
+        raise UserError(f"{path} describes a file of one network: export --task={task} to a .subnet file first")
     if path == place:
         _write_card(checkpoint, place, license, force=force)
         return

@@ -169,6 +169,8 @@ def test_the_commands_know_a_file_with_tasks(
     assert "3 tasks, 'a', 'b', 'c'" in mistake(["export", str(file), str(tmp_path / "a.pt")], main)
     assert "3 tasks, 'a', 'b', 'c'" in mistake(["test", "--ckpt_path", str(file), "-c", "quickstart"], lightning)
     assert "3 tasks, 'a', 'b', 'c'" in mistake(["export", str(file), str(tmp_path / "README.md")], main)
+    card = ["export", str(file), str(tmp_path / "README.md"), "--task=b"]
+    assert "export --task=b to a .subnet file first" in mistake(card, main)
     assert "unknown task 'z'" in mistake(["export", str(file), str(tmp_path / "a.pt"), "--task=z"], main)
     assert "subnets export --task" in mistake(["inspect", str(file), "--against", str(file)], main)
     main(["export", str(file), str(tmp_path / "b.pt"), "--task=b"])
