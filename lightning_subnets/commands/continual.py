@@ -15,7 +15,7 @@ from lightning_subnets.atomic_file import replacing
 from lightning_subnets.commands.cli import SubnetCLI
 from lightning_subnets.commands.quiet import quiet
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.errors import UserError, printable
+from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.continual import config as configs
 from lightning_subnets.experiments.continual import picture
 from lightning_subnets.experiments.continual.learning import Built, Learning
@@ -74,7 +74,7 @@ def continual(file: Path, out: Path) -> None:
             print(f"stopped after {done} of {found.tasks} tasks; the same command resumes", file=sys.stderr)
             sys.exit(130)
         picture.draw(learning, matrix, out / "tasks.png", f"{found.tasks} tasks on one seed")
-        show_panel({**learning.summary(), "directory": printable(str(out)), "picture": "tasks.png"}, file.stem)
+        show_panel({**learning.summary(), "directory": str(out), "picture": "tasks.png"}, file.stem)
     finally:
         os.close(held)
 

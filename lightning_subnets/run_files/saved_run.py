@@ -117,8 +117,9 @@ class SavedRun:
 def save_subnet_beside(last_checkpoint: Path | None, module: SubnetModule, summary: Mapping[str, Any]) -> int | None:
     """Save the subnetwork of a run that is done as ``last.subnet`` beside its last checkpoint.
 
-    Returns: the size in bytes; None if there is no checkpoint, if the method trains the weights, which would be stored
-        twice, or if no file can hold the network, for a reason that is printed.
+    Returns: the size in bytes, or None if no file is saved. None is saved without a checkpoint, nor if the method
+        trains the weights, because they would be stored twice. If a file cannot hold the network, the reason is
+        printed.
     """
     if last_checkpoint is None or module.method.trainable != "scores":
         return None

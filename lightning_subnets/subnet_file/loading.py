@@ -40,7 +40,7 @@ def load_subnet(
             weights than for the others. A dropped weight is 0 if the seed does not give it.
         network: a plain network with the same weights to load into, needed if torchvision.models, timm and this package
             do not build the file's network. It is changed in place, even if loading fails.
-        task: the name of the task to load, for a file of ``SupSup.save``, which has several.
+        task: the name of the task to load. Only the files of ``SupSup.save`` have tasks, and they need it.
 
     Raises:
         ValueError: if the file is missing or damaged, cannot be downloaded or does not fit the network, the weights
