@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -73,6 +74,31 @@ def test_a_benchmark_prints_a_table_and_writes_what_it_measured(
         for quantities in measured.values():
             for values in quantities.values():
                 assert all(value > 0 for value in values)
+
+
+def test_the_best_case_of_a_step_is_that_of_the_page_on_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["roofline.py"])
+    runpy.run_path(str(ROOT / "benchmarks/roofline.py"), run_name="__main__")
+    printed = re.findall(r"│ +(\w+)((?: +│ +[0-9.]+){5})", capsys.readouterr().out)
+    page = re.findall(r"\| (?:Wide )?ResNet-[-0-9]+((?: \| [0-9.]+){5}) \|", (ROOT / "docs/speed.md").read_text())
+    assert [name for name, _ in printed] == ["resnet50", "resnet101", "wide_resnet50_2"]
+    assert [re.findall("[0-9.]+", row) for _, row in printed] == [re.findall("[0-9.]+", row) for row in page]
+
+
+def test_the_best_case_of_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    roofline: Any = importlib.import_module("roofline")
+    products, normed = roofline.operations_of("wide_resnet50_2", batch=1)
+    assert sum(product.multiply_adds for product in products) == 11_398_021_120
+    assert normed == 14_400_512
+    compute_bound = [roofline.Product(multiply_adds=10**12, inputs=1, outputs=1, matrix=True)]
+    assert roofline.milliseconds(compute_bound, 0, 1000, 1, lambda product: False) == 6.0
+    assert roofline.milliseconds(compute_bound, 0, 1000, 1, lambda product: product.matrix) == 3.0
+    memory_bound = [roofline.Product(multiply_adds=1, inputs=10**9, outputs=2 * 10**9, matrix=False)]
+    assert roofline.milliseconds(memory_bound, 10**9, 1000, 1, lambda product: False) == 18 + 16
+    assert roofline.milliseconds(memory_bound, 0, 1000, 1, lambda product: True) == 5 + 4 + 3
 
 
 @pytest.fixture
