@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --parts step     # one of them
     python benchmarks/gpu.py --rehearse       # every part with small sizes, on any machine
 
-Each part runs tests or benchmarks in processes of their own, and is stopped at its limit. What is measured is kept in
-``results/gpu/<card>.json`` after each part, beside a table in Markdown; parts that ran earlier stay. A rehearsal writes
-into ``runs/gpu``.
+Each part runs tests or benchmarks in processes of their own, and is stopped at its limit with the rounds that are
+complete. What is measured is kept in ``results/gpu/<card>.json`` after each part, beside a table in Markdown; earlier
+parts stay. A rehearsal writes into ``runs/gpu``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -31,6 +32,7 @@ from interleaved import machine, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 MINUTES = 25
+TO_STOP = 15  # seconds that a benchmark has to write the rounds that are complete, within its limit
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ PARTS = {
     "selection": Part(
         "the selection of the masks alone, and an evaluation step",
         3,
-        ["selection.py", "evaluate.py --networks resnet50:256 wide_resnet50_2:256 --variants dense masked --rounds 9"],
+        [
+            "selection.py",
+            "evaluate.py --networks resnet50:256 --variants dense masked --rounds 9",
+            "evaluate.py --networks wide_resnet50_2:256 --variants dense masked --rounds 9",
+        ],
         ["selection.py --exponents 10 --networks resnet18 --rounds 1", f"evaluate.py --networks conv4:2 {_SMALL}"],
     ),
     "small": Part(
@@ -98,7 +104,8 @@ PARTS = {
 
 def run(part: Part, *, rehearse: bool, seconds: float) -> dict[str, Any]:
     """Run the commands of a part, and return their results and what became of them."""
-    commands, start, results = part.rehearsal if rehearse else part.commands, time.monotonic(), {}
+    commands, start = part.rehearsal if rehearse else part.commands, time.monotonic()
+    results: dict[str, dict[str, Any]] = {}
     status = "done"
     with tempfile.TemporaryDirectory() as directory:
         for command in commands:
@@ -114,7 +121,7 @@ def run(part: Part, *, rehearse: bool, seconds: float) -> dict[str, Any]:
                 status = f"{command} failed with exit code {code}"
                 break
         for path in sorted(Path(directory).glob("runs/benchmarks/*.json")):
-            results[path.stem.rpartition("-")[0]] = json.loads(path.read_text())["results"]
+            results.setdefault(path.stem.rpartition("-")[0], {}).update(json.loads(path.read_text())["results"])
     return {"status": status, "commands": commands, "seconds": time.monotonic() - start, "results": results}
 
 
@@ -123,13 +130,16 @@ def _run(command: list[str], directory: Path, seconds: float) -> int | None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.getenv("PYTHONPATH")])])}
     process = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
     try:
-        return process.wait(max(seconds, 0))
+        return process.wait(max(seconds - TO_STOP, 0))
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TO_STOP)
         return None
     finally:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 def as_markdown(content: Mapping[str, Any]) -> str:

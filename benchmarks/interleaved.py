@@ -25,14 +25,24 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 def interleaved(
     variants: Mapping[str, Callable[[], dict[str, float]]], rounds: int, warmup: int = 1
 ) -> dict[str, Values]:
-    """Return what each variant measures: by variant and quantity, one value for each round after the warm-up."""
-    measured: dict[str, Values] = {name: {} for name in variants}
-    for number in track(range(rounds + warmup), "rounds", transient=True):
-        for name, variant in variants.items():
-            for quantity, value in variant().items():
-                if number >= warmup:
-                    measured[name].setdefault(quantity, []).append(value)
-    return measured
+    """Return what each variant measures: by variant and quantity, one value for each round after the warm-up.
+
+    Ctrl-C ends the measurement; the rounds that are complete are kept, if there is one.
+    """
+    complete: list[dict[str, dict[str, float]]] = []
+    try:
+        for number in track(range(rounds + warmup), "rounds", transient=True):
+            values = {name: variant() for name, variant in variants.items()}
+            if number >= warmup:
+                complete.append(values)
+    except KeyboardInterrupt:
+        if not complete:
+            raise
+        print(f"stopped: {len(complete)} of {rounds} rounds are complete; Ctrl-C again ends the program")
+    return {
+        name: {quantity: [values[name][quantity] for values in complete] for quantity in complete[0][name]}
+        for name in variants
+    }
 
 
 def ratio(values: list[float], reference: list[float]) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,27 @@ def test_the_best_case_of_a_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> Non
     assert roofline.milliseconds(memory_bound, 0, 1000, 1, lambda product: True) == 5 + 4 + 3
 
 
+def test_ctrl_c_keeps_the_rounds_that_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    interleaved: Any = importlib.import_module("interleaved").interleaved
+
+    def stopped_in(call: int) -> dict[str, Callable[[], dict[str, float]]]:
+        """Return two variants, of which the second is interrupted in one of its calls."""
+        calls = itertools.count(1)
+
+        def second() -> dict[str, float]:
+            if (number := next(calls)) == call:
+                raise KeyboardInterrupt
+            return {"ms": number}
+
+        return {"first": lambda: {"ms": 0.5}, "second": second}
+
+    # The first call is the warm-up.
+    assert interleaved(stopped_in(4), rounds=9) == {"first": {"ms": [0.5, 0.5]}, "second": {"ms": [2, 3]}}
+    with pytest.raises(KeyboardInterrupt):
+        interleaved(stopped_in(2), rounds=9)
+
+
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the program of ``make gpu``, in an empty directory."""
@@ -139,6 +162,20 @@ def test_a_part_that_fails_or_takes_too_long_is_reported_with_what_it_measured(g
     stopped = gpu.run(gpu.Part("", 1, [], [measured]), rehearse=True, seconds=0.1)
     assert stopped["status"] == "stopped after 0 s"
     assert stopped["results"] == {}
+
+
+def test_a_part_that_is_stopped_keeps_what_its_benchmark_writes_then(gpu: Any, tmp_path: Path) -> None:
+    program = tmp_path / "slow.py"
+    program.write_text(
+        "import json, pathlib, time\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+        "    folder = pathlib.Path('runs/benchmarks')\n    folder.mkdir(parents=True)\n"
+        "    (folder / 'slow-0.json').write_text(json.dumps({'results': {'rounds': {'one': {'ms': [1.0]}}}}))\n"
+    )
+    stopped = gpu.run(gpu.Part("", 1, [str(program)], []), rehearse=False, seconds=gpu.TO_STOP + 2)
+    assert stopped["status"] == f"stopped after {gpu.TO_STOP + 2} s"
+    assert stopped["seconds"] < gpu.TO_STOP
+    assert [*stopped["results"].values()] == [{"rounds": {"one": {"ms": [1.0]}}}]
 
 
 def test_a_part_that_fails_later_leaves_what_was_measured_before(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
