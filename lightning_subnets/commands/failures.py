@@ -26,8 +26,8 @@ _WORKER = re.compile(
 def told_in_one_line() -> Iterator[None]:
     """End the process with one line on standard error instead of a traceback, if the reason is known.
 
-    The exit code is 2 if a user can correct the reason, and 1 if another process is lost. Inside the block, printing
-    cannot raise an error, see ``streams``.
+    The exit code is 2 if a user can correct the reason, 1 if another process is lost, and 130 after Ctrl-C. Inside the
+    block, printing cannot raise an error, see ``streams``.
     """
     streams.make_lossy()
     try:
@@ -42,6 +42,9 @@ def told_in_one_line() -> Iterator[None]:
     except UserError as error:
         # An error from a worker process brings that process's traceback before its message.
         end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()))
+    except KeyboardInterrupt:  # where nothing is there to be saved, so before or after training
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if type(error).__name__ != "MisconfigurationException":  # Lightning's, not imported because of ``--help``
             raise

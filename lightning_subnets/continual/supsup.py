@@ -15,9 +15,8 @@ from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.masking import digest, masked_weights, unmask_
 from lightning_subnets.masking.initialization import stream_of
 from lightning_subnets.masking.masked_weight import multipliers, scores_names
-from lightning_subnets.masking.method import as_mask
 from lightning_subnets.subnet_file import LearnedTask, load_tasks, save_tasks
-from lightning_subnets.subnet_file.tasks import EncodedTask, encode, own_state
+from lightning_subnets.subnet_file.tasks import EncodedTask, encode, own_state, union
 
 
 class SupSup:
@@ -166,10 +165,7 @@ class SupSup:
         """
         if not self._tasks:
             raise UserError("there are no tasks to save: add(name) after training on each")
-        kept = {key: torch.zeros_like(each.weight, dtype=torch.bool) for key, each in self._weights.items()}
-        for task in self._tasks.values():
-            for key, multiplier in task.multipliers.items():
-                kept[key] |= as_mask(multiplier).to(kept[key].device)
+        kept = union(self._tasks.values())
         about = {"network": network, "classes": classes, "preprocessing": preprocessing, "force": force}
         save_tasks(self.net, path, self._encoded, kept, self._first, **about)  # type: ignore[arg-type]
 

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ KEY = "lightning-subnets"
 # shortest code, gaps of 255 weights at one bit each, reaches about half of it.
 NUMBERS_PER_BYTE = 4096
 
+_TASK = re.compile("tasks/[0-9]+/")
 _ZEROS = "0" * 64
 _MAX_HEADER = 4 << 20  # bytes; a config and the names of a thousand layers and classes take a tenth
 
@@ -98,6 +100,11 @@ class Container:
                 raise UserError(f"a file of {self.size:,} bytes cannot hold {total:,} weights")
             self._file = safe_open(local, framework="pt")
             self._left, self._own = set(self._file.keys()), ""  # type: ignore[no-untyped-call]
+            self._of_tasks: dict[str, set[str]] = {f"tasks/{index}/": set() for index in range(len(self.header.tasks))}
+            for key in self._left:
+                if (prefix := _TASK.match(key)) and prefix[0] in self._of_tasks:
+                    self._of_tasks[prefix[0]].add(key)
+            self._shared = self._left.difference(*self._of_tasks.values())
             if not whole:
                 self._narrow_(task)
 
@@ -111,11 +118,10 @@ class Container:
         tasks = [task.name for task in self.header.tasks]
         self.header = self.header.of_task(name)
         if name is not None:
-            others = {f"tasks/{index}" for index, each in enumerate(tasks) if each != name}
             self._own = f"tasks/{tasks.index(name)}/"
-            left = {key for key in self._left if "/".join(key.split("/", 2)[:2]) not in others}
+            own = self._of_tasks[self._own]
             # A tensor that the task has of its own takes the place of the file's.
-            self._left = left - {key.removeprefix(self._own) for key in left if key.startswith(self._own)}
+            self._left = own | (self._shared - {key.removeprefix(self._own) for key in own})
 
     def _key(self, name: str) -> str:
         return self._own + name if self._own + name in self._left else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest, is_masked, masked_weights
 from lightning_subnets.masking.masked_weight import scores_names
+from lightning_subnets.masking.method import as_mask
 from lightning_subnets.masking.other_parameters import initialize_others_
 from lightning_subnets.subnet_file import multiplier_code, weight_code
 from lightning_subnets.subnet_file.container import Container, naming_file
@@ -98,7 +99,9 @@ def load_tasks(path: str | Path, network: nn.Module | None) -> tuple[nn.Module, 
             _restart_(network, file)
         else:
             _check_same(network, file.header)
-        return network, {name: _read(file.of_task(name), network) for name in names}
+        learned = {name: _read(file.of_task(name), network) for name in names}
+        _check_union(file.header, learned)
+        return network, learned
 
 
 def own_state(net: nn.Module) -> dict[str, Tensor]:
@@ -132,6 +135,26 @@ def _check_same(net: nn.Module, header: Header) -> None:
             f"{header.digests.weights[:16]}..., and the masked network has {method!r} and {found[0][:16]}...: give the "
             "network that the tasks were trained on, before training"
         )
+
+
+def union(tasks: Iterable[LearnedTask]) -> dict[str, Tensor]:
+    """Return which numbers of each weight some task keeps."""
+    kept: dict[str, Tensor] = {}
+    for task in tasks:
+        for key, multiplier in task.multipliers.items():
+            mask = as_mask(multiplier)
+            kept[key] = kept[key] | mask.to(kept[key].device) if key in kept else mask
+    return kept
+
+
+def _check_union(header: Header, tasks: Mapping[str, LearnedTask]) -> None:
+    kept, masks_digest = union(tasks.values()), hashlib.sha256()
+    for key in sorted(kept):
+        digest.update_(masks_digest, key, kept[key])
+        if (count := int(kept[key].sum())) != (stated := header.layers[key].kept):
+            raise UserError(f"its tasks keep {count} numbers of {key!r:.100} together, and the file states {stated}")
+    if masks_digest.hexdigest() != header.digests.masks:
+        raise UserError("the masks of all tasks together do not have the digest that the file states")
 
 
 def _read(file: Container, net: nn.Module) -> LearnedTask:

@@ -117,6 +117,11 @@ def test_a_full_disk_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_ctrl_c_outside_of_training_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: signal.raise_signal(signal.SIGINT)) == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), RuntimeError("DataLoader"), ValueError("no")])
 def test_another_error_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)), told_in_one_line():

@@ -136,6 +136,10 @@ def test_tasks_that_contradict_each_other_are_refused(file: Path) -> None:
         "masks for 4 of 5 weights": lambda header, _: header["tasks"][1]["layers"].pop(),  # type: ignore[index]
         "cannot keep 99999": lambda header, _: header["tasks"][1]["layers"][0].update(kept=99999),  # type: ignore[index]
         "do not have the digest": lambda header, _: header["tasks"][2].update(masks="0" * 64),  # type: ignore[index]
+        "of all tasks together do not": lambda header, _: header["digests"].update(masks="0" * 64),  # type: ignore[attr-defined]
+        "'features.0.weight' together, and the file states 7": lambda header, _: header["layers"][
+            "features.0.weight"
+        ].update(kept=7),  # type: ignore[index]
         "'tasks/3/mask/features.0.weight' belongs to no part": lambda _, tensors: tensors.update(
             {"tasks/3/mask/features.0.weight": tensors["tasks/1/mask/features.0.weight"].clone()}
         ),
