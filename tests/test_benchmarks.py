@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from repository import ROOT
 
 SERVED = ("exported", "masked", "torch CSR", "SciPy CSR", "onnxruntime", "onnxruntime, sparse initializers")
@@ -122,6 +124,23 @@ def test_ctrl_c_keeps_the_rounds_that_are_complete(monkeypatch: pytest.MonkeyPat
     assert interleaved(stopped_in(4), rounds=9) == {"first": {"ms": [0.5, 0.5]}, "second": {"ms": [2, 3]}}
     with pytest.raises(KeyboardInterrupt):
         interleaved(stopped_in(2), rounds=9)
+
+
+def test_images_are_compressed_again_in_other_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    original = Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC)
+    path = tmp_path / "first/train/cat/a.jpg"
+    path.parent.mkdir(parents=True)
+    original.save(path, quality=75)
+    once = Image.open(path).convert("RGB")
+    once.save(tmp_path / "same.jpg", quality=75)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "first"), str(tmp_path / "second")])
+    runpy.run_path(str(ROOT / "benchmarks/compress_again.py"), run_name="__main__")
+    again = Image.open(tmp_path / "second/train/cat/a.png")
+    pairs = ((original, once), (once, again), (once, Image.open(tmp_path / "same.jpg")))
+    first, second, same = (np.square(np.asarray(a, float) - np.asarray(b, float)).mean() for a, b in pairs)
+    assert same < second / 2
+    assert first / 4 < second < first
 
 
 @pytest.fixture
