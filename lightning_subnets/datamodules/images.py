@@ -39,6 +39,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size, self.validation_fraction, self.seed = batch_size, validation_fraction, seed
         self._scaling: dict[torch.device, Batch] = {}
         self._orders: dict[torch.device, Tensor] = {}
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # to predict fewer images than there are ranks
 
     @property
     @abstractmethod
@@ -89,9 +90,18 @@ class ImageDataModule(LightningDataModule, ABC):
         return order[held_out:].sort().values, order[:held_out].sort().values
 
     def sampler(self, samples: Tensor | None, *, size: int, shuffle: bool) -> EpochSampler:
-        """Return this rank's sampler of these samples (None: all) of a data set of ``size`` samples."""
+        """Return this rank's sampler of these samples (None: all) of a data set of ``size`` samples.
+
+        Raises:
+            ValueError: if a rank would have no sample to train on or to evaluate.
+        """
         samples = torch.arange(size) if samples is None else samples
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.trainer and len(samples) < ranks and not self.trainer.predicting:
+            raise UserError(
+                f"{len(samples)} images are too few for {ranks} processes: start at most {len(samples)}, with "
+                "--trainer.devices and --trainer.num_nodes"
+            )
         return EpochSampler(samples, size=size, shuffle=shuffle, seed=self.seed, rank=rank, num_replicas=ranks)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
