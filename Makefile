@@ -6,6 +6,7 @@
 # make test-long     run everything with new random examples
 # make coverage      run test-all and list the lines that no test reaches
 # make gpu           measure everything that only a GPU can show; PART=step one part, REHEARSE=1 on any machine
+# make rehearse      rehearse ImageNet with a few photographs, before it costs GPU hours: PHOTOS=folder
 # make docs          build the website into site/, without a network
 # make dist          build and check the files for the package index, see docs/release.md
 # make lint          check style, types, the arrows between the rooms, and the files for GitHub
@@ -35,7 +36,7 @@ endef
 export WITH_INDEXES_OF_PIP
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test test-all test-slurm test-browser test-long coverage gpu docs dist lint setup clean
+.PHONY: quickstart test test-all test-slurm test-browser test-long coverage gpu rehearse docs dist lint setup clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/lightning fit -c configs/quickstart.yaml
@@ -64,6 +65,9 @@ coverage: $(INSTALLED) $(FFCV)
 # The Python of the virtual environment if there is one, otherwise one that has PyTorch already.
 gpu:
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(if $(PART),--parts $(PART)) $(if $(REHEARSE),--rehearse)
+
+rehearse: $(INSTALLED) $(FFCV)
+	$(BIN)/python data/rehearse_imagenet.py $(or $(PHOTOS),$(error name a folder of photographs: make rehearse PHOTOS=folder)) $(OPTIONS)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
