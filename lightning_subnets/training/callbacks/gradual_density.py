@@ -41,13 +41,17 @@ class GradualDensity(Callback):
 
     def check(self, module: MaskedModule, trainer: Trainer) -> None:
         """Check the method before training, see ``preflight``."""
-        fixed = {name: each.num_kept for name, each in masking.masked_weights(module.network).items()}
-        if module.method.trainable != "scores" or None in fixed.values():
+        fixed = [each.num_kept for each in masking.masked_weights(module.network).values()]
+        if module.method.trainable != "scores" or None in fixed:
             raise UserError(
                 f"GradualDensity needs a method that trains scores and keeps a fixed number of each weight, and "
                 f"{type(module.method).__name__} does not: take EdgePopup with allocation uniform, Biprop or IteRand"
             )
-        self._kept = {name: kept for name, kept in fixed.items() if kept is not None}
+
+    # On every rank, where preflight checks only the first one of a node.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = masking.masked_weights(network_of(pl_module))
+        self._kept = {name: each.num_kept for name, each in weights.items() if each.num_kept is not None}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         total = self.until * trainer.estimated_stepping_batches
