@@ -50,6 +50,7 @@ from lightning_subnets.training.callbacks import (
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.training.checkpoint import CheckpointFiles
 from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
+from lightning_subnets.training.lightning_internals import copies_this_process
 from lightning_subnets.training.module import SubnetModule
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # the range of NumPy's seeds
@@ -212,6 +213,11 @@ class SubnetCLI(LightningCLI):
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = CheckpointFiles()
 
+        if copies_this_process(self.trainer):
+            raise UserError(
+                "ddp_spawn, ddp_fork and ddp_notebook copy this process, and the command has to run in each process: "
+                "take --trainer.strategy=ddp"
+            )
         # Check before DDP starts its workers; afterwards we could only kill them.
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.content:

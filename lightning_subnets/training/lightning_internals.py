@@ -118,6 +118,11 @@ def syncs_batchnorm(trainer: Trainer) -> bool:
     return bool(getattr(trainer.strategy, "_layer_sync", None))
 
 
+def copies_this_process(trainer: Trainer) -> bool:
+    """Return whether the other ranks are copies of this process; otherwise they run the same command."""
+    return getattr(trainer.strategy, "_start_method", "popen") != "popen"
+
+
 def average_of(callback: WeightAveraging) -> AveragedModel | None:
     """Return the average that a callback keeps; None before it has begun."""
     return callback._average_model

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -34,6 +35,8 @@ from lightning_subnets.training.trial_pass import check_single_image, trial_pass
 # With these precisions, weights and scores keep the bits that the seed gives them.
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 
+_SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
+
 
 def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | None) -> None:
     """Check that network, data, optimizer, callbacks and trainer fit each other.
@@ -46,6 +49,11 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
     Raises:
         ValueError: if they do not fit. The message names the option to change.
     """
+    if isinstance(trainer.strategy, _SHARDING):
+        raise UserError(
+            f"{type(trainer.strategy).__name__} gives each process a part of a weight, and masks are chosen from whole "
+            "weights: take --trainer.strategy=ddp"
+        )
     module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
         module.compiled(torch.compile(torch.neg), torch.zeros(1))

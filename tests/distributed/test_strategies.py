@@ -8,14 +8,17 @@ import os
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 from rank_processes import on_ranks, trainer
 from repository import ROOT
+from small_runs import conv_module, quiet_trainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import lightning_subnets as ls
 from lightning_subnets.commands import cli
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.training import preflight
 from lightning_subnets.training.module import SubnetModule
 
 pytestmark = pytest.mark.thorough
@@ -80,3 +83,13 @@ def fit_in_part(strategy: str) -> str:
 def test_parameters_without_a_gradient_need_a_strategy_that_the_error_names() -> None:
     assert all("ddp_find_unused_parameters_true" in error for error in on_ranks(fit_in_part, "auto"))
     assert on_ranks(fit_in_part, "ddp_find_unused_parameters_true") == ["trained", "trained"]
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
+def test_strategies_that_share_out_a_weight_are_refused(
+    strategy: type[Strategy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = quiet_trainer()
+    monkeypatch.setattr(fit._accelerator_connector, "strategy", object.__new__(strategy))  # they need GPUs
+    with pytest.raises(ls.UserError, match=f"{strategy.__name__} gives each process a part of a weight.*strategy=ddp"):
+        preflight.check(conv_module(), fit, None)
