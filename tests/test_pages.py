@@ -157,6 +157,18 @@ def test_every_file_and_module_that_a_page_names_is_there(page: Path) -> None:
         pkgutil.resolve_name(name)
 
 
+def test_the_table_of_options_with_several_processes_names_every_test_of_theirs() -> None:
+    links = r"\[([^\]]+)\]\(\.\./(tests/distributed/\w+\.py)\)(?: \(([^)]+)\))?"
+    named = re.findall(links, text_of("docs/many_gpus.md"))
+    for sentence, file, case in named:
+        name = "_".join(re.findall(r"\w+", sentence))
+        assert f"def test_{name}(" in text_of(file), f"{file} has no test of this name"
+        assert not case or f'"{case}"' in text_of(file), case
+    assert {file for _, file, _ in named} == {
+        str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "distributed").glob("test_*.py")
+    }
+
+
 def test_every_method_has_a_page_in_one_form() -> None:
     pages = {page.stem: page for page in (ROOT / "docs" / "methods").glob("*.md")}
     assert pages.keys() == {*methods.__all__}, "each method needs a page in docs/methods/, named like its class"

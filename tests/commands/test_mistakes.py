@@ -85,6 +85,7 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
         ["--model.lr_batch_size=64", "--trainer.callbacks+=GradientAccumulationScheduler", CHANGES],
         ["GradientAccumulationScheduler changes the number of images", "set --trainer.accumulate_grad_batches"],
     ),
+    (["--trainer.devices=2", "--trainer.sync_batchnorm=true"], ["--trainer.sync_batchnorm needs GPUs"]),
     (["--trainer.devices=2", "--trainer.strategy=ddp_spawn"], ["ddp_spawn", "take --trainer.strategy=ddp"]),
     (
         ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
