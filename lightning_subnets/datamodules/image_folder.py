@@ -17,6 +17,7 @@ from lightning_subnets.datamodules.ffcv.beton import RAW, Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, installed
 from lightning_subnets.datamodules.image_files import Files, common_classes, image_paths, list_files
 from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.label_lists import find_list, list_labelled
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.errors import UserError
 
@@ -68,7 +69,8 @@ class ImageFolder(ImageDataModule):
     mirrored at random. In evaluation, the shorter side is scaled to 256/224 of the image size and the centre is cut
     out. Order and crops are functions of (seed, epoch, sample), the same for both loaders.
 
-    - ``folder`` reads the directories.
+    - ``folder`` reads the directories. The images of ``val`` may all be in it, with a list of labels in ``root``, see
+      ``data/README.md``.
     - ``ffcv`` streams ``train.beton``, ``val.beton`` and ``test.beton``, of which ``data/prepare_imagenet.py`` writes
       the first two. ``val.beton`` stores photographs scaled for evaluation, so evaluation is exact to the pixel.
 
@@ -167,16 +169,18 @@ class ImageFolder(ImageDataModule):
         if self.loader == "ffcv":
             return self._betons[0].classes
         train, *others = self.parts.values()
+        classes = common_classes(train, train)
         for path in others:
-            common_classes(train, path)
-        return common_classes(train, train)
+            if not self._list(path, classes):
+                common_classes(train, path)
+        return classes
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "sets") or (stage == "predict" and self.images):
             return
         self.sets: dict[str, Beton | Files]
         if self.loader == "folder":
-            self.sets = {part: list_files(path, self.classes) for part, path in self.parts.items()}
+            self.sets = {part: self._files(path) for part, path in self.parts.items()}
             return
         self.sets = dict(zip(self.parts, self._betons, strict=True))
         size = self.image_shape[-1]
@@ -186,6 +190,15 @@ class ImageFolder(ImageDataModule):
                     f"{beton.path} was not written for evaluation at {size} pixels: its photographs are scaled once "
                     f"more, or were compressed. data/prepare_imagenet.py --image_size={size} makes evaluation exact"
                 )
+
+    def _list(self, path: Path, classes: list[str]) -> Path | None:
+        """Return the list of labels of the validation images, if they are not in directories of classes."""
+        validated = self.parts.get("val", self.parts.get("test"))
+        return find_list(self.root, path, classes) if path == validated else None
+
+    def _files(self, path: Path) -> Files:
+        labels = self._list(path, self.classes)
+        return list_labelled(path, labels, self.classes) if labels else list_files(path, self.classes)
 
     @property
     def validated_on(self) -> str:

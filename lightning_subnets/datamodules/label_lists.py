@@ -27,13 +27,20 @@ def find_images(source: Path, train: str, val: str, val_labels: Path | None) -> 
     """
     train_dir, val_dir = source / train, source / val
     classes, labels = common_classes(train_dir, train_dir), val_labels
-    if labels is None and not any((val_dir / name).is_dir() for name in classes):
-        places = (directory / name for directory in (source, val_dir) for name in LABEL_LISTS)
-        labels = next((place for place in places if place.is_file()), None)
+    if labels is None:
+        labels = find_list(source, val_dir, classes)
     if labels is None:
         classes = common_classes(train_dir, val_dir)
         return classes, list_files(train_dir, classes), list_files(val_dir, classes)
     return classes, list_files(train_dir, classes), list_labelled(val_dir, labels, classes)
+
+
+def find_list(source: Path, directory: Path, classes: list[str]) -> Path | None:
+    """Return the list of labels for a directory of images, or None if it has directories of classes or no list."""
+    if any((directory / name).is_dir() for name in classes):
+        return None
+    places = (folder / name for folder in (source, directory) for name in LABEL_LISTS)
+    return next((place for place in places if place.is_file()), None)
 
 
 def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:

@@ -96,6 +96,35 @@ def test_imagenet_is_validated_and_tested_on_val_as_published(root: Path) -> Non
         assert labels(loader).bincount().tolist() == [4] * 3
 
 
+def test_validation_images_may_be_in_one_directory_with_a_list_of_labels(root: Path) -> None:
+    names = [f"n{number}" for number in range(3)]
+    for part in ("train", "val"):
+        for name, path in zip(names, sorted((root / part).iterdir()), strict=True):
+            path.rename(path.with_name(name))
+    shutil.rmtree(root / "test")
+    lines = []
+    for path in sorted((root / "val").glob("*/*.jpg")):
+        name = f"{path.parent.name}_{path.name}"
+        path.rename(root / "val" / name)
+        lines.append(f"{name} {path.parent.name}")
+    for name in names:
+        (root / "val" / name).rmdir()
+    with pytest.raises(UserError, match="val is missing or empty"):
+        folder(root)
+    (root / "val.txt").write_text("\n".join(lines))
+    for data in (folder(root), ImageNet(str(root), "folder", image_size=64, num_workers=0)):
+        data.setup("fit")
+        assert data.classes == names
+        assert labels(data.val_dataloader()).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    shutil.copytree(root / "val", root / "test")  # the list has no labels of test images
+    with pytest.raises(UserError, match="test is missing or empty"):
+        folder(root)
+    shutil.rmtree(root / "test")
+    shutil.rmtree(root / "train" / "n2")
+    with pytest.raises(UserError, match=r"val\.txt names a class 'n2' that has no directory of training images"):
+        folder(root)
+
+
 def test_photographs_without_labels_are_predicted_into_the_runs_directory(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Callable[..., str]
 ) -> None:
