@@ -35,6 +35,7 @@ from torch import Tensor
 from lightning_subnets import UserError, load_subnet
 from lightning_subnets.commands import failures
 from lightning_subnets.commands import subnets as commands
+from lightning_subnets.datamodules import ImageNet
 from lightning_subnets.datamodules.ffcv.loader import installed
 from lightning_subnets.datamodules.image_files import image_paths, read_image
 from lightning_subnets.run_files.saved_run import SavedRun
@@ -187,6 +188,11 @@ def compare(last: Path, labels: list[int]) -> None:
     data.setup("test")
     images, found = zip(*data.test_dataloader(), strict=True)
     check(torch.cat(found).tolist() == labels, "every validation image has the label of the development kit")
+    if FFCV:
+        folder = ImageNet("ILSVRC2012", "folder", image_size=data.image_shape[-1], num_workers=0)
+        folder.setup("test")
+        same = torch.cat([batch for batch, _ in folder.test_dataloader()])
+        check(torch.equal(torch.cat(images), same), "FFCV gives the validation images that are in the folder")
     batch = data.normalize(torch.cat(images))[:8]
     expected = saved.module().eval()(batch)
     subnets("export", last, "net.subnet")
