@@ -158,15 +158,14 @@ def test_every_file_and_module_that_a_page_names_is_there(page: Path) -> None:
 
 
 def test_the_table_of_options_with_several_processes_names_every_test_of_theirs() -> None:
-    links = r"\[([^\]]+)\]\(\.\./(tests/distributed/\w+\.py)\)(?: \(([^)]+)\))?"
+    links = r"\[([^\]]+)\]\(\.\./(tests/\w+/\w+\.py)\)(?: \(([^)]+)\))?"
     named = re.findall(links, text_of("docs/many_gpus.md"))
     for sentence, file, case in named:
         name = "_".join(re.findall(r"\w+", sentence))
         assert f"def test_{name}(" in text_of(file), f"{file} has no test of this name"
         assert not case or f'"{case}"' in text_of(file), case
-    assert {file for _, file, _ in named} == {
-        str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "distributed").glob("test_*.py")
-    }
+    files = {str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "distributed").glob("test_*.py")}
+    assert files <= {file for _, file, _ in named}
 
 
 def test_every_method_has_a_page_in_one_form() -> None:
