@@ -45,6 +45,19 @@ def failure_of(run: str, out: Path) -> Path:
     return out / "runs" / f"{run}.failed"
 
 
+def log_of(run: str, out: Path) -> Path:
+    """Return the file with the output of a run."""
+    return out / "runs" / f"{run}.log"
+
+
+def last_message(run: str, out: Path) -> str:
+    """Return the last line of a run's output that is no tip; "" if there is none."""
+    log = log_of(run, out)
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    messages = [line for line in lines if line.strip() and not line.startswith("tip:")]
+    return messages[-1].removeprefix("error: ") if messages else ""
+
+
 def write(sweep: Sweep, out: Path) -> list[Row]:
     """Write ``sweep.yaml`` and ``results.csv`` into ``out/<sweep>``, from which a report is made.
 

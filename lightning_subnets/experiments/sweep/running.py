@@ -31,6 +31,10 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, REQUEUE)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_FAILURES = 3  # no further runs are tried if this many runs, the first ones, fail for the same reason
 Command = Callable[[list[str]], None]
+_CAUSES = {
+    signal.SIGKILL: ", perhaps for memory",
+    signal.SIGUSR1: ", which came before training had begun: is the time limit too short?",
+}
 
 
 def unfinished(sweep: Sweep, out: Path) -> list[PlannedRun]:
@@ -115,7 +119,8 @@ def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list
             for process in [each for each in running if not each.is_alive()]:
                 run, slot = running.pop(process)
                 free.append(slot)
-                reasons.append(None if received else _failure(process, run, out))
+                process.join()
+                reasons.append(None if received else why_failed(run.name, out, process.exitcode))
                 if reason := reasons[-1]:
                     results.failure_of(run.name, out).write_text(reason + "\n")
                 rows = results.write(sweep, out)
@@ -152,17 +157,13 @@ def _fit(run: PlannedRun, slot: Slot, out: Path, directory: Path, command: Comma
     """Run one run in this process, with its output in its log."""
     os.setpgrp()
     os.chdir(directory)  # the fork server may have another working directory
-    log = os.open(_log(run, out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    log = os.open(results.log_of(run.name, out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(slot.threads)
     command(["fit", *arguments_of(run, out)])
-
-
-def _log(run: PlannedRun, out: Path) -> Path:
-    return out / "runs" / f"{run.name}.log"
 
 
 def _end_with_parent() -> None:
@@ -173,18 +174,21 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _failure(process: BaseProcess, run: PlannedRun, out: Path) -> str | None:
-    """Return one line on why a run has failed; None if it is finished, was stopped, or another process is making it."""
-    process.join()
-    directory, code = results.directory_of(run.name, out), process.exitcode
+def why_failed(run: str, out: Path, code: int | None) -> str | None:
+    """Return one line on why a run has failed; None if it is finished, was stopped, or another process is making it.
+
+    Args:
+        run: the name of the run.
+        out: the directory of the runs.
+        code: the exit code of the process that made it, or -N if the signal N killed it.
+    """
+    directory = results.directory_of(run, out)
     if (directory / "summary.json").is_file() or code in STOPPED or in_use(directory):
         return None
     if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}" + (", perhaps for memory" if -code == signal.SIGKILL else "")
-    log = _log(run, out)
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    messages = [line for line in lines if line.strip() and not line.startswith("tip:")]
-    return messages[-1].removeprefix("error: ") if messages else f"exit code {code}"
+        number = signal.Signals(-code)
+        return f"killed by {number.name}" + _CAUSES.get(number, "")
+    return results.last_message(run, out) or f"exit code {code}"
 
 
 @contextmanager
