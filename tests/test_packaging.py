@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
@@ -75,10 +76,8 @@ def test_a_run_and_a_sweep_by_name_work_in_an_empty_directory(installed: Path, t
     short = "--trainer.accelerator=cpu --trainer.max_epochs=1 --trainer.limit_train_batches=2"
     assert "quickstart: EdgePopup" in shell(f"lightning fit -c quickstart {short}")
     assert (tmp_path / "runs/quickstart/version_0/checkpoints/last.ckpt").is_file()
-    shell("subnets sweep figure3 --list runs.txt")
-    assert {line.split()[1] for line in (tmp_path / "runs.txt").read_text().splitlines()} == {
-        "digits/base",
-        "digits/dense_sgd_base",
-        "digits/dense_adam_base",
-    }
+    assert "16 not submitted" in shell("subnets sweep figure3 --status")
+    with (tmp_path / "runs/figures/figure3-smoke/results.csv").open(newline="") as file:
+        configs = {row["command"].split()[3] for row in csv.DictReader(file)}
+    assert configs == {"digits/base", "digits/dense_sgd_base", "digits/dense_adam_base"}
     assert "cifar10/conv4_signed " in shell("subnets configs")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
@@ -13,9 +12,6 @@ from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
 from lightning_subnets.commands.configs import configs
 from lightning_subnets.errors import UserError
-
-if TYPE_CHECKING:
-    from lightning_subnets.experiments.sweep.plan import Sweep
 
 
 def main(args: list[str] | None = None) -> None:
@@ -191,33 +187,51 @@ def verify(folder: str, data: dict[str, Any] | None = None) -> None:
 
 
 def sweep(
-    figure: str, scale: str = "smoke", out: str = "runs/figures", at_once: int | None = None, list: str | None = None
+    figure: str,
+    scale: str = "smoke",
+    out: str = "runs/figures",
+    at_once: int | None = None,
+    slurm: bool = False,
+    partition: str | None = None,
+    gpus: int | None = None,
+    cpus: int | None = None,
+    time: str | None = None,
+    max_jobs: int | None = None,
+    status: bool = False,
 ) -> None:
     """Run all unfinished runs of a figure; the same command resumes a stopped sweep.
 
-    Writes ``results.csv``, with a row for each run, into a directory for the figure and its scale.
+    Writes ``results.csv``, with a row for each run, into a directory for the figure and its scale. With ``--slurm``
+    it submits the runs and returns; ``--status`` shows them, also from another shell or to another user.
 
     Args:
         figure: the name of a shipped figure, for example figure3, or the path of a figure's file.
         scale: a scale of the figure: smoke takes minutes, laptop an hour, evening hours on a GPU; paper is all of it.
         out: the directory of the runs, which all figures share.
         at_once: the number of runs at a time on each GPU, or on the CPU if there is no GPU.
-        list: a file for the commands, to run with slurm/sweep.sbatch; nothing is run here.
+        slurm: submit a job for each run that is neither done nor submitted; without SLURM, run in the background here.
+        partition: with --slurm: the partition of the jobs. sbatch's variables set the rest, such as SBATCH_ACCOUNT.
+        gpus: with --slurm: the number of GPUs of each run, on one node, by default 1.
+        cpus: with --slurm: the number of CPUs of each run, by default 12 for each GPU, or 4 without one.
+        time: with --slurm: the time limit of a job, by default 08:00:00; a longer run is requeued until it is done.
+        max_jobs: with --slurm: the number of runs at a time, by default no limit.
+        status: show what waits, runs, is done and has failed, and why, and draw what there is.
     """
-    from lightning_subnets.commands import cli
-    from lightning_subnets.experiments.sweep import running
-    from lightning_subnets.experiments.sweep.plan import Sweep
-    from lightning_subnets.run_files.shipped_configs import named_config
+    from lightning_subnets.commands import sweeping
 
-    planned, folder = Sweep.read(named_config(figure, "figures"), scale), Path(out)
-    if list is not None:
-        _write_list(planned, folder, Path(list))
-        return
-    rows = running.run_all(planned, folder, running.slots(at_once, planned.scale.at_once), cli.main)
-    report(str(folder / planned.name))
-    if any(row["status"] != "finished" for row in rows):
-        print(f"error: not all runs are finished; their output is in {folder / 'runs'}/<run>.log", file=sys.stderr)
-        sys.exit(1)
+    asked = {"partition": partition, "gpus": gpus, "cpus": cpus, "time": time, "max_jobs": max_jobs}
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in given:
+        if not slurm or status:
+            raise UserError(f"--{name} is for jobs: give it together with --slurm, and without --status")
+    if slurm + status + (at_once is not None) > 1:
+        raise UserError("--slurm, --status and --at_once exclude each other: leave out all but one of them")
+    if status:
+        sweeping.status(figure, scale, Path(out))
+    elif slurm:
+        sweeping.submit(figure, scale, Path(out), given)
+    else:
+        sweeping.make(figure, scale, Path(out), at_once)
 
 
 def continual(file: str, out: str | None = None) -> None:
@@ -251,20 +265,3 @@ def report(runs: str, out: str | None = None) -> None:
     if runs in WORDS:
         runs = str(Path(checkpoint_named(runs)).parents[1])
     reports.report(runs, out)
-
-
-def _write_list(planned: Sweep, out: Path, path: Path) -> None:
-    """Write the commands of the unfinished runs, as slurm/sweep.sbatch reads them."""
-    from lightning_subnets.experiments.sweep import results, running
-
-    waiting = running.unfinished(planned, out)
-    if not waiting:
-        print(f"all runs of {planned.name} are finished")
-        return
-    try:
-        with path.open("x") as file:
-            file.writelines(f"{shlex.join(running.arguments_of(run, out))}\n" for run in waiting)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): name another --list") from error
-    results.write(planned, out)
-    print(f"sbatch --array=1-{len(waiting)} --gpus-per-node=1 --cpus-per-gpu=12 slurm/sweep.sbatch {path}")

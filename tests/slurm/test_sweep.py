@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-
-from lightning_subnets.commands.subnets import main
-from lightning_subnets.experiments.sweep import results
 
 from .cluster import Job
 from .site import Site
@@ -25,14 +20,6 @@ VERSIONS = {
     "short_model.weights_signed_constant",
 }
 SHORT = "config: configs/quickstart.yaml\ntrainer.max_epochs: 1\ntrainer.accelerator: cpu\n"
-FIGURE = """\
-title: Small
-source: nobody
-caption: ""
-lines: {half: {config: short.yaml, options: {model.method: {class_path: EdgePopup, init_args: {density: 0.5}}}}}
-plots: [{x: kept}]
-scales: {smoke: {configs: ., note: digits, seeds: [0]}}
-"""
 
 
 def submitted(site: Site) -> list[Job]:
@@ -68,17 +55,6 @@ def test_one_failed_run_of_four_is_run_again_by_the_same_list(site: Site) -> Non
     after = finished(site)
     assert after.keys() == VERSIONS
     assert before.items() < after.items(), "finished runs are unchanged"
-
-
-def test_the_list_of_a_figure_runs_its_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(site.directory)
-    Path("short.yaml").write_text(SHORT)
-    Path("small.yaml").write_text(FIGURE)
-    main(["sweep", "small.yaml", "--list=runs.txt"])
-    array = site.submit("sweep.sbatch", "runs.txt", options=("--array=1-1",))
-    assert [task.wait_for_end() for task in array.tasks(1)] == ["COMPLETED"]
-    _, rows = results.read(Path("runs/figures/small-smoke"))
-    assert [(row["status"], row["seed"], row["epochs"]) for row in rows] == [("finished", 0, 1)]
 
 
 @pytest.mark.parametrize(

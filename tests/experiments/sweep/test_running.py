@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from small_figure import CONFIG, FIGURE
 
 from lightning_subnets.commands import cli
 from lightning_subnets.commands.subnets import main
@@ -26,28 +27,6 @@ from lightning_subnets.experiments.sweep.progress import SweepProgress
 from lightning_subnets.experiments.sweep.results import directory_of
 from lightning_subnets.experiments.sweep.running import Slot, run_all, slots
 from lightning_subnets.run_files.run_directory import lock
-
-# Digits, a network of 300 weights, three steps: most of the time is the start.
-CONFIG = """\
-data: {class_path: lightning_subnets.datamodules.Digits, init_args: {batch_size: 32}}
-model:
-  network:
-    class_path: lightning_subnets.networks.Conv2
-    init_args: {in_channels: 1, image_size: 8, width_multiplier: 0.05}
-  method: {class_path: EdgePopup, init_args: {density: 0.5}}
-  weights: signed_constant
-  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
-trainer: {max_epochs: 1, limit_train_batches: 3, accelerator: cpu}
-"""
-FIGURE: dict[str, Any] = {
-    "title": "A figure",
-    "source": "nobody",
-    "caption": "Accuracy by density.",
-    "axes": {"density": {"model.method.init_args.density": [0.5, 0.9]}},
-    "lines": {"U_k": {"config": "small.yaml"}},
-    "plots": [{"x": "density"}],
-    "scales": {"smoke": {"configs": "configs", "note": "digits", "seeds": [0]}},
-}
 
 
 @pytest.fixture
@@ -260,22 +239,6 @@ def test_a_stopped_sweep_saves_and_resumes_and_the_row_of_a_killed_run_says_why(
     process.kill()
     process.communicate(timeout=300)
     wait_until(lambda: not running())
-
-
-@pytest.mark.thorough
-def test_the_list_for_a_job_array_has_the_unfinished_runs(
-    figure: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = figure()
-    main(["sweep", path, "--out=out", "--list=runs.txt"])
-    assert capsys.readouterr().out.startswith("sbatch --array=1-2 ")
-    first, second = Path("runs.txt").read_text().splitlines()
-    cli.main(["fit", *first.split()])
-    with pytest.raises(SystemExit):
-        main(["sweep", path, "--out=out", "--list=runs.txt"])
-    main(["sweep", path, "--out=out", "--list=rest.txt"])
-    assert Path("rest.txt").read_text().splitlines() == [second]
-    assert [row["status"] for row in rows()] == ["finished", "missing"]
 
 
 def test_runs_share_gpus_and_processors(monkeypatch: pytest.MonkeyPatch) -> None:

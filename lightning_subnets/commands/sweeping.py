@@ -1,0 +1,63 @@
+"""``subnets sweep``: make the runs of a figure, submit them, or show how far they are."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning_subnets.commands import cli
+from lightning_subnets.errors import printable
+from lightning_subnets.experiments import report
+from lightning_subnets.experiments.sweep import running, submissions, submitting
+from lightning_subnets.experiments.sweep import status as states
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.run_files.shipped_configs import named_config
+
+
+def make(figure: str, scale: str, out: Path, at_once: int | None = None, at_most: int | None = None) -> None:
+    """Make the unfinished runs on this machine, at most so many at a time, and draw the figure."""
+    planned = Sweep.read(named_config(figure, "figures"), scale)
+    free = running.slots(at_once, planned.scale.at_once)[:at_most]
+    rows = running.run_all(planned, out, free, cli.main)
+    report.report(str(out / planned.name))
+    if any(row["status"] != "finished" for row in rows):
+        print(f"error: not all runs are finished; their output is in {out / 'runs'}/<run>.log", file=sys.stderr)
+        sys.exit(1)
+
+
+def submit(figure: str, scale: str, out: Path, options: dict[str, Any]) -> None:
+    """Submit the runs that are neither done nor submitted, to SLURM or into the background of this machine."""
+    planned, wanted = Sweep.read(named_config(figure, "figures"), scale), submitting.Resources(**options)
+    shown = printable(f"subnets sweep {figure} --scale {scale} --out {out} --status")
+    with submissions.alone(out):
+        submissions.forget(out)
+        before = states.states_of(planned, out)
+        states.update_table(planned, out)
+        runs = [state.run for state in before if state.name in states.UNSUBMITTED]
+        print(states.counts(before))
+        if not runs:
+            print(f"nothing to submit; to look: {shown}")
+        elif shutil.which("sbatch"):
+            number = submitting.to_slurm(planned, out, runs, wanted)
+            print(f"submitted {len(runs)} as job {number}, which scancel {number} stops; to look: {shown}")
+        else:
+            ignored = ", ".join(f"--{name}" for name in options if name != "max_jobs")
+            print(
+                "no SLURM here (there is no sbatch), so this machine makes the runs in the background"
+                + (f", without {ignored}" if ignored else "")
+            )
+            number = submitting.to_background(planned, out, runs, make, figure, scale, out, None, wanted.max_jobs)
+            print(f"{len(runs)} runs in process {number}, which kill {number} stops; to look: {shown}")
+
+
+def status(figure: str, scale: str, out: Path) -> None:
+    """Show the state of each run, and draw what is done."""
+    planned = Sweep.read(named_config(figure, "figures"), scale)
+    found = states.states_of(planned, out)
+    print(states.counts(found))
+    if table := states.table(found):
+        print(table)
+    states.update_table(planned, out)
+    report.report(str(out / planned.name))

@@ -1,0 +1,230 @@
+"""Submit the unfinished runs of a sweep: as an array of SLURM, or as one sweep in the background of this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_subnets.errors import UserError, printable
+from lightning_subnets.experiments.sweep import results, running, submissions
+from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
+from lightning_subnets.experiments.sweep.submissions import Submission
+from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
+
+_NOTICE = 300  # seconds before the time limit at which a run is told to save itself
+_TEN_YEARS = 60 * 24 * 3650  # minutes; submitit ends a background process after two by default
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the job of each run asks SLURM for; sbatch reads everything else from its own variables (``SBATCH_QOS``).
+
+    Args:
+        partition: the partition; by default the cluster chooses.
+        gpus: the number of GPUs, all on one node.
+        cpus: the number of CPUs, by default 12 for each GPU, or 4 without one.
+        time: the time limit, as sbatch reads it; a run that needs more is requeued.
+        max_jobs: the number of runs at a time, by default as many as there is room for.
+    """
+
+    partition: str | None = None
+    gpus: int = 1
+    cpus: int | None = None
+    time: str = "08:00:00"
+    max_jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("gpus", self.gpus, 0), ("cpus", self.cpus, 1), ("max_jobs", self.max_jobs, 1)):
+            if value is not None and value < least:
+                raise UserError(f"{name} = {value} is below {least}")
+        if self.cpus is not None and self.cpus < self.gpus:
+            raise UserError(f"cpus = {self.cpus} is below gpus = {self.gpus}: each GPU needs a CPU that feeds it")
+
+
+def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources) -> str:
+    """Submit an array with a task for each run, and return its number. Its jobs need nothing of this process.
+
+    Raises:
+        UserError: with the words of sbatch, if it refuses the array.
+    """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    submission = submissions.new(sweep.name, "slurm", [run.name for run in runs])
+    cpus = wanted.cpus or 12 * wanted.gpus or 4
+    executor = SlurmExecutor(_private_folder(submission))
+    executor.update_parameters(
+        job_name=submission.name,
+        time=wanted.time,
+        nodes=1,
+        ntasks_per_node=1,
+        cpus_per_task=cpus,
+        array_parallelism=wanted.max_jobs or len(runs),
+        stderr_to_stdout=True,
+        wckey=None,
+        srun_args=[f"--cpus-per-task={cpus}", "--cpu-bind=none"],
+        setup=_before(submission, out, threads=max(1, cpus // max(1, wanted.gpus))),
+        teardown=_after(out),
+        # submitit's own signal is USR2, at which it would requeue a job at most three times.
+        additional_parameters={"signal": f"USR1@{_NOTICE}", "requeue": True}
+        | ({"partition": wanted.partition} if wanted.partition else {})
+        | ({"gpus-per-node": wanted.gpus} if wanted.gpus else {}),
+    )
+    with _recorded(submission, out), _uninterrupted():
+        try:
+            jobs = executor.map_array(os.execvp, ["sh"] * len(runs), [_command(run, out, wanted.gpus) for run in runs])
+        except FailedJobError as error:
+            said = " ".join(printable(line.removeprefix("sbatch: error: ")) for line in str(error).splitlines())
+            raise UserError(f"sbatch refuses the runs: {said}") from error
+        number = jobs[0].job_id.partition("_")[0]
+        submissions.write(submission.model_copy(update={"job": number}), out)
+    return number
+
+
+def to_background(
+    sweep: Sweep, out: Path, runs: list[PlannedRun], make: Callable[..., None], *arguments: object
+) -> str:
+    """Make the runs of a sweep in the background of this machine, and return the number of the process.
+
+    Args:
+        sweep: the sweep.
+        out: the directory of the runs.
+        runs: the unfinished runs.
+        make: makes them, called in the background with ``arguments``.
+        arguments: of ``make``.
+    """
+    from submitit import LocalExecutor
+
+    submission = submissions.new(sweep.name, "local", [run.name for run in runs])
+    folder = _private_folder(submission)
+
+    def start() -> str:
+        executor = LocalExecutor(folder)
+        executor.update_parameters(timeout_min=_TEN_YEARS, stderr_to_stdout=True)
+        # The executor hides the GPUs that it is not asked for, so the function gets those that are visible here.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return executor.submit(_with_gpus, visible, make, *arguments).job_id
+
+    with _recorded(submission, out):
+        number = _detached(start)
+        job = f"{number} on {platform.node()}"
+        submissions.write(submission.model_copy(update={"job": job}), out)
+    return number
+
+
+def _with_gpus(visible: str | None, make: Callable[..., None], *arguments: object) -> None:
+    if visible is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    make(*arguments)
+
+
+def _command(run: PlannedRun, out: Path, gpus: int) -> list[str]:
+    """Return the command of a task of the array. It replaces submitit's process, so that SLURM signals the run itself.
+
+    Lightning starts the processes for further GPUs, which it does only without SLURM's number of tasks.
+    """
+    fit = [sys.executable, "-m", "lightning_subnets", "fit", *running.arguments_of(run, out)]
+    log = results.log_of(run.name, out)
+    devices = [f"--trainer.devices={gpus}"] if gpus else []
+    return ["sh", "-c", 'unset SLURM_NTASKS SLURM_PROCID; exec "$@" >> "$0" 2>&1', str(log), *fit, *devices]
+
+
+def _before(submission: Submission, out: Path, threads: int) -> list[str]:
+    """Return what the script of a job does before it starts the run."""
+    return [
+        f"runs=({shlex.join(submission.runs)})",
+        "run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}",
+        f"rm -f {shlex.quote(str(out))}/runs/$run.failed",
+        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}",
+        # With a trap, Bash waits for the run to save itself. Only scancel and the time limit signal the script too.
+        "stopped=",
+        "trap 'stopped=yes' TERM",
+    ]
+
+
+def _after(out: Path) -> list[str]:
+    """Return what the script of a job does when the run has ended: it requeues itself, or writes down the reason.
+
+    Exit code 143 without a signal to the script is preemption with a grace period, after which SLURM would count the
+    job as done.
+    """
+    record = shlex.join([sys.executable, "-m", "lightning_subnets.experiments.sweep.ending", str(out)])
+    return [
+        "code=$?",
+        "task=$SLURM_JOB_ID${SLURM_ARRAY_JOB_ID:+ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        f"if [[ $code = {REQUEUE} || ($code = 143 && ! $stopped) ]]; then",
+        "    scontrol requeue ${task##* } && exit",
+        "fi",
+        f"[ $code = 0 ] || {record} $run $code",
+        "exit $code",
+    ]
+
+
+def _private_folder(submission: Submission) -> Path:
+    folder = submissions.private_folder(submission.name)
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"no job can be kept in {folder} ({error.strerror}): name a directory of yours with XDG_STATE_HOME"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _recorded(submission: Submission, out: Path) -> Iterator[None]:
+    """Write down a submission before it is made, and remove the file if it is refused."""
+    (out / "runs").mkdir(exist_ok=True)
+    submissions.write(submission, out)
+    try:
+        yield
+    except UserError:
+        submissions.file_of(submission, out).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C and the end of the terminal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _detached(start: Callable[[], str]) -> str:
+    """Call a function in a process that has neither the terminal nor the session of this one, and return its answer.
+
+    Processes that the function starts survive the end of the terminal, and no pipe of this process waits for them.
+    """
+    reading, writing = os.pipe()
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            os.setsid()
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in range(3):
+                os.dup2(nothing, stream)
+            os.write(writing, start().encode())
+            code = 0
+        except Exception as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, errors="replace") as answer:
+        said = answer.read()
+    if os.waitpid(process, 0)[1]:
+        raise UserError(f"no process can be started in the background: {printable(said)}")
+    return said

@@ -1,0 +1,235 @@
+"""``subnets sweep --slurm`` and ``--status`` with scripts in the place of SLURM; tests/slurm has a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from small_figure import CONFIG, FIGURE
+
+from lightning_subnets.commands.subnets import main
+from lightning_subnets.experiments.sweep import ending, results
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.run_files.run_directory import in_use
+
+OUT = Path("out")
+
+
+class Cluster:
+    """A PATH with scripts in the place of SLURM's programs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        monkeypatch.setattr("lightning_subnets.experiments.report.report", lambda *_: None)  # which takes long
+        Path("bin").mkdir()
+        monkeypatch.setenv("PATH", str(Path("bin").absolute()))
+        for tool in ("sh", "env", "kill", "cat"):
+            Path("bin", tool).symlink_to(shutil.which(tool, path="/usr/bin:/bin") or "")
+        monkeypatch.setenv("XDG_STATE_HOME", str(Path("state").absolute()))
+        monkeypatch.setenv("USER", "ada")
+        self.program("srun", "exit 1")
+        self.program("sbatch", "echo Submitted batch job 77")
+        self.program("squeue", "cat queue")
+        self.queue()
+
+    def program(self, name: str, script: str) -> None:
+        Path("bin", name).write_text(f"#!{Path('bin/sh').absolute()}\n{script}\n")
+        Path("bin", name).chmod(0o755)
+
+    def queue(self, *states: str) -> None:
+        """Set what squeue prints: a line for each run of the last submission, of the user ben."""
+        files = sorted(OUT.glob("submissions/*.json"), key=lambda path: path.stat().st_mtime)
+        name = files[-1].stem if files else ""
+        lines = [f"{name}|77|{task}|{state}|1:23|ben|Resources|x" for task, state in enumerate(states)]
+        Path("queue").write_text("".join(f"{line}\n" for line in lines))
+
+    def sweep(self, *options: str) -> list[str]:
+        """Return the lines that ``subnets sweep`` prints."""
+        self._capsys.readouterr()
+        main(["sweep", "figure.yaml", "--out=out", *options])
+        return self._capsys.readouterr().out.splitlines()
+
+    def mistake(self, *options: str) -> str:
+        """Return the error that ``subnets sweep`` prints."""
+        with pytest.raises(SystemExit) as ended:
+            self.sweep(*options)
+        assert ended.value.code == 2
+        return self._capsys.readouterr().err
+
+    def submissions(self) -> list[dict[str, object]]:
+        return [json.loads(path.read_text()) for path in OUT.glob("submissions/*.json")]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cluster:
+    write_figure(tmp_path, monkeypatch)
+    return Cluster(monkeypatch, capsys)
+
+
+def write_figure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    Path("configs").mkdir()
+    Path("configs/small.yaml").write_text(CONFIG)
+    Path("figure.yaml").write_text(yaml.safe_dump(FIGURE))
+
+
+def names() -> list[str]:
+    return [run.name for run in Sweep.read(Path("figure.yaml"), "smoke").runs()]
+
+
+def test_the_job_of_a_run_is_told_to_save_itself_and_requeues_alone(cluster: Cluster) -> None:
+    said = cluster.sweep("--slurm", "--gpus=2", "--time=1-00:00:00", "--partition=big", "--max_jobs=1")
+    assert said[0] == "2 runs: 2 not submitted"
+    assert said[1].startswith("submitted 2 as job 77, which scancel 77 stops; to look: subnets sweep figure.yaml")
+    (submission,) = cluster.submissions()
+    assert submission == {"name": submission["name"], "to": "slurm", "runs": names(), "by": "ada", "job": "77"}
+    folder = Path("state/lightning-subnets", str(submission["name"]))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "Python unpickles what is in it"
+    script = (folder / "77_submission.sh").read_text()
+    options = {*re.findall("^#SBATCH --(.*)$", script, re.MULTILINE)}
+    assert options >= {
+        *("array=0-1%1", "cpus-per-task=24", "gpus-per-node=2", "nodes=1", "ntasks-per-node=1"),
+        *("partition=big", "requeue", "signal=USR1@300", "time=1-00:00:00", f"job-name={submission['name']}"),
+    }
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-12}" in script
+    assert {path.name for path in folder.glob("*.pkl")} == {"77_0_submitted.pkl", "77_1_submitted.pkl"}
+
+
+def test_the_status_says_what_slurm_and_the_files_of_the_runs_say(cluster: Cluster) -> None:
+    cluster.sweep("--slurm")
+    first, second = names()
+    cluster.queue("PENDING", "RUNNING")
+    assert cluster.sweep("--status") == [
+        "2 runs: 1 running, 1 waiting",
+        "running  U_k, density 0.9, seed 0  1:23; job 77_1 of ben",
+        "waiting  U_k, density 0.5, seed 0  Resources|x; job 77_0 of ben",
+    ]
+    assert cluster.sweep("--slurm")[1].startswith("nothing to submit")
+
+    cluster.queue("NODE_FAIL", "FAILED")
+    results.failure_of(second, OUT).write_text("no \x1b memory\n")
+    assert cluster.sweep("--status") == [
+        "2 runs: 1 failed, 1 stopped",
+        r"failed   U_k, density 0.9, seed 0  no \x1b memory",
+        "stopped  U_k, density 0.5, seed 0  SLURM: NODE_FAIL, job 77_0 of ben",
+    ]
+    cluster.queue()
+    results.log_of(first, OUT).write_text("stopped by SIGTERM at step 3; to resume: lightning fit\n")
+    assert cluster.sweep("--status")[2] == "stopped  U_k, density 0.5, seed 0  stopped by SIGTERM at step 3"
+    assert cluster.sweep("--slurm")[1].startswith("submitted 2 ")
+    cluster.queue("PENDING", "PENDING")
+    assert cluster.sweep("--status")[0] == "2 runs: 2 waiting", "the failure is of an earlier job"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (2, "the last words"),
+        (137, "killed by SIGKILL, perhaps for memory"),
+        (138, "killed by SIGUSR1, which came before training had begun: is the time limit too short?"),
+        (255, "the last words"),
+        (143, None),
+    ],
+)
+def test_the_end_of_a_job_is_written_down(tmp_path: Path, code: int, reason: str | None) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.log").write_text("first\nerror: the last words\ntip: none\n")
+    ending.record(tmp_path, "a", code)
+    failure = tmp_path / "runs" / "a.failed"
+    assert (failure.read_text().strip() if failure.exists() else None) == reason
+
+
+def test_a_submission_that_was_killed_is_waited_for_and_then_forgotten(cluster: Cluster) -> None:
+    cluster.sweep("--slurm")
+    (path,) = OUT.glob("submissions/*.json")
+    path.write_text(path.read_text().replace('"77"', "null"))
+    assert cluster.sweep("--status")[1] == "waiting  U_k, density 0.5, seed 0  ada is submitting it"
+    now = time.time()
+    os.utime(path, (now - 100, now - 100))
+    assert cluster.sweep("--status")[0] == "2 runs: 2 stopped"
+    os.utime(path, (now - 100_000, now - 100_000))
+    cluster.sweep("--slurm")
+    assert not path.exists()
+    assert len(cluster.submissions()) == len([*Path("state/lightning-subnets").iterdir()]) == 1
+
+
+def test_ctrl_c_during_a_submission_waits_until_it_is_written_down(cluster: Cluster) -> None:
+    cluster.program("sbatch", "kill -INT $PPID; echo Submitted batch job 78")
+    with pytest.raises(SystemExit) as ended:
+        cluster.sweep("--slurm")
+    assert ended.value.code == 128 + signal.SIGINT
+    assert [each["job"] for each in cluster.submissions()] == ["78"]
+
+
+def test_mistakes_are_named_before_anything_is_submitted(cluster: Cluster) -> None:
+    for option in ("--partition=a", "--gpus=1", "--cpus=1", "--time=1", "--max_jobs=1"):
+        assert f"{option.partition('=')[0]} is for jobs: give it together with --slurm" in cluster.mistake(option)
+        assert "is for jobs" in cluster.mistake(option, "--status")
+    assert "--slurm, --status and --at_once exclude each other" in cluster.mistake("--slurm", "--at_once=1")
+    assert "max_jobs = 0 is below 1" in cluster.mistake("--slurm", "--max_jobs=0")
+    assert "cpus = 1 is below gpus = 2" in cluster.mistake("--slurm", "--cpus=1", "--gpus=2")
+    assert not OUT.exists()
+    cluster.program("sbatch", "echo 'sbatch: error: no such \x1b partition' >&2; exit 1")
+    assert r"error: sbatch refuses the runs: no such \x1b partition" in cluster.mistake("--slurm")
+    assert cluster.submissions() == []
+
+
+def test_without_an_answer_of_slurm_nothing_is_submitted(cluster: Cluster) -> None:
+    cluster.sweep("--slurm")
+    cluster.program("squeue", "echo squeue: error: no controller >&2; exit 1")
+    for option in ("--status", "--slurm"):
+        assert "squeue does not say what waits and runs (squeue: error: no controller)" in cluster.mistake(option)
+    assert len(cluster.submissions()) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[" * 100_000, '{"name": "a,b", "to": "slurm", "runs": [], "by": "x"}', '{"name": "b", "to": "slurm"}'],
+)
+def test_a_damaged_file_of_a_submission_is_named(cluster: Cluster, content: str) -> None:
+    (OUT / "submissions").mkdir(parents=True)
+    (OUT / "submissions" / "a.json").write_text(content)
+    assert "out/submissions/a.json is not a file of subnets sweep --slurm" in cluster.mistake("--status")
+
+
+@pytest.mark.thorough
+def test_without_slurm_the_runs_are_made_in_the_background_without_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_figure(tmp_path, monkeypatch)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    program = "from lightning_subnets.commands.subnets import main; main()"
+    command = [sys.executable, "-c", program, "sweep", "figure.yaml", "--out=out", "--slurm"]
+    options = ["--partition=big", "--max_jobs=1"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        said = process.communicate()[0]  # ends when no process has the pipe any more
+    assert process.returncode == 0
+    assert "no SLURM here (there is no sbatch), so this machine makes the runs in the background" in said
+    assert "without --partition\n" in said
+    with pytest.raises(ProcessLookupError):  # nothing is left to be ended with the terminal
+        os.killpg(process.pid, signal.SIGHUP)
+    main(command[3:])
+    assert "nothing to submit" in capsys.readouterr().out
+    wait_until(lambda: len([*OUT.glob("runs/*/summary.json")]) == 2)
+    main([*command[3:-1], "--status"])
+    assert capsys.readouterr().out.startswith("2 runs: 2 done\n")
+    wait_until(lambda: not in_use(OUT / "figure-smoke"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
