@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def make(figure: str, scale: str, out: Path, at_once: int | None = None, at_most
 def submit(figure: str, scale: str, out: Path, options: dict[str, Any]) -> None:
     """Submit the runs that are neither done nor submitted, to SLURM or into the background of this machine."""
     planned, wanted = Sweep.read(named_config(figure, "figures"), scale), submitting.Resources(**options)
-    shown = printable(f"subnets sweep {figure} --scale {scale} --out {out} --status")
+    shown = printable(shlex.join(["subnets", "sweep", figure, "--scale", scale, "--out", str(out), "--status"]))
     with submissions.alone(out):
         submissions.forget(out)
         before = states.states_of(planned, out)

@@ -205,11 +205,11 @@ class Job:
 
     @property
     def state(self) -> str:
-        return self._field("JobState")
+        return self.field("JobState")
 
     @property
     def exit_code(self) -> int:
-        return int(self._field("ExitCode").partition(":")[0])
+        return int(self.field("ExitCode").partition(":")[0])
 
     def tasks(self, *numbers: int) -> list[Job]:
         """Return tasks of this array by their numbers."""
@@ -236,12 +236,12 @@ class Job:
 
         It must not start in the second in which SLURM has revoked its credential, which would revoke the new one.
         """
-        self._wait(lambda: self.state == "PENDING" and self._field("Restarts") != "0", "requeue")
+        self._wait(lambda: self.state == "PENDING" and self.field("Restarts") != "0", "requeue")
         self.update(f"StartTime=now+{seconds}")
 
     def bring_time_limit_near(self) -> None:
         """Set the time limit so that SLURM sends the signal of ``--signal=USR1@60`` within about a minute."""
-        hours, minutes, _ = self._field("RunTime").rpartition("-")[2].split(":")
+        hours, minutes, _ = self.field("RunTime").rpartition("-")[2].split(":")
         self.update(f"TimeLimit={60 * int(hours) + int(minutes) + 2}")
 
     def update(self, setting: str) -> None:
@@ -262,7 +262,8 @@ class Job:
         """Return the process of a rank."""
         return self.processes("SLURM_STEP_ID=0", f"SLURM_PROCID={number}")[0]
 
-    def _field(self, name: str) -> str:
+    def field(self, name: str) -> str:
+        """Return what ``scontrol show job`` says after ``name=``."""
         found = re.search(rf"\b{name}=(\S+)", self.cluster.command("scontrol", "show", "job", self.number))
         assert found
         return found[1]

@@ -113,11 +113,11 @@ def wait_until_held(job: Job, rank: int = 0) -> None:
 
 def own_number(job: Job) -> str:
     """Return SLURM_JOB_ID, which each task of an array has for itself."""
-    return job._field("JobId")
+    return job.field("JobId")
 
 
 def where(job: Job) -> str:
-    return job._field("NodeList")
+    return job.field("NodeList")
 
 
 def test_a_killed_run_is_submitted_again_and_resumes_while_the_others_are_left_alone(login: Login) -> None:
@@ -167,7 +167,7 @@ def test_the_task_at_its_time_limit_requeues_only_itself_with_all_processes_of_i
     first.update("TimeLimit=60")
     login.release()
     assert [task.wait_for_end() for task in (first, second)] == ["COMPLETED"] * 2
-    assert [task._field("Restarts") for task in (first, second)] == ["1", "0"]
+    assert [task.field("Restarts") for task in (first, second)] == ["1", "0"]
     summaries = [json.loads(path.read_text()) for path in Path("runs/figures/runs").glob("*/summary.json")]
     assert [(each["processes"], each["steps"]) for each in summaries] == [(2, 6)] * 2
     assert login.status() == ["2 runs: 2 done"]
@@ -180,7 +180,7 @@ def test_runs_of_a_lost_node_are_made_when_the_node_is_back(login: Login) -> Non
     with login.cluster.without(where(tasks[0])):
         login.release()
     assert [task.wait_for_end() for task in tasks] == ["COMPLETED"] * 2
-    assert "1" in [task._field("Restarts") for task in tasks]
+    assert "1" in [task.field("Restarts") for task in tasks]
     assert login.status() == ["2 runs: 2 done"]
 
 

@@ -1,1 +1,1 @@
-"""The runs of a figure: ``figure`` reads the file, ``plan`` lists the runs, ``running`` makes them."""
+"""The runs of a figure: ``figure`` reads its file, ``plan`` lists them, ``running`` or ``submitting`` makes them."""

@@ -19,6 +19,8 @@ from lightning_subnets.experiments.sweep.submissions import Submission
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
 
 _NOTICE = 300  # seconds before the time limit at which a run is told to save itself
+# sbatch prefers its variables to what a script says. These would undo what finds, stops and requeues a job.
+_NOT_FROM_OUTSIDE = ("SBATCH_ARRAY_INX", "SBATCH_JOB_NAME", "SBATCH_NO_REQUEUE", "SBATCH_SIGNAL")
 _TEN_YEARS = 60 * 24 * 3650  # minutes; submitit ends a background process after two by default
 
 
@@ -30,14 +32,14 @@ class Resources:
         partition: the partition; by default the cluster chooses.
         gpus: the number of GPUs, all on one node.
         cpus: the number of CPUs, by default 12 for each GPU, or 4 without one.
-        time: the time limit, as sbatch reads it; a run that needs more is requeued.
+        time: the time limit, as sbatch reads it, by default eight hours; a run that needs more is requeued.
         max_jobs: the number of runs at a time, by default as many as there is room for.
     """
 
     partition: str | None = None
     gpus: int = 1
     cpus: int | None = None
-    time: str = "08:00:00"
+    time: str | None = None
     max_jobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources)
     executor = SlurmExecutor(_private_folder(submission))
     executor.update_parameters(
         job_name=submission.name,
-        time=wanted.time,
+        time=wanted.time or "08:00:00",
         nodes=1,
         ntasks_per_node=1,
         cpus_per_task=cpus,
@@ -77,6 +79,9 @@ def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources)
         | ({"partition": wanted.partition} if wanted.partition else {})
         | ({"gpus-per-node": wanted.gpus} if wanted.gpus else {}),
     )
+    chosen = {"SBATCH_PARTITION": wanted.partition, "SBATCH_TIMELIMIT": wanted.time}
+    for name in (*_NOT_FROM_OUTSIDE, *(name for name, value in chosen.items() if value)):
+        os.environ.pop(name, None)
     with _recorded(submission, out), _uninterrupted():
         try:
             jobs = executor.map_array(os.execvp, ["sh"] * len(runs), [_command(run, out, wanted.gpus) for run in runs])

@@ -185,6 +185,17 @@ def test_mistakes_are_named_before_anything_is_submitted(cluster: Cluster) -> No
     assert cluster.submissions() == []
 
 
+def test_an_option_wins_over_a_variable_of_sbatch_and_the_other_variables_count(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCOUNT", "JOB_NAME", "PARTITION", "SIGNAL", "TIMELIMIT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "x")
+    cluster.program("sbatch", "env > seen; echo Submitted batch job 79")
+    cluster.sweep("--slurm", "--partition=big")
+    seen = {line for line in Path("seen").read_text().splitlines() if line.startswith("SBATCH_")}
+    assert seen == {"SBATCH_ACCOUNT=x", "SBATCH_TIMELIMIT=x"}
+
+
 def test_without_an_answer_of_slurm_nothing_is_submitted(cluster: Cluster) -> None:
     cluster.sweep("--slurm")
     cluster.program("squeue", "echo squeue: error: no controller >&2; exit 1")
@@ -195,7 +206,14 @@ def test_without_an_answer_of_slurm_nothing_is_submitted(cluster: Cluster) -> No
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[" * 100_000, '{"name": "a,b", "to": "slurm", "runs": [], "by": "x"}', '{"name": "b", "to": "slurm"}'],
+    [
+        "",
+        "[" * 100_000,
+        '{"name": "a"}',
+        '{"name": "a", "to": "slurm", "runs": [], "by": "x", "job": "1; rm"}',
+        '{"name": "a,b", "to": "slurm", "runs": [], "by": "x"}',
+        '{"name": "other", "to": "slurm", "runs": [], "by": "x"}',
+    ],
 )
 def test_a_damaged_file_of_a_submission_is_named(cluster: Cluster, content: str) -> None:
     (OUT / "submissions").mkdir(parents=True)
