@@ -222,8 +222,8 @@ def sweep(
     asked = {"partition": partition, "gpus": gpus, "cpus": cpus, "time": time, "max_jobs": max_jobs}
     given = {name: value for name, value in asked.items() if value is not None}
     for name in given:
-        if not slurm or status:
-            raise UserError(f"--{name} is for jobs: give it together with --slurm, and without --status")
+        if not slurm:
+            raise UserError(f"--{name} is for jobs: give it together with --slurm")
     if slurm + status + (at_once is not None) > 1:
         raise UserError("--slurm, --status and --at_once exclude each other: leave out all but one of them")
     if status:

@@ -175,8 +175,8 @@ def test_ctrl_c_during_a_submission_waits_until_it_is_written_down(cluster: Clus
 def test_mistakes_are_named_before_anything_is_submitted(cluster: Cluster) -> None:
     for option in ("--partition=a", "--gpus=1", "--cpus=1", "--time=1", "--max_jobs=1"):
         assert f"{option.partition('=')[0]} is for jobs: give it together with --slurm" in cluster.mistake(option)
-        assert "is for jobs" in cluster.mistake(option, "--status")
-    assert "--slurm, --status and --at_once exclude each other" in cluster.mistake("--slurm", "--at_once=1")
+    for options in (("--slurm", "--at_once=1"), ("--slurm", "--status"), ("--status", "--at_once=1")):
+        assert "--slurm, --status and --at_once exclude each other" in cluster.mistake(*options)
     assert "max_jobs = 0 is below 1" in cluster.mistake("--slurm", "--max_jobs=0")
     assert "cpus = 1 is below gpus = 2" in cluster.mistake("--slurm", "--cpus=1", "--gpus=2")
     assert not OUT.exists()
