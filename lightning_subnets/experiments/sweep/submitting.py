@@ -176,12 +176,15 @@ def _after(out: Path) -> list[str]:
 
 def _private_folder(submission: Submission) -> Path:
     folder = submissions.private_folder(submission.name)
+    before = os.umask(0o077)  # for the directories above it too: who can write them can replace it
     try:
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True)
     except OSError as error:
         raise UserError(
             f"no job can be kept in {folder} ({error.strerror}): name a directory of yours with XDG_STATE_HOME"
         ) from error
+    finally:
+        os.umask(before)
     return folder
 
 

@@ -89,13 +89,16 @@ def names() -> list[str]:
 
 
 def test_the_job_of_a_run_is_told_to_save_itself_and_requeues_alone(cluster: Cluster) -> None:
+    before = os.umask(0o002)  # of people who share a directory
     said = cluster.sweep("--slurm", "--gpus=2", "--time=1-00:00:00", "--partition=big", "--max_jobs=1")
+    assert os.umask(before) == 0o002
     assert said[0] == "2 runs: 2 not submitted"
     assert said[1].startswith("submitted 2 as job 77, which scancel 77 stops; to look: subnets sweep figure.yaml")
     (submission,) = cluster.submissions()
     assert submission == {"name": submission["name"], "to": "slurm", "runs": names(), "by": "ada", "job": "77"}
     folder = Path("state/lightning-subnets", str(submission["name"]))
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "Python unpickles what is in it"
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (folder, *folder.parents[:2])]
+    assert modes == [0o700] * 3, "Python unpickles what is in it"
     script = (folder / "77_submission.sh").read_text()
     options = {*re.findall("^#SBATCH --(.*)$", script, re.MULTILINE)}
     assert options >= {
