@@ -202,12 +202,23 @@ def _recorded(submission: Submission, out: Path) -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C and the end of the terminal."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    """Delay Ctrl-C and the end of the terminal.
+
+    Processes that are started here inherit the mask of this thread. The handlers are there because a signal may reach
+    another thread, which does not have this mask.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    received: list[int] = []
+    handlers = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        for late in received:
+            signal.raise_signal(late)
 
 
 def _detached(start: Callable[[], str]) -> str:
