@@ -43,7 +43,8 @@ class Submission(Strict):
     asked for the job also if the process that submitted it was killed before it could write down the job's number.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.=+-]+$", max_length=100)]
+    # It ends as in ``new``, because ``forget`` removes the directory of this name: it must not be "..".
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.=+-]+-[0-9a-f]{8}$", max_length=100)]
     to: Literal["slurm", "local"]
     runs: list[str]  # in the order of the array's tasks
     by: str

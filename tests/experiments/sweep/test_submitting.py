@@ -216,16 +216,28 @@ def test_without_an_answer_of_slurm_nothing_is_submitted(cluster: Cluster) -> No
     [
         "",
         "[" * 100_000,
-        '{"name": "a"}',
-        '{"name": "a", "to": "slurm", "runs": [], "by": "x", "job": "1; rm"}',
-        '{"name": "a,b", "to": "slurm", "runs": [], "by": "x"}',
-        '{"name": "other", "to": "slurm", "runs": [], "by": "x"}',
+        '{"name": "a-00000000"}',
+        '{"name": "a-00000000", "to": "slurm", "runs": [], "by": "x", "job": "1; rm"}',
+        '{"name": "a,b-00000000", "to": "slurm", "runs": [], "by": "x"}',
+        '{"name": "other-00000000", "to": "slurm", "runs": [], "by": "x"}',
     ],
 )
 def test_a_damaged_file_of_a_submission_is_named(cluster: Cluster, content: str) -> None:
     (OUT / "submissions").mkdir(parents=True)
-    (OUT / "submissions" / "a.json").write_text(content)
-    assert "out/submissions/a.json is not a file of subnets sweep --slurm" in cluster.mistake("--status")
+    (OUT / "submissions" / "a-00000000.json").write_text(content)
+    assert "out/submissions/a-00000000.json is not a file of subnets sweep --slurm" in cluster.mistake("--status")
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_submission_cannot_name_a_directory_that_no_submission_has_made(cluster: Cluster, name: str) -> None:
+    (OUT / "submissions").mkdir(parents=True)
+    path = OUT / "submissions" / f"{name}.json"
+    path.write_text(f'{{"name": "{name}", "to": "slurm", "runs": [], "by": "eve"}}')
+    os.utime(path, (0, 0))
+    other = Path("state/lightning-subnets/other")
+    other.mkdir(parents=True)
+    assert "is not a file of subnets sweep --slurm" in cluster.mistake("--slurm")
+    assert other.is_dir()
 
 
 @pytest.mark.thorough
