@@ -164,9 +164,16 @@ def jobs_of(names: list[str]) -> dict[str, dict[int, Job]]:
     if not names:
         return {}
     command = ["squeue", "--noheader", "--array", "--states=all", f"--name={','.join(names)}"]
+    # With SQUEUE_USERS, for instance, jobs of others would look as if they were over, and be submitted again.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
         answer = subprocess.run(
-            [*command, "--format=%j|%F|%K|%T|%M|%u|%r"], capture_output=True, text=True, timeout=120, check=True
+            [*command, "--format=%j|%F|%K|%T|%M|%u|%r"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)

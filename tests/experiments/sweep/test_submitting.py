@@ -203,6 +203,16 @@ def test_an_option_wins_over_a_variable_of_sbatch_and_the_other_variables_count(
     assert seen == {"SBATCH_ACCOUNT=x", "SBATCH_TIMELIMIT=x"}
 
 
+def test_squeue_shows_all_jobs_whatever_a_shell_has_set_for_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.sweep("--slurm")
+    monkeypatch.setenv("SQUEUE_USERS", "ada")
+    cluster.queue("PENDING", "PENDING")
+    cluster.program("squeue", '[ "$SQUEUE_USERS" ] || cat queue')
+    assert cluster.sweep("--status")[0] == "2 runs: 2 waiting"
+
+
 def test_without_an_answer_of_slurm_nothing_is_submitted(cluster: Cluster) -> None:
     cluster.sweep("--slurm")
     cluster.program("squeue", "echo squeue: error: no controller >&2; exit 1")
