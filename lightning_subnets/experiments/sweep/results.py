@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shlex
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +20,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep.figure import COLUMNS, MEASURED, NUMBERS, VERSIONS, Value
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.run_files.names import plain_name
+from lightning_subnets.run_files.run_directory import lock
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.training import csv_text
 from lightning_subnets.training.schema import Strict, first_mistake
@@ -56,6 +60,38 @@ def last_message(run: str, out: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     messages = [line for line in lines if line.strip() and not line.startswith("tip:")]
     return messages[-1].removeprefix("error: ") if messages else ""
+
+
+class InUseError(UserError):
+    """Another process holds a directory."""
+
+
+@contextmanager
+def locked(folder: Path, *, patience: float) -> Iterator[None]:
+    """Make and lock a directory beside that of the runs, and make the directory of the runs.
+
+    Raises:
+        InUseError: if another process still holds it after ``patience`` seconds.
+        UserError: if it cannot be made.
+    """
+    deadline = time.monotonic() + patience
+    try:
+        for each in (folder, folder.parent / "runs"):
+            each.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                held = lock(folder)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InUseError(f"another subnets sweep writes to {folder}: wait until it has ended") from None
+                time.sleep(0.1)
+    except OSError as error:
+        raise UserError(f"no runs can be kept in {folder.parent} ({error.strerror}): name another --out") from error
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def write(sweep: Sweep, out: Path) -> list[Row]:

@@ -8,7 +8,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -23,12 +23,13 @@ from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.experiments.sweep.progress import SweepProgress
 from lightning_subnets.experiments.sweep.results import Row
-from lightning_subnets.run_files.run_directory import in_use, lock
+from lightning_subnets.run_files.run_directory import in_use
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
 
 # The exit codes of a run that can resume: it was stopped by Ctrl-C, by SIGTERM, or by a signal before a time limit.
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, REQUEUE)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE = 3  # seconds to wait for the directory of the results, which --status holds while it writes the table
 SAME_FAILURES = 3  # no further runs are tried if this many runs, the first ones, fail for the same reason
 Command = Callable[[list[str]], None]
 _CAUSES = {
@@ -93,13 +94,15 @@ def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list
         UserError: if the results cannot be written, or another process writes them.
         SystemExit: with 128 + the signal's number, after the runs have stopped.
     """
-    waiting, rows = unfinished(sweep, out), results.write(sweep, out)
+    waiting = unfinished(sweep, out)
     total = len({run.name for run in sweep.runs()})
     running: dict[BaseProcess, tuple[PlannedRun, Slot]] = {}
     reasons: list[str | None] = []
     handled = 0  # signals
     progress = SweepProgress(sweep.name, done=total - len(waiting), total=total)
-    with _locked(out / sweep.name), progress, _signals() as received, _stopping(running):
+    held = results.locked(out / sweep.name, patience=_PATIENCE)
+    with held, progress, collected(SIGNALS) as received, _stopping(running):
+        rows = results.write(sweep, out)
         while running or (waiting and not received):
             while waiting and free and not received:
                 run = waiting.pop(0)
@@ -192,30 +195,14 @@ def why_failed(run: str, out: Path, code: int | None) -> str | None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other sweeps of the same figure and scale out, and make the directory of the runs."""
-    try:
-        (folder.parent / "runs").mkdir(exist_ok=True)
-        held = lock(folder)
-    except BlockingIOError as error:
-        raise UserError(f"another subnets sweep writes to {folder}: wait until it has ended") from error
-    except OSError as error:
-        raise UserError(f"no runs can be kept in {folder.parent} ({error.strerror}): name another --out") from error
-    try:
-        yield
-    finally:
-        os.close(held)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the signals that would end this process."""
+def collected(numbers: Sequence[signal.Signals]) -> Iterator[list[int]]:
+    """Collect signals that would end this process."""
     received: list[int] = []
-    before = [signal.signal(number, lambda number, _: received.append(number)) for number in SIGNALS]
+    before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
     try:
         yield received
     finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lightning_subnets.errors import UserError, printable
+from lightning_subnets.errors import printable
 from lightning_subnets.experiments.sweep import results, submissions
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.experiments.sweep.submissions import Job, Submission
 from lightning_subnets.run_files.drawing import read_metrics
-from lightning_subnets.run_files.run_directory import in_use, lock
+from lightning_subnets.run_files.run_directory import in_use
 
 Name = Literal["done", "running", "waiting", "failed", "stopped", "missing"]
 UNSUBMITTED: tuple[Name, ...] = ("failed", "stopped", "missing")  # what the next submission makes
@@ -133,15 +133,5 @@ def table(states: list[State]) -> str:
 
 def update_table(sweep: Sweep, out: Path) -> None:
     """Write the results, unless a process that makes the runs of the sweep does that after each run."""
-    folder = out / sweep.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = lock(folder)
-    except BlockingIOError:
-        return
-    except OSError as error:
-        raise UserError(f"no results can be kept in {folder} ({error.strerror}): name another --out") from error
-    try:
+    with suppress(results.InUseError), results.locked(out / sweep.name, patience=0):
         results.write(sweep, out)
-    finally:
-        os.close(held)

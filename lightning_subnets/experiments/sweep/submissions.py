@@ -10,8 +10,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,8 +19,7 @@ from pydantic import Field
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.experiments.sweep.results import directory_of
-from lightning_subnets.run_files.run_directory import lock
+from lightning_subnets.experiments.sweep import results
 from lightning_subnets.training.schema import Strict, first_mistake
 
 # A submission without a number is under way. After this time it was accepted, or will never be: sbatch has given up.
@@ -57,9 +55,11 @@ class Submission(Strict):
             return False
         if self.job is None:
             return True
+        if self.to == "slurm":
+            return False  # squeue knows the job
         number, _, machine = self.job.partition(" on ")
-        if self.to == "slurm" or machine != platform.node():
-            return self.to == "local"
+        if machine != platform.node():
+            return True  # its processes cannot be seen from here
         try:
             os.kill(int(number), 0)
         except ProcessLookupError:
@@ -106,30 +106,9 @@ def write(submission: Submission, out: Path) -> None:
         file.write(submission.model_dump_json().encode() + b"\n")
 
 
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Keep other submissions into a directory out.
-
-    Raises:
-        UserError: if another one lasts too long, or the directory cannot be written.
-    """
-    folder, deadline = out / "submissions", time.monotonic() + _PATIENCE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                held = lock(folder)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(f"another process is submitting runs of {out}: try again when it is done") from None
-                time.sleep(0.1)
-    except OSError as error:
-        raise UserError(f"no runs can be kept in {out} ({error.strerror}): name another --out") from error
-    try:
-        yield
-    finally:
-        os.close(held)
+def alone(out: Path) -> AbstractContextManager[None]:
+    """Keep other submissions into a directory out; see ``results.locked``."""
+    return results.locked(out / "submissions", patience=_PATIENCE)
 
 
 def read(out: Path) -> list[tuple[Submission, float]]:
@@ -194,7 +173,7 @@ def forget(out: Path) -> None:
     old = [submission for submission, age in read(out) if age > _FORGOTTEN]
     known = jobs_of([submission.name for submission in old if submission.to == "slurm"])
     for submission in old:
-        finished = all((directory_of(run, out) / "summary.json").is_file() for run in submission.runs)
+        finished = all((results.directory_of(run, out) / "summary.json").is_file() for run in submission.runs)
         if finished or (submission.to == "slurm" and submission.name not in known):
             file_of(submission, out).unlink(missing_ok=True)
             shutil.rmtree(private_folder(submission.name), ignore_errors=True)

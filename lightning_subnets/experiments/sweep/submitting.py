@@ -165,9 +165,9 @@ def _after(out: Path) -> list[str]:
     record = shlex.join([sys.executable, "-m", "lightning_subnets.experiments.sweep.ending", str(out)])
     return [
         "code=$?",
-        "task=$SLURM_JOB_ID${SLURM_ARRAY_JOB_ID:+ ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
         f"if [[ $code = {REQUEUE} || ($code = 143 && ! $stopped) ]]; then",
-        "    scontrol requeue ${task##* } && exit",
+        "    scontrol requeue ${task:-$SLURM_JOB_ID} && exit",
         "fi",
         f"[ $code = 0 ] || {record} $run $code",
         "exit $code",
@@ -191,7 +191,6 @@ def _private_folder(submission: Submission) -> Path:
 @contextmanager
 def _recorded(submission: Submission, out: Path) -> Iterator[None]:
     """Write down a submission before it is made, and remove the file if it is refused."""
-    (out / "runs").mkdir(exist_ok=True)
     submissions.write(submission, out)
     try:
         yield
@@ -208,17 +207,14 @@ def _uninterrupted() -> Iterator[None]:
     another thread, which does not have this mask.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    received: list[int] = []
-    handlers = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
-        for late in received:
-            signal.raise_signal(late)
+    with running.collected(numbers) as received:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for late in received:
+        signal.raise_signal(late)
 
 
 def _detached(start: Callable[[], str]) -> str:
