@@ -57,7 +57,7 @@ def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources)
         UserError: with the words of sbatch, if it refuses the array.
     """
     from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     submission = submissions.new(sweep.name, "slurm", [run.name for run in runs])
     cpus = wanted.cpus or 12 * wanted.gpus or 4
@@ -85,7 +85,7 @@ def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources)
     with _recorded(submission, out), _uninterrupted():
         try:
             jobs = executor.map_array(os.execvp, ["sh"] * len(runs), [_command(run, out, wanted.gpus) for run in runs])
-        except FailedJobError as error:
+        except (FailedJobError, FailedSubmissionError) as error:
             said = " ".join(printable(line.removeprefix("sbatch: error: ")) for line in str(error).splitlines())
             raise UserError(f"sbatch refuses the runs: {said}") from error
         number = jobs[0].job_id.partition("_")[0]
@@ -195,8 +195,19 @@ def _recorded(submission: Submission, out: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
-        submissions.file_of(submission, out).unlink(missing_ok=True)
+        if not _is_known(submission):
+            submissions.file_of(submission, out).unlink(missing_ok=True)
         raise
+
+
+def _is_known(submission: Submission) -> bool:
+    """Return whether SLURM has, or may have, jobs that sbatch failed to submit: it accepts some without an answer."""
+    if submission.to == "local":
+        return False
+    try:
+        return submission.name in submissions.jobs_of([submission.name])
+    except UserError:
+        return True
 
 
 @contextmanager

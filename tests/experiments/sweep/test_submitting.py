@@ -20,9 +20,10 @@ import yaml
 from small_figure import CONFIG, FIGURE
 
 from lightning_subnets.commands.subnets import main
+from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import ending, results
 from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.run_files.run_directory import in_use
+from lightning_subnets.run_files.run_directory import in_use, lock
 
 OUT = Path("out")
 
@@ -190,6 +191,33 @@ def test_mistakes_are_named_before_anything_is_submitted(cluster: Cluster) -> No
     cluster.program("sbatch", "echo 'sbatch: error: no such \x1b partition' >&2; exit 1")
     assert r"error: sbatch refuses the runs: no such \x1b partition" in cluster.mistake("--slurm")
     assert cluster.submissions() == []
+
+
+def test_jobs_that_slurm_has_accepted_without_an_answer_are_not_submitted_again(cluster: Cluster) -> None:
+    accept = (
+        'for f in out/submissions/*.json; do f=${f##*/}; echo "${f%.json}|77|0|PENDING|0:00|ada|None" > queue; done'
+    )
+    cluster.program("sbatch", f"{accept}; echo 'sbatch: error: Socket timed out' >&2; exit 1")
+    assert "sbatch refuses the runs: Socket timed out" in cluster.mistake("--slurm")
+    assert len(cluster.submissions()) == 1
+    assert cluster.sweep("--status")[1] == "waiting  U_k, density 0.5, seed 0  job 77_0 of ada"
+
+
+def test_an_answer_that_is_no_number_of_a_job_is_a_mistake(cluster: Cluster) -> None:
+    cluster.program("sbatch", "echo Welcome to the cluster")
+    assert "sbatch refuses the runs: " in cluster.mistake("--slurm")
+    assert cluster.submissions() == []
+
+
+def test_a_sweep_waits_while_another_process_writes_the_table(cluster: Cluster) -> None:
+    folder = OUT / "figure-smoke"
+    folder.mkdir(parents=True)
+    held = lock(folder)
+    threading.Timer(0.3, os.close, [held]).start()
+    with results.locked(folder, patience=10):
+        assert in_use(folder)
+        with pytest.raises(UserError, match="another subnets sweep writes to out/figure-smoke"):
+            results.locked(folder, patience=0).__enter__()
 
 
 def test_an_option_wins_over_a_variable_of_sbatch_and_the_other_variables_count(
