@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,14 @@ def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
 
     Equal weights have the same digest on every device and in every memory format; any changed bit changes it.
     """
+    return digest_of(weights(network, frozen=frozen))
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors, in the order of their names."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(weights(network, frozen=frozen).items()):
-        update_(digest, name, parameter)
+    for name in sorted(tensors):
+        update_(digest, name, tensors[name])
     return digest.hexdigest()
 
 

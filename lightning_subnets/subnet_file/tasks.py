@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -56,7 +55,6 @@ def encode(name: str, task: LearnedTask, net: nn.Module, start: Mapping[str, Ten
     """
     layers: dict[str, TaskLayer] = {}
     tensors: dict[str, Tensor] = {}
-    masks_digest = hashlib.sha256()
     for key, masked in masked_weights(net).items():
         weight, multiplier = masked.weight.detach().cpu(), task.multipliers[key].cpu()
         effective = masked.method.effective_weight(weight, multiplier)
@@ -69,14 +67,13 @@ def encode(name: str, task: LearnedTask, net: nn.Module, start: Mapping[str, Ten
         parts = multiplier_code.encode(layer, multiplier, masked.frozen)
         tensors |= {f"{part}/{key}": data for part, data in parts.items()}
         layers[key] = TaskLayer(**{each.name: getattr(layer, each.name) for each in fields(TaskLayer)})
-    for key in sorted(layers):
-        digest.update_(masks_digest, key, task.multipliers[key])
+    masks_digest = digest.digest_of({key: task.multipliers[key] for key in layers})
     state = {key: each.cpu() for key, each in task.state.items() if not digest.same_bits(each, start[key])}
     tensors |= {f"state/{key}": each.contiguous() for key, each in state.items()}
     weights_digest = (
         _weights_digest(net, task.state) if any(key in state for key, _ in net.named_parameters()) else None
     )
-    return EncodedTask(Task(name, masks_digest.hexdigest(), [*layers.values()], weights_digest, task.accuracy), tensors)
+    return EncodedTask(Task(name, masks_digest, [*layers.values()], weights_digest, task.accuracy), tensors)
 
 
 def load_tasks(path: str | Path, network: nn.Module | None) -> tuple[nn.Module, dict[str, LearnedTask]]:
@@ -148,22 +145,18 @@ def union(tasks: Iterable[LearnedTask]) -> dict[str, Tensor]:
 
 
 def _check_union(header: Header, tasks: Mapping[str, LearnedTask]) -> None:
-    kept, masks_digest = union(tasks.values()), hashlib.sha256()
-    for key in sorted(kept):
-        digest.update_(masks_digest, key, kept[key])
-        if (count := int(kept[key].sum())) != (stated := header.layers[key].kept):
+    kept = union(tasks.values())
+    for key, mask in kept.items():
+        if (count := int(mask.sum())) != (stated := header.layers[key].kept):
             raise UserError(f"its tasks keep {count} numbers of {key!r:.100} together, and the file states {stated}")
-    if masks_digest.hexdigest() != header.digests.masks:
+    if digest.digest_of(kept) != header.digests.masks:
         raise UserError("the masks of all tasks together do not have the digest that the file states")
 
 
 def _read(file: Container, net: nn.Module) -> LearnedTask:
     """Read what a task has of its own, and check its digest."""
     found = {key: multiplier_of(file, key) for key in file.header.layers}
-    masks_digest = hashlib.sha256()
-    for key in sorted(found):
-        digest.update_(masks_digest, key, found[key])
-    if masks_digest.hexdigest() != file.header.digests.masks:
+    if digest.digest_of(found) != file.header.digests.masks:
         raise UserError("the masks of a task do not have the digest that the file states")
     state = {key: each.detach().clone() for key, each in own_state(net).items()}
     for key, each in state.items():
@@ -175,7 +168,4 @@ def _read(file: Container, net: nn.Module) -> LearnedTask:
 
 def _weights_digest(net: nn.Module, state: Mapping[str, Tensor]) -> str:
     """Return ``digest.weights_digest`` with the norms of a task."""
-    found = hashlib.sha256()
-    for key, parameter in sorted(digest.weights(net).items()):
-        digest.update_(found, key, state.get(key, parameter))
-    return found.hexdigest()
+    return digest.digest_of({key: state.get(key, parameter) for key, parameter in digest.weights(net).items()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -20,7 +19,7 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import unmask_
-from lightning_subnets.masking.digest import update_
+from lightning_subnets.masking.digest import digest_of
 from lightning_subnets.masking.prune_at_init import progress
 from lightning_subnets.training import csv_text
 from lightning_subnets.training.module import SubnetModule
@@ -125,9 +124,7 @@ def _answers(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _digest(answers: Tensor) -> str:
-    digest = hashlib.sha256()
-    update_(digest, "logits", answers)
-    return digest.hexdigest()
+    return digest_of({"logits": answers})
 
 
 def _read(path: Path) -> list[Row]:
