@@ -179,9 +179,10 @@ def main() -> None:
             print(f"{name}: not run, because {options.minutes:g} minutes are over", flush=True)
             failed = True
             continue
-        print(f"{name}: {part.shows}; {part.minutes:g} minutes at most", flush=True)
         # The limits are for a GPU; a rehearsal on a busy machine may take longer.
-        found = run(part, rehearse=options.rehearse, seconds=left if options.rehearse else min(60 * part.minutes, left))
+        seconds = left if options.rehearse else min(60 * part.minutes, left)
+        print(f"{name}: {part.shows}; {seconds / 60:.3g} minutes at most", flush=True)
+        found = run(part, rehearse=options.rehearse, seconds=seconds)
         print(f"{name}: {found['status']} in {found['seconds']:.0f} s", flush=True)
         failed |= found["status"] != "done"
         if found["status"] != "done" and content["parts"].get(name, {}).get("status") == "done":
