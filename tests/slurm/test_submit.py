@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_figure
 
 from lightning_subnets.commands.subnets import main
 
@@ -21,17 +22,7 @@ from .cluster import Job, wait_for
 from .site import ENVIRONMENT, Site
 
 PROGRAM = [sys.executable, "-c", "from lightning_subnets.commands.subnets import main; main()", "sweep"]
-CONFIG = """\
-data: {class_path: lightning_subnets.datamodules.Digits, init_args: {batch_size: 32}}
-model:
-  network:
-    class_path: lightning_subnets.networks.Conv2
-    init_args: {in_channels: 1, image_size: 8, width_multiplier: 0.05}
-  method: {class_path: EdgePopup, init_args: {density: 0.5}}
-  weights: signed_constant
-  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
-trainer: {max_epochs: 2, limit_train_batches: 3, accelerator: cpu}
-"""
+CONFIG = small_figure.CONFIG.replace("max_epochs: 1", "max_epochs: 2")
 HOLD = {"class_path": "slurm.hold.Hold", "init_args": {"step": 4}}
 SMALL = ("--gpus=0", "--cpus=1")
 
@@ -177,10 +168,16 @@ def test_runs_of_a_lost_node_are_made_when_the_node_is_back(login: Login) -> Non
     tasks = login.submit()
     for task in tasks:
         wait_until_held(task)
-    with login.cluster.without(where(tasks[0])):
+    node = where(tasks[0])
+    lost = [task for task in tasks if where(task) == node]
+    with login.cluster.without(node):
         login.release()
+        # SLURM takes minutes to notice, and more if a node is back at once and its jobs had just begun.
+        login.cluster.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+    for task in lost:
+        task.wait_for_requeue(seconds=5)
     assert [task.wait_for_end() for task in tasks] == ["COMPLETED"] * 2
-    assert "1" in [task.field("Restarts") for task in tasks]
+    assert {task.field("Restarts") for task in lost} == {"1"}
     assert login.status() == ["2 runs: 2 done"]
 
 
