@@ -168,7 +168,7 @@ def wait_for_steps(steps: int, folder: Path, process: subprocess.Popen[bytes]) -
 
 def check_runs(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
-        check(False, "the run goes on until it is stopped")
+        check(False, "the run continues until it is stopped")
 
 
 def last_rank(process: subprocess.Popen[bytes]) -> int:

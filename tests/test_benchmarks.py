@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_the_rounds_that_are_complete(monkeypatch: pytest.MonkeyPat
     interleaved: Any = importlib.import_module("interleaved").interleaved
 
     def stopped_in(call: int) -> dict[str, Callable[[], dict[str, float]]]:
-        """Return two variants, of which the second is interrupted in one of its calls."""
+        """Return two variants; Ctrl-C interrupts the second one in this call."""
         calls = itertools.count(1)
 
         def second() -> dict[str, float]:
