@@ -93,17 +93,16 @@ def login(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 def wait_until_held(job: Job, rank: int = 0) -> None:
     """Wait until a rank of a run waits in ``Hold``."""
-    held = Path(f"held-{own_number(job)}-{rank}")
 
     def is_held() -> bool:
         assert job.state in ("PENDING", "CONFIGURING", "RUNNING"), [log.read_text() for log in Path().rglob("*.log")]
-        return held.exists()
+        return Path(f"held-{own_number(job)}-{rank}").exists()
 
     wait_for(is_held, f"rank {rank} of {job.number} in Hold", job.cluster.log)
 
 
 def own_number(job: Job) -> str:
-    """Return SLURM_JOB_ID, which each task of an array has for itself."""
+    """Return SLURM_JOB_ID, which each task of an array has for itself once it runs."""
     return job.field("JobId")
 
 
@@ -162,6 +161,17 @@ def test_the_task_at_its_time_limit_requeues_only_itself_with_all_processes_of_i
     summaries = [json.loads(path.read_text()) for path in Path("runs/figures/runs").glob("*/summary.json")]
     assert [(each["processes"], each["steps"]) for each in summaries] == [(2, 6)] * 2
     assert login.status() == ["2 runs: 2 done"]
+
+
+def test_a_preempted_run_saves_itself_and_resumes(login: Login) -> None:
+    task, other = login.submit(*SMALL, "--max_jobs=1")
+    wait_until_held(task)
+    urgent = ("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
+    login.cluster.command(*urgent, directory=login.directory)
+    task.wait_for_requeue()
+    login.release()
+    assert [each.wait_for_end() for each in (task, other)] == ["COMPLETED"] * 2
+    assert "resuming in epoch 2, after step" in next(Path("runs/figures/runs").glob("*density=0.5*.log")).read_text()
 
 
 def test_runs_of_a_lost_node_are_made_when_the_node_is_back(login: Login) -> None:
