@@ -20,6 +20,10 @@ class UserError(ValueError):
         super().__init__(message.encode(errors="backslashreplace").decode())
 
 
+class UnwritableError(UserError):
+    """A directory or a file that cannot be written."""
+
+
 def as_user_error(error: Exception) -> UserError:
     """Return the error of a parser, or of a class that a config names, as a ``UserError`` of one line."""
     if isinstance(error.__cause__, UserError):

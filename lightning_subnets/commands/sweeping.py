@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_subnets.commands import cli
-from lightning_subnets.errors import printable
+from lightning_subnets.errors import UnwritableError, printable
 from lightning_subnets.experiments import report
 from lightning_subnets.experiments.sweep import running, submissions, submitting
 from lightning_subnets.experiments.sweep import status as states
@@ -20,7 +20,7 @@ from lightning_subnets.run_files.shipped_configs import named_config
 def make(figure: str, scale: str, out: Path, at_once: int | None = None, at_most: int | None = None) -> None:
     """Make the unfinished runs on this machine, at most so many at a time, and draw the figure."""
     planned = Sweep.read(named_config(figure, "figures"), scale)
-    free = running.slots(at_once, planned.scale.at_once)[:at_most]
+    free = running.slots(at_once, planned.scale.at_once, at_most)
     rows = running.run_all(planned, out, free, cli.main)
     report.report(str(out / planned.name))
     if any(row["status"] != "finished" for row in rows):
@@ -41,8 +41,11 @@ def submit(figure: str, scale: str, out: Path, options: dict[str, Any]) -> None:
         if not runs:
             print(f"nothing to submit; to look: {shown}")
         elif shutil.which("sbatch"):
-            number = submitting.to_slurm(planned, out, runs, wanted)
-            print(f"submitted {len(runs)} as job {number}, which scancel {number} stops; to look: {shown}")
+            submission = submitting.to_slurm(planned, out, runs, wanted)
+            number, left = submission.job, len(runs) - len(submission.runs)
+            print(f"submitted {len(submission.runs)} as job {number}, which scancel {number} stops; to look: {shown}")
+            if left:
+                print(f"SLURM takes no more at once: when some are done, the same command submits the other {left}")
         else:
             ignored = ", ".join(f"--{name}" for name in options if name != "max_jobs")
             print(
@@ -60,5 +63,8 @@ def status(figure: str, scale: str, out: Path) -> None:
     print(states.counts(found))
     if table := states.table(found):
         print(table)
-    states.update_table(planned, out)
-    report.report(str(out / planned.name))
+    try:
+        states.update_table(planned, out)
+        report.report(str(out / planned.name))
+    except UnwritableError as error:  # the runs of somebody else
+        print(f"nothing is drawn: {error}")

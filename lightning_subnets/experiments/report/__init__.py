@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.errors import UserError, printable
+from lightning_subnets.errors import UnwritableError, UserError, printable
 from lightning_subnets.experiments.report import page, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -32,7 +32,8 @@ def report(runs: str, out: str | None = None) -> None:
     """Write the report on a directory of sweeps or runs into ``out``, by default ``report`` in that directory.
 
     Raises:
-        UserError: if there is nothing to report on, a file is damaged, or the report cannot be written.
+        UserError: if there is nothing to report on, or a file is damaged.
+        UnwritableError: if the report cannot be written.
     """
     path = Path(runs)
     if not path.is_dir():
@@ -60,7 +61,7 @@ def report(runs: str, out: str | None = None) -> None:
             with replacing(file) as written:
                 written.write(content)
     except OSError as error:
-        raise UserError(f"no report can be written to {folder}: {error.strerror}; name another --out") from error
+        raise UnwritableError(f"no report can be written to {folder}: {error.strerror}; name another --out") from error
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for section in sweeps:
         if section.missing:

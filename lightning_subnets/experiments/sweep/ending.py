@@ -1,22 +1,33 @@
-"""Write down why a job has ended without a result: ``python -m ...sweep.ending OUT RUN EXIT_CODE``."""
+"""Write down why a job has ended without a result: ``python -m ...sweep.ending OUT RUN EXIT_CODE SECONDS OUTPUT``."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.running import STOPPED, why_failed
 
 
-def record(out: Path, run: str, code: int) -> None:
-    """Write why a run has failed, by the exit code of a shell: 128 + N if the signal N killed the run."""
+def record(out: Path, run: str, code: int, seconds: float, output: Path) -> None:
+    """Write why a run has failed.
+
+    Args:
+        out: the directory of the runs.
+        run: the name of the run.
+        code: the exit code of a shell, 128 + N if the signal N killed the run.
+        seconds: how long the job has run.
+        output: the directory with the output of the job, which a run that has not begun may explain.
+    """
     if code not in STOPPED and code - 128 in {*signal.Signals}:
         code = 128 - code
-    if reason := why_failed(run, out, code):
+    if reason := why_failed(run, out, code, since=time.time() - seconds - 1):
+        if reason == f"exit code {code}":
+            reason += f" before the run began; see the job's output in {output}"
         results.failure_of(run, out).write_text(reason + "\n")
 
 
 if __name__ == "__main__":
-    record(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    record(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5]))

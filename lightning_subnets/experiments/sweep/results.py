@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Json
 
 from lightning_subnets.atomic_file import replacing
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UnwritableError, UserError
 from lightning_subnets.experiments.sweep.figure import COLUMNS, MEASURED, NUMBERS, VERSIONS, Value
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.run_files.names import plain_name
@@ -54,10 +54,11 @@ def log_of(run: str, out: Path) -> Path:
     return out / "runs" / f"{run}.log"
 
 
-def last_message(run: str, out: Path) -> str:
-    """Return the last line of a run's output that is no tip; "" if there is none."""
+def last_message(run: str, out: Path, since: float = 0.0) -> str:
+    """Return the last line of a run's output that is no tip; "" if it has written nothing since a time."""
     log = log_of(run, out)
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    written = log.exists() and log.stat().st_mtime >= since
+    lines = log.read_text(errors="replace").split("\n") if written else []
     messages = [line for line in lines if line.strip() and not line.startswith("tip:")]
     return messages[-1].removeprefix("error: ") if messages else ""
 
@@ -72,7 +73,7 @@ def locked(folder: Path, *, patience: float) -> Iterator[None]:
 
     Raises:
         InUseError: if another process still holds it after ``patience`` seconds.
-        UserError: if it cannot be made.
+        UnwritableError: if it cannot be made.
     """
     deadline = time.monotonic() + patience
     try:
@@ -87,7 +88,9 @@ def locked(folder: Path, *, patience: float) -> Iterator[None]:
                     raise InUseError(f"another subnets sweep writes to {folder}: wait until it has ended") from None
                 time.sleep(0.1)
     except OSError as error:
-        raise UserError(f"no runs can be kept in {folder.parent} ({error.strerror}): name another --out") from error
+        raise UnwritableError(
+            f"no runs can be kept in {folder.parent} ({error.strerror}): name another --out"
+        ) from error
     try:
         yield
     finally:
@@ -100,7 +103,8 @@ def write(sweep: Sweep, out: Path) -> list[Row]:
     Returns: a row for each planned run, with its results if it is finished.
 
     Raises:
-        UserError: if they cannot be written, or another figure of the same file name has its results there.
+        UnwritableError: if they cannot be written.
+        UserError: if another figure of the same file name has its results there.
     """
     axes = list(dict.fromkeys(axis for line in sweep.lines().values() for axis in sweep.axes(line)))
     rows, folder = [_row(run, axes, out) for run in sweep.runs()], out / sweep.name
@@ -114,7 +118,7 @@ def write(sweep: Sweep, out: Path) -> list[Row]:
         with replacing(folder / "results.csv") as file:
             file.write(csv_text.table(rows).encode())
     except OSError as error:
-        raise UserError(
+        raise UnwritableError(
             f"no results can be kept in {folder}: {error.strerror}; make room or name another --out"
         ) from error
     return rows

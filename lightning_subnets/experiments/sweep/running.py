@@ -57,12 +57,13 @@ class Slot:
     threads: int
 
 
-def slots(at_once: int | None, on_a_gpu: int) -> list[Slot]:
+def slots(at_once: int | None, on_a_gpu: int, at_most: int | None = None) -> list[Slot]:
     """Divide this machine into slots.
 
     Args:
         at_once: the number of runs at a time on each GPU, or on the CPU if there is no GPU.
         on_a_gpu: the number for a GPU if ``at_once`` is None; each run on the CPU then has one core.
+        at_most: the largest number of slots; fewer slots have more cores each.
     """
     threads = torch.get_num_threads()  # torch's default: the number of cores, or OMP_NUM_THREADS
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -73,8 +74,8 @@ def slots(at_once: int | None, on_a_gpu: int) -> list[Slot]:
         at_once = on_a_gpu if devices else threads  # see benchmarks/packing.py
     if at_once < 1:
         raise UserError(f"at_once = {at_once} is below 1: it is the number of runs at a time")
-    total = at_once * max(1, len(devices))
-    return [Slot(device, max(1, threads // total)) for _ in range(at_once) for device in devices or [""]]
+    chosen = [device for _ in range(at_once) for device in devices or [""]][:at_most]
+    return [Slot(device, max(1, threads // len(chosen))) for device in chosen]
 
 
 def run_all(sweep: Sweep, out: Path, free: list[Slot], command: Command) -> list[Row]:
@@ -177,13 +178,14 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def why_failed(run: str, out: Path, code: int | None) -> str | None:
+def why_failed(run: str, out: Path, code: int | None, since: float = 0.0) -> str | None:
     """Return one line on why a run has failed; None if it is finished, was stopped, or another process is making it.
 
     Args:
         run: the name of the run.
         out: the directory of the runs.
         code: the exit code of the process that made it, or -N if the signal N killed it.
+        since: when that process began; what the log has from before is of another one.
     """
     directory = results.directory_of(run, out)
     if (directory / "summary.json").is_file() or code in STOPPED or in_use(directory):
@@ -191,7 +193,7 @@ def why_failed(run: str, out: Path, code: int | None) -> str | None:
     if code is not None and code < 0:
         number = signal.Signals(-code)
         return f"killed by {number.name}" + _CAUSES.get(number, "")
-    return results.last_message(run, out) or f"exit code {code}"
+    return results.last_message(run, out, since) or f"exit code {code}"
 
 
 @contextmanager

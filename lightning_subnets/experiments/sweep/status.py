@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def states_of(sweep: Sweep, out: Path) -> list[State]:
     sweeping = in_use(out / sweep.name)
     states = []
     for name, run in runs.items():
-        if name not in unfinished:
+        if name not in unfinished or (results.directory_of(name, out) / "summary.json").is_file():
             states.append(State(run, "done"))
             continue
         mine = [(each, age) for each, age in submitted if name in each.runs]
@@ -80,7 +81,7 @@ def _state(
         out: the directory of the runs.
         sweeping: whether a process on this machine makes the runs of the sweep.
     """
-    ended = ""
+    ended, exited = "", True
     for submission, age in submitted:
         job = jobs.get(submission.name, {}).get(submission.runs.index(run.name))
         if job is None:
@@ -92,7 +93,9 @@ def _state(
             return State(run, "waiting", job.reason, whose)
         if not job.over:
             return State(run, "running", f"{job.elapsed} {_progress(run, out)}".strip(), whose)
-        ended = "" if job.state in ("COMPLETED", "FAILED") else f"SLURM: {job.state}, {whose}"
+        reason = f" ({job.reason})" if job.reason else ""
+        exited = job.state in ("COMPLETED", "FAILED")  # by itself, so its last words may say why
+        ended = "" if job.state == "COMPLETED" else f"SLURM: {job.state}{reason}, {whose}"
     failure = results.failure_of(run.name, out)
     if in_use(results.directory_of(run.name, out)):
         return State(run, "running", _progress(run, out))
@@ -102,8 +105,9 @@ def _state(
         return State(run, "waiting")
     if not submitted:
         return State(run, "missing")
-    said = results.last_message(run.name, out).partition("; to resume")[0]  # the same sweep resumes it
-    return State(run, "stopped", ended or said)
+    since = time.time() - submitted[-1][1]
+    said = results.last_message(run.name, out, since).partition("; to resume")[0]  # the same sweep resumes it
+    return State(run, "stopped", "; ".join(filter(None, [said if exited else "", ended])))
 
 
 def _progress(run: PlannedRun, out: Path) -> str:

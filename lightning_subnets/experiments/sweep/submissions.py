@@ -175,8 +175,13 @@ def forget(out: Path) -> None:
     for submission in old:
         finished = all((results.directory_of(run, out) / "summary.json").is_file() for run in submission.runs)
         if finished or (submission.to == "slurm" and submission.name not in known):
-            file_of(submission, out).unlink(missing_ok=True)
-            shutil.rmtree(private_folder(submission.name), ignore_errors=True)
+            remove(submission, out)
+
+
+def remove(submission: Submission, out: Path) -> None:
+    """Remove the file of a submission, and what its jobs read."""
+    file_of(submission, out).unlink(missing_ok=True)
+    shutil.rmtree(private_folder(submission.name), ignore_errors=True)
 
 
 def private_folder(name: str) -> Path:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
+import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
 _NOTICE = 300  # seconds before the time limit at which a run is told to save itself
 # sbatch prefers its variables to what a script says. These would undo what finds, stops and requeues a job.
 _NOT_FROM_OUTSIDE = ("SBATCH_ARRAY_INX", "SBATCH_JOB_NAME", "SBATCH_NO_REQUEUE", "SBATCH_SIGNAL")
+_OF_THE_CLUSTER = ("SLURM_CLUSTERS", "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # not of a job
+# sbatch's words for a limit on the jobs of a user, an account or a QOS, and for one on the tasks of an array.
+_TOO_MANY = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
 _TEN_YEARS = 60 * 24 * 3650  # minutes; submitit ends a background process after two by default
 
 
@@ -50,15 +56,33 @@ class Resources:
             raise UserError(f"cpus = {self.cpus} is below gpus = {self.gpus}: each GPU needs a CPU that feeds it")
 
 
-def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources) -> str:
-    """Submit an array with a task for each run, and return its number. Its jobs need nothing of this process.
+class TooManyJobsError(UserError):
+    """The cluster does not take so many jobs of a user, or in an array, at once."""
+
+
+def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources) -> Submission:
+    """Submit an array with a task for each run, or for the first ones if the cluster does not take so many at once.
+
+    Its jobs need nothing of this process.
 
     Raises:
         UserError: with the words of sbatch, if it refuses the array.
     """
+    while True:
+        try:
+            return _submitted(sweep, out, runs, wanted)
+        except TooManyJobsError:
+            if len(runs) == 1:
+                raise
+            runs = runs[: len(runs) // 2]
+
+
+def _submitted(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources) -> Submission:
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    if not shutil.which("srun"):
+        raise UserError("sbatch is here, but srun is not: submit on a machine that has both")
     submission = submissions.new(sweep.name, "slurm", [run.name for run in runs])
     cpus = wanted.cpus or 12 * wanted.gpus or 4
     executor = SlurmExecutor(_private_folder(submission))
@@ -73,24 +97,35 @@ def to_slurm(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resources)
         wckey=None,
         srun_args=[f"--cpus-per-task={cpus}", "--cpu-bind=none"],
         setup=_before(submission, out, threads=max(1, cpus // max(1, wanted.gpus))),
-        teardown=_after(out),
+        teardown=_after(out, executor.folder),
         # submitit's own signal is USR2, at which it would requeue a job at most three times.
         additional_parameters={"signal": f"USR1@{_NOTICE}", "requeue": True}
         | ({"partition": wanted.partition} if wanted.partition else {})
         | ({"gpus-per-node": wanted.gpus} if wanted.gpus else {}),
     )
-    chosen = {"SBATCH_PARTITION": wanted.partition, "SBATCH_TIMELIMIT": wanted.time}
-    for name in (*_NOT_FROM_OUTSIDE, *(name for name, value in chosen.items() if value)):
-        os.environ.pop(name, None)
+    _forget_variables(wanted)
+    commands = [_command(run, out, wanted.gpus) for run in runs]
     with _recorded(submission, out), _uninterrupted():
         try:
-            jobs = executor.map_array(os.execvp, ["sh"] * len(runs), [_command(run, out, wanted.gpus) for run in runs])
+            with redirect_stderr(io.StringIO()):  # where submitit prints what its error says too
+                jobs = executor.map_array(os.execvp, ["sh"] * len(runs), commands)
         except (FailedJobError, FailedSubmissionError) as error:
             said = " ".join(printable(line.removeprefix("sbatch: error: ")) for line in str(error).splitlines())
-            raise UserError(f"sbatch refuses the runs: {said}") from error
-        number = jobs[0].job_id.partition("_")[0]
-        submissions.write(submission.model_copy(update={"job": number}), out)
-    return number
+            kind = TooManyJobsError if _TOO_MANY.search(said) else UserError
+            raise kind(f"sbatch refuses the runs: {said}") from error
+        accepted = submission.model_copy(update={"job": jobs[0].job_id.partition("_")[0]})
+        submissions.write(accepted, out)
+    return accepted
+
+
+def _forget_variables(wanted: Resources) -> None:
+    """Remove variables that would change what is submitted, of sbatch and of the job that this process may be in."""
+    chosen = {"SBATCH_PARTITION": wanted.partition, "SBATCH_TIMELIMIT": wanted.time}
+    names = [*_NOT_FROM_OUTSIDE, *(name for name, value in chosen.items() if value)]
+    if "SLURM_JOB_ID" in os.environ:  # the new jobs would inherit them, and their srun would read them as options
+        names += [name for name in os.environ if name.startswith("SLURM_") and name not in _OF_THE_CLUSTER]
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def to_background(
@@ -156,9 +191,10 @@ def _before(submission: Submission, out: Path, threads: int) -> list[str]:
     ]
 
 
-def _after(out: Path) -> list[str]:
+def _after(out: Path, output: Path) -> list[str]:
     """Return what the script of a job does when the run has ended: it requeues itself, or writes down the reason.
 
+    Bash's ``SECONDS`` is the time since the script began.
     Exit code 143 without a signal to the script is preemption with a grace period, after which SLURM would count the
     job as done.
     """
@@ -169,7 +205,7 @@ def _after(out: Path) -> list[str]:
         f"if [[ $code = {REQUEUE} || ($code = 143 && ! $stopped) ]]; then",
         "    scontrol requeue ${task:-$SLURM_JOB_ID} && exit",
         "fi",
-        f"[ $code = 0 ] || {record} $run $code",
+        f"[ $code = 0 ] || {record} $run $code $SECONDS {shlex.quote(str(output))}",
         "exit $code",
     ]
 
@@ -196,7 +232,7 @@ def _recorded(submission: Submission, out: Path) -> Iterator[None]:
         yield
     except UserError:
         if not _is_known(submission):
-            submissions.file_of(submission, out).unlink(missing_ok=True)
+            submissions.remove(submission, out)
         raise
 
 

@@ -251,3 +251,4 @@ def test_runs_share_gpus_and_processors(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert [(slot.device, slot.threads) for slot in slots(3, 1)] == [("", 5)] * 3
     assert [(slot.device, slot.threads) for slot in slots(None, 4)] == [("", 1)] * 16
+    assert [(slot.device, slot.threads) for slot in slots(None, 4, at_most=2)] == [("", 8)] * 2

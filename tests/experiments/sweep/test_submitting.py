@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -127,30 +128,47 @@ def test_the_status_says_what_slurm_and_the_files_of_the_runs_say(cluster: Clust
     assert cluster.sweep("--status") == [
         "2 runs: 1 failed, 1 stopped",
         r"failed   U_k, density 0.9, seed 0  no \x1b memory",
-        "stopped  U_k, density 0.5, seed 0  SLURM: NODE_FAIL, job 77_0 of ben",
+        "stopped  U_k, density 0.5, seed 0  SLURM: NODE_FAIL (Resources|x), job 77_0 of ben",
     ]
-    cluster.queue()
     results.log_of(first, OUT).write_text("stopped by SIGTERM at step 3; to resume: lightning fit\n")
-    assert cluster.sweep("--status")[2] == "stopped  U_k, density 0.5, seed 0  stopped by SIGTERM at step 3"
+    cluster.queue("FAILED")
+    words, slurm = "stopped by SIGTERM at step 3", "SLURM: FAILED (Resources|x), job 77_0 of ben"
+    assert cluster.sweep("--status")[2] == f"stopped  U_k, density 0.5, seed 0  {words}; {slurm}"
+    os.utime(results.log_of(first, OUT), (0, 0))
+    assert cluster.sweep("--status")[2] == f"stopped  U_k, density 0.5, seed 0  {slurm}", "the words of an earlier job"
+    os.utime(results.log_of(first, OUT))
+    cluster.queue()
+    assert cluster.sweep("--status")[2] == f"stopped  U_k, density 0.5, seed 0  {words}"
     assert cluster.sweep("--slurm")[1].startswith("submitted 2 ")
     cluster.queue("PENDING", "PENDING")
     assert cluster.sweep("--status")[0] == "2 runs: 2 waiting", "the failure is of an earlier job"
 
 
+def test_a_run_that_finishes_while_slurm_is_asked_is_done(cluster: Cluster) -> None:
+    cluster.sweep("--slurm")
+    for name in names():
+        results.directory_of(name, OUT).mkdir(parents=True)
+    cluster.program("squeue", "for run in out/runs/*; do echo '{}' > $run/summary.json; done")
+    assert cluster.sweep("--status")[0] == "2 runs: 2 done"
+
+
 @pytest.mark.parametrize(
-    ("code", "reason"),
+    ("code", "seconds", "reason"),
     [
-        (2, "the last words"),
-        (137, "killed by SIGKILL, perhaps for memory"),
-        (138, "killed by SIGUSR1, which came before training had begun: is the time limit too short?"),
-        (255, "the last words"),
-        (143, None),
+        (2, 100, "the last words"),
+        (2, 10, "exit code 2 before the run began; see the job's output in output"),
+        (137, 100, "killed by SIGKILL, perhaps for memory"),
+        (138, 100, "killed by SIGUSR1, which came before training had begun: is the time limit too short?"),
+        (255, 100, "the last words"),
+        (143, 100, None),
     ],
 )
-def test_the_end_of_a_job_is_written_down(tmp_path: Path, code: int, reason: str | None) -> None:
+def test_the_end_of_a_job_is_written_down(tmp_path: Path, code: int, seconds: int, reason: str | None) -> None:
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "a.log").write_text("first\nerror: the last words\ntip: none\n")
-    ending.record(tmp_path, "a", code)
+    log = tmp_path / "runs" / "a.log"
+    log.write_text("first\nerror: the last words\ntip: none\n")
+    os.utime(log, (time.time() - 50, time.time() - 50))
+    ending.record(tmp_path, "a", code, seconds, Path("output"))
     failure = tmp_path / "runs" / "a.failed"
     assert (failure.read_text().strip() if failure.exists() else None) == reason
 
@@ -189,8 +207,52 @@ def test_mistakes_are_named_before_anything_is_submitted(cluster: Cluster) -> No
     assert "cpus = 1 is below gpus = 2" in cluster.mistake("--slurm", "--cpus=1", "--gpus=2")
     assert not OUT.exists()
     cluster.program("sbatch", "echo 'sbatch: error: no such \x1b partition' >&2; exit 1")
-    assert r"error: sbatch refuses the runs: no such \x1b partition" in cluster.mistake("--slurm")
-    assert cluster.submissions() == []
+    assert cluster.mistake("--slurm") == "error: sbatch refuses the runs: no such \\x1b partition\n"
+    assert not cluster.submissions()
+    assert not [*Path("state/lightning-subnets").iterdir()]
+    Path("bin/srun").unlink()
+    assert "sbatch is here, but srun is not: submit on a machine that has both" in cluster.mistake("--slurm")
+
+
+@pytest.mark.parametrize("words", ["QOSMaxSubmitJobPerUserLimit", "Invalid job array specification"])
+def test_a_cluster_that_takes_fewer_jobs_at_once_gets_fewer(cluster: Cluster, words: str) -> None:
+    refuse = f"echo 'sbatch: error: {words}' >&2; exit 1"
+    cluster.program("sbatch", f'case "$(cat "$1")" in *--array=*) {refuse};; esac; echo Submitted batch job 80')
+    said = cluster.sweep("--slurm")
+    assert said[1].startswith("submitted 1 as job 80, ")
+    assert said[2] == "SLURM takes no more at once: when some are done, the same command submits the other 1"
+    assert [each["runs"] for each in cluster.submissions()] == [names()[:1]]
+    assert len([*Path("state/lightning-subnets").iterdir()]) == 1
+    cluster.queue("RUNNING")
+    cluster.program("sbatch", refuse)
+    assert words in cluster.mistake("--slurm")
+    assert len(cluster.submissions()) == 1
+
+
+def test_a_submission_from_a_job_inherits_nothing_of_the_job(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "4096")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    cluster.program("sbatch", "env > seen; echo Submitted batch job 79")
+    seen = []
+    for _ in range(2):
+        shutil.rmtree(OUT, ignore_errors=True)
+        cluster.sweep("--slurm")
+        seen.append({line for line in Path("seen").read_text().splitlines() if line.startswith("SLURM_")})
+        monkeypatch.setenv("SLURM_JOB_ID", "5")
+    assert seen == [{"SLURM_CONF=/etc/slurm.conf", "SLURM_MEM_PER_NODE=4096"}, {"SLURM_CONF=/etc/slurm.conf"}]
+
+
+def test_the_status_is_for_those_too_who_cannot_write(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.sweep("--slurm")
+    cluster.queue("PENDING", "RUNNING")
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("lightning_subnets.experiments.sweep.results.lock", closed)
+    said = cluster.sweep("--status")
+    assert said[0] == "2 runs: 1 running, 1 waiting"
+    assert said[3] == "nothing is drawn: no runs can be kept in out (Permission denied): name another --out"
 
 
 def test_jobs_that_slurm_has_accepted_without_an_answer_are_not_submitted_again(cluster: Cluster) -> None:
