@@ -11,7 +11,7 @@ from typing import Any
 from lightning_subnets.commands import cli
 from lightning_subnets.errors import UnwritableError, printable
 from lightning_subnets.experiments import report
-from lightning_subnets.experiments.sweep import running, submissions, submitting
+from lightning_subnets.experiments.sweep import background, running, submissions, submitting
 from lightning_subnets.experiments.sweep import status as states
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files.shipped_configs import named_config
@@ -52,7 +52,7 @@ def submit(figure: str, scale: str, out: Path, options: dict[str, Any]) -> None:
                 "no SLURM here (there is no sbatch), so this machine makes the runs in the background"
                 + (f", without {ignored}" if ignored else "")
             )
-            number = submitting.to_background(planned, out, runs, make, figure, scale, out, None, wanted.max_jobs)
+            number = background.to_background(planned, out, runs, make, figure, scale, out, None, wanted.max_jobs)
             print(f"{len(runs)} runs in process {number}, which kill {number} stops; to look: {shown}")
 
 

@@ -10,7 +10,8 @@ import secrets
 import shutil
 import subprocess
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -187,3 +188,40 @@ def remove(submission: Submission, out: Path) -> None:
 def private_folder(name: str) -> Path:
     """Return the directory for what a job reads and nobody else may write, because Python unpickles it."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "lightning-subnets" / name
+
+
+def make_private_folder(submission: Submission) -> Path:
+    """Make and return the directory for what a job reads."""
+    folder = private_folder(submission.name)
+    before = os.umask(0o077)  # for the directories above it too: who can write them can replace it
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"no job can be kept in {folder} ({error.strerror}): name a directory of yours with XDG_STATE_HOME"
+        ) from error
+    finally:
+        os.umask(before)
+    return folder
+
+
+@contextmanager
+def recorded(submission: Submission, out: Path) -> Iterator[None]:
+    """Write down a submission before it is made, and remove the file if it is refused."""
+    write(submission, out)
+    try:
+        yield
+    except UserError:
+        if not _is_known(submission):
+            remove(submission, out)
+        raise
+
+
+def _is_known(submission: Submission) -> bool:
+    """Return whether SLURM has, or may have, jobs that sbatch failed to submit: it accepts some without an answer."""
+    if submission.to == "local":
+        return False
+    try:
+        return submission.name in jobs_of([submission.name])
+    except UserError:
+        return True

@@ -1,16 +1,15 @@
-"""Submit the unfinished runs of a sweep: as an array of SLURM, or as one sweep in the background of this machine."""
+"""Submit the unfinished runs of a sweep to SLURM, as an array."""
 
 from __future__ import annotations
 
 import io
 import os
-import platform
 import re
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ _NOT_FROM_OUTSIDE = ("SBATCH_ARRAY_INX", "SBATCH_JOB_NAME", "SBATCH_NO_REQUEUE",
 _OF_THE_CLUSTER = ("SLURM_CLUSTERS", "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # not of a job
 # sbatch's words for a limit on the jobs of a user, an account or a QOS, and for one on the tasks of an array.
 _TOO_MANY = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array specification")
-_TEN_YEARS = 60 * 24 * 3650  # minutes; submitit ends a background process after two by default
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def _submitted(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resource
         raise UserError("sbatch is here, but srun is not: submit on a machine that has both")
     submission = submissions.new(sweep.name, "slurm", [run.name for run in runs])
     cpus = wanted.cpus or 12 * wanted.gpus or 4
-    executor = SlurmExecutor(_private_folder(submission))
+    executor = SlurmExecutor(submissions.make_private_folder(submission))
     executor.update_parameters(
         job_name=submission.name,
         time=wanted.time or "08:00:00",
@@ -105,7 +103,7 @@ def _submitted(sweep: Sweep, out: Path, runs: list[PlannedRun], wanted: Resource
     )
     _forget_variables(wanted)
     commands = [_command(run, out, wanted.gpus) for run in runs]
-    with _recorded(submission, out), _uninterrupted():
+    with submissions.recorded(submission, out), _uninterrupted():
         try:
             with redirect_stderr(io.StringIO()):  # where submitit prints what its error says too
                 jobs = executor.map_array(os.execvp, ["sh"] * len(runs), commands)
@@ -126,45 +124,6 @@ def _forget_variables(wanted: Resources) -> None:
         names += [name for name in os.environ if name.startswith("SLURM_") and name not in _OF_THE_CLUSTER]
     for name in names:
         os.environ.pop(name, None)
-
-
-def to_background(
-    sweep: Sweep, out: Path, runs: list[PlannedRun], make: Callable[..., None], *arguments: object
-) -> str:
-    """Make the runs of a sweep in the background of this machine, and return the number of the process.
-
-    Args:
-        sweep: the sweep.
-        out: the directory of the runs.
-        runs: the unfinished runs.
-        make: makes them, called in the background with ``arguments``.
-        arguments: of ``make``.
-    """
-    from submitit import LocalExecutor
-
-    submission = submissions.new(sweep.name, "local", [run.name for run in runs])
-    folder = _private_folder(submission)
-
-    def start() -> str:
-        executor = LocalExecutor(folder)
-        executor.update_parameters(timeout_min=_TEN_YEARS, stderr_to_stdout=True)
-        # The executor hides the GPUs that it is not asked for, so the function gets those that are visible here.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return executor.submit(_with_gpus, visible, make, *arguments).job_id
-
-    with _recorded(submission, out):
-        number = _detached(start)
-        job = f"{number} on {platform.node()}"
-        submissions.write(submission.model_copy(update={"job": job}), out)
-    return number
-
-
-def _with_gpus(visible: str | None, make: Callable[..., None], *arguments: object) -> None:
-    if visible is None:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    make(*arguments)
 
 
 def _command(run: PlannedRun, out: Path, gpus: int) -> list[str]:
@@ -210,42 +169,6 @@ def _after(out: Path, output: Path) -> list[str]:
     ]
 
 
-def _private_folder(submission: Submission) -> Path:
-    folder = submissions.private_folder(submission.name)
-    before = os.umask(0o077)  # for the directories above it too: who can write them can replace it
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"no job can be kept in {folder} ({error.strerror}): name a directory of yours with XDG_STATE_HOME"
-        ) from error
-    finally:
-        os.umask(before)
-    return folder
-
-
-@contextmanager
-def _recorded(submission: Submission, out: Path) -> Iterator[None]:
-    """Write down a submission before it is made, and remove the file if it is refused."""
-    submissions.write(submission, out)
-    try:
-        yield
-    except UserError:
-        if not _is_known(submission):
-            submissions.remove(submission, out)
-        raise
-
-
-def _is_known(submission: Submission) -> bool:
-    """Return whether SLURM has, or may have, jobs that sbatch failed to submit: it accepts some without an answer."""
-    if submission.to == "local":
-        return False
-    try:
-        return submission.name in submissions.jobs_of([submission.name])
-    except UserError:
-        return True
-
-
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C and the end of the terminal.
@@ -262,31 +185,3 @@ def _uninterrupted() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for late in received:
         signal.raise_signal(late)
-
-
-def _detached(start: Callable[[], str]) -> str:
-    """Call a function in a process that has neither the terminal nor the session of this one, and return its answer.
-
-    Processes that the function starts survive the end of the terminal, and no pipe of this process waits for them.
-    """
-    reading, writing = os.pipe()
-    process = os.fork()
-    if not process:
-        code = 1
-        try:
-            os.setsid()
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for stream in range(3):
-                os.dup2(nothing, stream)
-            os.write(writing, start().encode())
-            code = 0
-        except Exception as error:
-            os.write(writing, str(error).encode())
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, errors="replace") as answer:
-        said = answer.read()
-    if os.waitpid(process, 0)[1]:
-        raise UserError(f"no process can be started in the background: {printable(said)}")
-    return said
