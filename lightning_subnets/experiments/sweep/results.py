@@ -97,17 +97,31 @@ def locked(folder: Path, *, patience: float) -> Iterator[None]:
         os.close(held)
 
 
+def finished(sweep: Sweep, out: Path) -> set[str]:
+    """Return the names of the finished runs, also of those whose directories have been removed to make room."""
+    return {run.name for run in sweep.runs() if _summary_of(run.name, out).is_file()} | {*_kept(out / sweep.name)}
+
+
 def write(sweep: Sweep, out: Path) -> list[Row]:
     """Write ``sweep.yaml`` and ``results.csv`` into ``out/<sweep>``, from which a report is made.
+
+    A finished run whose directory has been removed keeps its results.
 
     Returns: a row for each planned run, with its results if it is finished.
 
     Raises:
         UnwritableError: if they cannot be written.
-        UserError: if another figure of the same file name has its results there.
+        UserError: if another figure of the same file name has its results there, or results would be lost.
     """
     axes = list(dict.fromkeys(axis for line in sweep.lines().values() for axis in sweep.axes(line)))
-    rows, folder = [_row(run, axes, out) for run in sweep.runs()], out / sweep.name
+    folder = out / sweep.name
+    kept = _kept(folder)
+    if lost := kept.keys() - {run.name for run in sweep.runs()}:
+        raise UserError(
+            f"{folder / 'results.csv'} has the only results of {len(lost)} of the figure's earlier runs, such as "
+            f"{min(lost)}: move the file away to keep them, or remove it"
+        )
+    rows = [_row(run, axes, out, kept.get(run.name)) for run in sweep.runs()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "sweep.yaml").exists():
@@ -151,7 +165,9 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         raise
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         wrong = first_mistake(error)
-        raise UserError(f"{path} cannot be read ({wrong}): repeat the sweep to write it again") from error
+        raise UserError(
+            f"{path} cannot be read ({wrong}): move it away, and repeat the sweep to write it again"
+        ) from error
     for row in rows:
         run = str(row["directory"])
         if directory_of(run, out).is_dir() or failure_of(run, out).is_file() or row["status"] != "finished":
@@ -159,12 +175,29 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
     return sweep, rows
 
 
-def _row(run: PlannedRun, axes: list[str], out: Path) -> Row:
+def _summary_of(run: str, out: Path) -> Path:
+    return directory_of(run, out) / "summary.json"
+
+
+def _kept(folder: Path) -> dict[str, Row]:
+    """Return the results of the finished runs that only ``results.csv`` has, by the name of the run."""
+    if not (folder / "results.csv").is_file():
+        return {}
+    rows = {str(row["directory"]): row for row in read(folder)[1] if row["status"] == "finished"}
+    names = ("status", "error", *MEASURED, "finished", *VERSIONS)
+    return {
+        run: {name: row[name] for name in names}
+        for run, row in rows.items()
+        if not directory_of(run, folder.parent).is_dir()
+    }
+
+
+def _row(run: PlannedRun, axes: list[str], out: Path, kept: Row | None) -> Row:
     return {
         "line": run.line,
         **{axis: run.values.get(axis) for axis in axes},
         "seed": run.seed,
-        **_measured(run.name, out),
+        **(kept or _measured(run.name, out)),
         "directory": run.name,
         "command": shlex.join(["lightning", "fit", *run.arguments]),
     }

@@ -40,8 +40,8 @@ _CAUSES = {
 
 def unfinished(sweep: Sweep, out: Path) -> list[PlannedRun]:
     """Return the runs that are not finished, each once; failed runs are among them."""
-    runs = {run.name: run for run in sweep.runs()}
-    return [run for run in runs.values() if not (results.directory_of(run.name, out) / "summary.json").is_file()]
+    runs, finished = {run.name: run for run in sweep.runs()}, results.finished(sweep, out)
+    return [run for run in runs.values() if run.name not in finished]
 
 
 def arguments_of(run: PlannedRun, out: Path) -> list[str]:

@@ -43,20 +43,21 @@ class State:
 def states_of(sweep: Sweep, out: Path) -> list[State]:
     """Return the state of each run of a sweep.
 
-    A finished run is known by its summary and a failed one by the file that says why, which are in the directory of
-    the runs. SLURM is asked only for jobs that have unfinished runs.
+    A finished run is known by its results, and a failed one by the file that says why. SLURM is asked only for jobs
+    that have unfinished runs.
 
     Raises:
-        UserError: if SLURM does not answer, or a file of a submission is damaged.
+        UserError: if SLURM does not answer, or a file of a submission or of results is damaged.
     """
     runs = {run.name: run for run in sweep.runs()}
-    unfinished = {name for name in runs if not (results.directory_of(name, out) / "summary.json").is_file()}
+    unfinished = runs.keys() - results.finished(sweep, out)
     submitted = [(each, age) for each, age in submissions.read(out) if unfinished & {*each.runs}]
     jobs = submissions.jobs_of([each.name for each, _ in submitted if each.to == "slurm"])
     sweeping = in_use(out / sweep.name)
+    finished = results.finished(sweep, out)  # meanwhile
     states = []
     for name, run in runs.items():
-        if name not in unfinished or (results.directory_of(name, out) / "summary.json").is_file():
+        if name in finished:
             states.append(State(run, "done"))
             continue
         mine = [(each, age) for each, age in submitted if name in each.runs]

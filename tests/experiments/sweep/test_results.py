@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.running import unfinished
 
 SUMMARY: dict[str, Any] = {
     "test_accuracy": 0.75,
@@ -85,6 +88,28 @@ def test_results_of_runs_that_are_not_here_stay_as_they_were_written(sweep: Swee
     assert [row["kept"] for row in results.read(folder)[1]] == [31, 30, None]
 
 
+def test_a_sweep_keeps_the_results_of_runs_whose_directories_were_removed(sweep: Sweep, tmp_path: Path) -> None:
+    first = finish(sweep, tmp_path, 1, SUMMARY)
+    finish(sweep, tmp_path, 0, "damaged")
+    before = results.write(sweep, tmp_path)
+    shutil.rmtree(tmp_path / "runs")
+    more = dataclasses.replace(sweep.figure, scales={"smoke": Scale(".", "digits", [0, 1])})
+    longer = Sweep(sweep.name, more, "smoke", tmp_path)
+    names = [run.name for run in longer.runs()]
+    assert results.finished(longer, tmp_path) == {first.name}
+    assert [run.name for run in unfinished(longer, tmp_path)] == [name for name in names if name != first.name]
+    rows = results.write(longer, tmp_path)
+    assert rows[1] == before[1]
+    assert [row["status"] for row in rows] == ["missing", "finished", *["missing"] * 4]
+    finish(longer, tmp_path, 4, SUMMARY)
+    assert [row["status"] for row in results.write(longer, tmp_path)].count("finished") == 2
+
+    (tmp_path / "base.yaml").write_text("a: 2\n")  # so its runs are other ones
+    assert len(unfinished(longer, tmp_path)) == 6
+    with pytest.raises(UserError, match=f"results of 1 of the figure.* {re.escape(first.name)}: move"):
+        results.write(longer, tmp_path)
+
+
 def test_damaged_results_are_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
     folder = tmp_path / sweep.name
     results.write(sweep, tmp_path)
@@ -97,7 +122,9 @@ def test_damaged_results_are_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
         (whole.replace("007", "008"), ""),
     ):
         table.write_text(text)
-        with pytest.raises(UserError, match=rf"results.csv cannot be read \({message}.*repeat the sweep to write it"):
+        with pytest.raises(
+            UserError, match=rf"results.csv cannot be read \({message}.*move it away, and repeat the sweep"
+        ):
             results.read(folder)
     settings = folder / "sweep.yaml"
     settings.write_text(settings.read_text().replace("scale: smoke", "scale: paper"))

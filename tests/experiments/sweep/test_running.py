@@ -24,9 +24,10 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.experiments.sweep.progress import SweepProgress
-from lightning_subnets.experiments.sweep.results import directory_of
+from lightning_subnets.experiments.sweep.results import Row, directory_of
 from lightning_subnets.experiments.sweep.running import Slot, run_all, slots
 from lightning_subnets.run_files.run_directory import lock
+from lightning_subnets.training import csv_text
 
 
 @pytest.fixture
@@ -140,11 +141,11 @@ def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
 ) -> None:
     path = Path(figure())
     path.write_text(path.read_text().replace("0.9", "9"))  # fails soon, beside a run that is still under way
-    sweep, tables = Sweep.read(path, "smoke"), iter(["a\n"])
+    sweep, tables = Sweep.read(path, "smoke"), iter([csv_text.table])
 
-    def full_disk(*_: object) -> str:
+    def full_disk(rows: list[Row]) -> str:
         for table in tables:
-            return table
+            return table(rows)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lightning_subnets.training.csv_text.table", full_disk)
