@@ -74,6 +74,6 @@ def copy_of(path: Path) -> str:
 
     def by_name(found: re.Match[str]) -> str:
         base = (path.parent / found[2]).resolve().relative_to(FOLDER)
-        return f"{found[1]}{base.with_suffix('')}"
+        return f"{found[1]}{base.with_suffix('') if base.name else '.'}"
 
     return re.sub(r"(?m)^(config: |    configs: )(\S+)", by_name, path.read_text())

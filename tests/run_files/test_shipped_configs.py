@@ -114,12 +114,14 @@ def test_a_copy_in_another_directory_is_the_same_config(name: str, capsys: Print
     assert resolved(capsys, "-c", "copy.yaml") == resolved(capsys, "-c", name)
 
 
-def test_a_copy_of_a_figure_has_the_same_runs(capsys: Printed) -> None:
-    subnets(["configs", "--copy", "figures/figure8"])
-    assert "subnets sweep figure8.yaml" in capsys.readouterr().out
-    for scale in yaml.safe_load(Path("figure8.yaml").read_text())["scales"]:
-        shipped = [*Sweep.read(shipped_configs()["figures/figure8"], scale).runs()]
-        assert [*Sweep.read(Path("figure8.yaml"), scale).runs()] == shipped
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("figures/")])
+def test_a_copy_of_a_figure_has_the_same_runs(name: str, capsys: Printed) -> None:
+    subnets(["configs", "--copy", name])
+    copy = Path(f"{Path(name).name}.yaml")
+    assert f"subnets sweep {copy}" in capsys.readouterr().out
+    for scale in yaml.safe_load(copy.read_text())["scales"]:
+        shipped = [*Sweep.read(shipped_configs()[name], scale).runs()]
+        assert [*Sweep.read(copy, scale).runs()] == shipped
 
 
 def test_a_copy_replaces_nothing_unless_forced(mistake: Mistake) -> None:

@@ -145,10 +145,13 @@ class Sweep:
                     yield PlannedRun(name, values, seed, arguments, _name(config, settings[config], options, seed))
 
     def _config(self, name: str, line: Line) -> Path:
-        path = f"{self.scale.configs}/{line.config}"
+        path = str(Path(self.scale.configs) / line.config)
         config = shipped_config(path, self.folder) or self.folder / path
         if not config.is_file():
-            raise UserError(f"{config} is missing: it is the config of the line {name!r} of {self.name}")
+            raise UserError(
+                f"{config} is missing: it is the config of the line {name!r} of {self.name}; put it there, or name a "
+                "config that subnets configs lists"
+            )
         return config
 
     def _check(self, path: Path) -> None:
