@@ -14,9 +14,10 @@ from lightning_subnets.training.masked_module import MaskedModule, network_of
 class GradualDensity(Callback):
     """Trains scores at a density that falls to the method's own.
 
-    The method keeps k of a weight's n numbers. At optimizer step t of T, training keeps k(t) of them:
+    The method keeps k of a weight's n numbers, of which z are frozen edges that it never keeps (``PartiallyFrozen``).
+    At optimizer step t of T, training keeps k(t) of them:
 
-        k(t) = k + round((start * n - k) * (1 - t / (until * T))^3), and with k from t = until * T on.
+        k(t) = k + round((min(start * n, n - z) - k) * (1 - t / (until * T))^3), and k from t = until * T on.
 
     A weight that keeps more than ``start * n`` keeps k. Validation, tests, checkpoints and files are always of the
     network at the method's density, so this callback changes how scores are trained and nothing else. A resumed run
@@ -45,7 +46,8 @@ class GradualDensity(Callback):
         if module.method.trainable != "scores" or None in fixed:
             raise UserError(
                 f"GradualDensity needs a method that trains scores and keeps a fixed number of each weight, and "
-                f"{type(module.method).__name__} does not: take EdgePopup with allocation uniform, Biprop or IteRand"
+                f"{type(module.method).__name__} does not: take EdgePopup with allocation uniform, Biprop, IteRand, "
+                "PartiallyFrozen or Multicoated"
             )
 
     # On every rank, where preflight checks only the first one of a node.
@@ -57,7 +59,9 @@ class GradualDensity(Callback):
         total = self.until * trainer.estimated_stepping_batches
         left = max(0.0, 1.0 - trainer.global_step / total) ** 3
         for name, each in masking.masked_weights(network_of(pl_module)).items():
-            extra = max(0.0, self.start * each.weight.numel() - self._kept[name])
+            size = each.weight.numel()
+            most = min(self.start * size, size - (each.frozen.never if each.frozen else 0))
+            extra = max(0.0, most - self._kept[name])
             each.state.num_kept = self._kept[name] + round(extra * left)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

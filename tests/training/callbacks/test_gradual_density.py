@@ -63,6 +63,14 @@ def test_weights_that_keep_more_than_the_start_keep_that() -> None:
     assert all(each == {name: total // 2 for name, total in TOTALS.items()} for each in counts.trained)
 
 
+@pytest.mark.parametrize("method", [ls.PartiallyFrozen(0.25, frozen=0.6), ls.Multicoated(0.25, frozen=0.6)])
+def test_frozen_edges_that_are_never_kept_stay_so(method: ls.Method) -> None:
+    counts = _fit(GradualDensity(until=1.0), method, max_epochs=1)
+    for name, total in TOTALS.items():
+        assert counts.trained[0][name] == total - int(0.6 * 0.75 * total)
+        assert counts.evaluated[-1][name] == total // 4
+
+
 @pytest.mark.parametrize("method", [ls.EdgePopup(0.5, allocation="global"), ls.SynFlow(0.5), ls.DNW(0.5)])
 def test_methods_without_fixed_numbers_or_without_scores_are_an_error(method: ls.Method) -> None:
     with pytest.raises(ValueError, match=f"{type(method).__name__} does not: take EdgePopup"):
