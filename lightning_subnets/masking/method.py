@@ -115,6 +115,10 @@ class Method(ABC):
         """Return the arguments of the method's constructor, as plain values for a checkpoint."""
         return vars(self)
 
+    def too_short(self, steps: int) -> str | None:
+        """Return why a run of so many optimizer steps does not reach the density, in a sentence; None if it does."""
+        return None
+
     def num_kept(self, total: int) -> int | None:
         """Return how many of a weight's numbers are kept, or None if the method does not fix the number in advance."""
         return allocation.num_kept(total, self.density)

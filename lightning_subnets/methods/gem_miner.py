@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,6 +48,16 @@ class GemMiner(Method):
         if not 0.0 < share < 1.0:
             raise UserError(f"share = {share} is outside (0, 1): it is the share of the edges that a round drops")
         self.every, self.share = every, share
+
+    def too_short(self, steps: int) -> str | None:
+        rounds = math.ceil(math.log(self.density) / math.log1p(-self.share))
+        if steps >= rounds * self.every:
+            return None
+        every = f"take every = {steps // rounds} or less, or " if steps >= rounds else ""
+        return (
+            f"GemMiner reaches density = {self.density} in {rounds} rounds, one every {self.every} steps, and this run "
+            f"has {steps} steps: {every}train longer"
+        )
 
     def num_kept(self, total: int) -> None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,6 +147,8 @@ class SubnetModule(MaskedModule):
             for group in optimizer.param_groups:
                 group["lr"] *= images / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches
+        if self.global_rank == 0 and (why := self.method.too_short(int(steps))):
+            print(why, file=sys.stderr)
         warmup = warmup_steps(self.trainer, self.warmup_epochs)
         position: Callable[[int], float] = float
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]

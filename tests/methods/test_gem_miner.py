@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import conv_module, quiet_trainer
 from torch import Tensor, nn
 
 from lightning_subnets import GemMiner, UserError, load_subnet, mask_, masked_weights, masks, save_subnet
+from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.allocation import num_kept
 from lightning_subnets.masking.masked_class import effective_weight
 from lightning_subnets.networks import ResNet20
@@ -109,3 +111,17 @@ def test_a_file_has_the_mask_and_gives_dropped_edges_another_chance(tmp_path: Pa
 def test_an_argument_out_of_range_is_an_error(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         GemMiner(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_too_short_for_its_rounds_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(every: int) -> str:
+        trainer = quiet_trainer(max_epochs=1, limit_train_batches=8)
+        trainer.fit(conv_module(GemMiner(0.3, every=every), allow_collapse=True), datamodule=Digits())
+        return capsys.readouterr().err
+
+    assert said(1) == ""  # six rounds, because 0.8^5 > 0.3 > 0.8^6
+    short = "GemMiner reaches density = 0.3 in 6 rounds, one every {} steps, and this run has 8 steps: "
+    assert said(2) == short.format(2) + "take every = 1 or less, or train longer\n"
+    assert "7 rounds" in str(GemMiner(0.25).too_short(6))
+    assert str(GemMiner(0.25).too_short(6)).endswith("and this run has 6 steps: train longer")
+    assert GemMiner(1.0).too_short(1) is None
