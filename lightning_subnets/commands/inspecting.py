@@ -28,7 +28,6 @@ from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.subnet_file.header import Header, Layer
 from lightning_subnets.subnet_file.network import builder
 from lightning_subnets.training.callbacks.collapse import in_words
-from lightning_subnets.training.checkpoint import check_shapes
 from lightning_subnets.training.run_masks import read_masks
 
 Shape = tuple[int, ...]
@@ -113,7 +112,15 @@ def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None
         raise UserError(f"{against} cannot be compared: the file's network cannot be built here; name a .subnet file")
     else:
         others = read_masks(against, network)
-    check_shapes(others, kept)
+    for name in dict.fromkeys((*kept, *others)):
+        here, there = (
+            f"with shape {tuple(each[name].shape)}" if name in each else "nowhere" for each in (kept, others)
+        )
+        if here != there:
+            raise UserError(
+                f"{against} is of another network, which has {name} {there} instead of {here}: name another subnetwork "
+                "of the same network"
+            )
     return overlap(kept, others)
 
 

@@ -49,6 +49,8 @@ class Multicoated(PartiallyFrozen):
         allocation: Allocation = "uniform",
     ) -> None:
         super().__init__(density, frozen, allocation)
+        if isinstance(inner, float | int):
+            raise UserError(f"inner = {inner} is a number: it is a list of shares, [{inner}] for one inner coat")
         falling = [1.0, *inner]
         if len(inner) > 126 or any(not 0.0 < share < outer for outer, share in zip(falling, inner, strict=False)):
             raise UserError(

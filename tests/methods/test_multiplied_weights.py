@@ -116,6 +116,7 @@ def test_layers_that_keep_equally_many_weights_keep_all_they_have_at_most() -> N
     ("build", "message"),
     [
         (lambda: Multicoated(0.3, inner=[0.1, 0.5]), r"inner = \[0.1, 0.5\] is not falling"),
+        (lambda: Multicoated(0.3, inner=0.5), r"inner = 0.5 is a number: it is a list of shares, \[0.5\]"),  # type: ignore[arg-type]
         (lambda: Multicoated(0.3, inner=[1.0]), r"inner = \[1.0\] is not falling"),
         (lambda: Multicoated(0.3, allocation="global"), r"allocation = 'global' does not fix"),
         (lambda: PartiallyFrozen(0.3, frozen=1.0), r"frozen = 1.0 is outside \[0, 1\)"),

@@ -118,7 +118,9 @@ class MetricsFile(Logger):
         """Read the file, keep a damaged one under another name, and drop the rows from a step on."""
         if not self._path.exists():
             if step > 0:
-                print(f"{self._path} is gone, with the rows that were in it: a new file begins", file=sys.stderr)
+                print(
+                    f"there is no {self._path}: a new one begins, without rows from before step {step}", file=sys.stderr
+                )
             return
         there = self._path.read_bytes()
         content = ParsedMetrics(there)

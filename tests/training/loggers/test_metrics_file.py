@@ -136,9 +136,8 @@ def test_a_run_that_is_resumed_without_its_file_prints_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log(MetricsFile(str(tmp_path), step=3), range(3, 5))
-    assert (
-        capsys.readouterr().err == f"{tmp_path}/metrics.csv is gone, with the rows that were in it: a new file begins\n"
-    )
+    said = f"there is no {tmp_path}/metrics.csv: a new one begins, without rows from before step 3\n"
+    assert capsys.readouterr().err == said
     assert [step for step, _ in rows(tmp_path)] == [3, 4]
 
 
