@@ -188,7 +188,7 @@ def verify(folder: str, data: dict[str, Any] | None = None) -> None:
 
 def sweep(
     figure: str,
-    scale: str = "smoke",
+    scale: str | None = None,
     out: str = "runs/figures",
     at_once: int | None = None,
     slurm: bool = False,
@@ -207,6 +207,7 @@ def sweep(
     Args:
         figure: the name of a shipped figure, for example figure3, or the path of a figure's file.
         scale: a scale of the figure: smoke takes minutes, laptop an hour, evening hours on a GPU; paper is all of it.
+            By default smoke, or the only scale of the figure.
         out: the directory of the runs, which all figures share.
         at_once: the number of runs at a time on each GPU, or on the CPU if there is no GPU.
         slurm: submit a job for each run that is neither done nor submitted; without SLURM, run in the background here.

@@ -17,7 +17,7 @@ from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files.shipped_configs import named_config
 
 
-def make(figure: str, scale: str, out: Path, at_once: int | None = None, at_most: int | None = None) -> None:
+def make(figure: str, scale: str | None, out: Path, at_once: int | None = None, at_most: int | None = None) -> None:
     """Make the unfinished runs on this machine, at most so many at a time, and draw the figure."""
     planned = Sweep.read(named_config(figure, "figures"), scale)
     free = running.slots(at_once, planned.scale.at_once, at_most)
@@ -28,10 +28,11 @@ def make(figure: str, scale: str, out: Path, at_once: int | None = None, at_most
         sys.exit(1)
 
 
-def submit(figure: str, scale: str, out: Path, options: dict[str, Any]) -> None:
+def submit(figure: str, scale: str | None, out: Path, options: dict[str, Any]) -> None:
     """Submit the runs that are neither done nor submitted, to SLURM or into the background of this machine."""
     planned, wanted = Sweep.read(named_config(figure, "figures"), scale), submitting.Resources(**options)
-    shown = printable(shlex.join(["subnets", "sweep", figure, "--scale", scale, "--out", str(out), "--status"]))
+    named = [figure, "--scale", planned.scale_name, "--out", str(out)]
+    shown = printable(shlex.join(["subnets", "sweep", *named, "--status"]))
     with submissions.alone(out):
         submissions.forget(out)
         before = states.states_of(planned, out)
@@ -52,11 +53,12 @@ def submit(figure: str, scale: str, out: Path, options: dict[str, Any]) -> None:
                 "no SLURM here (there is no sbatch), so this machine makes the runs in the background"
                 + (f", without {ignored}" if ignored else "")
             )
-            number = background.to_background(planned, out, runs, make, figure, scale, out, None, wanted.max_jobs)
+            again = (figure, planned.scale_name, out, None, wanted.max_jobs)
+            number = background.to_background(planned, out, runs, make, *again)
             print(f"{len(runs)} runs in process {number}, which kill {number} stops; to look: {shown}")
 
 
-def status(figure: str, scale: str, out: Path) -> None:
+def status(figure: str, scale: str | None, out: Path) -> None:
     """Show the state of each run, and draw what is done."""
     planned = Sweep.read(named_config(figure, "figures"), scale)
     found = states.states_of(planned, out)

@@ -61,13 +61,17 @@ class Sweep:
     folder: Path  # of the figure's file
 
     @classmethod
-    def read(cls, path: Path, scale: str) -> Sweep:
+    def read(cls, path: Path, scale: str | None) -> Sweep:
         """Read a figure's file, and check its runs before any of them starts.
+
+        Without a scale, take ``smoke``, or the only one of the figure.
 
         Raises:
             UserError: if the file is missing or not a figure, has no such scale, or its parts do not fit together.
         """
         figure = figure_of(path, content_of(path))
+        if scale is None:
+            scale = next(iter(figure.scales)) if len(figure.scales) == 1 else "smoke"
         if scale not in figure.scales:
             raise unknown(f"scale of {path}", scale, figure.scales)
         name = plain_name(f"{path.stem}-{scale}", f"the name of {path} with its scale")

@@ -185,6 +185,9 @@ def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"name": "a", "scale": ["smoke"], "figure": FIGURE}))
     with pytest.raises(UserError, match=r"unknown scale of .*sweep.yaml"):
         Sweep.load(tmp_path / "sweep.yaml")
+    assert Sweep.read(written(FIGURE, tmp_path), None).scale_name == "smoke"
+    only = FIGURE | {"scales": {"paper": FIGURE["scales"]["paper"]}}
+    assert Sweep.read(written(only, tmp_path), None).scale_name == "paper"
     with pytest.raises(UserError, match=r"unknown scale of .* 'laptop'.*Known: paper, smoke"):
         Sweep.read(written(FIGURE, tmp_path), "laptop")
     with pytest.raises(UserError, match=r"none.yaml cannot be read: No such file"):
