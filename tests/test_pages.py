@@ -19,6 +19,7 @@ from repository import ROOT
 from lightning_subnets import methods
 from lightning_subnets.commands import subnets
 from lightning_subnets.commands.cli import main
+from lightning_subnets.masking.initialization import DISTRIBUTIONS
 from lightning_subnets.run_files.shipped_configs import shipped_configs
 
 FOLDERS = ("benchmarks", "configs", "data", "docs", "results", "slurm")
@@ -178,6 +179,11 @@ def test_every_method_has_a_page_in_one_form() -> None:
         assert re.findall(r"^#+ .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE) == headings, name
         assert f"ls.{name}(" in text
         assert f"--model.method={name} " in text or name == "EdgePopup"  # the method of quickstart
+
+
+def test_the_table_of_distributions_has_all() -> None:
+    names = re.findall(r"^\| `(\w+)`", text_of("docs/methods.md").partition("## The distribution")[2], re.MULTILINE)
+    assert {*names} == {name for name in DISTRIBUTIONS if not name.startswith("scaled_")} | {"scaled_"}
 
 
 def test_the_page_of_a_method_has_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
