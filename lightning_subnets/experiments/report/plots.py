@@ -54,7 +54,7 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     handles = [
         Line2D([], [], **looks[line] | ({} if drawn[line] else {"marker": "none"}), markersize=5, label=line)
         for line in sweep.lines()
-        if line in drawn
+        if line in drawn and plot.x != "line"
     ]
     if plot.frontier and drawn:
         handles.append(Line2D([], [], **FRONTIER, label="best of all lines up to this x"))
@@ -91,7 +91,8 @@ def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[Panel]
     """Return the title and the rows of each panel."""
     values = {axis: points.values_of(rows, axis) for axis in axes}
     # If x was measured, the points of a line differ in the axes, and only ``plot.panels`` is split.
-    further = axes if plot.y == "units_on_paths" else [axis for axis in axes if plot.x in axes and axis != plot.x]
+    of_points = plot.x == "line" or plot.x in axes
+    further = axes if plot.y == "units_on_paths" else [axis for axis in axes if of_points and axis != plot.x]
     split = [axis for axis in axes if values[axis] and (axis == plot.panels or (axis in further and values[axis][1:]))]
     panels = []
     for point in itertools.product(*(values[axis] for axis in split)):
@@ -118,7 +119,7 @@ def _draw_curves(
     sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: Sequence[Panel]
 ) -> tuple[FigureLayout, dict[str, bool]]:
     """Return the layout, and for each line that is drawn whether it is a curve and not a horizontal line."""
-    axes_names = points.axes_of(sweep, rows)
+    axes_names = [*points.axes_of(sweep, rows), *(["line"] if plot.x == "line" else [])]
     on_x = points.values_of(rows, plot.x) if plot.x in axes_names else []
     names = [name for name in on_x if isinstance(name, str)]
     layout = FigureLayout(len(panels), x_names=names)
@@ -132,7 +133,7 @@ def _draw_curves(
             of_line = [row for row in panel if row["line"] == line and points.numbers([row], plot.y)]
             runs = [row for row in of_line if isinstance(row[plot.x], str) or points.numbers([row], plot.x)]
             if runs:
-                shift = DODGE * (curves.index(line) / max(len(curves) - 1, 1) - 0.5)
+                shift = 0 if plot.x == "line" else DODGE * (curves.index(line) / max(len(curves) - 1, 1) - 0.5)
                 positions = {name: place + shift for place, name in enumerate(names)}
                 found[line] = _points(plot, runs, axes_names, positions)
             elif of_line and line not in curves:

@@ -28,6 +28,7 @@ _KNOWN = {
     "test_loss": Quantity("test cross-entropy (nats)"),
     "test_top5": Quantity("test top-5 accuracy (%)", 100),
     "total": Quantity("weights in all (millions)", 1e-6),
+    "line": Quantity(""),
     "width": Quantity("width multiplier"),
 }
 

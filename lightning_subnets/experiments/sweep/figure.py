@@ -52,7 +52,7 @@ class Plot:
     """A plot of the runs.
 
     Args:
-        x: an axis, or one of ``NUMBERS``.
+        x: an axis, one of ``NUMBERS``, or ``line`` for the names of the lines.
         y: one of ``NUMBERS``, or ``units_on_paths``, which is drawn over layers and not over x.
         panels: the axis that has a panel for each value.
         log_x: whether x is logarithmic.

@@ -182,10 +182,10 @@ class Sweep:
                 raise UserError(f"the axis {axis!r} of {path} has numbers and names: use only one kind")
         for plot in figure.plots:
             if plot.y != "units_on_paths":
-                _check_known(f"quantity of a plot of {path}", [plot.x], {*axes, *NUMBERS})
+                _check_known(f"quantity of a plot of {path}", [plot.x], {*axes, *NUMBERS, "line"})
                 _check_known(f"quantity of a plot of {path}", [plot.y], {*NUMBERS, "units_on_paths"})
             _check_known(f"axis of a plot of {path}", [plot.panels] if plot.panels else [], axes)
-            if plot.log_x and any(isinstance(run.values.get(plot.x), str) for run in runs):
+            if plot.log_x and (plot.x == "line" or any(isinstance(run.values.get(plot.x), str) for run in runs)):
                 raise UserError(
                     f"{path} draws {plot.x!r} on a logarithmic scale, but its values are names: remove log_x"
                 )

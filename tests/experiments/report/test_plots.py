@@ -110,6 +110,17 @@ def test_names_on_x_keep_their_order_and_lines_are_side_by_side() -> None:
     np.testing.assert_allclose([x for x, _ in theirs], [0.18, 1.18])
 
 
+def test_lines_stand_side_by_side_over_their_names() -> None:
+    sweep, rows = figure3()
+    few = [row for row in rows if row["density"] in (None, 0.5)]
+    figure = plots.draw(sweep, Plot("line", panels="network"), few)
+    assert [axes.get_title() for axes in figure.axes] == ["Conv2", "Conv4"]
+    names = [*sweep.lines()]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+    assert [points[0][0] for points, _ in curves(figure.axes[0])] == [*range(len(names))]
+    assert not figure.legends[0].get_texts(), "x has the names"
+
+
 def test_a_point_over_a_measured_x_is_at_its_mean_and_has_a_label() -> None:
     kept = {"Conv2": 2e6, "Conv4": 1e6}
     sweep, rows = made(
