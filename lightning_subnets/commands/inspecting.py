@@ -113,13 +113,11 @@ def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None
     else:
         others = read_masks(against, network)
     for name in dict.fromkeys((*kept, *others)):
-        here, there = (
-            f"with shape {tuple(each[name].shape)}" if name in each else "nowhere" for each in (kept, others)
-        )
+        here, there = (f"of shape {tuple(each[name].shape)}" if name in each else "none" for each in (kept, others))
         if here != there:
             raise UserError(
-                f"{against} is of another network, which has {name} {there} instead of {here}: name another subnetwork "
-                "of the same network"
+                f"{against} is of another network, or masks other weights: its mask of {name} is {there}, and here it "
+                f"is {here}; name a subnetwork with masks of the same weights"
             )
     return overlap(kept, others)
 

@@ -46,7 +46,7 @@ def submit(figure: str, scale: str | None, out: Path, options: dict[str, Any]) -
             number, left = submission.job, len(runs) - len(submission.runs)
             print(f"submitted {len(submission.runs)} as job {number}, which scancel {number} stops; to look: {shown}")
             if left:
-                print(f"SLURM takes no more at once: when some are done, the same command submits the other {left}")
+                print(f"SLURM did not take all at once: later, the same command submits the other {left}")
         else:
             ignored = ", ".join(f"--{name}" for name in options if name != "max_jobs")
             print(
@@ -69,4 +69,4 @@ def status(figure: str, scale: str | None, out: Path) -> None:
         states.update_table(planned, out)
         report.report(str(out / planned.name))
     except UnwritableError as error:  # the runs of somebody else
-        print(f"nothing is drawn: {error}")
+        print(f"nothing is drawn: {str(error).partition(':')[0]}")

@@ -115,8 +115,8 @@ class Method(ABC):
         """Return the arguments of the method's constructor, as plain values for a checkpoint."""
         return vars(self)
 
-    def too_short(self, steps: int) -> str | None:
-        """Return why a run of so many optimizer steps does not reach the density, in a sentence; None if it does."""
+    def too_short(self, steps: float) -> str | None:
+        """Return why a run of so many optimizer steps, or without end, misses the density; None if it does not."""
         return None
 
     def num_kept(self, total: int) -> int | None:

@@ -49,14 +49,15 @@ class GemMiner(Method):
             raise UserError(f"share = {share} is outside (0, 1): it is the share of the edges that a round drops")
         self.every, self.share = every, share
 
-    def too_short(self, steps: int) -> str | None:
-        rounds = math.ceil(math.log(self.density) / math.log1p(-self.share))
+    def too_short(self, steps: float) -> str | None:
+        # Less 1e-9, because 0.9^3 is not quite 0.729. Rounding to whole edges may need a few rounds more.
+        rounds = math.ceil(math.log(self.density) / math.log1p(-self.share) - 1e-9)
         if steps >= rounds * self.every:
             return None
-        every = f"take every = {steps // rounds} or less, or " if steps >= rounds else ""
+        every = f"take every = {int(steps) // rounds} or less, or " if steps >= rounds else ""
         return (
-            f"GemMiner reaches density = {self.density} in {rounds} rounds, one every {self.every} steps, and this run "
-            f"has {steps} steps: {every}train longer"
+            f"GemMiner reaches density = {self.density} in about {rounds} rounds, one every {self.every} steps, and "
+            f"this run has {int(steps)} steps: {every}train longer"
         )
 
     def num_kept(self, total: int) -> None:

@@ -147,7 +147,7 @@ class SubnetModule(MaskedModule):
             for group in optimizer.param_groups:
                 group["lr"] *= images / self.lr_batch_size
         steps = self.trainer.estimated_stepping_batches
-        if self.global_rank == 0 and (why := self.method.too_short(int(steps))):
+        if self.global_rank == 0 and (why := self.method.too_short(steps)):
             print(why, file=sys.stderr)
         warmup = warmup_steps(self.trainer, self.warmup_epochs)
         position: Callable[[int], float] = float

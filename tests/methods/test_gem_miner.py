@@ -120,8 +120,17 @@ def test_a_run_that_is_too_short_for_its_rounds_says_so(capsys: pytest.CaptureFi
         return capsys.readouterr().err
 
     assert said(1) == ""  # six rounds, because 0.8^5 > 0.3 > 0.8^6
-    short = "GemMiner reaches density = 0.3 in 6 rounds, one every {} steps, and this run has 8 steps: "
+    short = "GemMiner reaches density = 0.3 in about 6 rounds, one every {} steps, and this run has 8 steps: "
     assert said(2) == short.format(2) + "take every = 1 or less, or train longer\n"
     assert "7 rounds" in str(GemMiner(0.25).too_short(6))
     assert str(GemMiner(0.25).too_short(6)).endswith("and this run has 6 steps: train longer")
     assert GemMiner(1.0).too_short(1) is None
+    assert GemMiner(0.729, every=10, share=0.1).too_short(30) is None
+    assert GemMiner(0.3).too_short(float("inf")) is None
+
+
+def test_a_run_without_an_end_may_reach_any_density(capsys: pytest.CaptureFixture[str]) -> None:
+    module = conv_module(GemMiner(0.3), schedule="constant", allow_collapse=True)
+    quiet_trainer(max_epochs=-1, max_time="00:00:00:01", limit_train_batches=2).fit(module, datamodule=Digits())
+    assert module.trainer.global_step > 0
+    assert capsys.readouterr().err == ""

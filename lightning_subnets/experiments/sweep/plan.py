@@ -72,6 +72,8 @@ class Sweep:
         figure = figure_of(path, content_of(path))
         if scale is None:
             scale = next(iter(figure.scales)) if len(figure.scales) == 1 else "smoke"
+            if scale not in figure.scales:
+                raise UserError(f"{path} has several scales: name one with --scale, {' or '.join(figure.scales)}")
         if scale not in figure.scales:
             raise unknown(f"scale of {path}", scale, figure.scales)
         name = plain_name(f"{path.stem}-{scale}", f"the name of {path} with its scale")

@@ -115,22 +115,23 @@ def write(sweep: Sweep, out: Path) -> list[Row]:
     """
     axes = list(dict.fromkeys(axis for line in sweep.lines().values() for axis in sweep.axes(line)))
     folder = out / sweep.name
-    kept = _kept(folder)
-    if lost := kept.keys() - {run.name for run in sweep.runs()}:
-        raise UserError(
-            f"{folder / 'results.csv'} has the only results of {len(lost)} of the figure's earlier runs, such as "
-            f"{min(lost)}: move the file away to keep them, or remove it"
-        )
-    rows = [_row(run, axes, out, kept.get(run.name)) for run in sweep.runs()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "sweep.yaml").exists():
             there = Sweep.load(folder / "sweep.yaml").figure
             if (there.title, there.source) != (sweep.figure.title, sweep.figure.source):
                 raise UserError(f"{folder} holds another figure, {there.title!r}: name another --out")
-        sweep.write(folder / "sweep.yaml")
+        kept = _kept(folder)
+        if lost := kept.keys() - {run.name for run in sweep.runs()}:
+            raise UserError(
+                f"{folder / 'results.csv'} has the only results of {len(lost)} of the figure's earlier runs, such as "
+                f"{min(lost)}: move the file away to keep them"
+            )
+        rows = [_row(run, axes, out, kept.get(run.name)) for run in sweep.runs()]
+        # The table comes first, because only it may have what is nowhere else.
         with replacing(folder / "results.csv") as file:
             file.write(csv_text.table(rows).encode())
+        sweep.write(folder / "sweep.yaml")
     except OSError as error:
         raise UnwritableError(
             f"no results can be kept in {folder}: {error.strerror}; make room or name another --out"
@@ -170,7 +171,7 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         ) from error
     for row in rows:
         run = str(row["directory"])
-        if directory_of(run, out).is_dir() or failure_of(run, out).is_file() or row["status"] != "finished":
+        if _summary_of(run, out).is_file() or row["status"] != "finished":
             row |= _measured(run, out)
     return sweep, rows
 
@@ -180,16 +181,20 @@ def _summary_of(run: str, out: Path) -> Path:
 
 
 def _kept(folder: Path) -> dict[str, Row]:
-    """Return the results of the finished runs that only ``results.csv`` has, by the name of the run."""
-    if not (folder / "results.csv").is_file():
+    """Return the results of the finished runs that only ``results.csv`` has, by the name of the run.
+
+    Its other columns belong to the figure as it was when they were written.
+    """
+    path, names = folder / "results.csv", ("status", "error", *MEASURED, "finished", *VERSIONS)
+    try:
+        with path.open(newline="") as file:
+            rows = [row for row in csv_text.rows(file) if row["status"] == "finished"]
+        kept = {row["directory"]: {name: _value(name, row[name], {}) for name in names} for row in rows}
+    except FileNotFoundError:
         return {}
-    rows = {str(row["directory"]): row for row in read(folder)[1] if row["status"] == "finished"}
-    names = ("status", "error", *MEASURED, "finished", *VERSIONS)
-    return {
-        run: {name: row[name] for name in names}
-        for run, row in rows.items()
-        if not directory_of(run, folder.parent).is_dir()
-    }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({first_mistake(error)}): move it away") from error
+    return {run: row for run, row in kept.items() if not _summary_of(run, folder.parent).is_file()}
 
 
 def _row(run: PlannedRun, axes: list[str], out: Path, kept: Row | None) -> Row:
@@ -231,4 +236,6 @@ def _value(name: str, text: str, on_axes: Mapping[str, Mapping[str, Value]]) -> 
         return on_axes[name][text]
     if name in ("seed", "epochs", "steps"):
         return int(text)
-    return float(text) if name in NUMBERS else text
+    if name not in NUMBERS:
+        return text
+    return int(text) if text.isdecimal() else float(text)

@@ -62,7 +62,7 @@ def slots(at_once: int | None, on_a_gpu: int, at_most: int | None = None) -> lis
 
     Args:
         at_once: the number of runs at a time on each GPU, or on the CPU if there is no GPU.
-        on_a_gpu: the number for a GPU if ``at_once`` is None; each run on the CPU then has one core.
+        on_a_gpu: the number for a GPU if ``at_once`` is None; on the CPU there is then a run for each core.
         at_most: the largest number of slots; fewer slots have more cores each.
     """
     threads = torch.get_num_threads()  # torch's default: the number of cores, or OMP_NUM_THREADS

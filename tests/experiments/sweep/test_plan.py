@@ -188,6 +188,9 @@ def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
     assert Sweep.read(written(FIGURE, tmp_path), None).scale_name == "smoke"
     only = FIGURE | {"scales": {"paper": FIGURE["scales"]["paper"]}}
     assert Sweep.read(written(only, tmp_path), None).scale_name == "paper"
+    others = FIGURE | {"scales": {"a": FIGURE["scales"]["paper"], "b": FIGURE["scales"]["smoke"]}}
+    with pytest.raises(UserError, match="has several scales: name one with --scale, a or b"):
+        Sweep.read(written(others, tmp_path), None)
     with pytest.raises(UserError, match=r"unknown scale of .* 'laptop'.*Known: paper, smoke"):
         Sweep.read(written(FIGURE, tmp_path), "laptop")
     with pytest.raises(UserError, match=r"none.yaml cannot be read: No such file"):

@@ -88,7 +88,9 @@ def test_results_of_runs_that_are_not_here_stay_as_they_were_written(sweep: Swee
     assert [row["kept"] for row in results.read(folder)[1]] == [31, 30, None]
 
 
-def test_a_sweep_keeps_the_results_of_runs_whose_directories_were_removed(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_sweep_keeps_the_results_of_runs_whose_directories_were_removed(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = finish(sweep, tmp_path, 1, SUMMARY)
     finish(sweep, tmp_path, 0, "damaged")
     before = results.write(sweep, tmp_path)
@@ -98,10 +100,20 @@ def test_a_sweep_keeps_the_results_of_runs_whose_directories_were_removed(sweep:
     names = [run.name for run in longer.runs()]
     assert results.finished(longer, tmp_path) == {first.name}
     assert [run.name for run in unfinished(longer, tmp_path)] == [name for name in names if name != first.name]
+    text = (tmp_path / sweep.name / "results.csv").read_text().splitlines()[2]
+    first.mkdir(parents=True)  # by another figure that has the run too, and has not finished it
+    results.failure_of(first.name, tmp_path).write_text("an earlier time")
     rows = results.write(longer, tmp_path)
     assert rows[1] == before[1]
+    assert (tmp_path / sweep.name / "results.csv").read_text().splitlines()[2] == text
+    assert results.read(tmp_path / sweep.name)[1][1] == before[1]
     assert [row["status"] for row in rows] == ["missing", "finished", *["missing"] * 4]
     finish(longer, tmp_path, 4, SUMMARY)
+    with monkeypatch.context() as full:  # after the table has been written
+        full.setattr(Sweep, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        wider = dataclasses.replace(more, axes=more.axes | {"depth": {"d": {}}})
+        with pytest.raises(UserError, match="No space left on device"):
+            results.write(Sweep(sweep.name, wider, "smoke", tmp_path), tmp_path)
     assert [row["status"] for row in results.write(longer, tmp_path)].count("finished") == 2
 
     (tmp_path / "base.yaml").write_text("a: 2\n")  # so its runs are other ones

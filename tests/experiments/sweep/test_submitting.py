@@ -220,7 +220,7 @@ def test_a_cluster_that_takes_fewer_jobs_at_once_gets_fewer(cluster: Cluster, wo
     cluster.program("sbatch", f'case "$(cat "$1")" in *--array=*) {refuse};; esac; echo Submitted batch job 80')
     said = cluster.sweep("--slurm")
     assert said[1].startswith("submitted 1 as job 80, ")
-    assert said[2] == "SLURM takes no more at once: when some are done, the same command submits the other 1"
+    assert said[2] == "SLURM did not take all at once: later, the same command submits the other 1"
     assert [each["runs"] for each in cluster.submissions()] == [names()[:1]]
     assert len([*Path("state/lightning-subnets").iterdir()]) == 1
     cluster.queue("RUNNING")
@@ -252,7 +252,7 @@ def test_the_status_is_for_those_too_who_cannot_write(cluster: Cluster, monkeypa
     monkeypatch.setattr("lightning_subnets.experiments.sweep.results.lock", closed)
     said = cluster.sweep("--status")
     assert said[0] == "2 runs: 1 running, 1 waiting"
-    assert said[3] == "nothing is drawn: no runs can be kept in out (Permission denied): name another --out"
+    assert said[3] == "nothing is drawn: no runs can be kept in out (Permission denied)"
 
 
 def test_jobs_that_slurm_has_accepted_without_an_answer_are_not_submitted_again(cluster: Cluster) -> None:
