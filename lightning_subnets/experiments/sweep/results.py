@@ -44,6 +44,11 @@ def directory_of(run: str, out: Path) -> Path:
     return out / "runs" / run
 
 
+def summary_of(run: str, out: Path) -> Path:
+    """Return the file that a run writes when it is finished."""
+    return directory_of(run, out) / "summary.json"
+
+
 def failure_of(run: str, out: Path) -> Path:
     """Return the file that says why a run has failed."""
     return out / "runs" / f"{run}.failed"
@@ -99,7 +104,7 @@ def locked(folder: Path, *, patience: float) -> Iterator[None]:
 
 def finished(sweep: Sweep, out: Path) -> set[str]:
     """Return the names of the finished runs, also of those whose directories have been removed to make room."""
-    return {run.name for run in sweep.runs() if _summary_of(run.name, out).is_file()} | {*_kept(out / sweep.name)}
+    return {run.name for run in sweep.runs() if summary_of(run.name, out).is_file()} | {*_kept(out / sweep.name)}
 
 
 def write(sweep: Sweep, out: Path) -> list[Row]:
@@ -171,13 +176,9 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         ) from error
     for row in rows:
         run = str(row["directory"])
-        if _summary_of(run, out).is_file() or row["status"] != "finished":
+        if summary_of(run, out).is_file() or row["status"] != "finished":
             row |= _measured(run, out)
     return sweep, rows
-
-
-def _summary_of(run: str, out: Path) -> Path:
-    return directory_of(run, out) / "summary.json"
 
 
 def _kept(folder: Path) -> dict[str, Row]:
@@ -194,7 +195,7 @@ def _kept(folder: Path) -> dict[str, Row]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({first_mistake(error)}): move it away") from error
-    return {run: row for run, row in kept.items() if not _summary_of(run, folder.parent).is_file()}
+    return {run: row for run, row in kept.items() if not summary_of(run, folder.parent).is_file()}
 
 
 def _row(run: PlannedRun, axes: list[str], out: Path, kept: Row | None) -> Row:

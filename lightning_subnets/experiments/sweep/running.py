@@ -187,8 +187,7 @@ def why_failed(run: str, out: Path, code: int | None, since: float = 0.0) -> str
         code: the exit code of the process that made it, or -N if the signal N killed it.
         since: when that process began; what the log has from before is of another one.
     """
-    directory = results.directory_of(run, out)
-    if (directory / "summary.json").is_file() or code in STOPPED or in_use(directory):
+    if results.summary_of(run, out).is_file() or code in STOPPED or in_use(results.directory_of(run, out)):
         return None
     if code is not None and code < 0:
         number = signal.Signals(-code)

@@ -174,7 +174,7 @@ def forget(out: Path) -> None:
     old = [submission for submission, age in read(out) if age > _FORGOTTEN]
     known = jobs_of([submission.name for submission in old if submission.to == "slurm"])
     for submission in old:
-        finished = all((results.directory_of(run, out) / "summary.json").is_file() for run in submission.runs)
+        finished = all(results.summary_of(run, out).is_file() for run in submission.runs)
         if finished or (submission.to == "slurm" and submission.name not in known):
             remove(submission, out)
 

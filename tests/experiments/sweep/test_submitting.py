@@ -3,88 +3,28 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from small_figure import CONFIG, FIGURE
+from cluster_stand_in import OUT, Cluster, write_figure
 
-from lightning_subnets.commands.subnets import main
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import ending, results
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files.run_directory import in_use, lock
-
-OUT = Path("out")
-
-
-class Cluster:
-    """A PATH with scripts in the place of SLURM's programs."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        monkeypatch.setattr("lightning_subnets.experiments.report.report", lambda *_: None)  # which takes long
-        Path("bin").mkdir()
-        monkeypatch.setenv("PATH", str(Path("bin").absolute()))
-        for tool in ("sh", "env", "kill", "cat"):
-            Path("bin", tool).symlink_to(shutil.which(tool, path="/usr/bin:/bin") or "")
-        monkeypatch.setenv("XDG_STATE_HOME", str(Path("state").absolute()))
-        monkeypatch.setenv("USER", "ada")
-        self.program("srun", "exit 1")
-        self.program("sbatch", "echo Submitted batch job 77")
-        self.program("squeue", "cat queue")
-        self.queue()
-
-    def program(self, name: str, script: str) -> None:
-        Path("bin", name).write_text(f"#!{Path('bin/sh').absolute()}\n{script}\n")
-        Path("bin", name).chmod(0o755)
-
-    def queue(self, *states: str) -> None:
-        """Set what squeue prints: a line for each run of the last submission, of the user ben."""
-        files = sorted(OUT.glob("submissions/*.json"), key=lambda path: path.stat().st_mtime)
-        name = files[-1].stem if files else ""
-        lines = [f"{name}|77|{task}|{state}|1:23|ben|Resources|x" for task, state in enumerate(states)]
-        Path("queue").write_text("".join(f"{line}\n" for line in lines))
-
-    def sweep(self, *options: str) -> list[str]:
-        """Return the lines that ``subnets sweep`` prints."""
-        self._capsys.readouterr()
-        main(["sweep", "figure.yaml", "--out=out", *options])
-        return self._capsys.readouterr().out.splitlines()
-
-    def mistake(self, *options: str) -> str:
-        """Return the error that ``subnets sweep`` prints."""
-        with pytest.raises(SystemExit) as ended:
-            self.sweep(*options)
-        assert ended.value.code == 2
-        return self._capsys.readouterr().err
-
-    def submissions(self) -> list[dict[str, object]]:
-        return [json.loads(path.read_text()) for path in OUT.glob("submissions/*.json")]
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cluster:
     write_figure(tmp_path, monkeypatch)
     return Cluster(monkeypatch, capsys)
-
-
-def write_figure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    Path("configs").mkdir()
-    Path("configs/small.yaml").write_text(CONFIG)
-    Path("figure.yaml").write_text(yaml.safe_dump(FIGURE))
 
 
 def names() -> list[str]:
@@ -338,35 +278,3 @@ def test_a_submission_cannot_name_a_directory_that_no_submission_has_made(cluste
     other.mkdir(parents=True)
     assert "is not a file of subnets sweep --slurm" in cluster.mistake("--slurm")
     assert other.is_dir()
-
-
-@pytest.mark.thorough
-def test_without_slurm_the_runs_are_made_in_the_background_without_the_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_figure(tmp_path, monkeypatch)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    program = "from lightning_subnets.commands.subnets import main; main()"
-    command = [sys.executable, "-c", program, "sweep", "figure.yaml", "--out=out", "--slurm"]
-    options = ["--partition=big", "--max_jobs=1"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        said = process.communicate()[0]  # ends when no process has the pipe any more
-    assert process.returncode == 0
-    assert "no SLURM here (there is no sbatch), so this machine makes the runs in the background" in said
-    assert "without --partition\n" in said
-    with pytest.raises(ProcessLookupError):  # nothing is left to be ended with the terminal
-        os.killpg(process.pid, signal.SIGHUP)
-    main(command[3:])
-    assert "nothing to submit" in capsys.readouterr().out
-    wait_until(lambda: len([*OUT.glob("runs/*/summary.json")]) == 2)
-    main([*command[3:-1], "--status"])
-    assert capsys.readouterr().out.startswith("2 runs: 2 done\n")
-    wait_until(lambda: not in_use(OUT / "figure-smoke"))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -1,0 +1,49 @@
+"""``subnets sweep --slurm`` on a machine without SLURM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cluster_stand_in import OUT, write_figure
+
+from lightning_subnets.commands.subnets import main
+from lightning_subnets.run_files.run_directory import in_use
+
+
+@pytest.mark.thorough
+def test_without_slurm_the_runs_are_made_in_the_background_without_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_figure(tmp_path, monkeypatch)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    program = "from lightning_subnets.commands.subnets import main; main()"
+    command = [sys.executable, "-c", program, "sweep", "figure.yaml", "--out=out", "--slurm"]
+    options = ["--partition=big", "--max_jobs=1"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        said = process.communicate()[0]  # ends when no process has the pipe any more
+    assert process.returncode == 0
+    assert "no SLURM here (there is no sbatch), so this machine makes the runs in the background" in said
+    assert "without --partition\n" in said
+    with pytest.raises(ProcessLookupError):  # nothing is left to be ended with the terminal
+        os.killpg(process.pid, signal.SIGHUP)
+    main(command[3:])
+    assert "nothing to submit" in capsys.readouterr().out
+    wait_until(lambda: len([*OUT.glob("runs/*/summary.json")]) == 2)
+    main([*command[3:-1], "--status"])
+    assert capsys.readouterr().out.startswith("2 runs: 2 done\n")
+    wait_until(lambda: not in_use(OUT / "figure-smoke"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
