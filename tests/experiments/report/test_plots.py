@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_sweeps import DENSITIES, NETWORKS, figure3, made
+from made_sweeps import DENSITIES, NETWORKS, figure3, made, units
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -152,34 +152,6 @@ def test_a_run_without_paths_is_named_and_not_drawn() -> None:
         figure = plots.draw(sweep, plot, rows)
         assert np.isfinite([point for axes in figure.axes for points, _ in curves(axes) for point in points]).all()
         assert "not drawn: signed constant, Conv2, 10 % kept, seed 0" in notes(figure)
-
-
-def units(row: Row) -> dict[str, str]:
-    first = 100 * float(row["density"] or 0) + 10 * float(row["seed"] or 0)
-    return {"units_on_paths": json.dumps({"features.10": first, "features.2": 30.0, "classifier": 10.0})}
-
-
-def test_units_are_drawn_over_layers_in_the_networks_order() -> None:
-    sweep, rows = made(
-        {"a": None, "b": None}, {"density": DENSITIES}, [Plot(y="units_on_paths", panels="density")], units
-    )
-    figure = plots.draw(sweep, sweep.figure.plots[0], rows)
-    assert [axes.get_title() for axes in figure.axes] == ["10 % kept", "50 % kept", "90 % kept"]
-    axes = figure.axes[1]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["features.10", "features.2", "classifier"]
-    np.testing.assert_allclose([np.asarray(line.get_ydata()) for line in axes.lines], [[55, 30, 10]] * 2)
-    band = np.asarray(axes.collections[0].get_paths()[0].vertices)
-    at_first = band[band[:, 0] == 0, 1]
-    np.testing.assert_allclose([at_first.min(), at_first.max()], [55 - math.sqrt(50), 55 + math.sqrt(50)])
-    assert axes.get_yscale() == "linear"
-
-
-@pytest.mark.parametrize(("fewest", "form"), [(1.0, "log"), (0.0, "symlog")])
-def test_units_that_span_decades_are_on_a_logarithmic_scale(fewest: float, form: str) -> None:
-    layers = json.dumps({"first": 512.0, "second": 2.0, "third": fewest})
-    sweep, rows = made({"a": None}, {}, [Plot(y="units_on_paths")], lambda row: {"units_on_paths": layers})
-    (axes,) = plots.draw(sweep, sweep.figure.plots[0], rows).axes
-    assert axes.get_yscale() == form
 
 
 def test_a_logarithmic_x_has_readable_numbers() -> None:
