@@ -21,7 +21,11 @@ class UserError(ValueError):
 
 
 class UnwritableError(UserError):
-    """A directory or a file that cannot be written."""
+    """A directory or a file that cannot be written: the reason, and what to do about it."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}: {advice}")
+        self.reason = reason
 
 
 def as_user_error(error: Exception) -> UserError:

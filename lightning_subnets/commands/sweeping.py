@@ -69,4 +69,4 @@ def status(figure: str, scale: str | None, out: Path) -> None:
         states.update_table(planned, out)
         report.report(str(out / planned.name))
     except UnwritableError as error:  # the runs of somebody else
-        print(f"nothing is drawn: {str(error).partition(':')[0]}")
+        print(printable(f"nothing is drawn: {error.reason}"))

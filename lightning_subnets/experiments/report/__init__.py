@@ -61,7 +61,8 @@ def report(runs: str, out: str | None = None) -> None:
             with replacing(file) as written:
                 written.write(content)
     except OSError as error:
-        raise UnwritableError(f"no report can be written to {folder}: {error.strerror}; name another --out") from error
+        reason = f"no report can be written to {folder} ({error.strerror})"
+        raise UnwritableError(reason, "name another --out") from error
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for section in sweeps:
         if section.missing:

@@ -93,9 +93,8 @@ def locked(folder: Path, *, patience: float) -> Iterator[None]:
                     raise InUseError(f"another subnets sweep writes to {folder}: wait until it has ended") from None
                 time.sleep(0.1)
     except OSError as error:
-        raise UnwritableError(
-            f"no runs can be kept in {folder.parent} ({error.strerror}): name another --out"
-        ) from error
+        reason = f"no runs can be kept in {folder.parent} ({error.strerror})"
+        raise UnwritableError(reason, "name another --out") from error
     try:
         yield
     finally:
@@ -138,9 +137,8 @@ def write(sweep: Sweep, out: Path) -> list[Row]:
             file.write(csv_text.table(rows).encode())
         sweep.write(folder / "sweep.yaml")
     except OSError as error:
-        raise UnwritableError(
-            f"no results can be kept in {folder}: {error.strerror}; make room or name another --out"
-        ) from error
+        reason = f"no results can be kept in {folder} ({error.strerror})"
+        raise UnwritableError(reason, "make room, or name another --out") from error
     return rows
 
 

@@ -268,7 +268,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         report(str(tmp_path))
     a_run(tmp_path / "mine" / "version_0", None)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"no report can be written to .*file: .*another --out"):
+    with pytest.raises(UserError, match=r"no report can be written to .*file .*: name another --out"):
         report(str(tmp_path), out=str(tmp_path / "file"))
 
 

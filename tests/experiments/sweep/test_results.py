@@ -150,7 +150,7 @@ def test_the_results_of_another_figure_are_not_overwritten(sweep: Sweep, tmp_pat
     with pytest.raises(UserError, match=r"figure0-smoke holds another figure, 'Figure 0': name another --out"):
         results.write(Sweep(sweep.name, other, "smoke", tmp_path), tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"no results can be kept in .*/file/figure0-smoke: Not a directory"):
+    with pytest.raises(UserError, match=r"no results can be kept in .*/file/figure0-smoke \(Not a directory\)"):
         results.write(sweep, tmp_path / "file")
 
 

@@ -149,7 +149,7 @@ def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lightning_subnets.training.csv_text.table", full_disk)
-    with pytest.raises(UserError, match=r"no results can be kept in out/figure-smoke: No space left on device"):
+    with pytest.raises(UserError, match=r"no results can be kept in out/figure-smoke \(No space left on device\)"):
         run_all(sweep, Path("out"), [Slot("", 1), Slot("", 1)], cli.main)
     assert running() == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from cluster_stand_in import OUT, Cluster, write_figure
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UnwritableError, UserError
 from lightning_subnets.experiments.sweep import ending, results
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files.run_directory import in_use, lock
+
+DENIED = PermissionError(errno.EACCES, "Permission denied")
 
 
 @pytest.fixture
@@ -182,17 +184,27 @@ def test_a_submission_from_a_job_inherits_nothing_of_the_job(cluster: Cluster, m
     assert seen == [{"SLURM_CONF=/etc/slurm.conf", "SLURM_MEM_PER_NODE=4096"}, {"SLURM_CONF=/etc/slurm.conf"}]
 
 
-def test_the_status_is_for_those_too_who_cannot_write(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("place", "error", "reason"),
+    [
+        ("sweep.results.lock", DENIED, "no runs can be kept in out (Permission denied)"),
+        ("sweep.results.replacing", DENIED, "no results can be kept in out/figure-smoke (Permission denied)"),
+        ("report.report", UnwritableError("no room: none", "make some"), "no room: none"),
+    ],
+)
+def test_the_status_is_for_those_too_who_cannot_write(
+    place: str, error: Exception, reason: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster.sweep("--slurm")
     cluster.queue("PENDING", "RUNNING")
 
     def closed(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise error
 
-    monkeypatch.setattr("lightning_subnets.experiments.sweep.results.lock", closed)
+    monkeypatch.setattr(f"lightning_subnets.experiments.{place}", closed)
     said = cluster.sweep("--status")
     assert said[0] == "2 runs: 1 running, 1 waiting"
-    assert said[3] == "nothing is drawn: no runs can be kept in out (Permission denied)"
+    assert said[3] == f"nothing is drawn: {reason}"
 
 
 def test_jobs_that_slurm_has_accepted_without_an_answer_are_not_submitted_again(cluster: Cluster) -> None:
