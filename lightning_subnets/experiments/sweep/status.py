@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def states_of(sweep: Sweep, out: Path) -> list[State]:
     """
     runs = {run.name: run for run in sweep.runs()}
     unfinished = runs.keys() - results.finished(sweep, out)
-    submitted = [(each, age) for each, age in submissions.read(out) if unfinished & {*each.runs}]
+    submitted = [(each, written) for each, written in submissions.read(out) if unfinished & {*each.runs}]
     jobs = submissions.jobs_of([each.name for each, _ in submitted if each.to == "slurm"])
     sweeping = in_use(out / sweep.name)
     finished = results.finished(sweep, out)  # meanwhile
@@ -60,7 +59,7 @@ def states_of(sweep: Sweep, out: Path) -> list[State]:
         if name in finished:
             states.append(State(run, "done"))
             continue
-        mine = [(each, age) for each, age in submitted if name in each.runs]
+        mine = [(each, written) for each, written in submitted if name in each.runs]
         states.append(_state(run, mine, jobs, out, sweeping=sweeping))
     return states
 
@@ -77,16 +76,16 @@ def _state(
 
     Args:
         run: the run.
-        submitted: its submissions, the oldest first, each with its age in seconds.
+        submitted: its submissions, the oldest first, each with the time at which it was written down.
         jobs: the jobs of submissions.
         out: the directory of the runs.
         sweeping: whether a process on this machine makes the runs of the sweep.
     """
     ended, exited = "", True
-    for submission, age in submitted:
+    for submission, written in submitted:
         job = jobs.get(submission.name, {}).get(submission.runs.index(run.name))
         if job is None:
-            if submission.job is None and submission.under_way(age):
+            if submission.job is None and submission.under_way(written):
                 return State(run, "waiting", f"{submission.by} is submitting it")
             continue
         whose = f"job {job.number} of {job.by}"
@@ -102,11 +101,11 @@ def _state(
         return State(run, "running", _progress(run, out))
     if failure.is_file():
         return State(run, "failed", failure.read_text(errors="replace").strip())
-    if sweeping or any(submission.under_way(age) for submission, age in submitted):
+    if sweeping or any(submission.under_way(written) for submission, written in submitted):
         return State(run, "waiting")
     if not submitted:
         return State(run, "missing")
-    since = time.time() - submitted[-1][1]
+    _, since = submitted[-1]
     said = results.last_message(run.name, out, since).partition("; to resume")[0]  # the same sweep resumes it
     return State(run, "stopped", "; ".join(filter(None, [said if exited else "", ended])))
 

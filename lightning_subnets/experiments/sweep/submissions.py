@@ -50,9 +50,9 @@ class Submission(Strict):
     # The number of the job, or of a process and its machine, known once the submission is accepted.
     job: Annotated[str, Field(pattern=r"^[0-9]{1,9}( on .*)?$", max_length=300)] | None = None
 
-    def under_way(self, age: float) -> bool:
-        """Return whether the submission may have no effect yet, ``age`` seconds after it was written."""
-        if age > _UNDER_WAY:
+    def under_way(self, written: float) -> bool:
+        """Return whether the submission may have no effect yet, if it was written down at this time."""
+        if time.time() - written > _UNDER_WAY:
             return False
         if self.job is None:
             return True
@@ -113,7 +113,7 @@ def alone(out: Path) -> AbstractContextManager[None]:
 
 
 def read(out: Path) -> list[tuple[Submission, float]]:
-    """Return the submissions into a directory, the oldest first, each with its age in seconds.
+    """Return the submissions into a directory, the oldest first, each with the time at which it was written down.
 
     Raises:
         UserError: if the file of one is damaged.
@@ -131,8 +131,8 @@ def read(out: Path) -> list[tuple[Submission, float]]:
             raise UserError(
                 f"{path} is not a file of subnets sweep --slurm ({first_mistake(error)}): remove it"
             ) from error
-        found.append((submission, time.time() - written))
-    return sorted(found, key=lambda each: -each[1])
+        found.append((submission, written))
+    return sorted(found, key=lambda each: each[1])
 
 
 def jobs_of(names: list[str]) -> dict[str, dict[int, Job]]:
@@ -171,7 +171,7 @@ def jobs_of(names: list[str]) -> dict[str, dict[int, Job]]:
 
 def forget(out: Path) -> None:
     """Remove the files of old submissions that are over, and what this user's jobs have left."""
-    old = [submission for submission, age in read(out) if age > _FORGOTTEN]
+    old = [submission for submission, written in read(out) if time.time() - written > _FORGOTTEN]
     known = jobs_of([submission.name for submission in old if submission.to == "slurm"])
     for submission in old:
         finished = all(results.summary_of(run, out).is_file() for run in submission.runs)

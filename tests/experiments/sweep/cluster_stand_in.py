@@ -23,7 +23,7 @@ class Cluster:
         monkeypatch.setattr("lightning_subnets.experiments.report.report", lambda *_: None)  # which takes long
         Path("bin").mkdir()
         monkeypatch.setenv("PATH", str(Path("bin").absolute()))
-        for tool in ("sh", "env", "kill", "cat"):
+        for tool in ("sh", "env", "kill", "cat", "sleep"):
             Path("bin", tool).symlink_to(shutil.which(tool, path="/usr/bin:/bin") or "")
         monkeypatch.setenv("XDG_STATE_HOME", str(Path("state").absolute()))
         monkeypatch.setenv("USER", "ada")

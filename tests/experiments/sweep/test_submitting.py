@@ -38,7 +38,8 @@ def test_the_job_of_a_run_is_told_to_save_itself_and_requeues_alone(cluster: Clu
     said = cluster.sweep("--slurm", "--gpus=2", "--time=1-00:00:00", "--partition=big", "--max_jobs=1")
     assert os.umask(before) == 0o002
     assert said[0] == "2 runs: 2 not submitted"
-    assert said[1].startswith("submitted 2 as job 77, which scancel 77 stops; to look: subnets sweep figure.yaml")
+    look = "subnets sweep figure.yaml --scale smoke --out out --status"
+    assert said[1] == f"submitted 2 as job 77, which scancel 77 stops; to look: {look}"
     (submission,) = cluster.submissions()
     assert submission == {"name": submission["name"], "to": "slurm", "runs": names(), "by": "ada", "job": "77"}
     folder = Path("state/lightning-subnets", str(submission["name"]))
@@ -253,6 +254,14 @@ def test_squeue_shows_all_jobs_whatever_a_shell_has_set_for_it(
     cluster.queue("PENDING", "PENDING")
     cluster.program("squeue", '[ "$SQUEUE_USERS" ] || cat queue')
     assert cluster.sweep("--status")[0] == "2 runs: 2 waiting"
+
+
+def test_the_last_words_of_a_run_are_known_although_squeue_answers_late(cluster: Cluster) -> None:
+    cluster.sweep("--slurm")
+    cluster.queue("FAILED", "PENDING")
+    results.log_of(names()[0], OUT).write_text("error: no such GPU\n")
+    cluster.program("squeue", "sleep 0.5; cat queue")
+    assert "no such GPU; SLURM: FAILED" in cluster.sweep("--status")[1]
 
 
 def test_without_an_answer_of_slurm_nothing_is_submitted(cluster: Cluster) -> None:
