@@ -9,7 +9,7 @@
 # make rehearse      rehearse ImageNet with a few photographs, before it costs GPU hours: PHOTOS=folder
 # make docs          build the website into site/, without a network
 # make dist          build and check the files for the package index, see docs/release.md
-# make lint          check style, types, the arrows between the rooms, and the files for GitHub
+# make lint          check style, types, the order of the rooms, and the files for GitHub
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
