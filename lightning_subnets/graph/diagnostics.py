@@ -194,7 +194,12 @@ def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
         elif name == "weight":
             value = value.square()
         elif name == "running_var":  # the norm adds eps and takes the root
-            eps: Any = network.get_submodule(owner).eps
+            norm: Any = network.get_submodule(owner)
+            if (eps := getattr(norm, "eps", None)) is None:
+                raise UserError(
+                    f"{type(network).__name__} has no trace of the path kernel: {type(norm).__name__} has running_var, "
+                    "and no eps, which is added to it"
+                )
             value = (value + eps).square() - eps
         tensors[key] = value
     return tensors

@@ -161,6 +161,25 @@ def test_a_sum_that_exceeds_the_range_of_float64_is_an_error_and_a_dropped_weigh
     assert log10_path_kernel_trace(network, masks, (2,)) == -math.inf
 
 
+class OwnNorm(nn.Module):
+    """A norm of one's own, whose small number has another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epsilon = 1e-5
+        self.register_buffer("running_var", torch.ones(6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features / (self.get_buffer("running_var") + self.epsilon).sqrt()
+
+
+def test_a_norm_without_eps_has_no_sum_over_paths() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), OwnNorm(), nn.ReLU(), nn.Linear(6, 2))
+    masks = {name: torch.ones_like(each.parameter).bool() for name, each in find_weights(network).masked.items()}
+    with pytest.raises(UserError, match="Sequential has no trace of the path kernel: OwnNorm has running_var, and no"):
+        log10_path_kernel_trace(network, masks, (4,))
+
+
 def test_a_norm_that_subtracts_a_mean_has_no_sum_over_paths() -> None:
     network = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 2))
     masks = {name: torch.ones_like(each.parameter).bool() for name, each in find_weights(network).masked.items()}
