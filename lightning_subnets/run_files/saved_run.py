@@ -106,7 +106,8 @@ class SavedRun:
         try:
             with current_directory_last():  # the config is the user's, see SECURITY.md
                 parsed = parser.parse_object({key: self._config[key]})
-            parsed[f"{key}.{seed}"] = self._config["seed_everything"]
+            if f"{key}.{seed}" in parsed:  # a data module of one's own may have no seed
+                parsed[f"{key}.{seed}"] = self._config["seed_everything"]
             if key == "model":
                 leave_defaults_to_builder(parsed.model.network)
             return parser.instantiate(parsed)[key]

@@ -54,11 +54,7 @@ class Branching(Negative):
 
 
 class WithoutTest(LightningDataModule):
-    """Images for training and validation only."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.seed = seed
+    """Images for training and validation only, without a seed."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(TensorDataset(torch.randn(64, *SHAPE), torch.arange(64) % 10), batch_size=32)
@@ -106,6 +102,7 @@ def test_data_without_test_images_are_reported_as_not_tested(
     said = capsys.readouterr()
     assert "not tested" in said.out
     assert "WithoutTest has no test images, so the run ends without a test" in said.err
+    assert "classes and preprocessing are left out: WithoutTest is no ImageDataModule, so its images" in said.err
 
 
 def test_a_network_whose_units_cannot_be_followed_is_reported_without_them(
