@@ -44,6 +44,22 @@ def labelled_batch(batch: Any, source: str) -> Batch:
     return images, labels
 
 
+def images_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the images of a batch to predict, and their labels if the batch has some.
+
+    Args:
+        batch: images alone, or a list or tuple that begins with images, and labels if the next part is a tensor.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    parts = batch if isinstance(batch, (list, tuple)) else [batch]
+    if not parts or not isinstance(parts[0], Tensor):
+        raise UserError(f"a batch to predict is a {type(batch).__name__}: give images, or (images, labels)")
+    labels = parts[1] if len(parts) > 1 and isinstance(parts[1], Tensor) else None
+    return parts[0], labels
+
+
 def hard_labels(labels: Tensor) -> Tensor:
     """Return labels as classes (batch,): of soft labels (batch, classes), each image's most probable class."""
     return labels.argmax(dim=1) if labels.ndim == 2 else labels

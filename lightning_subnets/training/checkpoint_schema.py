@@ -9,11 +9,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_subnets.errors import UserError
+from lightning_subnets.training import torch_file
 from lightning_subnets.training.schema import Count, Strict
+
+_HYPERPARAMETERS = {each.CHECKPOINT_HYPER_PARAMS_KEY for each in (LightningModule, LightningDataModule)}
 
 
 def check(content: Mapping[Any, Any]) -> None:
@@ -72,6 +78,32 @@ def is_plain(value: object) -> bool:
         return all(is_plain(each) for each in (*value, *value.values())) and tuple not in map(type, value)
     # No subclasses, because a checkpoint would name them. No NaN, because it equals nothing.
     return type(value) in (str, int, float, bool, type(None)) and value == value
+
+
+def make_readable_(checkpoint: dict[str, Any]) -> None:
+    """Give a checkpoint, before it is written, only values that ``torch_file.read`` accepts.
+
+    Hyperparameters that are not plain are left out with a warning, because nothing here reads them.
+
+    Raises:
+        ValueError: if another value, of a callback's state for instance, would be refused.
+    """
+    for key in _HYPERPARAMETERS & checkpoint.keys():
+        kept = {}
+        for name, value in checkpoint[key].items():
+            try:
+                kept[name] = torch_file.writable(value, name)
+            except torch_file.ForeignError as error:
+                rank_zero_warn(f"the checkpoints leave out a hyperparameter: {error}")
+        checkpoint[key] = kept
+    for key, value in checkpoint.items():
+        try:
+            checkpoint[key] = torch_file.writable(value, key)
+        except torch_file.ForeignError as error:
+            raise UserError(
+                f"no checkpoint can hold more than tensors and plain values: {error}; give numbers, texts, and lists "
+                "and dicts of them"
+            ) from error
 
 
 def _plain(value: object) -> object:

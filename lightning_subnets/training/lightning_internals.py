@@ -68,6 +68,15 @@ def log_now(trainer: Trainer, *, step_before: bool = False) -> None:
     loop._batches_that_stepped += step_before
 
 
+def begins_next_epoch(trainer: Trainer) -> bool:
+    """Return whether a checkpoint from within an epoch was written after the epoch's last batch.
+
+    Lightning then begins the next epoch. If the checkpoint was written in a validation, it ends the epoch first.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    return loop.restarted_on_train_batch_end and loop.batch_progress.is_last_batch
+
+
 def count_last_step_once(trainer: Trainer) -> None:
     """Keep Lightning from counting a step twice: the last one of an epoch that was cut short.
 

@@ -1,17 +1,21 @@
-"""The attributes of a ``SubnetModule`` that checkpoints, callbacks and the checks before training read."""
+"""What checkpoints, callbacks and the checks before training know of a ``SubnetModule``, its passes and its metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torchmetrics import MeanMetric
 
+from lightning_subnets.datamodules.labelled_batch import hard_labels
+from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import MaskedWeight
@@ -39,6 +43,7 @@ class MaskedModule(LightningModule):
     optimizer: OptimizerCallable
     schedule: Schedule
     known_digest: tuple[object, str] | None
+    loss: nn.CrossEntropyLoss
     metrics: nn.ModuleDict
     memory_format: torch.memory_format
     _weights: list[MaskedWeight]
@@ -70,21 +75,49 @@ class MaskedModule(LightningModule):
             reason = str(error).splitlines()[0]
             raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
 
+    def _logits(self, images: Tensor, batch_idx: int) -> Iterator[Tensor]:
+        """Yield the logits of each pass of an evaluation, with random numbers that depend only on the batch."""
+        with isolate_rng():
+            torch.manual_seed(seed_of(self.seed, batch_idx, self.global_rank))
+            for _ in range(self.method.num_eval_passes):
+                yield self(images)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        for logits in self._logits(images, batch_idx):
+            best = logits.topk(min(5, logits.shape[-1])).indices == hard_labels(labels)[:, None]
+            self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
+            self._update(f"{stage}/accuracy", best[:, 0].float())
+            self._update(f"{stage}/top5", best.any(dim=1).float())
+
     def _update(self, name: str, values: Tensor) -> None:
         """Add a value per sample, because torchmetrics 1.9 ignores weights with ``nan_strategy="disable"``."""
         metric = self.metrics[name]
         assert isinstance(metric, MeanMetric)
         metric.update(values)
 
+    def _metrics_of(self, stage: str) -> dict[str, MeanMetric]:
+        """Return the metrics of train, val or test by name."""
+        return {name: metric for name, metric in self.metrics.items() if name.startswith(stage)}  # type: ignore[misc]
+
+    def _reset_metrics(self, stage: str) -> None:
+        """Forget what an interrupted pass has counted."""
+        for metric in self._metrics_of(stage).values():
+            metric.reset()
+
     def _log_metrics(self, stage: str) -> None:
         """Log a stage's metrics, exact over all ranks and samples."""
-        for name, metric in self.metrics.items():
-            if name.startswith(stage):
-                assert isinstance(metric, MeanMetric)
-                self.log(name, metric)
+        for name, metric in self._metrics_of(stage).items():
+            self.log(name, metric)
+
+    @property
+    def _fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     def _check_one_loader(self) -> None:
-        counts = self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_val_batches
+        counts = self.trainer.num_val_batches
+        if self.trainer.testing or self.trainer.predicting:
+            counts = self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_predict_batches
         if len(counts) > 1:
             raise UserError(f"there are {len(counts)} loaders to evaluate on: return one, as of a ConcatDataset")
 

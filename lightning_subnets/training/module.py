@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
@@ -18,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from lightning_subnets import masking
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.datamodules.labelled_batch import hard_labels
+from lightning_subnets.datamodules.labelled_batch import hard_labels, images_and_labels
 from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.datamodules.pruning_batches import pruning_data
 from lightning_subnets.errors import UserError
@@ -26,7 +25,7 @@ from lightning_subnets.masking import cached_weight, prune_at_init
 from lightning_subnets.masking.choice import Choice, Norms, distribution_for
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint as subnet_checkpoint
-from lightning_subnets.training import preflight, resuming, run_masks, trial_pass
+from lightning_subnets.training import checkpoint_schema, preflight, resuming, run_masks, trial_pass
 from lightning_subnets.training.callbacks import (
     Averaging,
     Collapse,
@@ -38,7 +37,13 @@ from lightning_subnets.training.callbacks import (
 )
 from lightning_subnets.training.callbacks.divergence import diverged_at
 from lightning_subnets.training.masked_module import MaskedModule
-from lightning_subnets.training.schedule import Schedule, images_per_step, learning_rate_factor, warmup_steps
+from lightning_subnets.training.schedule import (
+    Schedule,
+    images_per_step,
+    learning_rate_factor,
+    steps_of_epoch,
+    steps_of_run,
+)
 from lightning_subnets.training.trial_pass import check_batch
 
 
@@ -146,10 +151,10 @@ class SubnetModule(MaskedModule):
         if images and self.lr_batch_size:
             for group in optimizer.param_groups:
                 group["lr"] *= images / self.lr_batch_size
-        steps = self.trainer.estimated_stepping_batches
+        steps = steps_of_run(self.trainer, "the cosine schedule" if self.schedule == "cosine" else None)
         if self.global_rank == 0 and (why := self.method.too_short(steps)):
             print(why, file=sys.stderr)
-        warmup = warmup_steps(self.trainer, self.warmup_epochs)
+        warmup = self.warmup_epochs and self.warmup_epochs * steps_of_epoch(self.trainer, "warmup_epochs")
         position: Callable[[int], float] = float
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, IterativePruning):
@@ -176,8 +181,9 @@ class SubnetModule(MaskedModule):
     def on_train_start(self) -> None:
         self._check_one_loader()
         cached_weight.invalidate_(self._weights)
+        self._reset_metrics("train")
         if self._resumed is not None:
-            resuming.restore_(self.trainer, self._resumed, self._train_metrics)
+            resuming.restore_(self.trainer, self._resumed, [*self._metrics_of("train").values()])
             self._resumed = None
         # This run's config and global batch set the optimizer's options, instead of the checkpoint.
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
@@ -189,6 +195,10 @@ class SubnetModule(MaskedModule):
         """Remove the masks and return the network, to evaluate it with other weights."""
         self._weights, self._pruned = [], True
         return masking.unmask_(self.network)
+
+    def on_train_epoch_start(self) -> None:
+        # A loader that draws its own order draws another one in each epoch, and the same one on each rank.
+        torch.manual_seed(seed_of(self.seed, self.current_epoch))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         # Outside of autocast, which would give training the weights that it has cast for a pass without gradients.
@@ -227,11 +237,19 @@ class SubnetModule(MaskedModule):
         self._log_metrics("train")
 
     def on_validation_epoch_start(self) -> None:
+        self._reset_metrics("val")
+        self.on_predict_epoch_start()
+
+    def on_test_epoch_start(self) -> None:
+        self._reset_metrics("test")
+        self.on_predict_epoch_start()
+
+    def on_predict_epoch_start(self) -> None:
         self._check_one_loader()
         # Lightning may have replaced parameters, by their average for instance, without a new version of the tensors.
         cached_weight.invalidate_(self._weights)
 
-    on_test_epoch_start = on_predict_epoch_start = on_train_end = on_fit_end = on_validation_epoch_start
+    on_train_end = on_fit_end = on_predict_epoch_start
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate("val", batch, batch_idx)
@@ -251,38 +269,18 @@ class SubnetModule(MaskedModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the class probabilities (batch, classes)."""
-        return torch.stack([logits.softmax(dim=-1) for logits in self._logits(batch[0], batch_idx)]).mean(dim=0)
-
-    def _logits(self, images: Tensor, batch_idx: int) -> Iterator[Tensor]:
-        """Yield the logits of each pass of an evaluation, with random numbers that depend only on the batch."""
-        torch.manual_seed(seed_of(self.seed, batch_idx, self.global_rank))
-        for _ in range(self.method.num_eval_passes):
-            yield self(images)
-
-    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        for logits in self._logits(images, batch_idx):
-            best = logits.topk(min(5, logits.shape[-1])).indices == hard_labels(labels)[:, None]
-            self._update(f"{stage}/loss", self.loss(logits, labels).expand(len(labels)))
-            self._update(f"{stage}/accuracy", best[:, 0].float())
-            self._update(f"{stage}/top5", best.any(dim=1).float())
-
-    @property
-    def _fitting(self) -> bool:
-        return self.trainer.state.fn == TrainerFn.FITTING
-
-    @property
-    def _train_metrics(self) -> list[MeanMetric]:
-        return [metric for name, metric in self.metrics.items() if name.startswith("train")]  # type: ignore[misc]
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the class probabilities (batch, classes) of images, with or without labels."""
+        images, _ = images_and_labels(batch)
+        return torch.stack([logits.softmax(dim=-1) for logits in self._logits(images, batch_idx)]).mean(dim=0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["subnet"] = self.identity
         checkpoint["optimizer"] = type(self.build_optimizer()).__name__
-        checkpoint["run"] = resuming.state(self.trainer, self._train_metrics)
+        checkpoint["run"] = resuming.state(self.trainer, [*self._metrics_of("train").values()])
         Averaging.save_(self.trainer, checkpoint)
         subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
+        checkpoint_schema.make_readable_(checkpoint)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load the state, whose masks replace pruning at initialization."""

@@ -65,7 +65,9 @@ def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
     if sums.shape != (saved["ranks"], 2 * len(metrics)) or not sums.is_floating_point():
         raise UserError(f"the checkpoint is damaged: its metrics have the shape {tuple(sums.shape)}")
     if trainer.fit_loop.restarted_mid_epoch:
-        if len(sums) == trainer.world_size:
+        if internals.begins_next_epoch(trainer):
+            pass
+        elif len(sums) == trainer.world_size:
             _set_sums_(metrics, sums[trainer.global_rank])
         elif trainer.is_global_zero:
             _set_sums_(metrics, sums.sum(dim=0))
@@ -99,9 +101,11 @@ def _in_words(layout: dict[str, int | None]) -> str:
 
 
 def _convert_(trainer: Trainer) -> None:
-    """Convert the position in the run to the steps that an epoch has now."""
+    """Convert the position in the run to the steps that an epoch has now; an epoch of a stream has no number."""
     loop: Any = trainer.fit_loop
     batches, done = trainer.num_training_batches, 0
+    if not isfinite(batches):
+        return
     if loop.restarted_mid_epoch:
         (loader,) = internals.train_loaders(trainer)
         if isinstance(loader, EpochLoader):

@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import Trainer
 
+from lightning_subnets.errors import UserError
+
 Schedule = Literal["cosine", "constant"]
 
 
@@ -48,12 +50,48 @@ class Rounds(NamedTuple):
         return step if step < self.steps else self.start + (step - self.steps) % self.later
 
 
-def warmup_steps(trainer: Trainer, epochs: float) -> float:
-    """Return the number of optimizer steps in some epochs."""
-    if not epochs:
-        return 0.0
+def steps_of_run(trainer: Trainer, needed_by: str | None = None) -> float:
+    """Return the number of optimizer steps of a run; infinity if only its data or a time limit ends it.
+
+    Args:
+        trainer: of the run.
+        needed_by: what needs a finite number, for the error message.
+
+    Raises:
+        ValueError: if the number is needed, and the training loader has no length.
+    """
+    steps = trainer.estimated_stepping_batches
+    if steps >= 0 and math.isfinite(steps):
+        return steps
+    if trainer.limit_train_batches == 0:  # Lightning has not counted the batches then
+        return 0
+    if needed_by:
+        raise UserError(
+            f"{needed_by} needs the number of steps, and the training loader has no length: set --trainer.max_steps, "
+            "or --trainer.limit_train_batches to the number of batches in an epoch"
+        )
+    return math.inf  # Lightning says max_steps, which may be -1
+
+
+def steps_of_epoch(trainer: Trainer, needed_by: str) -> int:
+    """Return the number of optimizer steps in an epoch.
+
+    Args:
+        trainer: of the run.
+        needed_by: what needs the number, for the error message.
+
+    Raises:
+        ValueError: if the training loader has no length.
+    """
     trainer.fit_loop.setup_data()  # otherwise, with max_steps, the batches are not counted yet
-    return epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    if trainer.limit_train_batches == 0:  # Lightning has not counted the batches then
+        return 0
+    if math.isinf(trainer.num_training_batches):
+        raise UserError(
+            f"{needed_by} counts epochs, and the training loader has no length: set --trainer.limit_train_batches to "
+            "the number of batches in an epoch"
+        )
+    return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 def images_per_step(trainer: Any) -> int | None:

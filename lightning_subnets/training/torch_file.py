@@ -12,10 +12,12 @@ import warnings
 import zipfile
 from collections import Counter, OrderedDict
 from io import BytesIO
+from pathlib import PurePath
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 
@@ -149,6 +151,40 @@ def _check_tree_(content: Any, *, most: int) -> None:
             waiting += [(each, depth + 1) for each in value]
         elif not isinstance(value, _PLAIN):
             raise ValueError(f"it holds a value of {type(value)}")
+
+
+def writable(value: Any, name: str) -> Any:
+    """Return a value as ``read`` will return it: NumPy's numbers become Python's numbers, and paths become texts.
+
+    Args:
+        value: to be written.
+        name: of the value, for the error message.
+
+    Raises:
+        ForeignError: if ``read`` would refuse the value.
+    """
+    kind = type(value)
+    if kind in (dict, OrderedDict, Counter):
+        return kind({writable(key, name): writable(each, f"{name}[{key!r}]") for key, each in value.items()})
+    if kind in (list, tuple, set, torch.Size):
+        return kind([writable(each, f"an element of {name}") for each in value])
+    if isinstance(value, np.generic):
+        return writable(value.item(), name)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, str):
+        return str.__str__(value)  # without its subclass, which the file would name
+    if isinstance(value, int) and kind is not bool:
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, Tensor):
+        plain_tensor = kind in (Tensor, nn.Parameter) and value.layout is torch.strided
+        if not plain_tensor or value.dtype not in DTYPES.values():
+            raise ForeignError(f"{name} is a {kind.__name__} of {value.dtype}, {value.layout}")
+    elif not isinstance(value, _PLAIN):
+        raise ForeignError(f"{name} is a {kind.__module__}.{kind.__qualname__}")
+    return value
 
 
 _PLAIN = (str, int, float, type(None), Tensor, torch.dtype)

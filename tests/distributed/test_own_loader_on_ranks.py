@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rank_processes import on_ranks, trainer
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 import lightning_subnets as ls
 from lightning_subnets.training.module import SubnetModule
@@ -36,15 +37,26 @@ class Watch(Callback):
             trainer.should_stop = True
 
 
-def samples_of(folder: Path, shuffle: bool, stop: int, resumes: bool) -> list[int]:
+class Permuted(Sampler[int]):
+    """A sampler of a user's own."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(COUNT).tolist())
+
+
+def samples_of(folder: Path, shuffle: bool, stop: int, resumes: bool, own_sampler: bool = False) -> list[int]:
     """Return the samples that this rank sees in two epochs."""
+    torch.manual_seed(0)  # as a user does, because a sampler of one's own draws the first epoch before the run begins
     data = TensorDataset(torch.arange(float(COUNT))[:, None].expand(-1, 3), torch.arange(COUNT) % 10)
-    loader: DataLoader[Any] = DataLoader(data, 8, shuffle=shuffle)
+    loader: DataLoader[Any] = DataLoader(data, 8, shuffle=shuffle, sampler=Permuted() if own_sampler else None)
     network = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10))
     module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=1e-6))
     watch = Watch(stop, folder)
     path = folder / "middle.ckpt" if resumes else None
-    trainer(callbacks=[watch], max_epochs=2, limit_val_batches=0).fit(
+    trainer(callbacks=[watch], max_epochs=2, limit_val_batches=int(own_sampler)).fit(
         module, loader, loader, ckpt_path=path, weights_only=True
     )
     return watch.samples
@@ -59,3 +71,9 @@ def test_ranks_share_the_samples_of_a_users_loader_and_resume_with_as_many_ranks
         assert [one + other for one, other in zip(first, rest, strict=True)] == whole
         (alone,) = on_ranks(samples_of, tmp_path, shuffle, 0, True, ranks=1)
         assert sorted(first[0][100:] + first[1][100:] + alone) == list(range(COUNT))
+
+
+def test_ranks_share_the_samples_of_a_sampler_of_ones_own(tmp_path: Path) -> None:
+    first, second = on_ranks(samples_of, tmp_path, False, 0, False, True)
+    assert sorted(first[:100] + second[:100]) == sorted(first[100:] + second[100:]) == list(range(COUNT))
+    assert first[:100] != first[100:]

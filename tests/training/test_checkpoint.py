@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from small_runs import quiet_trainer
 from torch import nn
 
@@ -17,10 +19,17 @@ from lightning_subnets.training.checkpoint import read
 from lightning_subnets.training.module import SubnetModule
 
 
+class Name(str):
+    """A text of another type."""
+
+
+def _unmasked() -> list[nn.Module]:
+    return [nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10)]
+
+
 def small_module(weights: str | None = "signed_constant", method: ls.Method | None = None) -> SubnetModule:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
     return SubnetModule(
-        network,
+        nn.Sequential(*_unmasked()),
         method or ls.EdgePopup(0.5),
         weights=weights,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
@@ -32,6 +41,67 @@ def saved(module: SubnetModule, path: Path) -> dict[str, Any]:
     trainer.fit(module, datamodule=Digits())
     trainer.save_checkpoint(path)
     return read(path)
+
+
+def test_a_module_is_loaded_from_a_checkpoint_as_any_other(tmp_path: Path) -> None:
+    module = small_module()
+    saved(module, tmp_path / "run.ckpt")
+    other = small_module()
+    loaded = SubnetModule.load_from_checkpoint(
+        tmp_path / "run.ckpt", network=nn.Sequential(*_unmasked()), method=ls.EdgePopup(0.5), weights="signed_constant"
+    )
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in module.state_dict().items())
+    assert any(not torch.equal(value, other.state_dict()[key]) for key, value in module.state_dict().items())
+
+
+class Remembers(Callback):
+    """Has a state, like a user's callback."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.state = state_dict
+
+
+class Described(Digits):
+    def __init__(self, root: Path, transform: Any = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoints leave out a hyperparameter")
+def test_what_users_keep_in_a_checkpoint_is_plain_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    mine = Remembers({"best": np.float64(0.5), "at": (np.int64(3), True), "file": tmp_path, "name": Name("a")})
+    trainer = quiet_trainer(max_steps=2, callbacks=[mine])
+    trainer.fit(small_module(), datamodule=Described(tmp_path, transform=len))
+    trainer.save_checkpoint(path)
+    content = read(path)
+    assert content["datamodule_hyper_parameters"] == {"root": str(tmp_path)}
+    again = Remembers({})
+    quiet_trainer(max_steps=3, callbacks=[again]).fit(small_module(), datamodule=Digits(), ckpt_path=path)
+    assert again.state == {"best": 0.5, "at": (3, True), "file": str(tmp_path), "name": "a"}
+    assert [type(value) for value in (again.state["best"], *again.state["at"])] == [float, int, bool]
+
+
+def test_a_hyperparameter_that_is_left_out_is_named(tmp_path: Path) -> None:
+    trainer = quiet_trainer(max_steps=1)
+    trainer.fit(small_module(), datamodule=Described(tmp_path, transform=len))
+    with pytest.warns(UserWarning, match=r"leave out a hyperparameter: transform is a builtins\."):
+        trainer.save_checkpoint(tmp_path / "run.ckpt")
+
+
+@pytest.mark.parametrize("value", [object(), [{3}, b"bytes"], {"z": torch.zeros(1, dtype=torch.complex64)}])
+def test_a_state_that_could_not_be_read_again_is_an_error_when_it_is_written(value: Any, tmp_path: Path) -> None:
+    trainer = quiet_trainer(max_steps=1, callbacks=[Remembers({"seen": value})])
+    trainer.fit(small_module(), datamodule=Digits())
+    with pytest.raises(ls.UserError, match=r"no checkpoint can hold.*callbacks\['Remembers'\]\['seen'\]"):
+        trainer.save_checkpoint(tmp_path / "run.ckpt")
+    assert not (tmp_path / "run.ckpt").exists()
 
 
 def test_a_checkpoint_omits_the_weights_that_the_seed_gives_and_restores_them(tmp_path: Path) -> None:

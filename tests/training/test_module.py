@@ -116,6 +116,32 @@ def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
     assert metrics["test/loss"] == pytest.approx(smoothed.item(), rel=1e-5)
 
 
+def test_an_interrupted_evaluation_leaves_nothing_in_the_next_one(tmp_path: Path) -> None:
+    class Interrupt(Callback):
+        def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    module, data = small_module(), Digits(batch_size=100)
+    expected = quiet_trainer().validate(small_module(), datamodule=data, verbose=False)
+    for run in ("fit", "validate"):
+        with pytest.raises(SystemExit):
+            getattr(quiet_trainer(callbacks=[Interrupt()], limit_train_batches=0), run)(module, datamodule=data)
+        assert quiet_trainer().validate(module, datamodule=data, verbose=False) == expected
+
+
+def test_an_interrupted_epoch_leaves_nothing_in_the_metrics_of_the_next_fit(tmp_path: Path) -> None:
+    class Interrupt(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    module, data = small_module(optimizer=sgd(0.0)), Digits(batch_size=1437)
+    with pytest.raises(SystemExit):
+        fit(module, Digits(batch_size=100), tmp_path, callbacks=[Interrupt()])
+    again, alone = fit(module, data, tmp_path), fit(small_module(optimizer=sgd(0.0)), data, tmp_path)
+    loss = [trainer.callback_metrics["train/loss"].item() for trainer in (again, alone)]
+    assert loss[0] == pytest.approx(loss[1])
+
+
 def test_top5_is_1_with_fewer_than_five_classes() -> None:
     module = small_module(network=small_network(outputs=3))
     module._evaluate("val", (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])), 0)
@@ -177,6 +203,20 @@ def test_a_checkpoint_of_lightning_from_the_middle_of_an_epoch_is_resumed_to_the
 
     whole, resumed = run("first"), run("second", tmp_path / "first" / "step=8.ckpt")
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_checkpoint_of_the_last_batch_of_an_epoch_is_resumed_with_metrics_of_the_next_epoch_alone(
+    tmp_path: Path,
+) -> None:
+    def run(folder: str, ckpt_path: Path | None = None) -> dict[str, float]:
+        keep = ModelCheckpoint(tmp_path / folder, filename="{step}", save_top_k=-1, every_n_train_steps=12)
+        data = Digits(batch_size=128)  # 12 batches an epoch
+        trainer = fit(small_module(), data, tmp_path, max_epochs=2, callbacks=[keep], ckpt_path=ckpt_path)
+        return {name: trainer.callback_metrics[name].item() for name in ("train/loss", "train/accuracy", "val/loss")}
+
+    whole, resumed = run("first"), run("second", tmp_path / "first" / "step=12.ckpt")
+    assert resumed == whole
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

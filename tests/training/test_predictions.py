@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from small_runs import quiet_trainer
 from test_module import PlainData, fit, small_module
+from torch.utils.data import DataLoader, TensorDataset
 
+import lightning_subnets as ls
 from lightning_subnets.training.callbacks import Predictions
 
 
@@ -14,6 +20,31 @@ def test_any_data_module_trains_and_predicts(tmp_path: Path) -> None:
     trainer = fit(module, PlainData(), tmp_path, callbacks=[Predictions(str(tmp_path / "found.csv"))])
     trainer.predict(module, datamodule=PlainData())
     assert len((tmp_path / "found.csv").read_text().splitlines()) == 17
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("alone", [False, True])
+def test_images_without_labels_are_predicted(alone: bool, labelled: bool, tmp_path: Path) -> None:
+    images, path = torch.rand(10, 1, 8, 8), tmp_path / "found.csv"
+    data: Any = images if alone else TensorDataset(images, *([torch.arange(10)] if labelled else []))
+    trainer = quiet_trainer(callbacks=[Predictions(str(path))])
+    module = small_module(channels_last=True)
+    found = trainer.predict(module, DataLoader(data, batch_size=4))
+    probabilities = torch.cat(found)  # type: ignore[arg-type]
+    torch.testing.assert_close(probabilities, module.eval()(images).softmax(dim=1))
+    rows = [*csv.DictReader(path.read_text().splitlines())]
+    assert [row["predicted"] for row in rows] == [str(int(index)) for index in probabilities.argmax(dim=1)]
+    labels = [str(label) for label in range(10)] if labelled and not alone else [""] * 10
+    assert [row["label"] for row in rows] == labels
+
+
+def test_predictions_need_images_from_one_loader() -> None:
+    images: Any = torch.rand(4, 1, 8, 8)
+    records: Any = [{"image": image} for image in images]
+    with pytest.raises(ls.UserError, match="a batch to predict is a dict: give images"):
+        quiet_trainer().predict(small_module(), DataLoader(records))
+    with pytest.raises(ls.UserError, match="there are 2 loaders to evaluate on"):
+        quiet_trainer().predict(small_module(), [DataLoader(images), DataLoader(images)])
 
 
 @pytest.mark.parametrize("where", ["on_predict_batch_end", "fsync"])

@@ -8,7 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking import cached_weight
 from lightning_subnets.training.masked_module import MaskedModule, network_of
+from lightning_subnets.training.schedule import steps_of_run
 
 
 class GradualDensity(Callback):
@@ -38,7 +40,7 @@ class GradualDensity(Callback):
             if not 0.0 < value <= 1.0:
                 raise UserError(f"{name} = {value} is outside (0, 1]: 0.5 is a half")
         self.start, self.until = start, until
-        self._kept: dict[str, int] = {}  # by the method, by weight
+        self._kept: dict[str, int] = {}  # by the method, by weight, during training
 
     def check(self, module: MaskedModule, trainer: Trainer) -> None:
         """Check the method before training, see ``preflight``."""
@@ -54,10 +56,10 @@ class GradualDensity(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = masking.masked_weights(network_of(pl_module))
         self._kept = {name: each.num_kept for name, each in weights.items() if each.num_kept is not None}
+        self._last = self.until * steps_of_run(trainer, "GradualDensity")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        total = self.until * trainer.estimated_stepping_batches
-        left = max(0.0, 1.0 - trainer.global_step / total) ** 3
+        left = max(0.0, 1.0 - trainer.global_step / self._last) ** 3
         for name, each in masking.masked_weights(network_of(pl_module)).items():
             size = each.weight.numel()
             most = min(self.start * size, size - (each.frozen.never if each.frozen else 0))
@@ -65,8 +67,16 @@ class GradualDensity(Callback):
             each.state.num_kept = self._kept[name] + round(extra * left)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        for name, each in masking.masked_weights(network_of(pl_module)).items():
-            each.state.num_kept = self._kept[name]
+        weights = masking.masked_weights(network_of(pl_module))
+        for name, kept in self._kept.items():
+            weights[name].state.num_kept = kept
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_batch_end(trainer, pl_module)  # within a step, because the network may still be used
+        cached_weight.invalidate_([*masking.masked_weights(network_of(pl_module)).values()])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._kept = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"start": self.start, "until": self.until}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,7 @@ from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.rank_consistency import average_norms_
 from lightning_subnets.training.checkpoint import check_shapes
 from lightning_subnets.training.masked_module import MaskedModule, network_of
-from lightning_subnets.training.schedule import Rounds
+from lightning_subnets.training.schedule import Rounds, steps_of_epoch
 
 
 class IterativePruning(Callback):
@@ -105,8 +104,7 @@ class IterativePruning(Callback):
         Raises:
             ValueError: if ``rewind_to`` is beyond the first round, or the run does not end with the last round.
         """
-        trainer.fit_loop.setup_data()
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        steps = steps_of_epoch(trainer, "IterativePruning")
         self._steps_per_epoch = self._steps_per_epoch or steps
         start, first = self.rewind_to or 0, self.epochs_per_round * self._steps_per_epoch
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.labelled_batch import images_and_labels
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.training import csv_text
 
@@ -21,7 +21,8 @@ from lightning_subnets.training import csv_text
 class Predictions(Callback):
     """Writes the predictions of ``predict`` as CSV: sample, label, predicted class and its probability.
 
-    Photographs without labels, ``data.images``, have their file instead of sample and label.
+    Photographs without labels, ``data.images``, have their file instead of sample and label. The label is empty if a
+    batch of another loader has none.
 
     The file appears once it is complete. A class name that a spreadsheet would compute gets an apostrophe in front, see
     ``csv_text``.
@@ -72,14 +73,14 @@ class Predictions(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: tuple[Tensor, Tensor],
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         probabilities, predicted = outputs.max(dim=-1)
-        for label, index, probability in zip(
-            batch[1].tolist(), predicted.tolist(), probabilities.tolist(), strict=True
-        ):
+        _, labels = images_and_labels(batch)
+        known = [""] * len(predicted) if labels is None else labels.tolist()
+        for label, index, probability in zip(known, predicted.tolist(), probabilities.tolist(), strict=True):
             of = (lambda label: label) if self._classes is None else self._classes.__getitem__
             sample = (self._files[self._sample],) if self._files else (self._sample, of(label))
             self._rows.writerow((*map(csv_text.escape, (*sample, of(index))), f"{probability:.6f}"))

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from lightning_subnets.errors import printable
+from lightning_subnets.training.schedule import steps_of_run
 
 _INTERVAL = 60.0  # seconds between two lines without a terminal
 _WIDTH_WITH_BAR = 80  # in a narrower terminal, rich would cut the counters off
@@ -73,7 +74,7 @@ class Progress(ProgressBar):
             step, epoch = trainer.global_step, trainer.current_epoch + 1
             doing = f"resuming in epoch {epoch}, after step {step}" if step else "training"
             print(f"{doing}; everything goes into {printable(str(folder))}", file=sys.stderr)
-        self._start("training", trainer.estimated_stepping_batches, _step(trainer))
+        self._start("training", steps_of_run(trainer), _step(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self._show(_training(trainer, trainer.current_epoch + 1), _step(trainer))

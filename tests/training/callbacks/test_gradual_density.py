@@ -58,6 +58,20 @@ def test_every_evaluation_is_at_the_methods_density() -> None:
     assert all(each == {name: total // 4 for name, total in TOTALS.items()} for each in counts.evaluated)
 
 
+class Interrupt(Callback):
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 2:
+            raise KeyboardInterrupt
+
+
+def test_after_an_interruption_the_network_has_the_methods_density() -> None:
+    module = conv_module(ls.EdgePopup(0.25), allow_collapse=True)
+    with pytest.raises(SystemExit):
+        quiet_trainer(callbacks=[GradualDensity(until=1.0), Interrupt()]).fit(module, datamodule=Digits())
+    assert _kept(module) == {name: total // 4 for name, total in TOTALS.items()}
+    assert int((module.network[0].weight != 0).sum()) == 9  # type: ignore[index]
+
+
 def test_weights_that_keep_more_than_the_start_keep_that() -> None:
     counts = _fit(GradualDensity(start=0.3, until=1.0), ls.EdgePopup(0.5))
     assert all(each == {name: total // 2 for name, total in TOTALS.items()} for each in counts.trained)
