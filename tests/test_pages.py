@@ -169,6 +169,17 @@ def test_the_table_of_options_with_several_processes_names_every_test_of_theirs(
     assert files <= {file for _, file, _ in named}
 
 
+def test_the_table_of_the_zoo_states_the_claims() -> None:
+    claims = yaml.safe_load(text_of("results/zoo/claims.yaml"))
+    rows = []
+    for name, claim in claims.items():
+        file, test = claim["file"], claim["test"]
+        kept = f"{file['kept'] / file['total']:.0%} of {file['total']:,} | {file['bytes'] / 1000:.0f} kB"
+        network = file["network"].rpartition(".")[2]
+        rows.append(f"| `{name}` | {network} | {kept} | {test['data']} | {test['accuracy']:.1%} |")
+    assert re.findall(r"^\| `\w+\.subnet` .*", text_of("docs/zoo.md"), re.MULTILINE) == rows
+
+
 def test_every_method_has_a_page_in_one_form() -> None:
     pages = {page.stem: page for page in (ROOT / "docs" / "methods").glob("*.md")}
     assert pages.keys() == {*methods.__all__}, "each method needs a page in docs/methods/, named like its class"

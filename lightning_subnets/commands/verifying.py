@@ -21,7 +21,8 @@ def verify(folder: Path, arguments: dict[str, Any]) -> bool:
     """Print what is found of each claim, and return whether none is wrong and no file lacks a claim."""
     stated = claims.read(folder)
     columns = ("size", "kept", "data", "claimed", "found")
-    table = Table("file", *(Column(title, justify="right") for title in columns), "verdict")
+    right = (Column(title, justify="right") for title in columns)
+    table = Table(Column("file", overflow="fold"), *right, "verdict", collapse_padding=True)  # for 80 columns
     notes: list[str] = []
     verified = wrong = 0
     for name, claim in stated.items():
@@ -31,7 +32,8 @@ def verify(folder: Path, arguments: dict[str, Any]) -> bool:
             notes.append(f"{name}, {verdict}: {reason}")
         density = f"{claim.file.kept / claim.file.total:.1%}" if claim.file.total else ""
         accuracies = (f"{claim.test.accuracy:.2%}", f"{found.accuracy:.2%}" if found else "")
-        table.add_row(*map(_shown, (name, decimal(claim.file.bytes), density, claim.test.data, *accuracies, verdict)))
+        file = name.removesuffix(".subnet")
+        table.add_row(*map(_shown, (file, decimal(claim.file.bytes), density, claim.test.data, *accuracies, verdict)))
     Console().print(table)
     for note in notes:
         print(printable(note))

@@ -58,16 +58,19 @@ Verify = Callable[..., tuple[int, str]]
 
 
 def test_a_claim_that_the_command_wrote_holds(claims: dict[str, Any], verify: Verify, tmp_path: Path) -> None:
+    (tmp_path / "digits.subnet").rename(tmp_path / "digits_edge_popup.subnet")
+    claims["digits_edge_popup.subnet"] = claims.pop("digits.subnet")
     code, printed = verify(claims)
     assert code == 0
     assert "1 of 1 claims verified, 0 wrong, 0 not checked" in printed
+    assert "│ digits_edge_popup │" in printed
     data = Digits()
     data.setup("test")
     images, labels = data.test_set
     with torch.no_grad():
-        logits = load_subnet(tmp_path / "digits.subnet").double()(data.normalize(images).double())
+        logits = load_subnet(tmp_path / "digits_edge_popup.subnet").double()(data.normalize(images).double())
     share = float((logits.argmax(1) == labels).double().mean())
-    assert claims["digits.subnet"]["test"]["accuracy"] == round(share, 6)
+    assert claims["digits_edge_popup.subnet"]["test"]["accuracy"] == round(share, 6)
 
 
 @pytest.mark.parametrize(
