@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,12 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
+    get_worker_info,
 )
 
 from lightning_subnets.datamodules.loader import EpochSampler, WorkerLoader, seed_of
 
-_OPTIONS = ["num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
-_OPTIONS += ["prefetch_factor", "persistent_workers"]
+_OPTIONS = ["num_workers", "pin_memory", "timeout", "multiprocessing_context", "prefetch_factor", "persistent_workers"]
 
 
 class SeededLoader(WorkerLoader):
@@ -38,8 +39,8 @@ class SeededLoader(WorkerLoader):
         batches, self.dataset = loader.batch_sampler, loader.dataset
         assert isinstance(batches, BatchSampler)
         options = {name: getattr(loader, name) for name in _OPTIONS}
+        options |= {"collate_fn": _collated, "worker_init_fn": partial(_start_worker, loader.worker_init_fn)}
         dataset = _SeededDataset(loader, sampler.size, sampler.seed)
-        options["collate_fn"] = _collated
         super().__init__(dataset, sampler, batches.batch_size, drop_last=batches.drop_last, **options)
 
     @property
@@ -66,15 +67,19 @@ class _SeededDataset(Dataset[Any]):
                 return self.collate(self.dataset.__getitems__(samples))
             return self.collate([self.dataset[sample] for sample in samples])
 
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the data set, which a ``worker_init_fn`` may use."""
-        if name == "dataset":  # it is missing while this object is unpickled
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
 
 def _collated(batch: Any) -> Any:
     return batch
+
+
+def _start_worker(user_function: Callable[[int], None] | None, worker: int) -> None:
+    """Make ``get_worker_info().dataset`` the user's own data set in this process, and call their function."""
+    info = get_worker_info()
+    assert info is not None
+    wrapper: Any = info.dataset
+    object.__setattr__(info, "dataset", wrapper.dataset)  # torch's class lets nobody assign to a field
+    if user_function:
+        user_function(worker)
 
 
 @contextmanager

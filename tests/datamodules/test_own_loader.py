@@ -22,6 +22,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
     default_collate,
+    get_worker_info,
 )
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
@@ -157,6 +158,32 @@ def test_a_users_loader_leaves_the_global_generators() -> None:
         assert len(list(loader)) == len(loader) == 25
         assert torch.equal(torch.get_rng_state(), before[0])
         assert (random.getstate(), repr(np.random.get_state())) == before[1:]
+
+
+class Opened(Noisy):
+    """Reads from a file that each worker opens for itself, as an h5py file must be."""
+
+    file: Tensor | None = None
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        info = get_worker_info()
+        assert info is not None
+        assert info.dataset is self
+        assert self.file is not None
+        return self.file[index], index % 10
+
+
+def open_file(worker: int) -> None:
+    info = get_worker_info()
+    assert info is not None
+    assert type(info.dataset) is Opened
+    info.dataset.file = torch.arange(COUNT).reshape(-1, 1)
+
+
+def test_a_worker_init_fn_gets_the_users_own_data_set() -> None:
+    loader = seeded(DataLoader(Opened(), SIZE, num_workers=1, worker_init_fn=open_file), seed=0, rank=0, ranks=1)
+    assert loader is not None
+    assert torch.equal(torch.cat([images for images, _ in loader])[:, 0], torch.arange(COUNT))
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
