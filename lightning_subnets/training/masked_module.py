@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -47,6 +47,20 @@ class MaskedModule(LightningModule):
     metrics: nn.ModuleDict
     memory_format: torch.memory_format
     _weights: list[MaskedWeight]
+    _to_unfreeze: tuple[nn.Parameter, ...] = ()  # the parameters that ``freeze`` has frozen
+
+    def freeze(self) -> Self:
+        """Freeze all parameters and switch to evaluation, until ``unfreeze``."""
+        self._to_unfreeze += tuple(parameter for parameter in self.parameters() if parameter.requires_grad)
+        super().freeze()
+        return self
+
+    def unfreeze(self) -> Self:
+        """Undo ``freeze``, and switch to training. Parameters that the method does not train stay frozen."""
+        for parameter in self._to_unfreeze:
+            parameter.requires_grad = True
+        self._to_unfreeze = ()
+        return self.train()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (batch, classes) of normalised images (batch, channels, height, width)."""

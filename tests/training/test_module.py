@@ -96,6 +96,22 @@ def test_each_step_has_its_own_rate_and_warmup_is_counted_in_epochs(end: dict[st
     assert used == pytest.approx([0.1 * learning_rate_factor(step, 6, 2, "cosine") for step in range(6)])
 
 
+@pytest.mark.parametrize("method", [ls.EdgePopup(0.5), ls.Random(0.5)], ids=str)
+def test_unfreeze_makes_trainable_what_freeze_has_frozen_and_nothing_else(method: ls.Method) -> None:
+    module, images = small_module(method=method, weights="kaiming_normal"), torch.rand(2, 1, 8, 8)
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    module.unfreeze()
+    assert [parameter.requires_grad for parameter in module.parameters()] == trained
+    module.freeze()
+    module.freeze()
+    assert not module(images).requires_grad
+    module.unfreeze()
+    assert [parameter.requires_grad for parameter in module.parameters()] == trained
+    assert module.training
+    module(images).sum().backward()
+    assert [parameter.grad is not None for parameter in module.parameters()] == trained
+
+
 def test_a_cosine_without_an_end_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match="needs an end"):
         fit(small_module(), Digits(), tmp_path, max_epochs=-1)
