@@ -140,6 +140,7 @@ class SubnetModule(MaskedModule):
         return [OwnLoader(), Averaging(), Frozen(), RankConsistency(), Divergence(), Collapse(self.allow_collapse)]
 
     def prepare_data(self) -> None:
+        preflight.check_optimizers(self, self.trainer, SubnetModule.configure_optimizers)
         preflight.check(self, self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

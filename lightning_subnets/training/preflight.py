@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -87,6 +88,21 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
         _check_images(module, data)
         if fitting and (unread := weights_without_gradient(module, _image(module, data))):
             print(f"no gradient reaches {listed(unread)}, because training never reads them", file=sys.stderr)
+
+
+def check_optimizers(module: MaskedModule, trainer: Trainer, ours: Callable[..., object]) -> None:
+    """Check that neither a subclass nor Lightning's command line has replaced our ``configure_optimizers``.
+
+    Raises:
+        ValueError: before a fit, if one has. The message names the argument to use instead.
+    """
+    replaced = getattr(module.configure_optimizers, "__func__", None) is not ours
+    if replaced and trainer.state.fn == TrainerFn.FITTING:
+        raise UserError(
+            f"{type(module).__name__} replaces configure_optimizers, and a run is resumed with the optimizer and the "
+            "schedule of SubnetModule: remove it, and pass optimizer=lambda parameters: torch.optim.Adam(parameters, "
+            "lr=1e-3), schedule and warmup_epochs instead (--model.optimizer on a command line)"
+        )
 
 
 # These callbacks of Lightning change values that are computed once when training begins: the scale of the learning

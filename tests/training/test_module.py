@@ -112,6 +112,19 @@ def test_unfreeze_makes_trainable_what_freeze_has_frozen_and_nothing_else(method
     assert [parameter.grad is not None for parameter in module.parameters()] == trained
 
 
+def test_an_optimizer_that_could_not_be_resumed_is_an_error_that_names_the_argument(tmp_path: Path) -> None:
+    class Own(SubnetModule):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam([parameter for parameter in self.parameters() if parameter.requires_grad])
+
+    with pytest.raises(ls.UserError, match=r"Own replaces configure_optimizers.*pass optimizer=lambda parameters"):
+        fit(Own(small_network(), ls.EdgePopup(0.5)), Digits(), tmp_path)
+    module = small_module()
+    module.configure_optimizers = lambda: None  # type: ignore[method-assign]  # as Lightning's command line does
+    with pytest.raises(ls.UserError, match="SubnetModule replaces configure_optimizers"):
+        fit(module, Digits(), tmp_path)
+
+
 def test_a_cosine_without_an_end_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match="needs an end"):
         fit(small_module(), Digits(), tmp_path, max_epochs=-1)
