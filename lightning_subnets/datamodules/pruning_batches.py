@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -37,7 +38,7 @@ class PruningBatches(Sequence[Batch]):
 
     def __init__(self, data: ImageDataModule, per_class: int, like: Tensor, *, by_class: bool = False) -> None:
         self.data, self.device, self.dtype = data, like.device, like.dtype
-        loader = data.train_dataloader()
+        loader = _train_loader(data)
         loader.sampler.rank, loader.sampler.num_replicas = 0, 1
         found = _first_of_each_class(loader, per_class, len(data.classes))
         self._batches = _divided(found, data.batch_size, by_class=by_class)
@@ -48,6 +49,23 @@ class PruningBatches(Sequence[Batch]):
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
         images, labels = self._batches[index]
         return self.data.normalize(images.to(self.device)).to(self.dtype), labels.to(self.device)
+
+
+def _train_loader(data: LightningDataModule) -> Any:
+    """Return the training loader of a data module after ``setup`` of any stage."""
+    try:
+        return data.train_dataloader()
+    except UserError:
+        raise
+    except Exception as error:
+        if data.trainer is None or data.trainer.state.fn == TrainerFn.FITTING:
+            raise
+        name = type(data).__name__
+        raise UserError(
+            f"the masks are chosen from training images: in this stage, {name}.train_dataloader() fails "
+            f"({type(error).__name__}: {error}). Call trainer.fit first, or let {name}.setup make the training set in "
+            "every stage"
+        ) from error
 
 
 def _first_of_each_class(batches: Iterable[Batch], per_class: int, classes: int) -> Iterator[Batch]:
@@ -91,7 +109,7 @@ class OwnBatches(Sequence[Batch]):
 
     def __init__(self, data: Any, method: Method, like: Tensor, seed: int, checked: Checked) -> None:
         self.device, self.dtype = like.device, like.dtype
-        name, loader = type(data).__name__, data.train_dataloader()
+        name, loader = type(data).__name__, _train_loader(data)
         ours = seeded(loader, seed=seed, rank=0, ranks=1) if isinstance(loader, DataLoader) else None
         if ours is not None:
             ours.sampler.rank, ours.sampler.num_replicas = 0, 1  # also of a DistributedSampler

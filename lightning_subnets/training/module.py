@@ -168,7 +168,6 @@ class SubnetModule(MaskedModule):
     def on_fit_start(self) -> None:
         """Let the method prune at initialization, unless masks have been loaded."""
         if not self._pruned:
-            self._pruned = True
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
                 like, checked = next(self.network.parameters()), trial_pass.checked(self, self.trainer)
@@ -176,6 +175,7 @@ class SubnetModule(MaskedModule):
                 self.method.prune_(self.network, images._replace(read_masks=run_masks.read_masks))
             if self.trainer.world_size > 1:
                 prune_at_init.share_masks_(self.network)
+            self._pruned = True
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from small_runs import quiet_trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -66,3 +67,42 @@ def test_a_method_that_requires_images_takes_them_from_any_data_module(method: A
 def test_a_class_with_too_few_images_is_named() -> None:
     with pytest.raises(ls.UserError, match=r"SNIP scores weights on 10 images .* of Own have 2 of class 1: .* outputs"):
         fit(Own(*[(IMAGES, torch.tensor([0, 0, 2, 2]))] * 9, (IMAGES, LABELS), (IMAGES, LABELS)), method=ls.SNIP(0.5))
+
+
+class InSetup(Own):
+    """Makes its training set in ``setup`` for fit only."""
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train_set = Samples().train_dataloader()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self.train_set
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader([(IMAGES, LABELS)], batch_size=None)  # type: ignore[arg-type]
+
+    test_dataloader = val_dataloader
+
+
+@pytest.mark.parametrize("method", [ls.SNIP(0.5), ls.SynFlow(0.5)], ids=repr)
+def test_an_evaluation_whose_data_have_no_training_set_says_that_masks_are_chosen_from_it(method: Any) -> None:
+    module = SubnetModule(network(), method)
+    message = r"are chosen from training images: .*InSetup.train_dataloader\(\) fails \(AttributeError: .*train_set"
+    for stage in ("validate", "test"):
+        with pytest.raises(ls.UserError, match=message) as caught:
+            getattr(quiet_trainer(), stage)(module, datamodule=InSetup())
+        assert isinstance(caught.value.__cause__, AttributeError)
+    quiet_trainer(limit_train_batches=1).fit(module.train(), datamodule=InSetup())
+    assert ls.density(module.network) == pytest.approx(0.5, abs=0.02)
+    quiet_trainer().validate(module, datamodule=InSetup(), verbose=False)
+
+
+def test_an_error_of_a_users_training_set_in_a_fit_stays_as_it_is() -> None:
+    class Broken(Own):
+        def train_dataloader(self) -> DataLoader[Any]:
+            raise OSError("no such disk")
+
+    module = SubnetModule(network(), ls.SNIP(0.5))
+    with pytest.raises(OSError, match="no such disk"):  # with an end in steps, Lightning reads no loader before
+        quiet_trainer(max_epochs=-1, max_steps=1, limit_val_batches=0).fit(module, datamodule=Broken())
