@@ -11,7 +11,7 @@ from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.maskable import NORMS, Weight, find_weights, matching
 from lightning_subnets.masking.masked_weight import is_masked
-from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.method import Method, plain_number
 
 Norms = Literal["frozen", "trained"]
 
@@ -46,7 +46,8 @@ class Choice(NamedTuple):
                 raise UserError(f"{argument} is the string {patterns!r}: give a list of patterns, [{patterns!r}]")
         if norms not in get_args(Norms):
             raise unknown("value of norms", norms, get_args(Norms))
-        return cls(tuple(keep_dense or ()), tuple(also_mask or ()), dict(densities or {}), norms)
+        numbers = {pattern: plain_number(density) for pattern, density in (densities or {}).items()}
+        return cls(tuple(keep_dense or ()), tuple(also_mask or ()), numbers, norms)
 
     def identity(self) -> dict[str, Any]:
         """Return the patterns that are set, as plain values for a checkpoint."""

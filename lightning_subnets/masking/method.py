@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -100,6 +101,10 @@ class Method(ABC):
     draws_masks: ClassVar[bool] = False
     frozen: float = 0.0
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, and take a NumPy scalar as the Python number that checkpoints and files can hold."""
+        super().__setattr__(name, plain_number(value))
+
     @property
     def num_eval_passes(self) -> int:
         return 1
@@ -176,6 +181,11 @@ class Method(ABC):
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         """Return dL/ds from dL/dw_eff."""
         raise NotImplementedError(f"{type(self).__name__} does not train scores")
+
+
+def plain_number(value: Any) -> Any:
+    """Return a NumPy scalar as a Python number, and any other value unchanged."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def current_multipliers(weights: Sequence[ScoredWeight]) -> list[Tensor]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 
 from lightning_subnets import (
     PHEW,
+    EdgePopup,
     FixedMask,
     Supermask,
     UserError,
@@ -42,6 +45,8 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.networks import Conv4
+from lightning_subnets.training.checkpoint_schema import is_plain
 from lightning_subnets.training.module import SubnetModule
 
 # One method that trains scores, one that prunes at initialisation, one that redraws weights, one that draws masks.
@@ -65,6 +70,21 @@ every_method = each_of(EVERY)
 
 def kept_by_layer(network: nn.Module) -> dict[str, int]:
     return {name: int(mask.sum()) for name, mask in masks(network).items()}
+
+
+def test_numbers_of_numpy_make_the_same_method_as_numbers_of_python() -> None:
+    for row in EVERY:
+        method = row()
+        numbers = {name: value for name, value in vars(method).items() if isinstance(value, int | float)}
+        taken = numbers.keys() & inspect.signature(row.kind).parameters.keys()
+        of_numpy = row(**{name: np.asarray(numbers[name])[()] for name in taken})
+        assert repr(vars(of_numpy)) == repr(vars(method))  # np.float64(0.3) == 0.3, but its repr names NumPy
+
+
+def test_a_run_with_densities_of_numpy_has_plain_values_to_keep() -> None:
+    module = SubnetModule(Conv4(width_multiplier=0.25), EdgePopup(np.float64(0.5)), densities={"*": np.float64(0.25)})
+    assert is_plain(module.identity)
+    assert density(module.network) == pytest.approx(0.25, abs=0.01)
 
 
 @each_of(EXACT)
