@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -142,7 +143,7 @@ class SubnetCLI(LightningCLI):
             if self.config.subcommand == "fit":
                 raise UserError(
                     f"{config.ckpt_path} has no optimizer state to resume from: train weights under its mask with "
-                    f"--model.method=FixedMask --model.method.masks={config.ckpt_path}"
+                    f"--model.method=FixedMask --model.method.masks={shlex.quote(config.ckpt_path)}"
                 )
             self.subnet, config.ckpt_path = config.ckpt_path, None
             return
@@ -276,7 +277,7 @@ class SubnetCLI(LightningCLI):
         except OSError as error:
             raise UserError(
                 f"the run is done, but its report cannot be written to {self.run.path} ({error.strerror}): make room "
-                f"and repeat the command with --version {self.run.path.name}"
+                f"and repeat the command with --version {shlex.quote(self.run.path.name)}"
             ) from error
         loggers.add_pictures(self.trainer.loggers, pictures)
         summary.show(result, self.run.path, pictures)

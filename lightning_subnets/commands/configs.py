@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from lightning_subnets.atomic_file import check_place, replacing
@@ -37,4 +38,4 @@ def configs(copy: str | None = None, out: str | None = None, force: bool = False
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): name another --out") from error
     command = {"figures": "subnets sweep", "continual": "subnets continual"}.get(source.parent.name, "lightning fit -c")
-    print(f"{printable(str(path))}: edit it, then {command} {printable(str(path))}")
+    print(f"{printable(str(path))}: edit it, then {command} {printable(shlex.quote(str(path)))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def data_of(path: Path, arguments: dict[str, Any]) -> InMemoryDataModule:
     kind, stated = data_of_file(Container(path), path)
     build = getattr(datamodules, kind)
     if not issubclass(build, InMemoryDataModule):
-        raise UserError(f"{kind} is not held in memory: run lightning test --ckpt_path {path}")
+        raise UserError(f"{kind} is not held in memory: run lightning test --ckpt_path {shlex.quote(str(path))}")
     try:
         data: InMemoryDataModule = build(**stated | {key: value for key, value in arguments.items() if key in stated})
         data.setup("test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -54,5 +55,5 @@ def absent_checkpoint(path: str | Path) -> UserError:
 def missing_checkpoint(verb: str, root: str | Path = ROOT, name: str = "") -> UserError:
     """Return the error for an evaluation without a checkpoint, which would evaluate a network that is not trained."""
     if run := newest_run(root, name) or newest_run(root):
-        return UserError(f"{verb} needs a checkpoint: add --ckpt_path={run} for the last run")
+        return UserError(f"{verb} needs a checkpoint: add --ckpt_path={shlex.quote(str(run))} for the last run")
     return UserError(f"{verb} needs a checkpoint, and {root} has none yet: train a network with lightning fit first")

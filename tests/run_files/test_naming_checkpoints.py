@@ -61,11 +61,16 @@ def test_an_evaluation_without_a_checkpoint_names_the_last_run(verb: str, mistak
     for config in ([], ["-c", QUICKSTART]):
         assert f"{verb} needs a checkpoint, and runs has none yet: train" in mistake([verb, *config])
     run("quickstart/version_0", seconds=1)
-    run("other/version_0", seconds=2)
-    assert f"{verb} needs a checkpoint: add --ckpt_path=runs/other/version_0 " in mistake([verb])
+    run("other/first try", seconds=2)
+    assert f"{verb} needs a checkpoint: add --ckpt_path='runs/other/first try' " in mistake([verb])
     assert "add --ckpt_path=runs/quickstart/version_0 " in mistake([verb, "-c", QUICKSTART])
-    assert "add --ckpt_path=runs/other/version_0 " in mistake([verb, "-c", QUICKSTART, "--name=new"])
+    assert "add --ckpt_path='runs/other/first try' " in mistake([verb, "-c", QUICKSTART, "--name=new"])
     assert not Path("predictions.csv").exists()
+
+
+def test_a_fit_from_a_subnet_file_names_the_options_that_train_under_its_mask(mistake: Mistake) -> None:
+    said = mistake(["fit", "-c", QUICKSTART, "--ckpt_path=my mask.subnet"])
+    assert "with --model.method=FixedMask --model.method.masks='my mask.subnet'" in said
 
 
 def test_every_command_takes_the_words_and_a_directory(

@@ -109,9 +109,9 @@ def test_a_copy_is_based_on_the_same_config_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10/conv4_signed", "imagenet/fast_rn50"])
 def test_a_copy_in_another_directory_is_the_same_config(name: str, capsys: Printed) -> None:
-    subnets(["configs", "--copy", name, "--out", "copy.yaml"])
-    assert capsys.readouterr().out == "copy.yaml: edit it, then lightning fit -c copy.yaml\n"
-    assert resolved(capsys, "-c", "copy.yaml") == resolved(capsys, "-c", name)
+    subnets(["configs", "--copy", name, "--out", "my copy.yaml"])
+    assert capsys.readouterr().out == "my copy.yaml: edit it, then lightning fit -c 'my copy.yaml'\n"
+    assert resolved(capsys, "-c", "my copy.yaml") == resolved(capsys, "-c", name)
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("figures/")])

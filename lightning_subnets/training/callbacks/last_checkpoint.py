@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -100,11 +101,8 @@ class LastCheckpoint(Checkpoint):
         if isinstance(exception, Stopped | KeyboardInterrupt) and self.path.exists() and trainer.is_global_zero:
             by = f"stopped by {exception.by}" if isinstance(exception, Stopped) else "interrupted"
             run = self.path.parent.parent
-            print(
-                f"{by} at step {trainer.global_step}; to resume: "
-                f"lightning fit -c {run / 'config.yaml'} --version {run.name}",
-                file=sys.stderr,
-            )
+            command = shlex.join(["lightning", "fit", "-c", str(run / "config.yaml"), "--version", run.name])
+            print(f"{by} at step {trainer.global_step}; to resume: {command}", file=sys.stderr)
 
     def check_room(self, module: LightningModule) -> None:
         """Create the folder, and check that its disk has room for the checkpoints of a run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -140,7 +141,7 @@ class Dashboard(WandbLogger):
                 reason = f"the server did not accept the run ({' '.join(str(error).split())})"
             wandb.teardown()  # discards the settings of the failed attempt
             options["mode"] = "offline"
-            later = f"later: wandb sync {self._directory}/wandb/offline-run-*"
+            later = f"later: wandb sync {shlex.quote(str(self._directory))}/wandb/offline-run-*"
             print(f"W&B: {reason}, so the run is logged offline; {later}", file=sys.stderr)
         if options["mode"] == "offline":
             del options["resume"]  # wandb ignores it offline, and 0.30 warns of that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -106,6 +107,17 @@ def test_a_stopped_run_that_accumulates_or_validates_at_other_times_ends_as_the_
     assert_equal(run(tmp_path, hooks={"on_validation_end": validation}, **arguments), whole(**arguments))
     every = {"val_check_interval": [2, 4, 7, 9], "check_val_every_n_epoch": [10]}
     assert validated == every.get(next(iter(arguments)), [5, 10])
+
+
+def test_the_command_that_resumes_a_run_is_quoted_for_a_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "my runs" / "first try"
+    with pytest.raises(Stopped):
+        run(directory / "checkpoints", hooks=at_step(1, send(signal.SIGUSR1)))
+    command = capsys.readouterr().err.partition("to resume: ")[2]
+    config = str(directory / "config.yaml")
+    assert shlex.split(command) == ["lightning", "fit", "-c", config, "--version", "first try"]
 
 
 def test_a_signal_in_validation_waits_for_its_end(whole: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

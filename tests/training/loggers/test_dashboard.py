@@ -58,7 +58,7 @@ def on_server(server: WandbServer, run: Path) -> dict[int, dict[str, Any]]:
 
 @pytest.fixture
 def run(tmp_path: Path, server: WandbServer) -> Path:
-    folder = tmp_path / "experiment" / "version_0"
+    folder = tmp_path / "experiment" / "first try"
     folder.mkdir(parents=True)
     return folder
 
@@ -72,7 +72,7 @@ def test_a_resumed_run_is_the_same_run_on_the_server_with_the_rows_of_the_csv_fi
     assert [row["_step"] for row in server.history(run_id)] == list(range(40))
     assert on_server(server, run) == by_step(run)
     assert server.runs[run_id]["groupName"] == "experiment"
-    assert server.runs[run_id]["displayName"] == "experiment/version_0"
+    assert server.runs[run_id]["displayName"] == "experiment/first try"
     assert capfd.readouterr().err == f"W&B: {server.url}/me/lightning-subnets/runs/{run_id}\n" * 2
 
 
@@ -115,7 +115,7 @@ def test_without_a_key_or_a_server_the_run_is_offline_and_synced_later(
     server.answering.set()
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("W&B: ")
-    assert said.endswith(f"so the run is logged offline; later: wandb sync {run}/wandb/offline-run-*")
+    assert said.endswith(f"so the run is logged offline; later: wandb sync {str(run)!r}/wandb/offline-run-*")
     with serving() as back:
         monkeypatch.setenv("WANDB_BASE_URL", back.url)
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
