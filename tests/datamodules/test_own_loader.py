@@ -234,6 +234,14 @@ def test_a_loader_with_its_own_state_resumes_by_it(tmp_path: Path) -> None:
     assert same
 
 
+@pytest.mark.parametrize("sampler", [None, SubsetRandomSampler([]), []], ids=["no data", "none chosen", "unknown"])
+def test_a_loader_without_images_is_an_error(sampler: Any) -> None:
+    for size in (1, SIZE):
+        loader = DataLoader(Subset(Noisy(), range(0 if sampler is None else COUNT)), size, sampler=sampler)
+        with pytest.raises(ls.UserError, match="the DataLoader has no images to train on: look at what its Subset"):
+            run(loader, Watch())
+
+
 @pytest.mark.parametrize("images", [17, 8])
 def test_a_last_batch_of_one_image_is_joined_or_refused_before_anything_is_trained(images: int) -> None:
     data, watch = Subset(Noisy(), range(images)), Watch()

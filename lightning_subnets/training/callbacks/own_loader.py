@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_subnets.datamodules.labelled_batch import labelled_batch
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.datamodules.seeded_loader import isolated_rng, seeded
+from lightning_subnets.errors import UserError
 from lightning_subnets.training import lightning_internals as internals
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.trial_pass import check_single_image
@@ -24,7 +25,7 @@ class OwnLoader(Callback):
     loader has no ``state_dict``, a resumed run prints that it may repeat samples.
 
     Raises:
-        ValueError: before training, if there would be a batch of one image that the network cannot be trained on.
+        ValueError: before training, if there are no images, or a batch of one that the network cannot be trained on.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -71,6 +72,11 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
         left = images % size
     else:
         return loader
+    if not images:
+        share = f"for each of {ranks} processes" if ranks > 1 else "to train on"
+        raise UserError(
+            f"the {type(loader).__name__} has no images {share}: look at what its {type(loader.dataset).__name__} reads"
+        )
     if size == 1 or (left == 1 and not loader.drop_last):
         with isolated_rng(0):
             batch = internals.batch_on_device(trainer, module, loader.collate_fn([loader.dataset[0]]))
