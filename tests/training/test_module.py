@@ -130,54 +130,6 @@ def test_a_cosine_without_an_end_is_an_error(tmp_path: Path) -> None:
         fit(small_module(), Digits(), tmp_path, max_epochs=-1)
 
 
-def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
-    module, data = small_module(label_smoothing=0.1), Digits(batch_size=100)
-    trainer = fit(module, data, tmp_path)
-    metrics = trainer.test(module, datamodule=data, verbose=False)[0]
-    images, labels = data.test_set
-    module.eval()
-    with torch.no_grad():
-        logits = module(data.normalize(images))
-    order = logits.argsort(dim=1, descending=True)
-    assert metrics["test/accuracy"] == pytest.approx((order[:, 0] == labels).float().mean().item())
-    assert metrics["test/top5"] == pytest.approx((order[:, :5] == labels[:, None]).any(1).float().mean().item())
-    smoothed = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert metrics["test/loss"] == pytest.approx(smoothed.item(), rel=1e-5)
-
-
-def test_an_interrupted_evaluation_leaves_nothing_in_the_next_one(tmp_path: Path) -> None:
-    class Interrupt(Callback):
-        def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
-    module, data = small_module(), Digits(batch_size=100)
-    expected = quiet_trainer().validate(small_module(), datamodule=data, verbose=False)
-    for run in ("fit", "validate"):
-        with pytest.raises(SystemExit):
-            getattr(quiet_trainer(callbacks=[Interrupt()], limit_train_batches=0), run)(module, datamodule=data)
-        assert quiet_trainer().validate(module, datamodule=data, verbose=False) == expected
-
-
-def test_an_interrupted_epoch_leaves_nothing_in_the_metrics_of_the_next_fit(tmp_path: Path) -> None:
-    class Interrupt(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
-    module, data = small_module(optimizer=sgd(0.0)), Digits(batch_size=1437)
-    with pytest.raises(SystemExit):
-        fit(module, Digits(batch_size=100), tmp_path, callbacks=[Interrupt()])
-    again, alone = fit(module, data, tmp_path), fit(small_module(optimizer=sgd(0.0)), data, tmp_path)
-    loss = [trainer.callback_metrics["train/loss"].item() for trainer in (again, alone)]
-    assert loss[0] == pytest.approx(loss[1])
-
-
-def test_top5_is_1_with_fewer_than_five_classes() -> None:
-    module = small_module(network=small_network(outputs=3))
-    module._evaluate("val", (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])), 0)
-    top5: Any = module.metrics["val/top5"]
-    assert top5.compute() == 1.0
-
-
 def test_plain_loaders_work_without_a_data_module(tmp_path: Path) -> None:
     images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
     loader: DataLoader[tuple[Tensor, ...]] = DataLoader(TensorDataset(images, labels), batch_size=8)
@@ -300,16 +252,3 @@ def test_masks_that_are_loaded_are_not_chosen_again(tmp_path: Path) -> None:
         ls.masked_weights(trained.network).values(), ls.masked_weights(loaded.network).values(), strict=True
     ):
         assert torch.equal(one.mask(), other.mask())
-
-
-def test_soft_labels_count_as_their_most_probable_class_in_accuracies_and_as_they_are_in_the_loss() -> None:
-    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
-    soft = 0.6 * nn.functional.one_hot(labels, 10) + 0.04
-    found: list[dict[str, float]] = []
-    for each in (labels, soft):
-        loader = DataLoader(TensorDataset(images, each), 8)
-        trainer = quiet_trainer(max_epochs=1)
-        trainer.fit(small_module(label_smoothing=0.0 if each is soft else 0.4), loader, loader)
-        found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-    assert {"train/accuracy", "val/accuracy", "val/top5"} <= found[0].keys()
-    assert found[1] == pytest.approx(found[0], rel=1e-5)

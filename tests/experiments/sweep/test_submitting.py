@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from cluster_stand_in import OUT, Cluster, write_figure
@@ -198,11 +199,7 @@ def test_the_status_is_for_those_too_who_cannot_write(
 ) -> None:
     cluster.sweep("--slurm")
     cluster.queue("PENDING", "RUNNING")
-
-    def closed(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(f"lightning_subnets.experiments.{place}", closed)
+    monkeypatch.setattr(f"lightning_subnets.experiments.{place}", Mock(side_effect=error))
     said = cluster.sweep("--status")
     assert said[0] == "2 runs: 1 running, 1 waiting"
     assert said[3] == f"nothing is drawn: {reason}"
