@@ -48,7 +48,8 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
     """Return the images of a batch to predict, and their labels if the batch has some.
 
     Args:
-        batch: images alone, or a list or tuple that begins with images, and labels if the next part is a tensor.
+        batch: images (batch, channels, height, width) alone, or a list or tuple that begins with them and may continue
+            with a tensor of labels.
 
     Raises:
         ValueError: if it is neither.

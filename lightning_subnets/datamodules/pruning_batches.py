@@ -52,7 +52,11 @@ class PruningBatches(Sequence[Batch]):
 
 
 def _train_loader(data: LightningDataModule) -> Any:
-    """Return the training loader of a data module after ``setup`` of any stage."""
+    """Return the training loader of a data module after ``setup`` of any stage.
+
+    Raises:
+        ValueError: if there is none in an evaluation, because ``setup`` makes it for a fit only.
+    """
     try:
         return data.train_dataloader()
     except UserError:

@@ -185,6 +185,8 @@ class Method(ABC):
 
 def plain_number(value: Any) -> Any:
     """Return a NumPy scalar as a Python number, and any other value unchanged."""
+    if isinstance(value, np.floating):
+        return float(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -19,7 +19,8 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.training import torch_file
 from lightning_subnets.training.schema import Count, Strict
 
-_HYPERPARAMETERS = {each.CHECKPOINT_HYPER_PARAMS_KEY for each in (LightningModule, LightningDataModule)}
+_NEEDED = {"state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "loops"}
+_IN_PARTS = {"callbacks", *(each.CHECKPOINT_HYPER_PARAMS_KEY for each in (LightningModule, LightningDataModule))}
 
 
 def check(content: Mapping[Any, Any]) -> None:
@@ -83,27 +84,29 @@ def is_plain(value: object) -> bool:
 def make_readable_(checkpoint: dict[str, Any]) -> None:
     """Give a checkpoint, before it is written, only values that ``torch_file.read`` accepts.
 
-    Hyperparameters that are not plain are left out with a warning, because nothing here reads them.
+    Hyperparameters, the states of callbacks and what else a run can do without are left out with a warning.
 
     Raises:
-        ValueError: if another value, of a callback's state for instance, would be refused.
+        ValueError: if a value that a run cannot do without, such as the optimizer's state, would be refused.
     """
-    for key in _HYPERPARAMETERS & checkpoint.keys():
-        kept = {}
-        for name, value in checkpoint[key].items():
-            try:
-                kept[name] = torch_file.writable(value, name)
-            except torch_file.ForeignError as error:
-                rank_zero_warn(f"the checkpoints leave out a hyperparameter: {error}")
-        checkpoint[key] = kept
-    for key, value in checkpoint.items():
+    needed = _NEEDED & checkpoint.keys()
+    for key in _IN_PARTS & checkpoint.keys():
+        _leave_out_foreign_(checkpoint[key], f"{key}: ")
+    _leave_out_foreign_(checkpoint, "")
+    if lost := needed - checkpoint.keys():
+        raise UserError(f"no run can resume from a checkpoint without its {min(lost)}: see the warning above")
+
+
+def _leave_out_foreign_(content: dict[str, Any], where: str) -> None:
+    for name, value in [*content.items()]:
         try:
-            checkpoint[key] = torch_file.writable(value, key)
+            content[name] = torch_file.writable(value, name)
         except torch_file.ForeignError as error:
-            raise UserError(
-                f"no checkpoint can hold more than tensors and plain values: {error}; give numbers, texts, and lists "
-                "and dicts of them"
-            ) from error
+            del content[name]
+            rank_zero_warn(
+                f"the checkpoints leave out {where}{error}; they hold tensors, numbers, texts, and lists and dicts of "
+                "them"
+            )
 
 
 def _plain(value: object) -> object:

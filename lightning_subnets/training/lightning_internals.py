@@ -68,10 +68,10 @@ def log_now(trainer: Trainer, *, step_before: bool = False) -> None:
     loop._batches_that_stepped += step_before
 
 
-def begins_next_epoch(trainer: Trainer) -> bool:
-    """Return whether a checkpoint from within an epoch was written after the epoch's last batch.
+def is_at_end_of_epoch(trainer: Trainer) -> bool:
+    """Return whether a run resumes after the last batch of an epoch, and before its validation.
 
-    Lightning then begins the next epoch. If the checkpoint was written in a validation, it ends the epoch first.
+    Lightning then begins the next epoch, if the number of batches in an epoch is that of the checkpoint.
     """
     loop = trainer.fit_loop.epoch_loop
     return loop.restarted_on_train_batch_end and loop.batch_progress.is_last_batch

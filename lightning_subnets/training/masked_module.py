@@ -1,4 +1,4 @@
-"""What checkpoints, callbacks and the checks before training know of a ``SubnetModule``, its passes and its metrics."""
+"""The base of ``SubnetModule``: its attributes, passes and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torchmetrics import MeanMetric
@@ -91,7 +90,7 @@ class MaskedModule(LightningModule):
 
     def _logits(self, images: Tensor, batch_idx: int) -> Iterator[Tensor]:
         """Yield the logits of each pass of an evaluation, with random numbers that depend only on the batch."""
-        with isolate_rng():
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
             torch.manual_seed(seed_of(self.seed, batch_idx, self.global_rank))
             for _ in range(self.method.num_eval_passes):
                 yield self(images)

@@ -239,18 +239,18 @@ class SubnetModule(MaskedModule):
 
     def on_validation_epoch_start(self) -> None:
         self._reset_metrics("val")
-        self.on_predict_epoch_start()
+        self._begin_evaluation()
 
     def on_test_epoch_start(self) -> None:
         self._reset_metrics("test")
-        self.on_predict_epoch_start()
+        self._begin_evaluation()
 
-    def on_predict_epoch_start(self) -> None:
+    def _begin_evaluation(self) -> None:
         self._check_one_loader()
         # Lightning may have replaced parameters, by their average for instance, without a new version of the tensors.
         cached_weight.invalidate_(self._weights)
 
-    on_train_end = on_fit_end = on_predict_epoch_start
+    on_predict_epoch_start = on_train_end = on_fit_end = _begin_evaluation
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate("val", batch, batch_idx)
@@ -271,7 +271,7 @@ class SubnetModule(MaskedModule):
         self._log_metrics("test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the class probabilities (batch, classes) of images, with or without labels."""
+        """Return the class probabilities (batch, classes). A loader of one's own may give images without labels."""
         images, _ = images_and_labels(batch)
         return torch.stack([logits.softmax(dim=-1) for logits in self._logits(images, batch_idx)]).mean(dim=0)
 

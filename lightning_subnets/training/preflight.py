@@ -91,17 +91,17 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
 
 
 def check_optimizers(module: MaskedModule, trainer: Trainer, ours: Callable[..., object]) -> None:
-    """Check that neither a subclass nor Lightning's command line has replaced our ``configure_optimizers``.
+    """Check that neither a subclass nor Lightning's command line overrides our ``configure_optimizers``.
 
     Raises:
-        ValueError: before a fit, if one has. The message names the argument to use instead.
+        ValueError: before a fit, if one does. The message names the argument to use instead.
     """
     replaced = getattr(module.configure_optimizers, "__func__", None) is not ours
     if replaced and trainer.state.fn == TrainerFn.FITTING:
         raise UserError(
-            f"{type(module).__name__} replaces configure_optimizers, and a run is resumed with the optimizer and the "
-            "schedule of SubnetModule: remove it, and pass optimizer=lambda parameters: torch.optim.Adam(parameters, "
-            "lr=1e-3), schedule and warmup_epochs instead (--model.optimizer on a command line)"
+            f"{type(module).__name__} overrides configure_optimizers, and a run is resumed with the optimizer and the "
+            "schedule of SubnetModule: remove the method, and pass schedule, warmup_epochs and optimizer=lambda "
+            "parameters: torch.optim.Adam(parameters, lr=1e-3) instead (--model.optimizer on a command line)"
         )
 
 

@@ -65,7 +65,7 @@ def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
     if sums.shape != (saved["ranks"], 2 * len(metrics)) or not sums.is_floating_point():
         raise UserError(f"the checkpoint is damaged: its metrics have the shape {tuple(sums.shape)}")
     if trainer.fit_loop.restarted_mid_epoch:
-        if internals.begins_next_epoch(trainer):
+        if internals.is_at_end_of_epoch(trainer):
             pass
         elif len(sums) == trainer.world_size:
             _set_sums_(metrics, sums[trainer.global_rank])
@@ -74,11 +74,13 @@ def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
         internals.count_last_step_once(trainer)
     before, now = {key: saved[key] for key in _layout(trainer)}, _layout(trainer)
     if before != now:
-        _convert_(trainer)
+        _convert_(trainer, before["batches"])
         if trainer.is_global_zero:
+            (loader,) = internals.train_loaders(trainer)
+            rest = "the rest of the epoch trains on the samples that no process has seen, "
             print(
                 f"resuming at step {trainer.global_step} with {_in_words(now)}, instead of {_in_words(before)}; "
-                "the rest of the epoch trains on the samples that no process has seen, the learning rate continues at "
+                f"{rest if isinstance(loader, EpochLoader) else ''}the learning rate continues at "
                 "the same share of the run, and the scores will differ from those of an uninterrupted run",
                 file=sys.stderr,
             )
@@ -97,10 +99,11 @@ def _layout(trainer: Trainer) -> dict[str, int | None]:
 def _in_words(layout: dict[str, int | None]) -> str:
     ranks, batch_size, accumulate = layout["ranks"], layout["batch_size"], layout["accumulate"]
     times = f" x {accumulate} batches" if accumulate != 1 else ""
-    return f"{ranks} x {batch_size or 'any number of'} images{times} a step, {layout['batches']} batches an epoch"
+    batches = layout["batches"] or "any number of"
+    return f"{ranks} x {batch_size or 'any number of'} images{times} a step, {batches} batches an epoch"
 
 
-def _convert_(trainer: Trainer) -> None:
+def _convert_(trainer: Trainer, batches_before: int | None) -> None:
     """Convert the position in the run to the steps that an epoch has now; an epoch of a stream has no number."""
     loop: Any = trainer.fit_loop
     batches, done = trainer.num_training_batches, 0
@@ -108,13 +111,17 @@ def _convert_(trainer: Trainer) -> None:
         return
     if loop.restarted_mid_epoch:
         (loader,) = internals.train_loaders(trainer)
+        current, whole = loop.epoch_loop.batch_progress.current, int(batches)
         if isinstance(loader, EpochLoader):
-            # At least one batch has to be left, or Lightning would begin the epoch again.
-            done = int(batches) - max(1, loader.remaining(int(batches)))
-            current = loop.epoch_loop.batch_progress.current
-            shift = done - current.ready
-            for key in ("ready", "started", "processed", "completed"):
-                setattr(current, key, getattr(current, key) + shift)
+            left = loader.remaining(whole)
+        else:
+            left = whole - current.ready * whole // (batches_before or whole)
+        ended = internals.is_at_end_of_epoch(trainer)  # and Lightning has counted the epoch
+        # Otherwise at least one batch has to be left, or Lightning would begin the epoch again.
+        done = 0 if ended else whole - max(1, left)
+        shift = (whole if ended else done) - current.ready
+        for key in ("ready", "started", "processed", "completed"):
+            setattr(current, key, getattr(current, key) + shift)
     accumulate, epochs = trainer.accumulate_grad_batches, trainer.max_epochs or -1
     steps = math.ceil(batches / accumulate)
     ends_by_steps = 0 <= trainer.max_steps < epochs * steps  # then the schedule counts steps, as before

@@ -51,20 +51,22 @@ class Rounds(NamedTuple):
 
 
 def steps_of_run(trainer: Trainer, needed_by: str | None = None) -> float:
-    """Return the number of optimizer steps of a run; infinity if only its data or a time limit ends it.
+    """Return the number of optimizer steps of a run; infinity if nothing says it before the run ends.
 
     Args:
         trainer: of the run.
         needed_by: what needs a finite number, for the error message.
 
     Raises:
-        ValueError: if the number is needed, and the training loader has no length.
+        ValueError: if the number is needed, and the training loader has no length or the run has no end.
     """
     steps = trainer.estimated_stepping_batches
     if steps >= 0 and math.isfinite(steps):
         return steps
     if trainer.limit_train_batches == 0:  # Lightning has not counted the batches then
         return 0
+    if needed_by and trainer.max_epochs == -1:
+        raise UserError(f"{needed_by} needs an end: set --trainer.max_epochs or --trainer.max_steps")
     if needed_by:
         raise UserError(
             f"{needed_by} needs the number of steps, and the training loader has no length: set --trainer.max_steps, "

@@ -153,34 +153,37 @@ def _check_tree_(content: Any, *, most: int) -> None:
             raise ValueError(f"it holds a value of {type(value)}")
 
 
-def writable(value: Any, name: str) -> Any:
+def writable(value: Any, name: str, depth: int = 0) -> Any:
     """Return a value as ``read`` will return it: NumPy's numbers become Python's numbers, and paths become texts.
 
     Args:
         value: to be written.
         name: of the value, for the error message.
+        depth: the level of the value in the file.
 
     Raises:
         ForeignError: if ``read`` would refuse the value.
     """
-    kind = type(value)
+    kind, below = type(value), depth + 1
+    if depth > DEEPEST:
+        raise ForeignError(f"{name:.100} has more than {DEEPEST} levels")
     if kind in (dict, OrderedDict, Counter):
-        return kind({writable(key, name): writable(each, f"{name}[{key!r}]") for key, each in value.items()})
+        return kind({writable(k, name, below): writable(each, f"{name}[{k!r}]", below) for k, each in value.items()})
     if kind in (list, tuple, set, torch.Size):
-        return kind([writable(each, f"an element of {name}") for each in value])
+        return kind([writable(each, f"{name}[...]", below) for each in value])
     if isinstance(value, np.generic):
-        return writable(value.item(), name)
+        value = float(value) if isinstance(value, np.floating) else value.item()
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, str):
         return str.__str__(value)  # without its subclass, which the file would name
-    if isinstance(value, int) and kind is not bool:
+    if isinstance(value, int) and not isinstance(value, bool):
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, Tensor):
-        plain_tensor = kind in (Tensor, nn.Parameter) and value.layout is torch.strided
-        if not plain_tensor or value.dtype not in DTYPES.values():
+        plain_tensor = kind in (Tensor, nn.Parameter) and value.layout is torch.strided and not value.is_meta
+        if not plain_tensor or vars(value) or value.dtype not in DTYPES.values():
             raise ForeignError(f"{name} is a {kind.__name__} of {value.dtype}, {value.layout}")
     elif not isinstance(value, _PLAIN):
         raise ForeignError(f"{name} is a {kind.__module__}.{kind.__qualname__}")

@@ -56,6 +56,9 @@ class Branching(Negative):
 class WithoutTest(LightningDataModule):
     """Images for training and validation only, without a seed."""
 
+    def __init__(self, size: int = 64) -> None:
+        super().__init__()
+
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(TensorDataset(torch.randn(64, *SHAPE), torch.arange(64) % 10), batch_size=32)
 

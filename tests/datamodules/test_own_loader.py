@@ -238,7 +238,7 @@ def test_a_loader_with_its_own_state_resumes_by_it(tmp_path: Path) -> None:
 def test_a_loader_without_images_is_an_error(sampler: Any) -> None:
     for size in (1, SIZE):
         loader = DataLoader(Subset(Noisy(), range(0 if sampler is None else COUNT)), size, sampler=sampler)
-        with pytest.raises(ls.UserError, match="the DataLoader has no images to train on: look at what its Subset"):
+        with pytest.raises(ls.UserError, match="the DataLoader has no batch to train on: look at what its Subset"):
             run(loader, Watch())
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rank_processes import on_ranks, trainer
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, WeightedRandomSampler
 
 import lightning_subnets as ls
 from lightning_subnets.training.module import SubnetModule
@@ -49,7 +49,6 @@ class Permuted(Sampler[int]):
 
 def samples_of(folder: Path, shuffle: bool, stop: int, resumes: bool, own_sampler: bool = False) -> list[int]:
     """Return the samples that this rank sees in two epochs."""
-    torch.manual_seed(0)  # as a user does, because a sampler of one's own draws the first epoch before the run begins
     data = TensorDataset(torch.arange(float(COUNT))[:, None].expand(-1, 3), torch.arange(COUNT) % 10)
     loader: DataLoader[Any] = DataLoader(data, 8, shuffle=shuffle, sampler=Permuted() if own_sampler else None)
     network = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10))
@@ -71,6 +70,41 @@ def test_ranks_share_the_samples_of_a_users_loader_and_resume_with_as_many_ranks
         assert [one + other for one, other in zip(first, rest, strict=True)] == whole
         (alone,) = on_ranks(samples_of, tmp_path, shuffle, 0, True, ranks=1)
         assert sorted(first[0][100:] + first[1][100:] + alone) == list(range(COUNT))
+
+
+class Noise(Dataset[tuple[torch.Tensor, int]]):
+    """Images of a random number that a worker draws."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.rand(1).expand(3), index
+
+
+def noise_of(folder: Path) -> list[float]:
+    """Return the random numbers of this rank in two epochs, from an order that this package does not know."""
+    loader: DataLoader[Any] = DataLoader(Noise(), 4, sampler=WeightedRandomSampler([1.0] * 8, 8), num_workers=1)
+    network = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 10))
+    module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=1e-6))
+    watch = Noted()
+    trainer(callbacks=[watch], max_epochs=2, limit_val_batches=0).fit(module, loader, loader)
+    return watch.noise
+
+
+class Noted(Callback):
+    def __init__(self) -> None:
+        self.noise: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.noise += batch[0][:, 0].tolist()
+
+
+def test_workers_of_different_ranks_augment_differently(tmp_path: Path) -> None:
+    first, second = on_ranks(noise_of, tmp_path)
+    assert len({*first, *second}) == len(first) + len(second) == 16
 
 
 def test_ranks_share_the_samples_of_a_sampler_of_ones_own(tmp_path: Path) -> None:

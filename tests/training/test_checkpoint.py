@@ -73,10 +73,11 @@ class Described(Digits):
         self.save_hyperparameters()
 
 
-@pytest.mark.filterwarnings("ignore:the checkpoints leave out a hyperparameter")
+@pytest.mark.filterwarnings("ignore:the checkpoints leave out datamodule_hyper_parameters")
 def test_what_users_keep_in_a_checkpoint_is_plain_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
-    mine = Remembers({"best": np.float64(0.5), "at": (np.int64(3), True), "file": tmp_path, "name": Name("a")})
+    numbers = {"best": np.float64(0.5), "worst": np.longdouble(0.25), "at": (np.int64(3), True)}
+    mine = Remembers(numbers | {"file": tmp_path, "name": Name("a")})
     trainer = quiet_trainer(max_steps=2, callbacks=[mine])
     trainer.fit(small_module(), datamodule=Described(tmp_path, transform=len))
     trainer.save_checkpoint(path)
@@ -84,22 +85,49 @@ def test_what_users_keep_in_a_checkpoint_is_plain_when_it_is_read(tmp_path: Path
     assert content["datamodule_hyper_parameters"] == {"root": str(tmp_path)}
     again = Remembers({})
     quiet_trainer(max_steps=3, callbacks=[again]).fit(small_module(), datamodule=Digits(), ckpt_path=path)
-    assert again.state == {"best": 0.5, "at": (3, True), "file": str(tmp_path), "name": "a"}
-    assert [type(value) for value in (again.state["best"], *again.state["at"])] == [float, int, bool]
+    assert again.state == {"best": 0.5, "worst": 0.25, "at": (3, True), "file": str(tmp_path), "name": "a"}
+    found = (again.state["best"], again.state["worst"], *again.state["at"])
+    assert [type(value) for value in found] == [float, float, int, bool]
 
 
 def test_a_hyperparameter_that_is_left_out_is_named(tmp_path: Path) -> None:
     trainer = quiet_trainer(max_steps=1)
     trainer.fit(small_module(), datamodule=Described(tmp_path, transform=len))
-    with pytest.warns(UserWarning, match=r"leave out a hyperparameter: transform is a builtins\."):
+    with pytest.warns(UserWarning, match=r"leave out datamodule_hyper_parameters: transform is a builtins\."):
         trainer.save_checkpoint(tmp_path / "run.ckpt")
 
 
-@pytest.mark.parametrize("value", [object(), [{3}, b"bytes"], {"z": torch.zeros(1, dtype=torch.complex64)}])
-def test_a_state_that_could_not_be_read_again_is_an_error_when_it_is_written(value: Any, tmp_path: Path) -> None:
+itself: list[Any] = []
+itself.append(itself)
+named = nn.Parameter(torch.zeros(1))
+named.mine = "a text"  # type: ignore[attr-defined]
+foreign = [object(), [{3}, b"bytes"], torch.zeros(1, dtype=torch.complex64), torch.zeros(1, device="meta")]
+
+
+@pytest.mark.parametrize("value", [*foreign, itself, named], ids=range(6))
+def test_a_state_that_could_not_be_read_again_is_left_out(value: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
     trainer = quiet_trainer(max_steps=1, callbacks=[Remembers({"seen": value})])
     trainer.fit(small_module(), datamodule=Digits())
-    with pytest.raises(ls.UserError, match=r"no checkpoint can hold.*callbacks\['Remembers'\]\['seen'\]"):
+    with pytest.warns(UserWarning, match=r"leave out callbacks: .*Remembers\['seen'\].*they hold tensors"):
+        trainer.save_checkpoint(path)
+    assert read(path)["callbacks"] == {}
+
+
+class Mysterious(torch.optim.SGD):
+    """Has a state that no checkpoint can hold."""
+
+    def step(self, closure: Any = None) -> Any:
+        self.state[self.param_groups[0]["params"][0]]["secret"] = object()
+        return super().step(closure)
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoints leave out")
+def test_a_state_that_a_run_cannot_do_without_is_an_error_when_it_is_written(tmp_path: Path) -> None:
+    module = SubnetModule(nn.Sequential(*_unmasked()), ls.EdgePopup(0.5), optimizer=Mysterious)
+    trainer = quiet_trainer(max_steps=1)
+    trainer.fit(module, datamodule=Digits())
+    with pytest.raises(ls.UserError, match="no run can resume from a checkpoint without its optimizer_states"):
         trainer.save_checkpoint(tmp_path / "run.ckpt")
     assert not (tmp_path / "run.ckpt").exists()
 

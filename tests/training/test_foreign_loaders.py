@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -101,6 +103,20 @@ def test_each_epoch_has_an_order_of_its_own_whatever_runs_between(make: Any) -> 
     for epoch in (1, 2):  # the first order may be drawn before the run begins
         assert alone[epoch] == evaluated[epoch]
     assert len({tuple(images) for images in evaluated.values()}) == 3
+
+
+def test_an_evaluation_leaves_the_generators_of_numpy_and_python_alone() -> None:
+    drawn: list[float] = []
+
+    class Noisy(torch.nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            drawn.extend([np.random.rand(), random.random()])
+            return super().forward(input)
+
+    module = ls.SubnetModule(torch.nn.Sequential(torch.nn.Flatten(), Noisy(64, 10)), ls.EdgePopup(0.5))
+    drawn.clear()
+    quiet_trainer().test(module, DataLoader(weighted().dataset, batch_size=8))
+    assert len({*drawn}) == len(drawn) >= 6
 
 
 @pytest.mark.parametrize("name", ["validate", "test", "predict"])

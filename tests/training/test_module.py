@@ -117,11 +117,13 @@ def test_an_optimizer_that_could_not_be_resumed_is_an_error_that_names_the_argum
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam([parameter for parameter in self.parameters() if parameter.requires_grad])
 
-    with pytest.raises(ls.UserError, match=r"Own replaces configure_optimizers.*pass optimizer=lambda parameters"):
+    with pytest.raises(
+        ls.UserError, match=r"Own overrides configure_optimizers.*pass schedule, warmup_epochs and optimizer=lambda"
+    ):
         fit(Own(small_network(), ls.EdgePopup(0.5)), Digits(), tmp_path)
     module = small_module()
     module.configure_optimizers = lambda: None  # type: ignore[method-assign]  # as Lightning's command line does
-    with pytest.raises(ls.UserError, match="SubnetModule replaces configure_optimizers"):
+    with pytest.raises(ls.UserError, match="SubnetModule overrides configure_optimizers"):
         fit(module, Digits(), tmp_path)
 
 
@@ -198,6 +200,27 @@ def test_a_checkpoint_of_the_last_batch_of_an_epoch_is_resumed_with_metrics_of_t
 
     whole, resumed = run("first"), run("second", tmp_path / "first" / "step=12.ckpt")
     assert resumed == whole
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize("size", [64, 256])
+def test_a_checkpoint_of_the_last_batch_of_an_epoch_is_resumed_with_another_batch_size(
+    size: int, tmp_path: Path
+) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=12)
+    fit(small_module(), Digits(batch_size=128), tmp_path, callbacks=[keep])  # 12 batches an epoch
+    rates: list[float] = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    options: dict[str, Any] = {"max_epochs": 2, "callbacks": [Watch(), keep], "ckpt_path": tmp_path / "step=12.ckpt"}
+    fit(small_module(), Digits(batch_size=size), tmp_path, **options)
+    batches = -(-1437 // size)
+    assert rates == pytest.approx(
+        [0.1 * learning_rate_factor(batches + i, 2 * batches, 0, "cosine") for i in range(batches)]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
+from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch.utils.data import DataLoader, IterableDataset
@@ -64,6 +66,9 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
     model: MaskedModule = module  # type: ignore[assignment]
     rank, ranks = (trainer.global_rank, trainer.world_size) if internals.shards_loaders(trainer) else (0, 1)
     ours = seeded(loader, seed=model.seed, rank=rank, ranks=ranks)
+    if ours is None and loader.worker_init_fn is None:
+        # The seed of an epoch is the same on all ranks, and the augmentation of a worker is not.
+        loader.worker_init_fn = partial(pl_worker_init_function, rank=trainer.global_rank)
     if ours is not None:
         # A single last image joins the batch before it, so it is alone only if it is the only image.
         images, size, left = len(ours.sampler), ours.batch_size, len(ours.sampler)
@@ -72,10 +77,10 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
         left = images % size
     else:
         return loader
-    if not images:
+    if not images or (loader.drop_last and images < size):
         share = f"for each of {ranks} processes" if ranks > 1 else "to train on"
         raise UserError(
-            f"the {type(loader).__name__} has no images {share}: look at what its {type(loader.dataset).__name__} reads"
+            f"the {type(loader).__name__} has no batch {share}: look at what its {type(loader.dataset).__name__} reads"
         )
     if size == 1 or (left == 1 and not loader.drop_last):
         with isolated_rng(0):

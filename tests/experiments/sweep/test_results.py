@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from repository import ROOT
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UnwritableError, UserError
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -150,8 +151,11 @@ def test_the_results_of_another_figure_are_not_overwritten(sweep: Sweep, tmp_pat
     with pytest.raises(UserError, match=r"figure0-smoke holds another figure, 'Figure 0': name another --out"):
         results.write(Sweep(sweep.name, other, "smoke", tmp_path), tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"no results can be kept in .*/file/figure0-smoke \(Not a directory\)"):
+    with pytest.raises(
+        UnwritableError, match=r"no results can be kept in .*/file/figure0-smoke \(Not a directory\)"
+    ) as raised:
         results.write(sweep, tmp_path / "file")
+    assert copy.copy(raised.value).reason == raised.value.reason
 
 
 def test_the_shipped_results_are_those_of_the_shipped_figures() -> None:
