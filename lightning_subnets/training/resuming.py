@@ -65,12 +65,9 @@ def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
     if sums.shape != (saved["ranks"], 2 * len(metrics)) or not sums.is_floating_point():
         raise UserError(f"the checkpoint is damaged: its metrics have the shape {tuple(sums.shape)}")
     if trainer.fit_loop.restarted_mid_epoch:
-        if internals.is_at_end_of_epoch(trainer):
-            pass
-        elif len(sums) == trainer.world_size:
-            _set_sums_(metrics, sums[trainer.global_rank])
-        elif trainer.is_global_zero:
-            _set_sums_(metrics, sums.sum(dim=0))
+        same_ranks = len(sums) == trainer.world_size
+        if not internals.is_at_end_of_epoch(trainer) and (same_ranks or trainer.is_global_zero):
+            _set_sums_(metrics, sums[trainer.global_rank] if same_ranks else sums.sum(dim=0))
         internals.count_last_step_once(trainer)
     before, now = {key: saved[key] for key in _layout(trainer)}, _layout(trainer)
     if before != now:

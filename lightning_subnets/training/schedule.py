@@ -55,7 +55,7 @@ def steps_of_run(trainer: Trainer, needed_by: str | None = None) -> float:
 
     Args:
         trainer: of the run.
-        needed_by: what needs a finite number, for the error message.
+        needed_by: names what needs a finite number, in the error message.
 
     Raises:
         ValueError: if the number is needed, and the training loader has no length or the run has no end.
@@ -80,7 +80,7 @@ def steps_of_epoch(trainer: Trainer, needed_by: str) -> int:
 
     Args:
         trainer: of the run.
-        needed_by: what needs the number, for the error message.
+        needed_by: names what needs the number, in the error message.
 
     Raises:
         ValueError: if the training loader has no length.

@@ -15,11 +15,11 @@ from io import BytesIO
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.method import plain_number
 
 DTYPES = {
     "Float": torch.float32,
@@ -158,7 +158,7 @@ def writable(value: Any, name: str, depth: int = 0) -> Any:
 
     Args:
         value: to be written.
-        name: of the value, for the error message.
+        name: names the value in the error message.
         depth: the level of the value in the file.
 
     Raises:
@@ -171,8 +171,7 @@ def writable(value: Any, name: str, depth: int = 0) -> Any:
         return kind({writable(k, name, below): writable(each, f"{name}[{k!r}]", below) for k, each in value.items()})
     if kind in (list, tuple, set, torch.Size):
         return kind([writable(each, f"{name}[...]", below) for each in value])
-    if isinstance(value, np.generic):
-        value = float(value) if isinstance(value, np.floating) else value.item()
+    value = plain_number(value)
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, str):
