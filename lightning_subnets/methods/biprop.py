@@ -29,5 +29,6 @@ class Biprop(EdgePopup):
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         kept = weight * mask
-        gain = kept.abs().sum() / mask.sum().clamp(min=1)  # 0 for an empty layer
-        return torch.mul(kept.sign_(), gain, out=out)
+        total = kept.abs().sum(dtype=torch.promote_types(kept.dtype, torch.float32))  # float16 ends at 65,504
+        gain = total / mask.sum().clamp(min=1)  # 0 for an empty layer
+        return torch.mul(kept.sign_(), gain.to(kept.dtype), out=out)

@@ -25,6 +25,13 @@ def test_weights_and_gradient_are_those_worked_out_by_hand() -> None:
     assert layer.scores.grad.tolist() == [[2.0, 2.0], [15.0, -12.0]]  # sign(s) w g
 
 
+def test_the_gain_of_a_large_layer_in_float16_is_finite() -> None:
+    network = nn.Sequential(nn.Linear(512, 512, bias=False)).half()
+    nn.init.ones_(network.get_parameter("0.weight"))
+    mask_(network, Biprop(0.5), weights=None)
+    assert effective_weight(next(iter(masked_weights(network).values()))).unique().tolist() == [0.0, 1.0]
+
+
 @pytest.mark.parametrize(("weights", "same"), [("signed_constant", True), ("kaiming_normal", False)])
 def test_it_is_edge_popup_if_all_weights_have_one_size_and_not_if_they_differ(weights: str, same: bool) -> None:
     runs = []

@@ -175,6 +175,18 @@ def test_an_unmasked_network_gives_equal_logits_in_plain_torchvision(row: Row) -
 
 
 @each_of([*EVERY, Row(Supermask, {"density": 0.3, "dynamic_scaling": True})])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_a_layer_computes_in_the_type_of_its_weight(row: Row, dtype: torch.dtype) -> None:
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).to(dtype)
+    images = torch.randn(8, 1, 2, 4, dtype=dtype)
+    mask_(layers, row(), weights="kaiming_normal", batches=[(images, torch.arange(8) % 4)])
+    found = [each.method.effective_weight(each.weight, each.multiplier()) for each in masked_weights(layers).values()]
+    found += [each.weight for each in layers if isinstance(each, nn.Linear)]
+    assert [each.dtype for each in found] == 4 * [dtype]
+    assert all(each.isfinite().all() for each in found)
+
+
+@each_of([*EVERY, Row(Supermask, {"density": 0.3, "dynamic_scaling": True})])
 def test_the_path_kernel_uses_the_weights_that_a_layer_computes_with(row: Row) -> None:
     network = masked_norms(row())
     step_(network, size=16)  # changes the statistics of norms and the mean magnitude of kept weights
