@@ -50,7 +50,7 @@ class SignedSupermask(Method):
         return scores * (self.threshold / (1 - self.density))
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
-        kept = self.threshold + scores.abs()
+        kept = 1.001 * self.threshold + scores.abs()  # above the threshold for a score of 0 too
         return torch.where(mask != 0, torch.where(mask < 0, -kept, kept), scores * (1 - self.density) * 0.999)
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:

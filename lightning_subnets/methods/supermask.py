@@ -56,13 +56,20 @@ class Supermask(Method):
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         # The probabilities are near 1 and 0, and their sum is the number of weights kept.
-        density = float(mask.sum() / mask.numel())
-        probability = torch.where(mask, 1 - 0.1 * (1 - density), 0.1 * density)
-        return probability.logit().clamp(-30, 30)
+        kept = int(mask.sum())
+        density = kept / mask.numel()
+        step = {True: 0.1 * (1 - density), False: 0.1 * density}  # the distance to 1 of those kept, to 0 of the others
+        found = torch.where(mask, 1 - step[True], step[False]).logit().clamp(-30, 30)
+        missing = kept - float(_expected(found))
+        if abs(missing) > 0.25:  # rounding in millions of float32 numbers: move a few of them to 1 or to 0
+            more = missing > 0
+            few = (mask == more).flatten().nonzero()[: round(abs(missing) / step[more])]
+            found.view(-1)[few] = 30.0 if more else -30.0
+        return found
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         scores = [each.scores.detach() for each in weights if each.scores is not None]
-        expected = torch.stack([each.sigmoid().sum(dtype=torch.float64) for each in scores]).round()
+        expected = torch.stack([_expected(each) for each in scores]).round()
         return selection.top_k_each(scores, [int(count) for count in expected.tolist()])
 
     def masked_weight(self, weight: ScoredWeight) -> Tensor:
@@ -75,8 +82,14 @@ class Supermask(Method):
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
         if self.dynamic_scaling:
-            mask = mask * (mask.numel() / mask.detach().sum().clamp(min=1))
+            drawn = mask.detach().sum(dtype=torch.promote_types(weight.dtype, torch.float32)).clamp(min=1)
+            mask = (mask * (mask.numel() / drawn)).to(weight.dtype)
         return torch.mul(weight, mask, out=out)
+
+
+def _expected(scores: Tensor) -> Tensor:
+    """Return the expected number of weights kept, float64."""
+    return scores.sigmoid().sum(dtype=torch.float64)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -45,7 +45,8 @@ def encode(layer: Layer, multiplier: Tensor, frozen: FrozenEdges | None) -> dict
     layer.code = parts.pop("mask").code
     if multiplier.dtype != torch.bool:
         layer.flipped, layer.levels = parts.pop("flipped"), list(parts.values())
-    return {part: torch.frombuffer(bytearray(data), dtype=torch.uint8) for part, (_, data) in coded.items()}
+    # NumPy, because torch.frombuffer refuses the empty code of a part without edges
+    return {part: torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for part, (_, data) in coded.items()}
 
 
 def stated(frozen: FrozenEdges) -> Frozen:

@@ -68,6 +68,14 @@ def test_a_signed_supermask_keeps_drops_and_flips_by_the_threshold() -> None:
     assert torch.equal(found, by_hand)
 
 
+def test_a_kept_weight_whose_score_starts_at_0_stays_kept_when_a_file_is_read() -> None:
+    weight = linear(SignedSupermask(0.4))
+    scores, expected = scores_of(weight), weight.multiplier()
+    with torch.no_grad():
+        scores.copy_(weight.method.scores_for_mask(expected, torch.zeros_like(scores)))
+    assert torch.equal(weight.multiplier(), expected)
+
+
 @pytest.mark.parametrize(
     "method",
     [

@@ -74,6 +74,20 @@ def test_the_density_is_the_expected_one() -> None:
     assert not layer.mask()[50:].any()
 
 
+@pytest.mark.parametrize(
+    ("size", "density"), [(1, 0.0), (1, 1.0), (10, 0.1), (10_000, 0.5), (10_000, 0.9999), (4096 * 4096, 0.9)]
+)
+def test_scores_for_a_mask_of_any_size_give_this_mask(size: int, density: float) -> None:
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[torch.randperm(size)[: round(density * size)]] = True
+    network = mask_(nn.Sequential(nn.Linear(size, 1, bias=False)), Supermask(0.5))
+    layer = next(iter(masked_weights(network).values()))
+    assert layer.scores is not None
+    with torch.no_grad():
+        layer.scores.copy_(layer.method.scores_for_mask(mask[None], layer.scores))
+    assert torch.equal(layer.mask()[0], mask)
+
+
 def test_an_evaluation_averages_several_passes() -> None:
     torch.manual_seed(0)
     module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Supermask(0.5, samples=7))

@@ -58,7 +58,7 @@ def test_a_file_with_plain_masks_is_of_the_version_that_older_releases_read(tmp_
     assert version_of(saved(tmp_path / "a.subnet")) == 2
 
 
-@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("sign", [-1.0, 0.0, 1.0])
 def test_a_multiplier_of_one_value_alone_keeps_its_type(sign: float, tmp_path: Path) -> None:
     network = ls.mask_(with_norms(), ls.SignedSupermask(0.5))
     with torch.no_grad():
