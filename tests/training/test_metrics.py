@@ -31,7 +31,7 @@ def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
     assert metrics["test/loss"] == pytest.approx(smoothed.item(), rel=1e-5)
 
 
-def test_an_interrupted_evaluation_leaves_nothing_in_the_next_one(tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_leaves_nothing_in_the_next_one() -> None:
     class Interrupt(Callback):
         def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
