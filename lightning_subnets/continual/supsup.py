@@ -103,7 +103,7 @@ class SupSup:
         Raises:
             ValueError: if there is no such task.
         """
-        task, plain = self._task(name), unmask_(copy.deepcopy(self.net)).eval()
+        task, plain = self._task(name), self._plain()
         with torch.no_grad():
             for key, weight in self._effective(task).items():
                 plain.get_parameter(key).copy_(weight)
@@ -201,7 +201,13 @@ class SupSup:
                 mean[key] += weight / len(tasks)
         for key in [key for key, each in state.items() if each.is_floating_point()]:
             state[key] = torch.stack([task.state[key] for task in tasks]).mean(dim=0)
-        return unmask_(copy.deepcopy(self.net)).eval().requires_grad_(False), mean, state
+        return self._plain().requires_grad_(False), mean, state
+
+    def _plain(self) -> nn.Module:
+        """Return a plain copy of the network, in evaluation mode, whatever its scores are now: they may be NaN."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(self._first, strict=False)
+        return unmask_(net).eval()
 
     @torch.no_grad()
     def _effective(self, task: LearnedTask) -> dict[str, Tensor]:

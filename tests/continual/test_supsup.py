@@ -108,6 +108,17 @@ def test_the_answers_of_a_task_never_change(build: Callable[[], nn.Module]) -> N
     assert len({float(each.sum()) for each in first}) == 4
 
 
+def test_a_task_that_diverges_changes_no_answer_of_the_others() -> None:
+    net = masked()
+    tasks, first = learned(net, 2)
+    with torch.no_grad():
+        for weight in ls.masked_weights(net).values():
+            assert weight.scores is not None
+            weight.scores.fill_(float("nan"))
+    assert torch.equal(answers(tasks.network("task 0"), 0), first[0])
+    assert tasks.infer(task_images(0)) in tasks.names
+
+
 @every_kind
 def test_each_task_starts_where_the_first_one_did(build: Callable[[], nn.Module]) -> None:
     net, untouched = build(), build()
