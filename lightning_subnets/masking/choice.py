@@ -73,11 +73,12 @@ def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice
     if is_masked(network):
         raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
     distribution = distribution_for(method, weights)
-    _check_distribution(method, distribution)
     if choice.norms == "trained":
         _check_norms(network, method)
     masked, dense = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
-    return Plan(masked, dense, distribution, *_num_kept(method, masked, choice))
+    num_kept, densities = _num_kept(method, masked, choice)
+    _check_distribution(method, distribution, min(densities.values()))
+    return Plan(masked, dense, distribution, num_kept, densities)
 
 
 def distribution_for(method: Method, weights: str | None) -> str | None:
@@ -87,12 +88,12 @@ def distribution_for(method: Method, weights: str | None) -> str | None:
     return weights
 
 
-def _check_distribution(method: Method, distribution: str | None) -> None:
+def _check_distribution(method: Method, distribution: str | None, lowest_density: float) -> None:
     if distribution is None:
         if method.rerandomizes:
             raise UserError(f"{type(method).__name__} re-draws weights: name a distribution, weights='kaiming_normal'")
         return
-    if method.ranks_by_magnitude and method.density < 1 and distribution.endswith("signed_constant"):
+    if method.ranks_by_magnitude and lowest_density < 1 and distribution.endswith("signed_constant"):
         raise UserError(
             f"{type(method).__name__} keeps the largest weights, but all weights of {distribution} have one magnitude: "
             "use weights='kaiming_normal'"

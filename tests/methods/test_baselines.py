@@ -71,6 +71,11 @@ def test_weights_of_one_magnitude_cannot_be_ranked_and_the_network_is_unchanged(
     mask_(network, Magnitude(1.0), weights="signed_constant")
 
 
+def test_weights_of_one_magnitude_cannot_be_ranked_by_it_in_any_layer() -> None:
+    with pytest.raises(UserError, match=r"DNW keeps the largest weights.*use weights='kaiming_normal'"):
+        mask_(shuffle_net(), DNW(1.0), weights="signed_constant", densities={"fc": 0.25})
+
+
 def test_dnw_computes_with_the_largest_weights_gives_all_a_gradient_and_lets_them_return() -> None:
     network = mask_(nn.Sequential(nn.Linear(2, 2, bias=False)), DNW(0.5), weights="kaiming_normal")
     layer, *_ = masked_weights(network).values()
