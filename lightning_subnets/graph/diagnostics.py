@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_subnets import masking
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.graph.recording import evaluating
 from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
@@ -109,6 +109,7 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
         name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in find_weights(network).masked.items()
     }
     every = whole | dict(masks)
+    _check_masks(masks, network)
     kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in every.items()}
     into, onward = graph.log_paths(kept), graph.log_paths(kept, backward=True)
     layers = _layers(graph, kept, into > -np.inf, onward > -np.inf)
@@ -116,6 +117,15 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
         {name: _layer(layers.get(name), mask, name in masks) for name, mask in every.items()},
         float(np.logaddexp2.reduce(into[graph.outputs] / math.log10(2)) * math.log10(2)),
     )
+
+
+def _check_masks(masks: Mapping[str, Tensor], network: nn.Module) -> None:
+    shapes = {name: tuple(each.shape) for name, each in network.named_parameters(remove_duplicate=False)}
+    for name, mask in masks.items():
+        if name not in shapes:
+            raise unknown("weight in masks", name, shapes)
+        if tuple(mask.shape) != shapes[name]:
+            raise UserError(f"the mask of {name!r} has shape {tuple(mask.shape)}, and its weight {shapes[name]}")
 
 
 def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence[int]) -> float:
@@ -152,6 +162,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
     ):
         squares: dict[str, Tensor] = {}
         parameters = dict(network.named_parameters())
+        _check_masks(masks, network)
         for name in {**find_weights(network).masked, **masks}:
             weight, mask = parameters[name].detach(), masks.get(name)
             if mask is not None:

@@ -81,8 +81,14 @@ class ScoringLoss:
         with torch.enable_grad():
             for index in prune_at_init.progress(range(len(self.batches)), "scoring weights"):
                 images, labels = self.batches[index]
-                logits = self.network(images) / self.temperature
-                loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / num_images
+                try:
+                    logits = self.network(images) / self.temperature
+                    loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / num_images
+                except (RuntimeError, ValueError, IndexError) as error:
+                    raise UserError(
+                        f"{type(self.network).__name__} cannot be scored on images of shape {tuple(images.shape)} and "
+                        f"{images.dtype}, with labels from {labels.min()} to {labels.max()}: {error}"
+                    ) from error
                 for each, part in zip(total.values(), of_batch(loss), strict=True):
                     each += part
         for name, each in total.items():

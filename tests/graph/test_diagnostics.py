@@ -173,6 +173,21 @@ def test_a_trace_that_cannot_be_computed_is_a_mistake_of_the_caller() -> None:
         log10_path_kernel_trace(network, full(network), (2,))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("weigth", (2, 2), "unknown weight in masks 'weigth'.*mean 'weight'"),
+        ("weight", (2, 3), r"shape \(2, 3\).*\(2, 2\)"),
+    ],
+)
+def test_a_mask_of_another_network_is_a_mistake_of_the_caller(name: str, shape: tuple[int, ...], message: str) -> None:
+    masks = {name: torch.ones(shape, dtype=torch.bool)}
+    with pytest.raises(UserError, match=message):
+        diagnose(nn.Linear(2, 2), (2,), masks)
+    with pytest.raises(UserError, match=message):
+        log10_path_kernel_trace(nn.Linear(2, 2), masks, (2,))
+
+
 def test_a_network_that_is_not_masked_needs_masks() -> None:
     with pytest.raises(ValueError, match="Residual is not masked"):
         diagnose(Residual(), (1, 4, 4))

@@ -128,3 +128,18 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_a_weight_and_the_remed
     images[0, 0, 0, 0] = float("inf")
     with pytest.raises(UserError, match=r"'0\.weight' of Sequential cannot be scored.*normalised.*kaiming_normal"):
         SNIP(0.5).compute_masks(chain(), PruningData([(images, labels)]))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (batch(2)[0], torch.tensor([0, 99]), "labels from 0 to 99: Target 99 is out of bounds"),
+        (batch(2)[0][:, :2], torch.tensor([0, 1]), r"images of shape \(2, 2, 5, 5\) and torch.float64"),
+        (batch(2)[0].float(), torch.tensor([0, 1]), "and torch.float32"),
+    ],
+)
+def test_scoring_batches_that_do_not_fit_the_network_are_a_mistake_of_the_caller(
+    images: Tensor, labels: Tensor, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        SNIP(0.5).compute_masks(chain(), PruningData([(images, labels)]))
