@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -204,10 +204,8 @@ class _Tracing:
             first, second, *added = (self.units[arguments_of(node)[key]] for key in _PRODUCTS[name])
             return self.joining.joined([self.joining.product(first, second), *added]).expand(value.shape)
         if name == "einsum":
-            equation: Any = node.args[0]
-            return self.joining.einsum(equation, [self.units[each] for each in node.all_input_nodes]).expand(
-                value.shape
-            )
+            equation, factors = cast(tuple[str, list[Node]], node.args[:2])  # all_input_nodes names a factor only once
+            return self.joining.einsum(equation, [self.units[each] for each in factors]).expand(value.shape)
         if name == "scaled_dot_product_attention":
             return self._attention(arguments_of(node)).expand(value.shape)
         raise self._refused(
