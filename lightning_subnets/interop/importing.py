@@ -111,6 +111,8 @@ def _sorted(tensors: Tensors, network: nn.Module, weights: Tensors) -> tuple[Ten
         return {}, {}, tensors  # the names of weights without anything else, as open_lth saves masks
     modules = dict(network.named_modules())
     known = network.state_dict()
+    first_name = {id(parameter): name for name, parameter in network.named_parameters()}
+    tied = {name: first_name[id(each)] for name, each in network.named_parameters(remove_duplicate=False)}
     state: Tensors = {}
     scores: Tensors = {}
     masks: Tensors = {}
@@ -120,6 +122,10 @@ def _sorted(tensors: Tensors, network: nn.Module, weights: Tensors) -> tuple[Ten
         if isinstance(modules.get(owner), nn.Linear) and own == "weight" and tensor.shape[2:] == (1, 1):
             tensor = tensor[:, :, 0, 0]
         target = {"scores": scores, "mask": masks, "state": state}[kind]
+        if kind != "state":  # a state dict has the scores of a tied weight under each of its names
+            name = tied.get(name, name)
+            if name in target and torch.equal(target[name], tensor):
+                continue
         if name in target:
             raise UserError(f"{key} is in the file under another name too: remove one of the two")
         target[name] = tensor

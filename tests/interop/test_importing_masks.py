@@ -154,3 +154,14 @@ def test_a_tied_weight_is_drawn_once(tmp_path: Path) -> None:
     drawn = draw_weights("kaiming_normal", torch.Size((4, 4)), seed=5, stream="first")
     assert torch.equal(ls.raw_weight(network.get_submodule("last")), drawn)
     assert torch.equal(ls.unmask_(network).get_parameter("last.weight"), drawn * torch.eye(4))
+
+
+def test_the_state_of_a_masked_network_with_a_tied_weight_can_be_imported(tmp_path: Path) -> None:
+    ours = ls.mask_(Tied(), ls.EdgePopup(0.3), seed=3)
+    torch.save(ours.state_dict(), tmp_path / "ours.pt")
+    again = import_subnet_(tmp_path / "ours.pt", Tied(), density=0.3)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
+    contradicting = ours.state_dict() | {"last.scores": torch.ones(4, 4)}
+    torch.save(contradicting, tmp_path / "other.pt")
+    with pytest.raises(ls.UserError, match=r"last.scores is in the file under another name too"):
+        import_subnet_(tmp_path / "other.pt", Tied(), density=0.3)
