@@ -222,7 +222,7 @@ def identify(network: nn.Module) -> tuple[str, Json] | None:
     """Return the builder in torchvision.models that gives this network, plain or masked, and its arguments."""
     from torchvision import models
 
-    outputs = list(network.parameters())[-1].shape[0]
+    outputs = next((each.shape[0] for each in reversed([*network.parameters()]) if each.dim()), 1000)
     arguments = {} if outputs == 1000 else {"num_classes": outputs}  # 1000 is their default
     for name in models.list_models(module=models):
         if inspect.unwrap(models.get_model_builder(name)).__module__ != type(network).__module__:

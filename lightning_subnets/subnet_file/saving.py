@@ -115,6 +115,8 @@ def _header(
         raise UserError(f"classes is the string {classes!r:.100}: give a list of names")
     weights, scores = masked_weights(net), scores_names(net)
     state = {key: each for key, each in net.state_dict().items() if key not in scores}
+    if other := next((key for key, each in state.items() if not isinstance(each, Tensor)), None):
+        raise UserError(f"{other!r} of the network is not a tensor, and a .subnet file holds only tensors: remove it")
     dtypes = {each.dtype for each in state.values() if each.dtype.is_floating_point or each.dtype.is_complex}
     if len(dtypes) > 1:
         raise UserError(f"the network has several dtypes, {', '.join(sorted(map(str, dtypes)))}: call net.float()")
@@ -231,13 +233,14 @@ def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[
             )
         return found
     config: Any = {"class_path": named} if isinstance(named, str) else named
-    if not isinstance(config, Mapping) or "." not in str(config.get("class_path")):
+    config = config if isinstance(config, Mapping) else {}
+    name, arguments = config.get("class_path"), config.get("init_args") or {}
+    if not (isinstance(name, str) and "." in name and isinstance(arguments, Mapping)):
         raise UserError(
             f"network = {named!r:.100} does not name a builder with its package, as 'torchvision.models.resnet18' and "
             "{'class_path': 'torchvision.models.resnet18', 'init_args': {'num_classes': 10}} do"
         )
-    name = config["class_path"]
-    arguments = {**(config.get("init_args") or {}), **(config.get("dict_kwargs") or {})}
+    arguments = {**arguments, **(config.get("dict_kwargs") or {})}
     if building.builder(name) is None:
         return name, arguments
     # The file has the network's weights, so load_subnet need not download any.

@@ -214,7 +214,9 @@ def test_a_stock_network_is_identified_with_its_outputs_masked_or_not() -> None:
 def test_another_network_is_not_identified() -> None:
     changed = torchvision.models.shufflenet_v2_x0_5()
     changed.conv1[0].stride = (1, 1)
-    for network in (small(), timm.create_model("resnet26"), changed):
+    scaled = nn.Linear(2, 2)
+    scaled.register_parameter("zoom", nn.Parameter(torch.tensor(1.0)))
+    for network in (small(), timm.create_model("resnet26"), changed, scaled):
         assert identify(network) is None
 
 

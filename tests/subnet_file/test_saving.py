@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from small_subnets import NAMED, SMALL, WITH_NORMS, content, differing, masked, masked_with_norms, saved, small
+from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import save_subnet
@@ -93,6 +94,8 @@ def test_neutral_norms_and_biases_are_left_out(tmp_path: Path) -> None:
         ({"network": "resnet18"}, "'resnet18' does not name a builder with its package"),
         ({"network": {"name": "torchvision.models.resnet18"}}, "does not name a builder"),
         ({"network": torchvision.models.resnet18}, "does not name a builder"),
+        ({"network": {"class_path": 5.5}}, "does not name a builder"),
+        ({"network": {"class_path": NAMED["class_path"], "init_args": [1]}}, "does not name a builder"),
         ({"network": "torchvision.models.nothing"}, "torchvision.models has no network"),
         ({"config": {"path": Path()}}, "a .subnet file cannot hold these values"),
         ({"accuracy": {"a": math.nan}}, "a .subnet file cannot hold these values"),
@@ -101,12 +104,25 @@ def test_neutral_norms_and_biases_are_left_out(tmp_path: Path) -> None:
         ({"classes": "cat"}, "classes is the string 'cat'"),
         ({"net": small()}, "is not masked"),
     ],
-    ids=range(14),
+    ids=range(16),
 )
 def test_a_save_that_fails_is_one_error_without_a_file(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match=message):
         saved(tmp_path / "a.subnet", **options)
     assert not (tmp_path / "a.subnet").exists()
+
+
+def test_a_network_with_state_that_is_not_a_tensor_is_refused(tmp_path: Path) -> None:
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"seen": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            raise NotImplementedError
+
+    network = ls.mask_(nn.Sequential(Counting(3, 2)), ls.EdgePopup(0.5))
+    with pytest.raises(ls.UserError, match=r"'0._extra_state' of the network is not a tensor"):
+        ls.save_subnet(network, tmp_path / "a.subnet", network="my.Network")
 
 
 def test_a_network_of_two_dtypes_is_refused(tmp_path: Path) -> None:
