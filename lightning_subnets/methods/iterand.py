@@ -58,7 +58,8 @@ class IteRand(EdgePopup):
 
     @torch.no_grad()
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
-        assert images is not None
+        if images is None:
+            raise UserError("IteRand counts images: pass the number of images in a step")
         period = self.every * STEP
         if step * images // period == (step - 1) * images // period:
             return

@@ -80,6 +80,12 @@ def test_data_that_do_not_say_how_many_images_a_step_has_are_an_error() -> None:
         quiet_trainer(max_epochs=1).fit(module, loader, loader)
 
 
+def test_a_loop_of_ones_own_must_say_how_many_images_a_step_has() -> None:
+    network = mask_(nn.Sequential(nn.Linear(4, 2)), IteRand(0.5, every=1), weights="kaiming_normal")
+    with pytest.raises(UserError, match="pass the number of images in a step"):
+        IteRand(0.5).after_step_(network, 1, None)
+
+
 def test_only_a_share_of_the_unused_weights_is_drawn_again() -> None:
     method = IteRand(0.4, every=5, share=0.25)
     network = mask_(nn.Sequential(nn.Linear(200, 100, bias=False)), method, weights="kaiming_normal", seed=3)
