@@ -94,7 +94,9 @@ class MaskedWeight:
 
     @property
     def density(self) -> float:
-        """The fraction of weights kept; that of the whole network if the method does not fix it for each weight."""
+        """The fraction of weights kept; the method's density if scores decide how many of each weight are kept."""
+        if self.scores is not None and self.scores.dtype == torch.bool:  # the mask that was chosen before training
+            return float(self.scores.float().mean())
         return self.method.density if self.num_kept is None else self.num_kept / self.weight.numel()
 
     @property

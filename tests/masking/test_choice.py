@@ -15,6 +15,7 @@ from lightning_subnets import (
     Biprop,
     Dense,
     EdgePopup,
+    FixedMask,
     Magnitude,
     Method,
     UserError,
@@ -212,4 +213,6 @@ def test_a_method_a_masked_layer_and_a_masked_weight_show_their_density() -> Non
     assert repr(EdgePopup(0.3)) == "EdgePopup(density=0.3, absolute=True, allocation='uniform')"
     assert "MaskedConv2d(3, 4, kernel_size=(3, 3), stride=(1, 1), density=0.306)" in repr(network)
     assert "MaskedLinear(in_features=4, out_features=10, bias=True, density=0.1)" in repr(network)
+    pruned = mask_(nn.Sequential(nn.Linear(4, 2)), FixedMask({"0.weight": torch.eye(2, 4) > 0}))
+    assert "density=0.25" in repr(pruned)
     assert repr(masked_weights(network)["2.2.weight"]) == "MaskedWeight('weight', (10, 4), density=0.1)"
