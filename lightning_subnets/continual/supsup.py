@@ -44,13 +44,13 @@ class SupSup:
     def __init__(self, net: nn.Module) -> None:
         self.net = net
         self._weights = masked_weights(net)
-        method, first = next((each.method, each.origin) for each in self._weights.values())
-        if method.trainable != "scores" or method.rerandomizes:
-            raise UserError(
-                f"SupSup remembers masks over weights that never change, and {type(method).__name__} changes weights: "
-                "take a method that trains scores, such as EdgePopup"
-            )
+        first = next(each.origin for each in self._weights.values())
         for name, each in self._weights.items():
+            if each.method.trainable != "scores" or each.method.rerandomizes:
+                raise UserError(
+                    f"SupSup remembers masks over weights that never change, and {type(each.method).__name__} changes "
+                    "weights: take a method that trains scores, such as EdgePopup"
+                )
             origin = each.origin
             if first is None or origin is None or origin[:2] != first[:2] or origin.stream != stream_of(name):
                 raise UserError(

@@ -7,7 +7,6 @@ Changes show in a tensor's version counter. Fused optimizers do not advance the 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from threading import Lock
@@ -112,21 +111,17 @@ def _sources(weight: MaskedWeight) -> list[Tensor]:
 def _compute(weights: Sequence[MaskedWeight]) -> None:
     """Cache these effective weights."""
     # A change of one weight changes the masks of its whole global group.
-    wanted = dict.fromkeys(member for weight in weights for member in (weight, *weight.global_group))
-    groups = defaultdict(list)
-    for each in wanted:
-        groups[id(each.method), each.weight.device].append(each)
+    wanted = list(dict.fromkeys(member for weight in weights for member in (weight, *weight.global_group)))
     # Leave inference mode, because training may reuse what an evaluation computes.
     with torch.inference_mode(False), torch.no_grad():
-        for group in groups.values():
-            for each, mask in zip(group, current_multipliers(group), strict=True):
-                # Write to new memory, because a graph may still need the old product. A product with a bool mask, not
-                # viewed as bytes, takes a CPU twice as long.
-                out = torch.empty_like(each.weight)
-                factor = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
-                product = each.method.effective_weight(each.weight, factor, out=out)
-                sources = [TensorVersion(tensor) for tensor in _sources(each)]
-                kept = mask if each.weight.requires_grad else None
-                each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, sources)
-                with _lock:
-                    _modules.add(each.module)
+        for each, mask in zip(wanted, current_multipliers(wanted), strict=True):
+            # Write to new memory, because a graph may still need the old product. A product with a bool mask, not
+            # viewed as bytes, takes a CPU twice as long.
+            out = torch.empty_like(each.weight)
+            factor = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
+            product = each.method.effective_weight(each.weight, factor, out=out)
+            sources = [TensorVersion(tensor) for tensor in _sources(each)]
+            kept = mask if each.weight.requires_grad else None
+            each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, sources)
+            with _lock:
+                _modules.add(each.module)

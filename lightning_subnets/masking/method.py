@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -36,7 +36,7 @@ class ScoredWeight(Protocol):
     def frozen(self) -> FrozenEdges | None: ...
 
     @property
-    def global_group(self) -> Sequence[ScoredWeight]: ...
+    def global_group(self) -> tuple[ScoredWeight, ...]: ...
 
 
 class PruningData(NamedTuple):
@@ -191,14 +191,25 @@ def plain_number(value: Any) -> Any:
 
 
 def current_multipliers(weights: Sequence[ScoredWeight]) -> list[Tensor]:
-    """Return the m of w_eff = w * m for some weights of one network, see ``Method.masks``.
+    """Return the m of w_eff = w * m for some weights, see ``Method.masks``.
 
-    The mask of a weight may depend on the others of its global group.
+    The weights may have several methods, and be on several devices or of several networks.
     """
-    group = weights[0].global_group
+    groups: dict[Hashable, list[int]] = {}
+    for index, each in enumerate(weights):
+        groups.setdefault(each.global_group[:1] or (id(each.method), each.weight.device), []).append(index)
+    found: dict[int, Tensor] = {}
+    for indices in groups.values():
+        found.update(zip(indices, _of_one_group([weights[index] for index in indices]), strict=True))
+    return [found[index] for index in range(len(weights))]
+
+
+def _of_one_group(weights: list[ScoredWeight]) -> list[Tensor]:
+    """Return the multipliers of weights of one method; the mask of a weight may depend on its whole global group."""
+    method, group = weights[0].method, weights[0].global_group
     if not group:
-        return weights[0].method.masks(weights)
-    found = dict(zip(group, weights[0].method.masks(group), strict=True))
+        return method.masks(weights)
+    found = dict(zip(group, method.masks(group), strict=True))
     return [found[weight] for weight in weights]
 
 

@@ -60,8 +60,8 @@ def save_subnet(
         force: replace an existing file.
 
     Raises:
-        ValueError: if the network is not masked, its builder builds another network, its parameters have several
-            dtypes, a value is not JSON, or the file exists or cannot be written.
+        ValueError: if the network is not masked or has several methods, its builder builds another network, its
+            parameters have several dtypes, a value is not JSON, or the file exists or cannot be written.
     """
     path = Path(path)
     check_place(path, force=force)
@@ -121,6 +121,11 @@ def _header(
     if len(dtypes) > 1:
         raise UserError(f"the network has several dtypes, {', '.join(sorted(map(str, dtypes)))}: call net.float()")
     first = next(iter(weights.values()))
+    if len(methods := list(dict.fromkeys(repr(each.method) for each in weights.values()))) > 1:
+        raise UserError(
+            f"the network has several methods, {' and '.join(methods)}, but a .subnet file holds one: mask the whole "
+            "network by one method, where densities={...} gives a weight a density of its own"
+        )
     return Header(
         network=Network(*_builder_of(net, network), str(dtypes.pop()).removeprefix("torch.")),  # type: ignore[arg-type]
         weights=Weights(
