@@ -114,14 +114,18 @@ def _compute(weights: Sequence[MaskedWeight]) -> None:
     wanted = list(dict.fromkeys(member for weight in weights for member in (weight, *weight.global_group)))
     # Leave inference mode, because training may reuse what an evaluation computes.
     with torch.inference_mode(False), torch.no_grad():
-        for each, mask in zip(wanted, current_multipliers(wanted), strict=True):
+        # Once for each tensor, because all weights of a global group depend on the scores of all.
+        sources = [_sources(each) for each in wanted]
+        distinct = {id(tensor): tensor for tensors in sources for tensor in tensors}
+        versions = {key: TensorVersion(tensor) for key, tensor in distinct.items()}
+        for each, tensors, mask in zip(wanted, sources, current_multipliers(wanted), strict=True):
             # Write to new memory, because a graph may still need the old product. A product with a bool mask, not
             # viewed as bytes, takes a CPU twice as long.
             out = torch.empty_like(each.weight)
             factor = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
             product = each.method.effective_weight(each.weight, factor, out=out)
-            sources = [TensorVersion(tensor) for tensor in _sources(each)]
+            read = [versions[id(tensor)] for tensor in tensors]
             kept = mask if each.weight.requires_grad else None
-            each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, sources)
+            each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, read)
             with _lock:
                 _modules.add(each.module)

@@ -13,7 +13,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lightning_subnets import (
+    DNW,
     EdgePopup,
+    Method,
     Supermask,
     UserError,
     invalidate_,
@@ -103,3 +105,21 @@ def test_reset_parameters_cannot_edit_the_effective_weight_unnoticed() -> None:
     layer(torch.ones(1, 4))
     with pytest.raises(UserError, match="raw_weight"):
         layer.reset_parameters()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.5), EdgePopup(0.5, allocation="global"), DNW(0.5)], ids=repr)
+def test_numbers_that_move_to_another_place_of_their_memory_are_used(method: Method) -> None:
+    network = mask_(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)), method, weights="kaiming_normal")
+    x, trained = torch.randn(2, 6), [each for each in network.parameters() if each.requires_grad]
+
+    def check() -> None:
+        outputs, plain = network(x), unmask_(copy.deepcopy(network))
+        assert torch.equal(outputs, plain(x))
+
+    for row in torch.randn(3, sum(each.numel() for each in trained)):  # an evolution strategy's population
+        nn.utils.vector_to_parameters(row, trained)
+        check()
+    for parameter in trained:
+        if parameter.dim() == 2:
+            parameter.data = parameter.data.T
+            check()
