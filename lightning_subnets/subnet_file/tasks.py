@@ -84,7 +84,8 @@ def load_tasks(path: str | Path, network: nn.Module | None) -> tuple[nn.Module, 
         network: a masked network that the tasks go into, or a plain one, or None to build the file's.
 
     Raises:
-        ValueError: as ``load_subnet`` does, and if the masked network has other weights or another method.
+        ValueError: as ``load_subnet`` does, and if the masked network has other weights, masks others of them, or has
+            another method.
     """
     file = Container(path, whole=True)
     with naming_file(path):
@@ -124,7 +125,8 @@ def _restart_(net: nn.Module, file: Container) -> None:
 
 
 def _check_same(net: nn.Module, header: Header) -> None:
-    method = next(iter(masked_weights(net).values())).method
+    weights = masked_weights(net)
+    method = next(iter(weights.values())).method
     found = digest.weights_digest(net), type(method).__name__, dict(method.identity())
     if found != (header.digests.weights, header.method.name, header.method.arguments):
         raise UserError(
@@ -132,6 +134,14 @@ def _check_same(net: nn.Module, header: Header) -> None:
             f"{header.digests.weights[:16]}..., and the masked network has {method!r} and {found[0][:16]}...: give the "
             "network that the tasks were trained on, before training"
         )
+    theirs = {name: layer.frozen for name, layer in header.layers.items()}
+    ours = {name: each.frozen and multiplier_code.stated(each.frozen) for name, each in weights.items()}
+    for name in theirs | ours:
+        if name not in theirs or name not in ours or theirs[name] != ours[name]:
+            raise UserError(
+                f"the weight {name!r:.100} is masked in another way in its tasks than in the masked network: mask the "
+                "network with the keep_dense, also_mask and densities of the first task"
+            )
 
 
 def union(tasks: Iterable[LearnedTask]) -> dict[str, Tensor]:

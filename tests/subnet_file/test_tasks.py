@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +127,29 @@ def test_a_file_with_tasks_is_read_task_by_task(file: Path, tmp_path: Path) -> N
         ls.SupSup(masked(small(), ls.EdgePopup(0.1))).save(tmp_path / "none.subnet", network=NAMED)
     with pytest.raises(ls.UserError, match="force=True"):
         ls.SupSup.load(file).save(file, network=NAMED)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "name"),
+    [
+        (ls.EdgePopup(0.1), {"keep_dense": ["classifier.*"]}, "classifier.1.weight"),
+        (ls.EdgePopup(0.1), {"keep_dense": ["*.0", "*.3"]}, "features.0.weight"),
+        (ls.PartiallyFrozen(0.1), {"densities": {"features.*": 0.5}}, "features.0.weight"),
+    ],
+    ids=["one weight", "several", "frozen edges"],
+)
+def test_tasks_go_only_into_a_network_that_is_masked_in_the_same_way(
+    method: Method, options: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    def network(options: dict[str, Any]) -> nn.Module:
+        return ls.mask_(small(), method, weights="signed_constant", **options)
+
+    path = tmp_path / "tasks.subnet"
+    for there, here in ((options, {}), ({}, options)):
+        learn_(ls.SupSup(network(there)), "ab", (1, 8, 8)).save(path, network=NAMED, force=True)
+        assert ls.SupSup.load(path, network=network(there)).names == ["a", "b"]
+        with pytest.raises(ls.UserError, match=f"the weight '{name}' is masked in another way .* of the first task"):
+            ls.SupSup.load(path, network=network(here))
 
 
 def test_tasks_that_contradict_each_other_are_refused(file: Path) -> None:
