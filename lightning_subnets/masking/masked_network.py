@@ -94,9 +94,9 @@ def install_masks_(
 @torch.no_grad()
 def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: Norms) -> None:
     distribution = plan.distribution
-    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
-    if frozen:
-        network.__dict__["_frozen_before_masking"] = frozen
+    for module in network.modules():
+        own = module.named_parameters(recurse=False)
+        module.__dict__["_frozen_before_masking"] = {key for key, each in own if not each.requires_grad}
     if distribution is not None:
         initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
     if method.trainable != "weights":
@@ -135,18 +135,21 @@ def draw_masks_again_(network: nn.Module, *_: object) -> None:
 def unmask_(network: nn.Module) -> nn.Module:
     """Turn a masked network into a plain one in place: fold the masks into the weights.
 
-    Nothing of this package remains in the network, and its state dict is that of the plain network. All parameters are
-    trainable again, except those that were not before they were masked.
+    Nothing of this package remains in the network, and its state dict is that of the plain network. All parameters that
+    ``mask_`` has frozen are trainable again, whether the network is the one that was masked, a part of it, or a wrapper
+    around it.
 
     Returns: the same network.
     """
     masked_class.remove_(network)
-    for key, hook in list(network._forward_pre_hooks.items()):
-        if hook is draw_masks_again_:
-            del network._forward_pre_hooks[key]
-    frozen = network.__dict__.pop("_frozen_before_masking", ())
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    for module in network.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if hook is draw_masks_again_:
+                del module._forward_pre_hooks[key]
+        frozen = module.__dict__.pop("_frozen_before_masking", None)
+        if frozen is not None:
+            for name, parameter in module.named_parameters(recurse=False):
+                parameter.requires_grad_(name not in frozen)
     return network
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torchvision
 from masked_networks import IMAGES, masked_network, small_network
 from torch import nn
 
-from lightning_subnets import Dense, EdgePopup, mask_, masked_weights, masks, unmask_
+from lightning_subnets import Dense, EdgePopup, Method, Supermask, mask_, masked_weights, masks, unmask_
 
 
 def test_an_unmasked_resnet_is_a_plain_one_with_the_same_logits() -> None:
@@ -63,3 +64,42 @@ def test_a_copy_computes_the_same_and_changes_by_itself() -> None:
             other.get_parameter("6.scores").neg_().sub_(1.0)
         assert not torch.equal(other(IMAGES), network(IMAGES))
         assert type(unmask_(other).get_submodule("0")) is nn.Conv2d
+
+
+VIEWS: dict[str, Callable[[nn.Sequential], list[nn.Module]]] = {
+    "the network": lambda network: [network],
+    "a module around it": lambda network: [nn.Sequential(nn.Identity(), nn.ModuleDict({"inner": network}))],
+    "a compiled network": lambda network: [torch.compile(network)],  # type: ignore[list-item]
+    "its parts": lambda network: [network[:3], network[3:]],
+}
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.3), Supermask(0.3), Dense()], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("frozen", [(), ("0.bias", "1.weight", "6.weight")], ids=["none frozen", "some frozen"])
+def test_unmasking_through_any_module_gives_back_what_was_trained(
+    frozen: tuple[str, ...], view: str, method: Method
+) -> None:
+    network = small_network()
+    for name in frozen:
+        network.get_parameter(name).requires_grad_(False)
+    mask_(network, method)
+    for each in VIEWS[view](network):
+        assert unmask_(each) is each
+    assert [name for name, each in network.named_parameters() if not each.requires_grad] == [*frozen]
+    for module in network.modules():
+        assert "_frozen_before_masking" not in vars(module) or view == "its parts"
+        assert not module._forward_pre_hooks or view == "its parts"
+
+
+@pytest.mark.parametrize("index", [0, 3, 6])
+def test_unmasking_leaves_what_was_not_masked(index: int) -> None:
+    network = small_network()
+    others = [each for place in (0, 1, 3, 6) if place != index for each in network[place].parameters()]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    mask_(network[index], EdgePopup(0.5))
+    network.append(nn.Linear(5, 5).requires_grad_(False))  # added since, and frozen by the user
+    unmask_(network)
+    assert not any(each.requires_grad for each in (*others, *network[7].parameters()))
+    assert all(each.requires_grad for each in network[index].parameters())
