@@ -110,8 +110,9 @@ def _sources(weight: MaskedWeight) -> list[Tensor]:
 
 def _compute(weights: Sequence[MaskedWeight]) -> None:
     """Cache these effective weights."""
-    # A change of one weight changes the masks of its whole global group.
-    wanted = list(dict.fromkeys(member for weight in weights for member in (weight, *weight.global_group)))
+    # A change of one weight changes the masks of its whole global group. The weight comes last, because it replaces the
+    # product of another layer that shared it.
+    wanted = list(dict.fromkeys(member for weight in weights for member in (*weight.global_group, weight)))
     # Leave inference mode, because training may reuse what an evaluation computes.
     with torch.inference_mode(False), torch.no_grad():
         # Once for each tensor, because all weights of a global group depend on the scores of all.

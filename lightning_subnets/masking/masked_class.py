@@ -95,7 +95,7 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
     if not method.cacheable:
         return method.masked_weight(weight)
     if not torch.compiler.is_compiling() and _is_transformed(weight):
-        group = weight.global_group or (weight,)
+        group = [weight if each.state is weight.state else each for each in weight.global_group] or [weight]
         tensors = (tensor for each in group for tensor in (each.weight, each.scores))
         result: Tensor = _InTransform.apply(group, group.index(weight), *tensors)[0]
     else:

@@ -61,7 +61,8 @@ class MaskedWeight:
     key: str
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MaskedWeight) and other.state is self.state
+        # load_state_dict(assign=True) gives each module a parameter of its own, and they share only the state.
+        return isinstance(other, MaskedWeight) and other.state is self.state and other.weight is self.weight
 
     def __hash__(self) -> int:
         return id(self.state)
@@ -150,7 +151,8 @@ def is_masked(network: nn.Module) -> bool:
 def masked_weights(network: nn.Module) -> dict[str, MaskedWeight]:
     """Return the masked weights by the full names of their parameters, in the network's order.
 
-    A weight that several modules share appears once, under its first name.
+    A weight that several modules share appears once, under its first name. If they share it no longer, as after
+    ``load_state_dict(assign=True)``, the weight of each appears, with its own scores.
 
     Raises:
         ValueError: if the network is not masked.

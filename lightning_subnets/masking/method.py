@@ -209,8 +209,9 @@ def _of_one_group(weights: list[ScoredWeight]) -> list[Tensor]:
     method, group = weights[0].method, weights[0].global_group
     if not group:
         return method.masks(weights)
-    found = dict(zip(group, method.masks(group), strict=True))
-    return [found[weight] for weight in weights]
+    # By hash, because layers that no longer share a weight still share its place in the ranking.
+    found = dict(zip(map(hash, group), method.masks(group), strict=True))
+    return [found[hash(weight)] for weight in weights]
 
 
 def as_mask(multiplier: Tensor) -> Tensor:

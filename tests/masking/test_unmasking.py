@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,22 @@ import torchvision
 from masked_networks import IMAGES, masked_network, small_network
 from torch import nn
 
-from lightning_subnets import Dense, EdgePopup, Method, Supermask, mask_, masked_weights, masks, unmask_
+from lightning_subnets import (
+    DNW,
+    Dense,
+    EdgePopup,
+    Magnitude,
+    Method,
+    SignedSupermask,
+    Supermask,
+    load_subnet,
+    mask_,
+    masked_weights,
+    masks,
+    save_subnet,
+    unmask_,
+)
+from lightning_subnets.masking.masked_class import effective_weight
 
 
 def test_an_unmasked_resnet_is_a_plain_one_with_the_same_logits() -> None:
@@ -103,3 +119,27 @@ def test_unmasking_leaves_what_was_not_masked(index: int) -> None:
     unmask_(network)
     assert not any(each.requires_grad for each in (*others, *network[7].parameters()))
     assert all(each.requires_grad for each in network[index].parameters())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [EdgePopup(0.4), EdgePopup(0.4, allocation="global"), SignedSupermask(0.5), DNW(0.4), Magnitude(0.4), Dense()],
+    ids=repr,
+)
+def test_layers_that_no_longer_share_a_weight_are_unmasked_each_with_its_own(method: Method, tmp_path: Path) -> None:
+    def shared() -> nn.Sequential:
+        network = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+        network[4].weight = network[2].weight = network[0].weight
+        return network
+
+    network, x = mask_(shared(), method, weights="kaiming_normal"), torch.randn(3, 6)
+    state = {key: torch.randn_like(each) for key, each in network.state_dict().items() if each.is_floating_point()}
+    network.load_state_dict(network.state_dict() | state, assign=True)
+    outputs, found = network(x), masks(network)
+    assert list(found) == ["0.weight", "2.weight", "4.weight"]
+    for name, each in masked_weights(network).items():
+        assert torch.equal(effective_weight(each) != 0, found[name])
+    save_subnet(network, tmp_path / "a.subnet", network="my.Network")
+    apart = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+    assert torch.equal(load_subnet(tmp_path / "a.subnet", network=apart)(x), outputs)
+    assert torch.equal(unmask_(network)(x), outputs)
