@@ -116,7 +116,9 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
             masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin, edges), scores)
     masked = list(masked_weights(network).values())
     if method.trainable == "last layer":
-        for parameter in masked[-1].module.parameters(recurse=False):
+        weights = plan.masked | plan.dense
+        *_, last = (weights[name] for name, _ in network.named_parameters() if name in weights)
+        for parameter in last.owners[0][0].parameters(recurse=False):
             parameter.requires_grad_(True)
     if method.global_ranking:
         for weight in masked:

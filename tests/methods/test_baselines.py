@@ -146,9 +146,10 @@ def test_only_weights_under_the_mask_of_a_pruned_network_are_trained() -> None:
     assert torch.equal(layer.mask(), mask)
 
 
-def test_linear_probe_trains_only_the_last_layer_and_keeps_given_weights() -> None:
+@pytest.mark.parametrize("keep_dense", [[], ["fc"], ["conv*"], ["*.0", "fc"]], ids=str)
+def test_linear_probe_trains_only_the_last_layer_and_keeps_given_weights(keep_dense: list[str]) -> None:
     network = shuffle_net()
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    mask_(network, ls.LinearProbe(), weights=None)
+    mask_(network, ls.LinearProbe(), weights=None, keep_dense=keep_dense)
     assert all(torch.equal(parameter, before[name]) for name, parameter in network.named_parameters())
     assert {name for name, each in network.named_parameters() if each.requires_grad} == {"fc.weight", "fc.bias"}
