@@ -22,7 +22,7 @@ class GemMiner(Method):
     Forward:  w_eff = w * q * 1[s > 1/2], with s in [0, 1] and a flag q in {0, 1} for each edge, at first 1.
     Backward: ds = q * w * dL/dw_eff, straight through the rounding; after a step, s is clamped to [0, 1].
     After each ``every`` optimizer steps: of the edges of all layers with q = 1, the share r with the lowest scores gets
-              q = 0, until a fraction ``density`` of all edges has q = 1.
+              q = 0, at least one edge, until a fraction ``density`` of all edges has q = 1.
 
     The scores determine how many of these edges are kept, so the density that a run reports is lower. The paper has a
     weight decay of 1e-4 on the scores, an option of the optimizer. To train the weights of the subnetwork afterwards,
@@ -87,6 +87,6 @@ class GemMiner(Method):
             return
         left = sum(int((each >= 0).sum()) for each in scores.values())
         wanted = allocation.num_kept(sum(each.numel() for each in scores.values()), self.density)
-        kept = allocation.global_(scores, max(min(left, wanted), left - int(self.share * left)))
+        kept = allocation.global_(scores, max(min(left, wanted), left - max(1, int(self.share * left))))
         for name, each in scores.items():
             each.masked_fill_(~kept[name], DROPPED)

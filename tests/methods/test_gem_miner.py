@@ -71,6 +71,15 @@ def test_rounds_drop_the_lowest_scores_of_all_layers_until_the_density_is_met() 
     assert sum(int(mask.sum()) for mask in masks(net).values()) <= num_kept(TOTAL, 0.3)
 
 
+@pytest.mark.parametrize(("density", "share"), [(0.001, 0.2), (0.002, 0.5), (0.9, 0.0001), (1.0, 0.2)])
+def test_every_density_is_reached_however_few_edges_a_round_may_drop(density: float, share: float) -> None:
+    method = GemMiner(density, every=1, share=share)
+    net = network(method)
+    for step in range(1, 101):
+        method.after_step_(net, step, None)
+    assert sum(int((each >= 0).sum()) for each in scores_of(net)) == num_kept(TOTAL, density)
+
+
 def test_scores_are_clamped_without_computing_the_effective_weights_again_except_in_a_round() -> None:
     net = network(GemMiner(0.5, every=2))
     layer, inputs = next(iter(masked_weights(net).values())), torch.randn(4, 30).double()
