@@ -30,8 +30,8 @@ from lightning_subnets.subnet_file.header import Header, Json
 
 KEY = "lightning-subnets"
 
-# A file may describe at most this many numbers per byte, so loading allocates memory in proportion to the file. The
-# shortest code, gaps of 255 weights at one bit each, reaches about half of it.
+# A file may describe at most this many numbers per byte, so loading allocates memory in proportion to the file. A mask
+# that keeps all weights, or none, can be shorter; its file is padded.
 NUMBERS_PER_BYTE = 4096
 
 _TASK = re.compile("tasks/[0-9]+/")
@@ -39,11 +39,13 @@ _ZEROS = "0" * 64
 _MAX_HEADER = 4 << 20  # bytes; a config and the names of a thousand layers and classes take a tenth
 
 
-def write(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Write a file completely or not at all."""
+def write(path: Path, header: Header, tensors: Mapping[str, Tensor], *, numbers: int = 0) -> None:
+    """Write a file completely or not at all, and so large that it may describe so many numbers."""
     from safetensors.torch import save
 
-    content = io.BytesIO(save(dict(tensors), metadata={KEY: header.to_json(sha256=_ZEROS)}))
+    saved = save(dict(tensors), metadata={KEY: header.to_json(sha256=_ZEROS)})
+    missing = -(-numbers // NUMBERS_PER_BYTE) - len(saved)
+    content = io.BytesIO(_padded(saved, missing) if missing > 0 else saved)
     try:
         text = _read_json(content, len(content.getbuffer()))
     except UserError as error:
@@ -166,6 +168,12 @@ def _read_json(file: BinaryIO, size: int) -> bytes:
     if not 2 <= length <= min(size - 8, _MAX_HEADER):
         raise UserError("it is no .subnet file, or it is truncated")
     return file.read(length)
+
+
+def _padded(saved: bytes, missing: int) -> bytes:
+    """Return a safetensors file with spaces after its header, whose tensors stay aligned to eight bytes."""
+    length, missing = int.from_bytes(saved[:8], "little"), -(-missing // 8) * 8
+    return (length + missing).to_bytes(8, "little") + saved[8 : 8 + length] + b" " * missing + saved[8 + length :]
 
 
 def _digest_offset(text: bytes, digest: str) -> int:

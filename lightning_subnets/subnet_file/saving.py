@@ -184,8 +184,12 @@ def _write(
             tensors[f"state/{key}"] = _copy((start or {}).get(key, buffer))
     header.density = sum(layer.kept for layer in header.layers.values()) / header.total
     header.digests = Digests(weights_digest.hexdigest(), masks_digest.hexdigest())
+    plain = building.num_elements(net) - sum(
+        each.scores.numel() for each in weights.values() if each.scores is not None
+    )
+    numbers = max(plain, header.total * max(1, len(header.tasks)))
     try:
-        container.write(path, header, tensors)
+        container.write(path, header, tensors, numbers=numbers)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): make room, or name another place"

@@ -137,3 +137,36 @@ def test_arguments_may_be_split_as_in_a_config(tmp_path: Path) -> None:
     split = {"class_path": NAMED["class_path"], "init_args": {"in_channels": 1}, "dict_kwargs": arguments}
     header, _ = content(saved(tmp_path / "a.subnet", network=split))
     assert header["network"]["arguments"] == arguments
+
+
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        (ls.EdgePopup(1.0), "signed_constant"),
+        (ls.Dense(), "kaiming_normal"),
+        (ls.PartiallyFrozen(0.3, frozen=0.9995), "signed_constant"),
+    ],
+    ids=repr,
+)
+def test_a_mask_that_takes_almost_no_bytes_can_be_loaded_again(method: ls.Method, weights: str, tmp_path: Path) -> None:
+    network = ls.mask_(torch.nn.Linear(4000, 2000, bias=False), method, weights=weights)
+    ls.save_subnet(network, tmp_path / "a.subnet", network="my.Network")
+    loaded = ls.load_subnet(tmp_path / "a.subnet", network=torch.nn.Linear(4000, 2000, bias=False))
+    assert not differing(loaded, ls.unmask_(network))
+    assert (tmp_path / "a.subnet").stat().st_size < 8e6 / 4096 + 8
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+def test_a_file_is_padded_to_the_size_that_its_readers_ask_for(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("container", "loading"):
+        monkeypatch.setattr(f"lightning_subnets.subnet_file.{module}.NUMBERS_PER_BYTE", limit)
+    network = ls.mask_(small(), ls.EdgePopup(1.0), keep_dense=["features.*"])
+    path = saved(tmp_path / "a.subnet", network)
+    assert not differing(ls.load_subnet(path), ls.unmask_(copy.deepcopy(network)))
+    tasks = ls.SupSup(network)
+    for name in "abcdef":
+        tasks.add(name)
+    tasks.save(path, network=NAMED, force=True)
+    assert ls.SupSup.load(path).names == tasks.names
