@@ -94,7 +94,7 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
     method = weight.method
     if not method.cacheable:
         return method.masked_weight(weight)
-    if not torch.compiler.is_compiling() and _is_transformed(weight):
+    if not torch.compiler.is_compiling() and _is_transformed():
         group = [weight if each.state is weight.state else each for each in weight.global_group] or [weight]
         tensors = (tensor for each in group for tensor in (each.weight, each.scores))
         result: Tensor = _InTransform.apply(group, group.index(weight), *tensors)[0]
@@ -104,10 +104,10 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
     return result
 
 
-def _is_transformed(weight: MaskedWeight) -> bool:
-    """Return whether ``torch.func.grad`` has wrapped the tensors of a weight."""
-    unwrap: Any = torch.func.debug_unwrap
-    return any(each is not None and unwrap(each) is not each for each in (weight.weight, weight.scores))
+def _is_transformed() -> bool:
+    """Return whether ``torch.func`` is transforming the computation, whichever tensors it has wrapped."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
 
 
 class StraightThrough(torch.autograd.Function):
@@ -130,7 +130,7 @@ class StraightThrough(torch.autograd.Function):
 
 
 class _InTransform(torch.autograd.Function):
-    """The same for ``torch.func.grad``, which gives ``forward`` the tensors that it has wrapped.
+    """The same for the transforms of ``torch.func``, which give ``forward`` the tensors that they have wrapped.
 
     It computes w_eff and m at each read, because the wrapped tensors live for one call. ``torch.func`` needs
     ``setup_context``, with which every call takes three times as long.
@@ -151,6 +151,15 @@ class _InTransform(torch.autograd.Function):
         ctx.method, ctx.first = group[index].method, 2 + 2 * index
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1], *tensors[2 * index : 2 * index + 2])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, tuple[None, None]]:
+        if any(dim is not None for dim in in_dims[2:]):
+            raise UserError(
+                "torch.func.vmap over weights or scores of a masked network would need a mask for each: map over the "
+                "inputs, and compute with one set of scores after another"
+            )
+        return _InTransform.apply(*inputs), (None, None)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
