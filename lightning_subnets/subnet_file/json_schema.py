@@ -37,7 +37,7 @@ def parse(kind: Any, value: Any, place: str) -> Any:
         fits = kind is Any or type(value) is kind
     if not fits:
         expected = " or ".join(map(repr, inner)) if origin is Literal else (origin or kind).__name__
-        raise UserError(f"{place} is {reprlib.repr(value)}, expected {expected}")
+        raise UserError(f"{place} is {reprlib.repr(value):.200}, expected {expected}")
     return float(value) if kind is float else value
 
 

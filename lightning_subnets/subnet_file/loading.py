@@ -148,7 +148,7 @@ def _method(header: Header) -> Method:
         method: Method = getattr(methods, name)(**arguments)
     except Exception as error:  # arguments from a file may be of any type
         raise UserError(
-            f"the method {name}({reprlib.repr(arguments)}) cannot be created: {str(error)!r:.200}"
+            f"the method {name}({reprlib.repr(arguments):.200}) cannot be created: {str(error)!r:.200}"
         ) from error
     return method
 
@@ -230,6 +230,6 @@ def _check_masks(network: nn.Module, header: Header) -> None:
         digest.update_(masks_digest, header.stored_name(name), found[name])
     if masks_digest.hexdigest() != header.digests.masks:
         raise UserError(
-            f"{header.method.name}({reprlib.repr(header.method.arguments)}) does not give the masks in the file: load "
-            "the network without masked=True"
+            f"{header.method.name}({reprlib.repr(header.method.arguments):.200}) does not give the masks in the file: "
+            "load the network without masked=True"
         )

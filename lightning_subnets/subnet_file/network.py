@@ -74,8 +74,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         moderate = len(values) <= 1000 and all(size <= _MAX_ARGUMENT for size in sizes) and sum(sizes) <= _MAX_ARGUMENT
         if not plain or not moderate:
             raise UserError(
-                f"the builder's argument {key!r:.60} = {reprlib.repr(value)} is refused: plain values are allowed, "
-                f"and numbers of up to {_MAX_ARGUMENT:,}"
+                f"the builder's argument {key!r:.60} = {reprlib.repr(value):.200} is refused: plain values are "
+                f"allowed, and numbers of up to {_MAX_ARGUMENT:,}"
             )
 
 

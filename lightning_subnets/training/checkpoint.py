@@ -260,7 +260,7 @@ def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     for key in dict.fromkeys((*ours, *theirs)):
         if ours.get(key) != theirs.get(key):
             raise UserError(
-                f"the checkpoint has {key} = {reprlib.repr(theirs.get(key))} and this run has {key} = "
+                f"the checkpoint has {key} = {reprlib.repr(theirs.get(key)):.200} and this run has {key} = "
                 f"{ours.get(key)!r}: run it with the config.yaml beside its checkpoints"
             )
 

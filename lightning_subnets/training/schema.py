@@ -24,6 +24,6 @@ def first_mistake(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return f"{error!s:.200}"
     found = error.errors(include_url=False)[0]
-    value = "" if found["type"] == "missing" else f" is {reprlib.repr(found['input'])}:"
+    value = "" if found["type"] == "missing" else f" is {reprlib.repr(found['input']):.200}:"
     place = ".".join(map(str, found["loc"])) or "its content"
     return f"{place!r:.120}{value} {found['msg'].removeprefix('Value error, ')}"

@@ -89,6 +89,7 @@ WRONG = [
     (FIRST + "kept", 10**4000, "cannot keep 1000"),
     (FIRST + "weights", "pickled", "'pickled', expected 'drawn' or 'signs' or 'values'"),
     (FIRST + "weights", "signs", "without their magnitude"),
+    (FIRST + "kept", {f"{i}": [{"a": ["b" * 30] * 9}] * 9 for i in range(9)}, "kept is {'0': [{'a': ["),
     (FIRST + "gain", "2", "gain is '2', expected float"),
     ("digests", {"weights": ""}, "header.digests has no 'masks'"),
     ("classes", "cat", "header.classes is 'cat', expected list"),
