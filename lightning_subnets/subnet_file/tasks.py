@@ -131,8 +131,8 @@ def _check_same(net: nn.Module, header: Header) -> None:
     if found != (header.digests.weights, header.method.name, header.method.arguments):
         raise UserError(
             f"its tasks are masks by {header.method.name}({reprlib.repr(header.method.arguments):.200}) over the "
-            f"weights {header.digests.weights[:16]}..., and the masked network has {method!r} and {found[0][:16]}...: give "
-            "the network that the tasks were trained on, before training"
+            f"weights {header.digests.weights[:16]}..., and the masked network has {method!r} and {found[0][:16]}...: "
+            "give the network that the tasks were trained on, before training"
         )
     theirs = {name: layer.frozen for name, layer in header.layers.items()}
     ours = {name: each.frozen and multiplier_code.stated(each.frozen) for name, each in weights.items()}
