@@ -5,12 +5,17 @@ from __future__ import annotations
 from argparse import Action
 from typing import Any, ClassVar, NoReturn
 
+import yaml
+from jsonargparse import set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_subnets.commands import failures, mistakes
 from lightning_subnets.commands.help import Help
 from lightning_subnets.commands.mistakes import CommandLine
+from lightning_subnets.run_files import config_text
 from lightning_subnets.run_files.shipped_configs import shipped_config
+
+set_loader("yaml", config_text.read, (yaml.YAMLError,))
 
 _CHECKPOINT = (
     "Checkpoint of a run, the run's directory, last or best of the newest run, or a .subnet file to evaluate. If no "

@@ -1,0 +1,58 @@
+"""Read the text of a config in every form that people write: dotted keys, mappings, and short names of arguments.
+
+jsonargparse alone replaces a whole group of the named config by a mapping, and forgets a class if one of its arguments
+is set by a dotted key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from jsonargparse import get_loader
+
+_GROUPS = ("trainer", "model")
+_CLASSES = ("data", "model.method", "model.network", "model.optimizer")
+_PARTS = ("class_path", "init_args", "dict_kwargs")
+
+_read = get_loader("yaml")
+
+
+def read(text: str) -> Any:
+    """Return what jsonargparse reads in a text; a config is ``complete``."""
+    content = _read(text)
+    return complete(content) if isinstance(content, dict) else content
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config whose keys jsonargparse understands as they are meant.
+
+    - In a config that names another, a mapping changes what it lists: ``trainer: {max_epochs: 10}`` is
+      ``trainer.max_epochs: 10``.
+    - ``model.method.density`` is ``model.method.init_args.density``, as on a command line.
+    - The named config is read first, so its place in the file does not matter.
+    - A class and dotted arguments, ``model.method: IteRand`` and ``model.method.density: 0.2``, are one class.
+    """
+    found = {name: each for key, value in config.items() for name, each in _spread(key, value, "config" in config)}
+    for owner in _CLASSES:
+        whole = found.get(owner)
+        if isinstance(whole, str | dict):
+            whole = {"class_path": whole} if isinstance(whole, str) else whole
+            prefix = f"{owner}.init_args."
+            own = {key.removeprefix(prefix): found.pop(key) for key in list(found) if key.startswith(prefix)}
+            if own:
+                found[owner] = {**whole, "init_args": {**(whole.get("init_args") or {}), **own}}
+    return {"config": found.pop("config"), **found} if "config" in found else found
+
+
+def _spread(key: Any, value: Any, named: bool) -> Iterator[tuple[Any, Any]]:
+    """Yield the dotted keys of a mapping that is not a class, if the config names another, and their values."""
+    owner = next((each for each in _CLASSES if f"{key}.".startswith(f"{each}.")), "")
+    own = str(key).removeprefix(owner).removeprefix(".")
+    if named and isinstance(value, dict) and "class_path" not in value and (key in _GROUPS or own in ("", "init_args")):
+        for name, each in value.items():
+            yield from _spread(f"{key}.{name}", each, named)
+    elif owner and own and own.partition(".")[0] not in _PARTS:
+        yield f"{owner}.init_args.{own}", value
+    else:
+        yield key, value
