@@ -226,13 +226,13 @@ def _values(name: str, axis: Any) -> dict[Value, Options]:
         ((option, values),) = axis.items()
         if isinstance(values, list):
             for value in values:
-                if isinstance(value, dict | list):
+                if value is None or isinstance(value, dict | list):  # None stands for a line that does not vary
                     raise UserError(
-                        f"the axis {name!r} has the value {value}, not a name or a number: give it a name, "
-                        "{Conv2: {model.network: ...}}"
+                        f"the axis {name!r} has the value {json.dumps(value)}, not a name or a number: give it a name, "
+                        f"{{a name: {{{option}: {json.dumps(value)}}}}}"
                     )
             return {value: {option: value} for value in values}
-    if isinstance(axis, dict) and all(isinstance(options, dict) for options in axis.values()):
+    if isinstance(axis, dict) and None not in axis and all(isinstance(options, dict) for options in axis.values()):
         return {value: dict(options) for value, options in axis.items()}
     raise UserError(
         f"the axis {name!r} is {axis}: give an option and its values, {{model.method.density: [0.1, 0.5]}}, or values "

@@ -153,7 +153,15 @@ def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
         (changed(axes={"density": {0.5: {}, "full": {}}}), r"the axis 'density' of .* has numbers and names"),
         (
             FIGURE | {"axes": FIGURE["axes"] | {"density": {"model.method": [{"class_path": "SNIP"}]}}},
-            r"the axis 'density' has the value \{'class_path': 'SNIP'\}, .*\{Conv2: \{model.network: ...\}\}",
+            r"the axis 'density' has the value \{\"class_path\": \"SNIP\"\}, .*\{a name: \{model.method: .*\}\}",
+        ),
+        (
+            FIGURE | {"axes": FIGURE["axes"] | {"density": {"trainer.gradient_clip_val": [None, 1.0]}}},
+            r"the axis 'density' has the value null, .*\{a name: \{trainer.gradient_clip_val: null\}\}",
+        ),
+        (
+            FIGURE | {"axes": FIGURE["axes"] | {"density": {None: {"model.x": 1}, 0.5: {}}}},
+            r"the axis 'density' is \{None",
         ),
         (changed(axes={"density": [[0.5]]}), r"unknown value of density '\[0.5\]'"),
         (changed(options={"model.x": date(2020, 1, 1)}), r"figure3.yaml is not a figure: .*date is not JSON"),
@@ -179,6 +187,12 @@ def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
 def test_a_mistake_in_a_figure_is_named(figure: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Sweep.read(written(figure, tmp_path), "smoke")
+
+
+def test_a_number_is_written_as_in_the_config_of_a_run(tmp_path: Path) -> None:
+    path = written(FIGURE | {"axes": FIGURE["axes"] | {"density": {"model.optimizer.lr": [0.125, 0.25]}}}, tmp_path)
+    path.write_text(path.read_text().replace("0.125", "1e-3").replace("0.25", "+2E3"))
+    assert {run.values["density"] for run in Sweep.read(path, "paper").runs() if "density" in run.values} == {1e-3, 2e3}
 
 
 def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
