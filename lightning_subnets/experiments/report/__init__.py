@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,12 +72,13 @@ def report(runs: str, out: str | None = None) -> None:
 
 
 def find(path: Path) -> Found:
-    """Find the sweeps and the runs in a directory, and in two levels of directories below it.
+    """Find the sweeps and the runs in a directory, and in three levels of directories below it.
 
     Raises:
         UserError: if there are neither sweeps nor runs, or a file of one is damaged.
     """
-    folders = [path, *sorted(path.glob("*/"), key=_by_number), *sorted(path.glob("*/*/"), key=_by_number)]
+    levels = ("*/", "*/*/", "*/*/*/")  # runs/<name>/<version>, and a name may have a slash
+    folders = [path, *(folder for level in levels for folder in sorted(path.glob(level), key=_by_number))]
     sweeps = {folder: results.read(folder) for folder in folders if (folder / "sweep.yaml").is_file()}
     in_sweeps = {folder.parent / "runs" for folder in sweeps}  # these runs are in their sweeps' tables
     runs = [folder for folder in folders if _is_run(folder) and folder.parent not in in_sweeps]
@@ -85,16 +87,22 @@ def find(path: Path) -> Found:
             f"{path} contains neither runs nor sweeps: name a run's directory (runs/<name>/<version>), one above it, "
             "or the --out of `subnets sweep`"
         )
-    summaries = {folder: summary.read(folder) for folder in runs}
+    summaries = {_name_and_version(folder, path): (folder, summary.read(folder)) for folder in runs}
     return Found(
         {read[0].name if at == path else str(at.relative_to(path)): read for at, read in sweeps.items()},
-        {(folder.resolve().parent.name, folder.name): read for folder, read in summaries.items()},
-        {f"{at.resolve().parent.name}, {at.name}": why_unfinished(at) for at, read in summaries.items() if not read},
+        {run: read for run, (_, read) in summaries.items()},
+        {", ".join(run): why_unfinished(folder) for run, (folder, read) in summaries.items() if not read},
     )
 
 
+def _name_and_version(run: Path, path: Path) -> tuple[str, str]:
+    """Return the name of a run below a path, which differs from those of the others there, and its version."""
+    name = run.relative_to(path).parent
+    return str(name) if name.parts else Path(os.path.abspath(path)).name, run.name
+
+
 def _is_run(folder: Path) -> bool:
-    written = (folder / "metrics.csv").is_file() or (folder / FAILURE).is_file()
+    written = any((folder / name).is_file() for name in ("metrics.csv", "summary.json", FAILURE))
     return written and (folder / "config.yaml").is_file()
 
 

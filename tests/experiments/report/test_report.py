@@ -27,6 +27,8 @@ SUMMARY = {
     "seed": 0,
     "test_accuracy": 0.7,
     "kept": 7650000,
+    "total": 25_502_912,
+    "density": 0.3,
 }
 SUMMARY |= {"epochs": 100, "seconds": 9.123456, "weights_unchanged": True, "versions": {"torch": "2.15.0"}}
 
@@ -172,16 +174,25 @@ def test_other_runs_are_in_a_table_with_published_results(tmp_path: Path, monkey
     a_run(tmp_path / "rn50_signed" / "version_0", SUMMARY)
     a_run(tmp_path / "rn50_signed" / "version_1", {**SUMMARY, "epochs": 3})
     a_run(tmp_path / "mine" / "version_0", None)
-    a_run(tmp_path / "wrn50_signed" / "version_0", {**SUMMARY, "data": "TinyImageNet"})
+    others = (
+        {"data": "TinyImageNet"},
+        {"density": 0.9},
+        {"weights": "kaiming_uniform"},
+        {"total": 9},
+        {"method": "DNW"},
+    )
+    for number, other in enumerate(others, 2):
+        a_run(tmp_path / "rn50_signed" / f"version_{number}", SUMMARY | other)
     report(str(tmp_path))
     page = Page(tmp_path / "report" / "index.html")
     assert "Figure 0" in page.text
     assert "not finished" in page.text
-    (mine, whole, short, other) = csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines())
+    (mine, whole, short, *different) = csv.DictReader((tmp_path / "report" / "runs.csv").read_text().splitlines())
     assert (mine["name"], mine["published_percent"]) == ("mine", "")
     assert whole["published_percent"] == short["published_percent"] == "68.6"
     assert float(whole["difference"]) == pytest.approx(1.4)
-    assert short["difference"] == other["published_percent"] == ""
+    assert short["difference"] == ""
+    assert [row["published_percent"] for row in different] == [""] * len(others)
     found = find(tmp_path / "figures")
     assert list(found.sweeps) == ["figure0-smoke"]
     assert not found.runs

@@ -12,7 +12,7 @@ import yaml
 from made_sweeps import METRICS, a_run
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.report import page, report, tables
+from lightning_subnets.experiments.report import find, page, report, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -50,6 +50,19 @@ def test_the_name_of_a_sweep_cannot_be_a_path(name: Any, tmp_path: Path) -> None
     with pytest.raises(UserError, match=re.escape(f"the name in {settings} is {name!r}: it names a directory")):
         report(str(settings.parent))
     assert everything(tmp_path) == before
+
+
+def test_every_run_of_a_directory_has_a_row(tmp_path: Path) -> None:
+    for user in ("alice", "bob"):
+        a_run(tmp_path / user / "quickstart" / "version_0", SUMMARY)
+        (tmp_path / "all" / user).parent.mkdir(exist_ok=True)
+        (tmp_path / "all" / user).symlink_to(tmp_path / user / "quickstart")
+    a_run(tmp_path / "all" / "sweep" / "first" / "version_0", SUMMARY)
+    (a_run(tmp_path / "all" / "mine" / "version_0", SUMMARY) / "metrics.csv").unlink()
+    report(str(tmp_path / "all"))
+    rows = csv.DictReader((tmp_path / "all" / "report" / "runs.csv").read_text().splitlines())
+    assert [row["name"] for row in rows] == ["alice", "bob", "mine", "sweep/first"]
+    assert [*find(tmp_path / "all" / "alice").runs] == [("alice", "version_0")]
 
 
 def test_the_directory_of_a_run_cannot_be_a_path(tmp_path: Path) -> None:
