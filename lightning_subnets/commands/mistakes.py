@@ -83,9 +83,9 @@ def explained(message: str, known: Iterable[str], line: CommandLine) -> str | No
         return f"{line.place('config', path.name)[1]}{no_config(line.shortened(path))}"
     if unknown := _KEY.search(message):
         return _unknown_key(unknown[1].rstrip("+"), [*known], line)
-    if key and (choices := _CHOICE.search(message)):
+    if key and (choices := _CHOICE.findall(message)):
         value = re.findall(r"(?:Got|Given) value: (.*)", message)[-1]
-        names = [name.strip("'\" ") for name in choices[1].split(",")]
+        names = [name.strip("'\" ") for each in dict.fromkeys(choices) for name in each.split(",")]
         whole, place = line.place(key[1], value)
         return f"{place}{whole} = {value!r} is not known.{_nearest(value, names)} Known: {', '.join(names)}."
     wrong = _CLASS.findall(message)

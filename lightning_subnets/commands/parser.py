@@ -27,7 +27,10 @@ _CONFIG = "A config: the path of a file, or a name of subnets configs."
 
 def _config(value: Any) -> Any:
     """Return the path of a shipped config instead of its name; other values are the parser's, such as paths."""
-    return str(shipped_config(value) or value) if isinstance(value, str) else value
+    path = shipped_config(value) if isinstance(value, str) else None
+    if path and (command := {"figures": "sweep", "continual": "continual"}.get(path.parent.name)):
+        failures.end(f"{value} is not the config of a run; its command is: subnets {command} {path.stem}")
+    return str(path) if path else value
 
 
 class Parser(LightningArgumentParser):

@@ -120,7 +120,7 @@ class Figure:
     published_source: str = ""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """A loader for which 1e-3 is a number, as for the configs of runs; in YAML 1.1 only 1.0e-3 is."""
 
 

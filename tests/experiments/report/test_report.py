@@ -174,7 +174,7 @@ def test_other_runs_are_in_a_table_with_published_results(tmp_path: Path, monkey
     a_run(tmp_path / "rn50_signed" / "version_0", SUMMARY)
     a_run(tmp_path / "rn50_signed" / "version_1", {**SUMMARY, "epochs": 3})
     a_run(tmp_path / "mine" / "version_0", None)
-    others = (
+    others: tuple[dict[str, object], ...] = (
         {"data": "TinyImageNet"},
         {"density": 0.9},
         {"weights": "kaiming_uniform"},
