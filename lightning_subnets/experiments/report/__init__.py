@@ -19,6 +19,8 @@ from lightning_subnets.run_files import summary
 from lightning_subnets.run_files.run_directory import FAILURE, why_unfinished
 from lightning_subnets.training import csv_text
 
+_OURS = b'<meta name="generator" content="lightning-subnets">'  # in every report
+
 
 class Found(NamedTuple):
     """The sweeps and the runs in a directory."""
@@ -43,6 +45,9 @@ def report(runs: str, out: str | None = None) -> None:
     folder = path / "report" if out is None else Path(out)
     if out is None and not folder.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{folder} is a link that leaves {path}: name the directory to write to with --out")
+    index = folder / "index.html"
+    if index.is_file() and not index.is_symlink() and _OURS not in index.read_bytes():
+        raise UserError(f"{index} is not a report, and would be replaced: name another --out, or move it")
     sweeps = [page.sweep_section(name, sweep, rows) for name, (sweep, rows) in found.sweeps.items()]
     files = {name: content for section in sweeps for name, content in section.files.items()}
     table, run = tables.of_runs(found.runs) if found.runs else None, None

@@ -52,6 +52,17 @@ def test_the_name_of_a_sweep_cannot_be_a_path(name: Any, tmp_path: Path) -> None
     assert everything(tmp_path) == before
 
 
+def test_a_page_that_is_not_a_report_is_not_replaced(tmp_path: Path) -> None:
+    a_run(tmp_path / "mine" / "version_0", SUMMARY)
+    page = tmp_path / "site" / "index.html"
+    for _ in range(2):
+        report(str(tmp_path), str(page.parent))
+    page.write_text("<h1>My site</h1>")
+    with pytest.raises(UserError, match=r"index.html is not a report, and would be replaced"):
+        report(str(tmp_path), str(page.parent))
+    assert page.read_text() == "<h1>My site</h1>"
+
+
 def test_every_run_of_a_directory_has_a_row(tmp_path: Path) -> None:
     for user in ("alice", "bob"):
         a_run(tmp_path / user / "quickstart" / "version_0", SUMMARY)
