@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -41,6 +41,7 @@ from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.training import checkpoint, loggers, preflight, strategies
 from lightning_subnets.training.callbacks import (
+    BestCheckpoint,
     GradientNorm,
     LastCheckpoint,
     MaskStatistics,
@@ -189,8 +190,7 @@ class SubnetCLI(LightningCLI):
         if config.trainer.enable_checkpointing is not False:
             folder = self.run.path / "checkpoints"
             if config.trainer.limit_val_batches != 0:
-                best = ModelCheckpoint(folder, "best", "val/accuracy", mode="max", enable_version_counter=False)
-                callbacks.append(best)
+                callbacks.append(BestCheckpoint(folder))
             self.last = LastCheckpoint(folder)  # after the best one, because it saves that one's path
             callbacks.append(self.last)
         return callbacks

@@ -8,9 +8,7 @@ import warnings
 _EXPECTED_WARNINGS = (
     ".*LeafSpec.* is deprecated",  # Lightning 2.6 causes this one itself under torch 2.15
     "The `srun` command is available",  # SLURM is installed, but this run is not a job
-    # A run resumes in its directory; a run that starts from another run's checkpoint has its own best and last.
-    "The dirpath has changed",
-    "Checkpoint directory .* exists and is not empty",
+    "Checkpoint directory .* exists and is not empty",  # a run resumes in its directory
     # The evaluation of a checkpoint needs none of the callbacks that trained it.
     "Be aware that when using `ckpt_path`, callbacks",
     "You're using the WeightAveraging callback, but loading a checkpoint",

@@ -1,6 +1,7 @@
 """Callbacks: those that every ``SubnetModule`` adds by itself, and those that a config can add."""
 
 from lightning_subnets.training.callbacks.averaging import Averaging
+from lightning_subnets.training.callbacks.best_checkpoint import BestCheckpoint
 from lightning_subnets.training.callbacks.collapse import Collapse
 from lightning_subnets.training.callbacks.divergence import Divergence
 from lightning_subnets.training.callbacks.frozen import Frozen
@@ -18,6 +19,7 @@ from lightning_subnets.training.callbacks.throughput import Throughput
 
 __all__ = [
     "Averaging",
+    "BestCheckpoint",
     "Collapse",
     "Divergence",
     "Frozen",
