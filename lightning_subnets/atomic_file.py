@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,24 +31,28 @@ def check_place(path: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[BinaryIO]:
+def replacing(path: Path, *, claim: Callable[[], Path] | None = None) -> Generator[BinaryIO]:
     """Open a file that atomically replaces ``path`` at the end of the block, flushed to the disk.
 
-    An error, a kill or a full disk before that leaves ``path`` as it was. A kill leaves a ``.partial`` file beside it,
-    which the next call replaces.
+    Several processes may write the same file at once; the last one to end its block wins. An error, a kill or a full
+    disk before that leaves ``path`` as it was. A kill leaves a ``.partial`` file beside it, which the next call
+    removes.
+
+    Args:
+        path: the file.
+        claim: returns, at the end of the block, another path in the same directory to replace instead.
 
     Raises:
         OSError: if the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    _remove_rests(path)
+    partial, file = _locked_partial(path)
     try:
-        # Create the file exclusively: opening a symbolic link would overwrite the file that the link points to.
-        partial.unlink(missing_ok=True)
-        with partial.open("xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            partial.replace(path if claim is None else claim())  # before the file is closed, which unlocks it
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -57,3 +62,33 @@ def replacing(path: Path) -> Generator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _locked_partial(path: Path) -> tuple[Path, BinaryIO]:
+    """Create a file beside ``path`` with a name of its own, and lock it until it is closed."""
+    import fcntl  # here, because Windows lacks it and can read files
+
+    while True:
+        partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
+        # Create the file exclusively: opening a symbolic link would overwrite the file that the link points to.
+        file = partial.open("xb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if partial.exists():  # another process may have removed it before it was locked
+            return partial, file
+        file.close()
+
+
+def _remove_rests(path: Path) -> None:
+    """Remove the files that killed processes have left beside ``path``; nobody locks these any more."""
+    import fcntl
+
+    for rest in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):
+            # Neither follow a link nor wait for the other end of a pipe that a stranger has put here.
+            descriptor = os.open(rest, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                rest.unlink()
+            finally:
+                os.close(descriptor)

@@ -53,6 +53,18 @@ def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path: Path) -
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
 
 
+def test_two_writers_of_a_file_at_once_both_write_it_completely(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    with replacing(path) as first:
+        first.write(b"the first ")
+        with replacing(path) as second:
+            second.write(b"the second writer")
+        assert path.read_bytes() == b"the second writer"
+        first.write(b"writer")
+    assert path.read_bytes() == b"the first writer"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it_and_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from small_runs import quiet_trainer
 from test_module import PlainData, fit, small_module
 from torch.utils.data import DataLoader, TensorDataset
@@ -61,3 +62,23 @@ def test_a_prediction_that_fails_leaves_no_file(where: str, tmp_path: Path, monk
     monkeypatch.undo()
     trainer.predict(module, datamodule=PlainData())
     assert len(path.read_text().splitlines()) == 17
+
+
+@pytest.mark.parametrize("named", ["", "predictions.csv"], ids=["directory", "file"])
+def test_two_predictions_at_once_get_a_file_each(
+    named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, module = torch.rand(10, 1, 8, 8), small_module()
+
+    class Nested(Callback):
+        def on_predict_batch_start(self, *_: Any) -> None:
+            predict(4)
+
+    def predict(count: int, *meanwhile: Callback) -> None:
+        trainer = quiet_trainer(callbacks=[Predictions(str(tmp_path / named)), *meanwhile])
+        trainer.predict(module, DataLoader(images[:count]), return_predictions=False)  # type: ignore[arg-type]
+
+    predict(1, Nested())
+    lines = {path.name: len(path.read_text().splitlines()) for path in tmp_path.iterdir()}
+    assert lines == {"predictions.csv": 1 + 4, "predictions_1.csv": 1 + 1}
+    assert [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()] == [*lines]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ class Predictions(Callback):
     Photographs without labels, ``data.images``, have their file instead of sample and label. The label is empty if a
     batch of another loader has none.
 
-    The file appears once it is complete. A class name that a spreadsheet would compute gets an apostrophe in front, see
-    ``csv_text``.
+    The file appears once it is complete, and replaces no other: if another command has written it meanwhile, it gets
+    the next number. A class name that a spreadsheet would compute gets an apostrophe in front, see ``csv_text``.
 
     Args:
         path: of the file, or a directory, in which the file is ``predictions.csv``, or ``predictions_1.csv`` and so on
@@ -47,19 +47,16 @@ class Predictions(Callback):
         self.path = self.path / "predictions.csv" if is_directory else self.path
         if trainer.world_size > 1:
             self.path = self.path.with_suffix(f".{trainer.global_rank}{self.path.suffix}")
-        if is_directory:
-            numbered = (self.path.with_stem(f"{self.path.stem}_{number}") for number in count(1))
-            self.path = next(path for path in chain([self.path], numbered) if not path.exists())
         if not self.path.parent.is_dir():
             raise UserError(
                 f"{self.path.parent} is not a directory: create it, or name another file with --predictions.path"
             )
-        if self.path.exists():
+        if self.path.exists() and not is_directory:
             raise UserError(f"{self.path} exists: name another file with --predictions.path, or move it")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._writing = ExitStack()
-        file = self._writing.enter_context(replacing(self.path))
+        file = self._writing.enter_context(replacing(self.path, claim=self._claim))
         self._file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         self._rows = csv.writer(self._file)
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -67,6 +64,16 @@ class Predictions(Callback):
         self._rows.writerow((*(("file",) if self._files else ("sample", "label")), "predicted", "probability"))
         self._classes = data.classes if isinstance(data, ImageDataModule) else None
         self._sample = trainer.global_rank
+
+    def _claim(self) -> Path:
+        """Create the first file that does not exist, so that no other command takes its name."""
+        numbered = (self.path.with_stem(f"{self.path.stem}_{number}") for number in count(1))
+        for path in chain([self.path], numbered):
+            with suppress(FileExistsError):
+                path.touch(exist_ok=False)
+                self.path = path
+                break
+        return self.path
 
     def on_predict_batch_end(
         self,
