@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,11 @@ class SubnetCLI(LightningCLI):
         if config.ckpt_path is None:
             if self.config.subcommand != "fit":
                 raise missing_checkpoint(self.config.subcommand, root, config.name)
+            return
+        resumes = self.config.subcommand == "fit" and config.version and not config.trainer.fast_dev_run
+        if resumes and RunDirectory(Path(root, config.name, config.version)).last_checkpoint:
+            with suppress(UserError):  # the checkpoint from which the run began is not read, and may have gone
+                config.ckpt_path = checkpoint_named(config.ckpt_path, root, config.name)
             return
         config.ckpt_path = checkpoint_named(config.ckpt_path, root, config.name)
         if config.ckpt_path.endswith(".subnet"):
