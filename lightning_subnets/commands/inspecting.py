@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
@@ -57,8 +58,13 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
     _print_paths(console, network, kept, shape, diagnosis)
     _print_common(console, common, against)
     folder = Path(checkpoint).resolve().parent.parent
-    drawing.draw_widths(diagnosis, folder / "widths.png", title=f"{folder.parent.name}, {folder.name}")
-    console.print(f"picture: {_shown(str(folder / 'widths.png'))}")
+    picture = folder / "widths.png"
+    try:
+        drawing.draw_widths(diagnosis, picture, title=f"{folder.parent.name}, {folder.name}")
+    except OSError as error:  # the run may be another user's
+        print(printable(f"no picture: {picture} cannot be written ({error.strerror})"), file=sys.stderr)
+    else:
+        console.print(f"picture: {_shown(str(picture))}")
 
 
 def show_file(path: str, against: str | None, input_shape: Shape | None) -> None:

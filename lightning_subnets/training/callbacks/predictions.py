@@ -33,7 +33,7 @@ class Predictions(Callback):
             writes its own file, with its rank before the extension.
 
     Raises:
-        ValueError: if the file that ``path`` names exists.
+        ValueError: if the file that ``path`` names exists, or no file can be written there.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -56,7 +56,13 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._writing = ExitStack()
-        file = self._writing.enter_context(replacing(self.path, claim=self._claim))
+        try:
+            file = self._writing.enter_context(replacing(self.path, claim=self._claim))
+        except OSError as error:
+            raise UserError(
+                f"no predictions can be written to {self.path.parent} ({error.strerror}): name a file elsewhere with "
+                "--predictions.path"
+            ) from error
         self._file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         self._rows = csv.writer(self._file)
         data = trainer.datamodule  # type: ignore[attr-defined]
