@@ -42,7 +42,10 @@ def told_in_one_line() -> Iterator[None]:
     except UserError as error:
         # An error from a worker process brings that process's traceback before its message.
         end(printable(str(error).rsplit("UserError: ", 1)[-1].strip()))
-    except KeyboardInterrupt:  # where nothing is there to be saved, so before or after training
+    except (KeyboardInterrupt, SystemExit) as stop:  # where nothing is there to be saved, so before or after training
+        by_lightning = isinstance(stop.__context__, KeyboardInterrupt) and stop.args == (1,)
+        if isinstance(stop, SystemExit) and not by_lightning:
+            raise
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from repository import ROOT
+from small_runs import conv_module, quiet_trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -120,6 +124,21 @@ def test_a_full_disk_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ctrl_c_outside_of_training_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda: signal.raise_signal(signal.SIGINT)) == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_ctrl_c_in_a_test_or_a_prediction_ends_in_the_same_line(capsys: pytest.CaptureFixture[str]) -> None:
+    class CtrlC(Callback):
+        def on_predict_batch_start(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    images: Any = torch.rand(4, 1, 8, 8)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert exit_code(lambda: quiet_trainer(callbacks=[CtrlC()]).predict(conv_module(), DataLoader(images))) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores the signal from here on
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+    assert exit_code(lambda: sys.exit(1)) == 1
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), RuntimeError("DataLoader"), ValueError("no")])
