@@ -231,7 +231,7 @@ class SubnetCLI(LightningCLI):
                 checkpoint.validate_and_complete_(self.content, self.model, to_train=True)
             if isinstance(self.datamodule, ImageDataModule):
                 self.datamodule.prepare_data()
-            preflight.check(self.model, self.trainer, self.datamodule)
+            preflight.check(self.model, self.trainer, self.datamodule, before_fit=self.subcommand == "fit")
             if self.last:
                 self.last.check_room(self.model)
         self.content = None

@@ -39,13 +39,16 @@ _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 _SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
-def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | None) -> None:
+def check(
+    module: MaskedModule, trainer: Trainer, data: LightningDataModule | None, *, before_fit: bool = False
+) -> None:
     """Check that network, data, optimizer, callbacks and trainer fit each other.
 
     Args:
         module: to be trained.
         trainer: of the run.
         data: to train on; None if there is no data module.
+        before_fit: whether a fit follows that the trainer does not know of yet.
 
     Raises:
         ValueError: if they do not fit. The message names the option to change.
@@ -86,6 +89,8 @@ def check(module: MaskedModule, trainer: Trainer, data: LightningDataModule | No
             callback.check(module, trainer)
     if isinstance(data, ImageDataModule):
         _check_images(module, data)
+        if (fitting or before_fit) and data.batch_size == 1:
+            check_single_image(module, _image(module, data), "batch_size = 1")
         if fitting and (unread := weights_without_gradient(module, _image(module, data))):
             print(f"no gradient reaches {listed(unread)}, because training never reads them", file=sys.stderr)
 
@@ -156,14 +161,11 @@ def _image(module: MaskedModule, data: ImageDataModule) -> Tensor:
 
 def _check_images(module: MaskedModule, data: ImageDataModule) -> None:
     name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
-    image = _image(module, data)
     try:
         with trial_pass(module.network, training=False):
-            outputs = module(image).shape[1]
+            outputs = module(_image(module, data)).shape[1]
     except (RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
-    if data.batch_size == 1:
-        check_single_image(module, image, "batch_size = 1")
     spare = getattr(module.network, "spare_outputs", 0)
     if outputs - spare != classes:
         raise UserError(

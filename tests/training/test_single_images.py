@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from repository import ROOT
 from small_runs import quiet_trainer
 from torch import nn
 
 import lightning_subnets as ls
+from lightning_subnets.commands.cli import main
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.module import SubnetModule
+
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 def network(size: int) -> nn.Module:
@@ -57,3 +64,13 @@ def test_the_check_changes_no_statistic_mode_or_random_number(size: int) -> None
     assert [part.training for part in checked.network.children()] == [True, False, *[True] * 6]
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[key]) for key, value in checked.state_dict().items())
+
+
+def test_only_a_fit_refuses_batches_of_one_image(
+    finished_run: Path, tmp_path: Path, mistake: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["test", f"--ckpt_path={finished_run}", "--data.batch_size=1", "--trainer.limit_test_batches=2"])
+    assert "test/accuracy" in capsys.readouterr().out
+    root = f"--trainer.default_root_dir={tmp_path}"
+    assert "on which Conv2 cannot be trained" in mistake(["fit", "-c", str(QUICKSTART), "--data.batch_size=1", root])
+    assert not list(tmp_path.iterdir())  # refused before the run writes
