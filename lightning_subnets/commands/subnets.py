@@ -152,7 +152,7 @@ def _check_shape(input_shape: tuple[int, int, int] | None) -> None:
 def check(checkpoint: str, batches: int = 10, images: int = 10_000, seeds: int = 3) -> None:
     """Test what a mask depends on: shuffle it, redraw its weights, or use one value for all weights.
 
-    Prints the accuracies, and draws ``sanity.png`` in the run's directory.
+    Prints the accuracies.
 
     Args:
         checkpoint: a checkpoint of a run, its directory, last or best.

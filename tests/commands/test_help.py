@@ -67,3 +67,11 @@ def test_the_command_in_the_documentation_completes_options_methods_and_networks
     )
     completed = done.stdout.split("'")[1].split()
     assert {"fit", "test", "--model.method", "--trainer.max_epochs", "EdgePopup", "Conv2", "Digits"} <= {*completed}
+
+
+def test_every_file_that_the_help_names_occurs_in_the_code() -> None:
+    promising = ROOT / "lightning_subnets" / "commands" / "subnets.py"
+    names = {*re.findall(r"``(\w+\.\w+)``", promising.read_text())}
+    assert "widths.png" in names
+    code = "".join(path.read_text() for path in (ROOT / "lightning_subnets").rglob("*.py") if path != promising)
+    assert [name for name in names if f'"{name}"' not in code] == []
