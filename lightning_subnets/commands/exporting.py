@@ -76,6 +76,11 @@ def export(
     else:
         if task is not None:
             raise UserError(f"--task names a task of a .subnet file, and {checkpoint} is a checkpoint: leave it out")
+        if network is not None:
+            raise UserError(
+                f"--network builds the network of a .subnet file, and {checkpoint} is a checkpoint, whose config.yaml "
+                "names its network: leave it out"
+            )
         run = SavedRun(checkpoint)
         net, details = run.module().network, run.details()
         if path.suffix == ".subnet":
