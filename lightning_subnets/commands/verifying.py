@@ -20,6 +20,7 @@ from lightning_subnets.run_files.claims import Claim, File, Test
 def verify(folder: Path, arguments: dict[str, Any]) -> bool:
     """Print what is found of each claim, and return whether none is wrong and no file lacks a claim."""
     stated = claims.read(folder)
+    claims.check_arguments(arguments)
     columns = ("size", "kept", "data", "claimed", "found")
     right = (Column(title, justify="right") for title in columns)
     table = Table(Column("file", overflow="fold"), *right, "verdict", collapse_padding=True)  # for 80 columns

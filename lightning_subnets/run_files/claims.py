@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import shlex
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from lightning_subnets import datamodules
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
-from lightning_subnets.errors import UserError, as_user_error
+from lightning_subnets.errors import UserError, as_user_error, unknown
 from lightning_subnets.masking.prune_at_init import progress
 from lightning_subnets.run_files.saved_config import data_of_file, read_yaml
 from lightning_subnets.subnet_file import load_subnet
@@ -83,12 +84,20 @@ def file_facts(path: Path) -> File:
     )
 
 
+def check_arguments(arguments: dict[str, Any]) -> None:
+    """Check that some data in memory take each argument, or raise a ``UserError``."""
+    kinds = [getattr(datamodules, name) for name in datamodules.__all__]
+    known = {name for kind in kinds if issubclass(kind, InMemoryDataModule) for name in signature(kind).parameters}
+    for name in sorted(arguments.keys() - known):
+        raise unknown("argument of --data", name, known)
+
+
 def data_of(path: Path, arguments: dict[str, Any]) -> InMemoryDataModule:
     """Return the data of a file, with their test images in memory.
 
     Args:
         path: a ``.subnet`` file, which names its data and their arguments.
-        arguments: replace those arguments that the file states.
+        arguments: replace those that the file states, if its data take them. Only these can ask for a download.
 
     Raises:
         ValueError: if the data are not on this machine.
@@ -98,7 +107,9 @@ def data_of(path: Path, arguments: dict[str, Any]) -> InMemoryDataModule:
     if not issubclass(build, InMemoryDataModule):
         raise UserError(f"{kind} is not held in memory: run lightning test --ckpt_path {shlex.quote(str(path))}")
     try:
-        data: InMemoryDataModule = build(**stated | {key: value for key, value in arguments.items() if key in stated})
+        taken = arguments.keys() & signature(build).parameters
+        data: InMemoryDataModule = build(**stated | {key: arguments[key] for key in taken})
+        data.prepare_data()
         data.setup("test")
     except Exception as error:  # arguments from a file may be of any type
         raise as_user_error(error) from error

@@ -14,7 +14,8 @@ from repository import ROOT
 
 from lightning_subnets import EdgePopup, load_subnet, mask_, save_subnet
 from lightning_subnets.commands.subnets import main
-from lightning_subnets.datamodules import Digits
+from lightning_subnets.datamodules import CIFAR10, Digits
+from lightning_subnets.errors import UserError
 from lightning_subnets.networks import Conv2
 
 NETWORK: dict[str, Any] = {"in_channels": 1, "image_size": 8, "width_multiplier": 0.1}
@@ -145,6 +146,35 @@ def test_other_test_images_verify_nothing(claims: dict[str, Any], verify: Verify
     assert code == 0
     assert "0 of 1 claims verified, 0 wrong, 1 not checked" in printed
     assert "not those of the claim" in printed
+
+
+def test_the_user_and_not_the_file_decides_what_is_downloaded(
+    claims: dict[str, Any], verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask(self: CIFAR10, *, train: bool, download: bool = False) -> None:
+        asked.append(download)
+        raise UserError("no network")
+
+    monkeypatch.setattr(CIFAR10, "_torchvision", ask)
+    root = tmp_path / "nowhere"
+    for stated in ({}, {"download": True}):
+        write(tmp_path / "digits.subnet", {"class_path": "CIFAR10", "init_args": {"root": str(root)} | stated})
+        claims["digits.subnet"]["file"] |= facts(tmp_path / "digits.subnet")
+        _, printed = verify(claims)
+        assert "--data.download=true" in printed
+        assert not asked
+        code, printed = verify(claims, "--data.download=true")
+        assert (code, asked) == (0, [True])
+        assert "not checked: no network" in printed
+        asked.clear()
+
+
+def test_an_argument_of_no_data_is_a_mistake(claims: dict[str, Any], verify: Verify) -> None:
+    code, printed = verify(claims, "--data.rot=/nowhere")
+    assert code == 2
+    assert "unknown argument of --data 'rot'. Did you mean 'root'? Known: batch_size, download, " in printed
 
 
 def facts(path: Path) -> dict[str, Any]:
