@@ -116,19 +116,20 @@ def _sorted(tensors: Tensors, network: nn.Module, weights: Tensors) -> tuple[Ten
     state: Tensors = {}
     scores: Tensors = {}
     masks: Tensors = {}
+    read_as: dict[tuple[str, str], str] = {}
     for key, tensor in tensors.items():
         name, kind = _place(key, modules, known)
         owner, _, own = name.rpartition(".")
         if isinstance(modules.get(owner), nn.Linear) and own == "weight" and tensor.shape[2:] == (1, 1):
             tensor = tensor[:, :, 0, 0]
         target = {"scores": scores, "mask": masks, "state": state}[kind]
-        if kind != "state":  # a state dict has the scores of a tied weight under each of its names
-            name = tied.get(name, name)
-            if name in target and torch.equal(target[name], tensor):
-                continue
-        if name in target:
+        # A state dict has the scores of a tied weight under each of its names.
+        first = tied.get(name, name) if kind != "state" else name
+        if first in target and read_as[kind, first] != name and torch.equal(target[first], tensor):
+            continue
+        if first in target:
             raise UserError(f"{key} is in the file under another name too: remove one of the two")
-        target[name] = tensor
+        target[first], read_as[kind, first] = tensor, name
     return state, scores, masks
 
 

@@ -161,6 +161,9 @@ def test_the_state_of_a_masked_network_with_a_tied_weight_can_be_imported(tmp_pa
     torch.save(ours.state_dict(), tmp_path / "ours.pt")
     again = import_subnet_(tmp_path / "ours.pt", Tied(), density=0.3)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
+    torch.save(dict(reversed(ours.state_dict().items())), tmp_path / "reversed.pt")
+    again = import_subnet_(tmp_path / "reversed.pt", Tied(), density=0.3)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
     contradicting = ours.state_dict() | {"last.scores": torch.ones(4, 4)}
     torch.save(contradicting, tmp_path / "other.pt")
     with pytest.raises(ls.UserError, match=r"last.scores is in the file under another name too"):
