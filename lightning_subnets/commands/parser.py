@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import Action
 from typing import Any, ClassVar, NoReturn
 
-import yaml
-from jsonargparse import set_loader
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_subnets.commands import failures, mistakes
@@ -14,8 +13,6 @@ from lightning_subnets.commands.help import Help
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.run_files import config_text
 from lightning_subnets.run_files.shipped_configs import shipped_config
-
-set_loader("yaml", config_text.read, (yaml.YAMLError,))
 
 _CHECKPOINT = (
     "Checkpoint of a run, the run's directory, last or best of the newest run, or a .subnet file to evaluate. If no "
@@ -51,6 +48,11 @@ class Parser(LightningArgumentParser):
             action.help = _CONFIG
             action.type = _config  # the parser calls it for --config and for the key config of a config
         return action
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse the text of a config, from a file too."""
+        found: Namespace = super().parse_string(config_text.completed(content), *args, **kwargs)
+        return found
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         added: list[str] = super().add_method_arguments(*args, **kwargs)

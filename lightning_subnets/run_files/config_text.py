@@ -1,4 +1,4 @@
-"""Read the text of a config in every form that people write: dotted keys, mappings, and short names of arguments.
+"""Read the text of a config with dotted keys, mappings, and short names of arguments.
 
 jsonargparse alone replaces a whole group of the named config by a mapping, and forgets a class if one of its arguments
 is set by a dotted key.
@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
 from jsonargparse import get_loader
 
 _GROUPS = ("trainer", "model")
 _CLASSES = ("data", "model.method", "model.network", "model.optimizer")
 _PARTS = ("class_path", "init_args", "dict_kwargs")
 
-_read = get_loader("yaml")
 
-
-def read(text: str) -> Any:
-    """Return what jsonargparse reads in a text; a config is ``complete``."""
-    content = _read(text)
-    return complete(content) if isinstance(content, dict) else content
+def completed(text: str) -> str:
+    """Return the text of a config that is ``complete``; text that is not YAML stays, because the parser refuses it."""
+    try:
+        content = get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return text
+    if not isinstance(content, dict) or [*(found := complete(content)).items()] == [*content.items()]:
+        return text
+    # With quotes, a string such as '1e-3' stays a string, and other values have tags.
+    dumped: str = yaml.safe_dump(found, default_style='"', sort_keys=False)
+    return dumped
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +45,7 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(whole, str | dict):
             whole = {"class_path": whole} if isinstance(whole, str) else whole
             prefix = f"{owner}.init_args."
-            own = {key.removeprefix(prefix): found.pop(key) for key in list(found) if key.startswith(prefix)}
+            own = {key.removeprefix(prefix): found.pop(key) for key in list(found) if str(key).startswith(prefix)}
             if own:
                 found[owner] = {**whole, "init_args": {**(whole.get("init_args") or {}), **own}}
     return {"config": found.pop("config"), **found} if "config" in found else found

@@ -81,7 +81,7 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
     ),
     (
         [f"--trainer.callbacks{option}" for option in ("+=ModelCheckpoint", ".monitor=val/accuracy", ".mode=max")],
-        ["more than one stateful callback of type `ModelCheckpoint`"],
+        ["more than one stateful callback of type `BestCheckpoint`"],
     ),
     (
         ["--model.lr_batch_size=64", "--trainer.callbacks+=GradientAccumulationScheduler", CHANGES],
