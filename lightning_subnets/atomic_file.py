@@ -36,7 +36,7 @@ def replacing(path: Path, *, claim: Callable[[], Path] | None = None) -> Generat
 
     Several processes may write the same file at once; the last one to end its block wins. An error, a kill or a full
     disk before that leaves ``path`` as it was. A kill leaves a ``.partial`` file beside it, which the next call
-    removes.
+    removes if the file system has locks.
 
     Args:
         path: the file.

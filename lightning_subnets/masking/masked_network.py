@@ -96,7 +96,8 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
     distribution = plan.distribution
     for module in network.modules():
         own = module.named_parameters(recurse=False)
-        module.__dict__["_frozen_before_masking"] = {key for key, each in own if not each.requires_grad}
+        # The first note counts: of networks that share a module, the second finds it frozen by the first.
+        module.__dict__.setdefault("_frozen_before_masking", {key for key, each in own if not each.requires_grad})
     if distribution is not None:
         initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
     if method.trainable != "weights":

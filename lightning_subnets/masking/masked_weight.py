@@ -96,8 +96,9 @@ class MaskedWeight:
     @property
     def density(self) -> float:
         """The fraction of weights kept; the method's density if scores decide how many of each weight are kept."""
-        if self.scores is not None and self.scores.dtype == torch.bool:  # the mask that was chosen before training
-            return float(self.scores.float().mean())
+        scores = self.scores
+        if scores is not None and scores.dtype == torch.bool and not scores.is_meta:  # a mask chosen before training
+            return float(scores.float().mean())
         return self.method.density if self.num_kept is None else self.num_kept / self.weight.numel()
 
     @property

@@ -215,4 +215,5 @@ def test_a_method_a_masked_layer_and_a_masked_weight_show_their_density() -> Non
     assert "MaskedLinear(in_features=4, out_features=10, bias=True, density=0.1)" in repr(network)
     pruned = mask_(nn.Sequential(nn.Linear(4, 2)), FixedMask({"0.weight": torch.eye(2, 4) > 0}))
     assert "density=0.25" in repr(pruned)
+    assert "MaskedLinear" in repr(pruned.to("meta"))
     assert repr(masked_weights(network)["2.2.weight"]) == "MaskedWeight('weight', (10, 4), density=0.1)"

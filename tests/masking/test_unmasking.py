@@ -59,6 +59,16 @@ def test_nothing_of_the_package_is_left_in_an_unmasked_network(method: EdgePopup
         assert ours._parameters.keys() == plain._parameters.keys()
 
 
+def test_networks_that_share_a_module_are_trainable_again() -> None:
+    shared = nn.BatchNorm1d(4)
+    first, second = (nn.Sequential(nn.Linear(4, 4), shared) for _ in range(2))
+    for network in (first, second):
+        mask_(network, EdgePopup(0.5))
+    for network in (first, second):
+        unmask_(network)
+        assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_an_unmasked_network_has_exactly_the_kept_weights_and_can_be_masked_again() -> None:
     network = masked_network()
     kept = masks(network)

@@ -45,9 +45,6 @@ def report(runs: str, out: str | None = None) -> None:
     folder = path / "report" if out is None else Path(out)
     if out is None and not folder.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{folder} is a link that leaves {path}: name the directory to write to with --out")
-    index = folder / "index.html"
-    if index.is_file() and not index.is_symlink() and _OURS not in index.read_bytes():
-        raise UserError(f"{index} is not a report, and would be replaced: name another --out, or move it")
     sweeps = [page.sweep_section(name, sweep, rows) for name, (sweep, rows) in found.sweeps.items()]
     files = {name: content for section in sweeps for name, content in section.files.items()}
     table, run = tables.of_runs(found.runs) if found.runs else None, None
@@ -58,7 +55,10 @@ def report(runs: str, out: str | None = None) -> None:
         files |= run.files
     title = f"Report on {run.name if run else path.resolve().name}"
     files["index.html"] = page.render(title, sweeps, table, run, found.unfinished).encode()
+    index = folder / "index.html"
     try:
+        if index.is_file() and not index.is_symlink() and _OURS not in index.read_bytes():
+            raise UserError(f"{index} is not a report, and would be replaced: name another --out, or move it")
         for name, content in files.items():
             file = folder / name
             if not file.parent.resolve().is_relative_to(folder.resolve()):
@@ -103,7 +103,7 @@ def find(path: Path) -> Found:
 def _name_and_version(run: Path, path: Path) -> tuple[str, str]:
     """Return the name of a run below a path, which differs from those of the others there, and its version."""
     name = run.relative_to(path).parent
-    return str(name) if name.parts else Path(os.path.abspath(path)).name, run.name
+    return str(name) if name.parts else Path(os.path.abspath(run)).parent.name, run.name
 
 
 def _is_run(folder: Path) -> bool:

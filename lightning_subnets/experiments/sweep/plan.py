@@ -227,9 +227,10 @@ def _values(name: str, axis: Any) -> dict[Value, Options]:
         if isinstance(values, list):
             for value in values:
                 if value is None or isinstance(value, dict | list):  # None stands for a line that does not vary
+                    shown = json.dumps(value, default=str)
                     raise UserError(
-                        f"the axis {name!r} has the value {json.dumps(value)}, not a name or a number: give it a name, "
-                        f"{{a name: {{{option}: {json.dumps(value)}}}}}"
+                        f"the axis {name!r} has the value {shown}, not a name or a number: give it a name, "
+                        f"{{a name: {{{option}: {shown}}}}}"
                     )
             return {value: {option: value} for value in values}
     if isinstance(axis, dict) and None not in axis and all(isinstance(options, dict) for options in axis.values()):

@@ -28,7 +28,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))
-        if not (folder / "last.ckpt").exists():
+        if state_dict["dirpath"] != self.dirpath and not (folder / "last.ckpt").exists():  # another run's
             return
         scores = state_dict["best_k_models"]
         best = str(folder / "best.ckpt") if scores else ""

@@ -1,3 +1,5 @@
+"""The best checkpoint of a run stays the best one, wherever the run is resumed."""
+
 from __future__ import annotations
 
 import shutil
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from lightning_subnets.commands.cli import main
+from lightning_subnets.training.callbacks import BestCheckpoint
 from lightning_subnets.training.module import SubnetModule
 
 
@@ -29,3 +32,12 @@ def test_a_moved_run_keeps_its_best_checkpoint_and_another_run_has_its_own(
     (state,) = (state for key, state in best["callbacks"].items() if key.startswith("ModelCheckpoint{"))
     assert state["best_model_path"] == str((other / "checkpoints" / "best.ckpt").resolve())
     assert (best["epoch"], state["best_model_score"]) == (3, 0.0)
+
+
+def test_a_run_that_resumes_from_its_best_checkpoint_alone_keeps_it(finished_run: Path, tmp_path: Path) -> None:
+    saved = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)["callbacks"]
+    (state,) = (state for key, state in saved.items() if key.startswith("ModelCheckpoint{"))
+    for of_run, expected in ((tmp_path, str(tmp_path / "best.ckpt")), (tmp_path / "another", "")):
+        callback = BestCheckpoint(tmp_path)
+        callback.load_state_dict(state | {"dirpath": str(of_run)})
+        assert callback.best_model_path == expected
