@@ -123,11 +123,11 @@ def _sorted(tensors: Tensors, network: nn.Module, weights: Tensors) -> tuple[Ten
         if isinstance(modules.get(owner), nn.Linear) and own == "weight" and tensor.shape[2:] == (1, 1):
             tensor = tensor[:, :, 0, 0]
         target = {"scores": scores, "mask": masks, "state": state}[kind]
-        # A state dict has the scores of a tied weight under each of its names.
         first = tied.get(name, name) if kind != "state" else name
-        if first in target and read_as[kind, first] != name and torch.equal(target[first], tensor):
-            continue
         if first in target:
+            # A state dict has the scores of a tied weight under each of its names.
+            if read_as[kind, first] != name and torch.equal(target[first], tensor):
+                continue
             raise UserError(f"{key} is in the file under another name too: remove one of the two")
         target[first], read_as[kind, first] = tensor, name
     return state, scores, masks
