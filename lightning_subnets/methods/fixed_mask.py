@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class FixedMask(PruneAtInit):
 
     density = 1.0  # a distribution that is scaled by the density draws weights of a dense network
 
-    def __init__(self, masks: str | Mapping[str, Any], shuffle: bool = False) -> None:
+    def __init__(self, masks: str | Path | Mapping[str, Any], shuffle: bool = False) -> None:
         self.masks_given, self.shuffle = masks, shuffle
 
     def identity(self) -> dict[str, Any]:
@@ -41,7 +42,8 @@ class FixedMask(PruneAtInit):
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         given = self.masks_given
-        if isinstance(given, str):
+        if isinstance(given, str | Path):
+            given = str(given)
             if data.read_masks is None:
                 raise UserError(
                     f"masks={given!r} is a path, and mask_ reads no file: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -19,7 +20,7 @@ from lightning_subnets.training import checkpoint
 from lightning_subnets.training.schema import first_mistake
 
 
-def read_masks(path: str, network: nn.Module) -> dict[str, Tensor]:
+def read_masks(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     """Return the masks of a checkpoint or of a ``.subnet`` file.
 
     Args:
@@ -30,6 +31,7 @@ def read_masks(path: str, network: nn.Module) -> dict[str, Tensor]:
         ValueError: if the file cannot be read, or a checkpoint is of another network, or of a method that this package
             does not have.
     """
+    path = str(path)
     if path.endswith(".subnet"):
         device = next(network.parameters()).device
         return {name: mask.to(device) for name, mask in subnet_file.masks_in(path).items()}

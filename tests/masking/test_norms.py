@@ -56,7 +56,7 @@ def test_a_run_with_trained_norms_resumes_and_its_masks_can_be_read(tmp_path: Pa
     state = whole.network.state_dict()
     assert not torch.equal(state["1.weight"], torch.ones(4))
     assert [key for key, each in second.network.state_dict().items() if not torch.equal(each, state[key])] == []
-    read = read_masks(str(tmp_path / "first.ckpt"), plain())
+    read = read_masks(tmp_path / "first.ckpt", plain())
     assert all(torch.equal(mask, read[name]) for name, mask in masks(first.network).items())
 
 

@@ -79,7 +79,7 @@ def test_a_run_in_float64_is_reported_evaluated_and_exported_as_one(tmp_path: Pa
     subnets(["export", str(last), str(subnet)])
     assert Container(subnet).header.digests.weights == summary["weights_digest"]
     in_file = masked_weights(load_subnet(subnet, masked=True))
-    given = read_masks(str(last), Conv2(**SMALL, norm="batch"))
+    given = read_masks(last, Conv2(**SMALL, norm="batch"))
     for name, layer in masked_weights(found.network).items():
         assert layer.weight.dtype == torch.float64
         assert torch.equal(layer.mask(), in_file[name].mask())
