@@ -27,6 +27,7 @@ import torch
 import lightning_subnets as ls
 network = ls.mask_(torch.nn.Sequential(torch.nn.Linear(8, 4)), ls.EdgePopup(density=0.5))
 ls.density(network), ls.masks(network), ls.unmask_(network)
+ls.mask_(network, ls.SynFlow(density=0.5), input_shape=(8,))
 """
     found = imported_by(program)
     assert "torch" in found

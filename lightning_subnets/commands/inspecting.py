@@ -21,7 +21,7 @@ from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph import sanity
 from lightning_subnets.graph.diagnostics import Diagnosis, Overlap, diagnose, log10_path_kernel_trace, overlap
-from lightning_subnets.masking.prune_at_init import progress
+from lightning_subnets.progress_bar import progress
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet, masks_in

@@ -17,6 +17,7 @@ from lightning_subnets.datamodules.image_files import Files, read_image
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader, EpochSampler
 from lightning_subnets.errors import UserError
+from lightning_subnets.progress_bar import progress
 
 # Images to augment at a time: for a small batch, launching the kernels would take longer than running them.
 SLAB = 1024
@@ -96,11 +97,6 @@ class InMemoryDataModule(ImageDataModule):
 
     def read(self, files: Files) -> Batch:
         """Read image files of ``image_shape`` by threads, with a progress bar; return images and labels."""
-        from rich.console import Console
-        from rich.progress import track
-
-        console = Console(stderr=True)
-        silent = not console.is_terminal or bool(self.trainer and not self.trainer.is_global_zero)
         images = np.empty((len(files), *self.image_shape), np.uint8)
         height, width = self.image_shape[1:]
 
@@ -114,8 +110,7 @@ class InMemoryDataModule(ImageDataModule):
             images[index] = np.asarray(image).transpose(2, 0, 1)
 
         with ThreadPoolExecutor() as pool:
-            each = pool.map(fill, range(len(files)))
-            for _ in track(each, "reading images", total=len(files), console=console, transient=True, disable=silent):
+            for _ in zip(progress(files, "reading images"), pool.map(fill, range(len(files))), strict=True):
                 pass
         return torch.from_numpy(images), torch.tensor([label for _, label in files])
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.interop.onnx_file import session_of
-from lightning_subnets.masking.prune_at_init import progress
+from lightning_subnets.progress_bar import progress
 
 if TYPE_CHECKING:
     import onnx

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -15,8 +14,6 @@ from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.masked_class import temporarily_unmasked
 from lightning_subnets.masking.masked_weight import masked_weights
 from lightning_subnets.masking.method import Method, PruningData, ScoredWeight
-
-Item = TypeVar("Item")
 
 
 class PruneAtInit(Method):
@@ -88,15 +85,3 @@ def share_masks_(network: nn.Module) -> None:
         if weight.scores is not None and not weight.scores.requires_grad:
             distributed.broadcast(weight.scores.view(torch.uint8), src=0)
             cached_weight.invalidate_([weight])  # a broadcast leaves no trace
-
-
-def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
-    """Yield the items, and show a progress bar with the time left if standard error is a terminal."""
-    # Import rich after Lightning. Rich mentions Optional[float | int]. typing would return that cached type for
-    # Lightning's Optional[int | float], and the command line would read limit_train_batches=1 as 1.0, all of them.
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    shown = console.is_terminal and not (distributed.is_initialized() and distributed.get_rank())
-    yield from track(items, description, console=console, transient=True, disable=not shown)

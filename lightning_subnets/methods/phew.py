@@ -16,7 +16,8 @@ from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.allocation import check_density
 from lightning_subnets.masking.method import PruningData
-from lightning_subnets.masking.prune_at_init import PruneAtInit, progress, weights_to_mask
+from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
+from lightning_subnets.progress_bar import progress
 
 FEWEST, MOST = 1 << 12, 1 << 17  # walks per batch; batches grow while walks find fewer new weights
 RARE = 100  # stop if less than one in 100 visited weights is new

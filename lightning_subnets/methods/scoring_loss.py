@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import allocation, prune_at_init
+from lightning_subnets.masking import allocation
 from lightning_subnets.masking.method import PruningData
-from lightning_subnets.masking.prune_at_init import PruneAtInit
+from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
+from lightning_subnets.progress_bar import progress
 
 
 class PruneByLoss(PruneAtInit):
@@ -52,7 +53,7 @@ class ScoringLoss:
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.training = True  # not train(), because timm has norms with dropout inside
-        weights = prune_at_init.weights_to_mask(self.network, data)
+        weights = weights_to_mask(self.network, data)
         self.weights = {name: weight.requires_grad_() for name, weight in weights.items()}
         self.batches, self.temperature = data.batches, temperature
 
@@ -79,7 +80,7 @@ class ScoringLoss:
         total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         num_images = sum(len(labels) for _, labels in self.batches)
         with torch.enable_grad():
-            for index in prune_at_init.progress(range(len(self.batches)), "scoring weights"):
+            for index in progress(range(len(self.batches)), "scoring weights"):
                 images, labels = self.batches[index]
                 try:
                     logits = self.network(images) / self.temperature

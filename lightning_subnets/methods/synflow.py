@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import allocation, prune_at_init
+from lightning_subnets.masking import allocation
 from lightning_subnets.masking.method import PruningData
-from lightning_subnets.masking.prune_at_init import PruneAtInit
+from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
+from lightning_subnets.progress_bar import progress
 
 
 class _Flow(PruneAtInit):
@@ -53,10 +54,10 @@ class _Flow(PruneAtInit):
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         assert data.input_shape is not None
         flow = self.positive(network)
-        weights = prune_at_init.weights_to_mask(flow, data)
+        weights = weights_to_mask(flow, data)
         total = sum(weight.numel() for weight in weights.values())
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-        for step in prune_at_init.progress(range(1, self.rounds + 1), type(self).__name__):
+        for step in progress(range(1, self.rounds + 1), type(self).__name__):
             # Rank remaining weights only: a pruned weight must not replace a remaining one whose flow is 0.
             left = {name: scores[masks[name]] for name, scores in self.scores(flow, weights, data.input_shape).items()}
             kept = allocation.global_(left, allocation.num_kept(total, self.density ** (step / self.rounds)))

@@ -15,7 +15,7 @@ from lightning_subnets.datamodules.image_files import image_paths, read_image
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking.prune_at_init import progress
+from lightning_subnets.progress_bar import progress
 from lightning_subnets.run_files.saved_config import data_of_file
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file.container import Container

@@ -13,14 +13,14 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.continual import SupSup
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import unmask_
 from lightning_subnets.masking.digest import digest_of
-from lightning_subnets.masking.prune_at_init import progress
+from lightning_subnets.progress_bar import progress
 from lightning_subnets.training import csv_text
 from lightning_subnets.training.module import SubnetModule
 
@@ -104,8 +104,7 @@ class Learning:
 
     def _write(self) -> None:
         try:
-            with replacing(self.results) as file:
-                file.write(csv_text.table(self.rows).encode())
+            atomic_file.write(self.results, csv_text.table(self.rows))
         except OSError as error:
             raise UserError(f"{self.results} cannot be written ({error.strerror}): name another --out") from error
 
