@@ -30,6 +30,12 @@ def check_place(path: Path, *, force: bool) -> None:
         raise UserError(f"{path} exists: --force replaces it, in Python force=True; or name another file")
 
 
+def write(path: Path, content: bytes | memoryview | str) -> None:
+    """Write a file as ``replacing`` does; text is encoded in UTF-8."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
 def replacing(path: Path, *, claim: Callable[[], Path] | None = None) -> Generator[BinaryIO]:
     """Open a file that atomically replaces ``path`` at the end of the block, flushed to the disk.

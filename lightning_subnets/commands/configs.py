@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from lightning_subnets.atomic_file import check_place, replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.shipped_configs import copy_of, description, no_config, shipped_configs
 
@@ -31,10 +31,9 @@ def configs(copy: str | None = None, out: str | None = None, force: bool = False
     if (source := shipped_configs().get(copy.removesuffix(".yaml"))) is None:
         raise UserError(no_config(copy))
     path = Path(out or source.name)
-    check_place(path, force=force)
+    atomic_file.check_place(path, force=force)
     try:
-        with replacing(path) as file:
-            file.write(copy_of(source).encode())
+        atomic_file.write(path, copy_of(source))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): name another --out") from error
     command = {"figures": "subnets sweep", "continual": "subnets continual"}.get(source.parent.name, "lightning fit -c")

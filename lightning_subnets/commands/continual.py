@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.commands.cli import SubnetCLI
 from lightning_subnets.commands.quiet import quiet
 from lightning_subnets.datamodules.images import ImageDataModule
@@ -99,7 +99,6 @@ def _keep_settings(out: Path, settings: str) -> None:
     try:
         if (out / "tasks.subnet").exists() and path.read_bytes() != settings.encode():
             raise UserError(f"{out} has tasks of another config, or of this one before it changed: name another --out")
-        with replacing(path) as file:
-            file.write(settings.encode())
+        atomic_file.write(path, settings)
     except OSError as error:
         raise UserError(f"{out} cannot hold the tasks ({error.strerror}): name another --out") from error

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets.atomic_file import check_place, replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError
 from lightning_subnets.interop import int8, onnx_file
 from lightning_subnets.interop.int8 import EightBit
@@ -64,8 +64,7 @@ def export(
         else:
             content = safetensors.torch.save(state, {"format": "pt", **details})
     try:
-        with replacing(out) as file:
-            file.write(content)
+        atomic_file.write(out, content)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): name another place") from error
     return eight
@@ -77,4 +76,4 @@ def check(out: Path, *, force: bool) -> None:
         raise UserError(f'unsupported extension "{out.suffix}" of {out}: use .subnet, .pt, .safetensors or .onnx')
     if out.suffix == ".onnx":
         onnx_file.check_installed()
-    check_place(out, force=force)
+    atomic_file.check_place(out, force=force)

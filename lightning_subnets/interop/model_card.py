@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_subnets import methods
-from lightning_subnets.atomic_file import check_place, replacing
+from lightning_subnets import atomic_file, methods
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.subnet_file import hub
 from lightning_subnets.subnet_file.container import Container
@@ -40,7 +39,7 @@ def check(out: Path, *, force: bool) -> None:
         importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UserError('a model card needs huggingface_hub: pip install "lightning-subnets[hub]"') from error
-    check_place(out, force=force)
+    atomic_file.check_place(out, force=force)
 
 
 def write(subnet: str | Path, out: Path, *, data: str | None, license: str | None = None, force: bool = False) -> None:
@@ -73,8 +72,7 @@ def write(subnet: str | Path, out: Path, *, data: str | None, license: str | Non
         facts=_facts(header, container.size, data) | {"SHA-256 of the file": f"`{_sha256(path)}`"},
     )
     try:
-        with replacing(out) as file:
-            file.write(str(card).encode())
+        atomic_file.write(out, str(card))
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): name another place") from error
 

@@ -14,8 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from pydantic import Field, TypeAdapter, ValidationError
 
-from lightning_subnets import datamodules
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file, datamodules
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.builders import build_of_file
 from lightning_subnets.run_files.naming_checkpoints import ROOT, absent_checkpoint, checkpoint_named, missing_checkpoint
@@ -41,10 +40,10 @@ class SaveConfig(SaveConfigCallback):
         try:
             if differences:
                 names = (path.with_name(f"config_{number}.yaml") for number in itertools.count())
-                _write(path.read_bytes(), next(name for name in names if not name.exists()))
+                atomic_file.write(next(name for name in names if not name.exists()), path.read_bytes())
                 print(f"resuming under another config: {printable(differences)}", file=sys.stderr)
             if differences or not path.exists():
-                _write(text.encode(), path)
+                atomic_file.write(path, text)
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}): free some space, or choose another disk with "
@@ -52,11 +51,6 @@ class SaveConfig(SaveConfigCallback):
             ) from error
         for logger in trainer.loggers:
             logger.log_hyperparams(config.as_dict())
-
-
-def _write(content: bytes, path: Path) -> None:
-    with replacing(path) as file:
-        file.write(content)
 
 
 class _Class(Strict):

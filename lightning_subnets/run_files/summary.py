@@ -14,9 +14,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from pydantic import Field
 
-from lightning_subnets import masking
+from lightning_subnets import atomic_file, masking
 from lightning_subnets._version import versions
-from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph.diagnostics import Diagnosis, log10_path_kernel_trace
@@ -137,8 +136,7 @@ def _finite(value: float) -> float | None:
 
 def write(summary: dict[str, Any], path: Path) -> None:
     """Write a summary, whole or not at all."""
-    with replacing(path) as file:
-        file.write(json.dumps(summary, indent=2).encode() + b"\n")
+    atomic_file.write(path, json.dumps(summary, indent=2) + "\n")
 
 
 def read(run: Path) -> dict[str, Any] | None:

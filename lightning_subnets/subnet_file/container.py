@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError
 from lightning_subnets.subnet_file import hub
 from lightning_subnets.subnet_file.header import Header, Json
@@ -56,8 +56,7 @@ def write(path: Path, header: Header, tensors: Mapping[str, Tensor], *, numbers:
     digest = _digest(content, offset)
     content.seek(offset)
     content.write(digest.encode())
-    with replacing(path) as file:
-        file.write(content.getbuffer())
+    atomic_file.write(path, content.getbuffer())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torchvision.transforms.v2 import functional
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.datamodules.ffcv import beton
 from lightning_subnets.datamodules.ffcv.loader import imported
 from lightning_subnets.datamodules.image_files import Files, read_image
@@ -91,8 +91,7 @@ def write(
                 "payload_sha256": payload_digest,
             }
             # The description comes first, so that a file under its own name is always complete.
-            with replacing(beton.description_path(path)) as description:
-                description.write(json.dumps(about, indent=1).encode())
+            atomic_file.write(beton.description_path(path), json.dumps(about, indent=1))
             partial.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UnwritableError, UserError, printable
 from lightning_subnets.experiments.report import page, tables
 from lightning_subnets.experiments.sweep import results
@@ -64,8 +64,7 @@ def report(runs: str, out: str | None = None) -> None:
             if not file.parent.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{file.parent} is a link that leaves {folder}: remove it, or name another --out")
             file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as written:
-                written.write(content)
+            atomic_file.write(file, content)
     except OSError as error:
         reason = f"no report can be written to {folder} ({error.strerror})"
         raise UnwritableError(reason, "name another --out") from error

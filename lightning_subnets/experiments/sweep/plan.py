@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.experiments.sweep.figure import (
     COLUMNS,
@@ -100,8 +100,7 @@ class Sweep:
     def write(self, path: Path) -> None:
         """Write the figure, so that a report needs only this file and the results."""
         content = {"name": self.name, "scale": self.scale_name, "figure": asdict(self.figure)}
-        with replacing(path) as file:
-            file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode())
+        atomic_file.write(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
     @property
     def scale(self) -> Scale:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Json
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UnwritableError, UserError
 from lightning_subnets.experiments.sweep.figure import COLUMNS, MEASURED, NUMBERS, VERSIONS, Value
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
@@ -133,8 +133,7 @@ def write(sweep: Sweep, out: Path) -> list[Row]:
             )
         rows = [_row(run, axes, out, kept.get(run.name)) for run in sweep.runs()]
         # The table comes first, because only it may have what is nowhere else.
-        with replacing(folder / "results.csv") as file:
-            file.write(csv_text.table(rows).encode())
+        atomic_file.write(folder / "results.csv", csv_text.table(rows))
         sweep.write(folder / "sweep.yaml")
     except OSError as error:
         reason = f"no results can be kept in {folder} ({error.strerror})"

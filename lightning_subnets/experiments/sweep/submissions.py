@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.training.schema import Strict, first_mistake
@@ -103,8 +103,7 @@ def file_of(submission: Submission, out: Path) -> Path:
 
 def write(submission: Submission, out: Path) -> None:
     """Write the file of a submission."""
-    with replacing(file_of(submission, out)) as file:
-        file.write(submission.model_dump_json().encode() + b"\n")
+    atomic_file.write(file_of(submission, out), submission.model_dump_json() + "\n")
 
 
 def alone(out: Path) -> AbstractContextManager[None]:

@@ -17,8 +17,8 @@ from lightning.fabric.utilities.logger import _add_prefix
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger
 
+from lightning_subnets import atomic_file
 from lightning_subnets._version import versions
-from lightning_subnets.atomic_file import replacing
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -152,6 +152,5 @@ class Dashboard(WandbLogger):
         path = self._directory / "wandb" / "run_id"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                file.write(secrets.token_hex(4).encode())
+            atomic_file.write(path, secrets.token_hex(4))
         return path.read_text()

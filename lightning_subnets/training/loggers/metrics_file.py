@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 
 NAME = "metrics.csv"
 
@@ -148,8 +148,7 @@ class MetricsFile(Logger):
         self._size += len(rows)
 
     def _replace(self, content: bytes) -> None:
-        with replacing(self._path) as file:
-            file.write(content)
+        atomic_file.write(self._path, content)
         self._size = len(content)
 
 
@@ -224,6 +223,5 @@ def _set_aside(content: bytes, path: Path) -> Path:
     names = (path.with_name(f"{path.stem}_damaged_{number}{path.suffix}") for number in itertools.count())
     kept = next(each for each in names if not each.exists() or each.read_bytes() == content)
     if not kept.exists():
-        with replacing(kept) as file:
-            file.write(content)
+        atomic_file.write(kept, content)
     return kept

@@ -190,7 +190,7 @@ def test_a_submission_from_a_job_inherits_nothing_of_the_job(cluster: Cluster, m
     ("place", "error", "reason"),
     [
         ("sweep.results.lock", DENIED, "no runs can be kept in out (Permission denied)"),
-        ("sweep.results.replacing", DENIED, "no results can be kept in out/figure-smoke (Permission denied)"),
+        ("sweep.results.atomic_file.write", DENIED, "no results can be kept in out/figure-smoke (Permission denied)"),
         ("report.report", UnwritableError("no room: none", "make some"), "no room: none"),
     ],
 )
