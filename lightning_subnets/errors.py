@@ -42,11 +42,16 @@ def as_user_error(error: Exception) -> UserError:
 def unknown(kind: str, value: str, known: Iterable[str]) -> UserError:
     """Return the error for an unknown name: it suggests the nearest known name, then lists the known ones."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(value, names, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return UserError(
-        f"unknown {kind} {value!r}.{hint} Known: {', '.join(names[:_MOST])}{', ...' if names[_MOST:] else ''}."
+        f"unknown {kind} {value!r}.{did_you_mean(value, names)} "
+        f"Known: {', '.join(names[:_MOST])}{', ...' if names[_MOST:] else ''}."
     )
+
+
+def did_you_mean(value: str, names: Iterable[str]) -> str:
+    """Return a sentence with the known name nearest to an unknown one, after a space; "" if none is near."""
+    nearest = difflib.get_close_matches(value, names, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def printable(text: str) -> str:

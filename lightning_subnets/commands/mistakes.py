@@ -13,6 +13,7 @@ from torch import optim
 from torchvision import models
 
 from lightning_subnets import datamodules, methods, networks
+from lightning_subnets.errors import did_you_mean
 from lightning_subnets.run_files.config_files import Entry, entries
 from lightning_subnets.run_files.shipped_configs import no_config
 
@@ -87,7 +88,7 @@ def explained(message: str, known: Iterable[str], line: CommandLine) -> str | No
         value = re.findall(r"(?:Got|Given) value: (.*)", message)[-1]
         names = [name.strip("'\" ") for each in dict.fromkeys(choices) for name in each.split(",")]
         whole, place = line.place(key[1], value)
-        return f"{place}{whole} = {value!r} is not known.{_nearest(value, names)} Known: {', '.join(names)}."
+        return f"{place}{whole} = {value!r} is not known.{did_you_mean(value, names)} Known: {', '.join(names)}."
     wrong = _CLASS.findall(message)
     if key and wrong and key[1].rstrip("+") in _KNOWN:
         return _unknown_class(key[1].rstrip("+"), wrong[-1][0], wrong[-1][1], line)
@@ -120,11 +121,6 @@ def _unknown_class(key: str, value: str, reason: str, line: CommandLine) -> str:
         if all_of_them:
             hint += f"\nKnown{f' in {prefix[:-1]}' if prefix else ''}: {', '.join(names)}."
     return f"{place}{whole} = {value!r} names no class{f' ({reason})' if reason else ''}.{hint}"
-
-
-def _nearest(value: str, names: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(value, names, n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _ends_with(whole: str, key: str) -> bool:

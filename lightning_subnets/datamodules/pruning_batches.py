@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.labelled_batch import hard_labels
 from lightning_subnets.datamodules.loader import Batch
 from lightning_subnets.datamodules.seeded_loader import isolated_rng, seeded
 from lightning_subnets.errors import UserError
@@ -125,7 +126,7 @@ class OwnBatches(Sequence[Batch]):
             if method.requires != "batches":
                 return
             pairs = itertools.chain([(images, labels)], (batch for batch, _ in batches))
-            hard = ((images, labels if labels.ndim == 1 else labels.argmax(dim=1)) for images, labels in pairs)
+            hard = ((images, hard_labels(labels)) for images, labels in pairs)
             found = list(_first_of_each_class(hard, method.samples_per_class, outputs))
         counts = torch.bincount(torch.cat([labels for _, labels in found]), minlength=outputs)
         if counts.min() < method.samples_per_class:

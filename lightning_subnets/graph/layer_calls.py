@@ -11,8 +11,9 @@ from lightning_subnets.graph.recording import arguments_of, name_of
 
 _LAYERS = {"linear", "convolution", "conv1d", "conv2d", "conv3d"}
 _LAYERS |= {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
-# The arguments of products of matrices. Their second matrix may be a weight, (in, out).
-_PRODUCTS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2")}
+# Operations that multiply two tensors, and may add a third; their arguments have these names.
+PRODUCTS: dict[str, tuple[str, ...]] = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "bmm": ("self", "mat2")}
+PRODUCTS |= {"addmm": ("mat1", "mat2", "self"), "baddbmm": ("batch1", "batch2", "self")}
 # A weight stays a weight through these.
 _CASTING = {"to", "_to_copy", "type_as", "detach", "alias", "clone", "contiguous"}
 _TRANSPOSING = {"t", "numpy_T", "mT", "transpose", "permute"}
@@ -59,9 +60,8 @@ def layer_call(node: Node, weights: Container[str]) -> LayerCall | None:
         arguments = arguments_of(node)
         transposed = arguments.get("transposed", name.startswith("conv_transpose"))
         return LayerCall(arguments["input"], arguments["weight"], arguments.get("groups", 1), transposed)
-    if name in _PRODUCTS:
-        arguments = arguments_of(node)
-        images, weight = (arguments[each] for each in _PRODUCTS[name])
-        if weight.name in weights and weight.meta["val"].dim() == 2:
-            return LayerCall(images, weight, 1, transposed=True, added=arguments["self"] if name == "addmm" else None)
+    if name in PRODUCTS:
+        images, weight, *added = (arguments_of(node)[each] for each in PRODUCTS[name])
+        if weight.name in weights and weight.meta["val"].dim() == 2:  # (in, out)
+            return LayerCall(images, weight, 1, transposed=True, added=added[0] if added else None)
     return None

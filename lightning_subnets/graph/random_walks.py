@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_subnets.graph.unit_graph import NOTHING, Edges, Float64, Mask, Merge, UnitGraph, Units
+from lightning_subnets.masking import initialization
 
 END = -1  # stands for a step if a walk ends
 Float32 = NDArray[np.float32]
@@ -141,10 +141,9 @@ class _Direction:
 
     def _uniform(self, step: int, first: int, count: int) -> Float64:
         """Return four numbers for each walk at this step, uniform on (0, 1), (count, 4)."""
-        key = hashlib.sha256(f"{self.seed}:walks:{self.backward}:{step}".encode()).digest()[:16]
-        # Philox gives four numbers for each value of its counter, here the walk's number.
-        raw = np.random.Philox(key=int.from_bytes(key, "little"), counter=first).random_raw(4 * count)
-        return (((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52).reshape(count, 4)
+        # The counter is the walk's number, so a walk does not depend on the walks drawn together with it.
+        generator = initialization.philox(self.seed, "walks", f"{self.backward}:{step}", counter=first)
+        return initialization.unit(generator.random_raw(4 * count)).reshape(count, 4)
 
 
 class _Layer:

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.graph.layer_calls import LayerCall, NamedWeight, layer_call
+from lightning_subnets.graph.layer_calls import PRODUCTS, LayerCall, NamedWeight, layer_call
 from lightning_subnets.graph.recording import EMPTYING, arguments_of, name_of, record
 from lightning_subnets.graph.unit_graph import NOTHING, UnitGraph
 from lightning_subnets.graph.unit_tensors import (
@@ -43,16 +43,13 @@ _KEEPING |= {"dropout", "feature_dropout", "alpha_dropout", "hardswish", "alias"
 # These compute element by element, but torch does not tag them as pointwise.
 _POINTWISE = {"where", "subtract", "multiply", "divide", "floor_divide", "negative", "absolute"}
 # These join positions along this number of last dimensions, and change the size of the feature map.
-_POOLING = {"max_pool2d": 2, "max_pool2d_with_indices": 2, "avg_pool2d": 2, "adaptive_avg_pool2d": 2}
+_POOLING = {"max_pool2d": 2, "avg_pool2d": 2, "adaptive_avg_pool2d": 2}
 _POOLING |= {"_adaptive_avg_pool2d": 2, "adaptive_max_pool2d": 2, "upsample_nearest2d": 2, "upsample_bilinear2d": 2}
 _POOLING |= {"upsample_bicubic2d": 2, "adaptive_avg_pool1d": 1, "avg_pool1d": 1, "max_pool1d": 1, "avg_pool3d": 3}
 _POOLING |= {"max_pool3d": 3, "adaptive_avg_pool3d": 3, "adaptive_max_pool1d": 1, "adaptive_max_pool3d": 3}
 _POOLING |= {"upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_nearest3d": 3, "upsample_trilinear3d": 3}
 # These join elements along the dimensions in their argument ``dim``.
 _REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp"}
-# These multiply two tensors, and may add a third; their arguments have these names.
-_PRODUCTS: dict[str, tuple[str, ...]] = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "bmm": ("self", "mat2")}
-_PRODUCTS |= {"addmm": ("mat1", "mat2", "self"), "baddbmm": ("batch1", "batch2", "self")}
 
 
 def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
@@ -194,14 +191,13 @@ class _Tracing:
             return first_of(operands[0], value)
         if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _POINTWISE:
             return self.joining.joined(operands).expand(value.shape)
-        if name in _POOLING or name.removesuffix("_with_indices") in _POOLING:
-            dims = range(-_POOLING[name.removesuffix("_with_indices")], 0)
-            return first_of(self.joining.along(operands[0], dims), value)
+        if pooled := _POOLING.get(name.removesuffix("_with_indices")):
+            return first_of(self.joining.along(operands[0], range(-pooled, 0)), value)
         if name in _REDUCING:
             joined = self.joining.reduced(operands[0], arguments_of(node).get("dim"))
             return first_of(joined.reshape(tensors_of(value)[0].shape), value)
-        if name in _PRODUCTS:
-            first, second, *added = (self.units[arguments_of(node)[key]] for key in _PRODUCTS[name])
+        if name in PRODUCTS:
+            first, second, *added = (self.units[arguments_of(node)[key]] for key in PRODUCTS[name])
             return self.joining.joined([self.joining.product(first, second), *added]).expand(value.shape)
         if name == "einsum":
             equation, factors = cast(tuple[str, list[Node]], node.args[:2])  # all_input_nodes names a factor only once

@@ -78,7 +78,6 @@ class EightBit:
         left: the kinds of operators that stay in float32, apart from those that only move numbers.
         difference: the median over images of the largest difference of a logit, relative to the largest logit.
         agreement: the fraction of images whose top-1 class is that of PyTorch.
-        images: the number of images that were used for calibration, ``difference`` and ``agreement``.
         share: the size of the file relative to that of the float32 one.
     """
 
@@ -87,7 +86,6 @@ class EightBit:
     left: list[str]
     difference: float
     agreement: float
-    images: int
     share: float
 
 
@@ -124,7 +122,7 @@ def quantized(content: bytes, network: nn.Module, images: Tensor) -> EightBit:
             "largest logit; nothing is written. Calibrate with other images, or export it without --int8"
         )
     found = _found(eight, weights)
-    return EightBit(written, found, left, difference, agreement, len(images), len(written) / len(content))
+    return EightBit(written, found, left, difference, agreement, len(written) / len(content))
 
 
 def scales_of(weight: Floats, axis: int) -> Floats:

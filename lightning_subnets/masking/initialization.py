@@ -75,7 +75,7 @@ def draw_table(shape: torch.Size, *, seed: int, stream: str) -> Tensor:
 
 def draw_chances(shape: torch.Size, *, seed: int, stream: str) -> Tensor:
     """Draw U(0, 1), float32 on the CPU, to choose at random among a layer's weights."""
-    return _fill(_unit, 1.0, shape, seed, stream, "chances")
+    return _fill(unit, 1.0, shape, seed, stream, "chances")
 
 
 def stream_of(name: str) -> str:
@@ -94,12 +94,17 @@ def fans(shape: torch.Size) -> tuple[int, int]:
     return shape[1] * kernel, shape[0] * kernel
 
 
+def philox(seed: int, stream: str, kind: str, *, counter: int = 0) -> np.random.Philox:
+    """Return the generator of the random bits of this seed, stream and kind; it gives four numbers for each counter."""
+    key = hashlib.sha256(f"{int(operator.index(seed))}:{stream}:{kind}".encode()).digest()[:16]
+    return np.random.Philox(key=int.from_bytes(key, "little"), counter=counter)
+
+
 def _fill(
     draw: Callable[[UInt64], Float64], scale: float, shape: torch.Size, seed: int, stream: str, kind: str
 ) -> Tensor:
     """Return scale * draw(.) for each element, from the random bits of this seed, stream and kind."""
-    key = hashlib.sha256(f"{int(operator.index(seed))}:{stream}:{kind}".encode()).digest()[:16]
-    generator = np.random.Philox(key=int.from_bytes(key, "little"))
+    generator = philox(seed, stream, kind)
     result = torch.empty(shape, dtype=torch.float32, device="cpu")
     flat = result.view(-1).numpy()
     for start in range(0, flat.size, _CHUNK):
@@ -112,18 +117,18 @@ def _signs(raw: UInt64) -> Float64:
     return 1.0 - 2.0 * (raw >> np.uint64(63)).astype(np.float64)
 
 
-def _unit(raw: UInt64) -> Float64:
+def unit(raw: UInt64) -> Float64:
     """Return U(0, 1): the midpoints of 2^52 equal cells, each exact in float64."""
     return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _uniform(raw: UInt64) -> Float64:
     """Return U(-1, 1), symmetric about 0 and never 0."""
-    return 2.0 * _unit(raw) - 1.0
+    return 2.0 * unit(raw) - 1.0
 
 
 def _normal(raw: UInt64) -> Float64:
-    return _inverse_normal_cdf(_unit(raw))
+    return _inverse_normal_cdf(unit(raw))
 
 
 # Each distribution: a draw of unit scale, and the scale as a function of fan_in and fan_out.

@@ -105,11 +105,7 @@ class PHEW(PruneAtInit):
                     chosen[fresh.weights] = False
                     chosen[_earliest(fresh, wanted - before)] = True
                     kept = wanted
-                elif (
-                    kept < wanted
-                    and together == MOST
-                    and RARE * (kept - before) < np.count_nonzero(visited.weights < total)
-                ):
+                elif kept < wanted and together == MOST and RARE * (kept - before) < len(visited.weights):
                     raise self._too_many(kept, total, f"less than one in {RARE} weights that they visit is then new")
                 done, together = done + together, min(2 * together, MOST)
         return chosen

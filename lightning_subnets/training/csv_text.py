@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 Cell = str | float | None
+Row = dict[str, Cell]
 
 # A spreadsheet that opens the file computes texts that begin like this, =HYPERLINK("http://...") for instance.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")

@@ -130,7 +130,6 @@ def test_onnxruntime_computes_everything_but_the_mean_in_eight_bits(tmp_path: Pa
         expected = network(batch).detach()
         assert (torch.from_numpy(logits) - expected).abs().max() < 0.05 * expected.abs().max()
     assert 0 < found.difference < 0.03
-    assert found.images == 16
 
 
 def test_other_weights_are_rounded_to_64_steps_and_the_export_says_so(tmp_path: Path) -> None:

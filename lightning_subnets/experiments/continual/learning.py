@@ -22,10 +22,10 @@ from lightning_subnets.masking import unmask_
 from lightning_subnets.masking.digest import digest_of
 from lightning_subnets.progress_bar import progress
 from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 from lightning_subnets.training.module import SubnetModule
 
 SIZES = (1, 4, 16, 64)  # of the batches of unlabelled images whose task is inferred
-Row = dict[str, str | float | None]
 Built = tuple[SubnetModule, ImageDataModule, Trainer]
 
 

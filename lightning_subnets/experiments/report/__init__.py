@@ -14,10 +14,10 @@ from lightning_subnets.errors import UnwritableError, UserError, printable
 from lightning_subnets.experiments.report import page, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files import summary
 from lightning_subnets.run_files.run_directory import FAILURE, why_unfinished
 from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 
 _OURS = b'<meta name="generator" content="lightning-subnets">'  # in every report
 

@@ -13,7 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_subnets.errors import printable
-from lightning_subnets.run_files.drawing import EVALUATION, TRAIN, WIDTH, boxes_for_missing_letters, shortened
+from lightning_subnets.run_files.drawing import (
+    EVALUATION,
+    TRAIN,
+    WIDTH,
+    boxes_for_missing_letters,
+    new_figure,
+    shortened,
+)
 
 COLUMNS = 2  # of panels, at most
 PANEL_HEIGHT = {1: 3.0, 2: 2.3}  # in inches, by columns of panels
@@ -68,8 +75,7 @@ class FigureLayout:
         self.slanted = 0.105 * longest * len(x_names) > (WIDTH - 0.8) / self._columns
         extra_height += 0.06 * longest if self.slanted else 0
         self._height = self._rows * (PANEL_HEIGHT[self._columns] + extra_height)
-        # Not pyplot, which needs a window system and shares state with the user's figures.
-        self.figure = Figure(figsize=(WIDTH, self._height), layout="constrained")
+        self.figure = new_figure(self._height)
         grid = self.figure.subplots(self._rows, self._columns, sharex=share_x, sharey=True, squeeze=False)
         self.axes: list[Axes] = list(grid.flat[:panels])
         for unused in grid.flat[panels:]:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from lightning_subnets.experiments.report import points
 from lightning_subnets.experiments.report.figure_layout import TEXT, Style
-from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files.drawing import layer_names
+from lightning_subnets.training.csv_text import Row
 
 SHOWN = 20  # names of layers on the x axis, at most
 DECADES = 1.5  # units that span more decades are drawn on a logarithmic scale

@@ -19,12 +19,12 @@ from lightning_subnets.experiments.report import figure_layout, plots, points, t
 from lightning_subnets.experiments.report.quantities import quantity
 from lightning_subnets.experiments.report.tables import Table
 from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 
 Picture = tuple[str, str, bytes]  # its path in the report, what it shows in words, and its content
 SHOWN = {

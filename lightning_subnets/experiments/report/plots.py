@@ -19,8 +19,8 @@ from lightning_subnets.experiments.report.figure_layout import LETTERS, TEXT, Fi
 from lightning_subnets.experiments.report.quantities import quantity, with_axis, written
 from lightning_subnets.experiments.sweep.figure import Plot, Value
 from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.experiments.sweep.results import Row
 from lightning_subnets.run_files.drawing import boxes_for_missing_letters, shortened
+from lightning_subnets.training.csv_text import Row
 
 DODGE = 0.36  # distance between the first and the last line at a name on x, where names are 1 apart
 FRONTIER: Style = {"color": "#BBBBBB", "linewidth": 6, "alpha": 0.6}

@@ -10,7 +10,7 @@ from lightning_subnets.errors import printable
 from lightning_subnets.experiments.report import points
 from lightning_subnets.experiments.report.quantities import quantity, written
 from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.experiments.sweep.results import Row
+from lightning_subnets.training.csv_text import Cell, Row
 
 
 class Published(NamedTuple):
@@ -68,7 +68,6 @@ _SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
     "seed": ("seed", "g", 1),
     "seconds": ("seconds", ",.0f", 1),
 }
-Cell = str | float | None
 
 
 class Table(NamedTuple):

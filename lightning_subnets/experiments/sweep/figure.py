@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -120,19 +120,10 @@ class Figure:
     published_source: str = ""
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """A loader for which 1e-3 is a number, as for the configs of runs; in YAML 1.1 only 1.0e-3 is."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile("[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), [*"-+0123456789"]
-)
-
-
 def content_of(path: Path) -> Any:
-    """Return the content of a YAML file, or raise a ``UserError``."""
+    """Return the content of a YAML file, or raise a ``UserError``; 1e-3 is a number, as in the configs of runs."""
     try:
-        return yaml.load(path.read_text(), _Loader)
+        return get_loader("yaml")(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; name another file") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

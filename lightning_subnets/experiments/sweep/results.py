@@ -23,9 +23,8 @@ from lightning_subnets.run_files.names import plain_name
 from lightning_subnets.run_files.run_directory import lock
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 from lightning_subnets.training.schema import Strict, first_mistake
-
-Row = dict[str, str | float | None]
 
 
 class _Row(Strict):

@@ -12,7 +12,7 @@ import yaml
 
 from lightning_subnets.experiments.sweep.figure import COLUMNS, Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.experiments.sweep.results import Row
+from lightning_subnets.training.csv_text import Row
 
 
 def made(

@@ -24,10 +24,11 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.experiments.sweep.progress import SweepProgress
-from lightning_subnets.experiments.sweep.results import Row, directory_of
+from lightning_subnets.experiments.sweep.results import directory_of
 from lightning_subnets.experiments.sweep.running import Slot, run_all, slots
 from lightning_subnets.run_files.run_directory import lock
 from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 
 
 @pytest.fixture
