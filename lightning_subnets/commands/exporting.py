@@ -52,27 +52,26 @@ def export(
         raise UserError(f"--int8 writes eight-bit ONNX, and {path} does not end in .onnx: name a file that does")
     if calibrate is not None and not int8:
         raise UserError("--calibrate names the images for eight bits: add --int8")
+    if input_shape is not None and path.suffix != ".onnx":
+        raise UserError(f"--input_shape is the input of an .onnx file, and {path} is none: leave it out")
     if path == place and task is not None:
         raise UserError(f"{path} describes a file of one network: export --task={task} to a .subnet file first")
+    if path == place and network is not None:
+        raise UserError(f"{path} is a model card, for which no network is built: leave out --network")
     if path == place:
         _write_card(checkpoint, place, license, force=force)
         return
     exporting.check(path, force=force)
+    masked = path.suffix == ".subnet"
     if checkpoint.endswith(".subnet"):
-        if path.suffix == ".subnet" and task is None:
+        if masked and task is None:
             raise UserError(f"{checkpoint} is a .subnet file already: copy it, or write its model card, README.md")
         file = Container(checkpoint, task=task)
-        details, shape = file.header.details(), input_shape or file.header.image_shape
-        images = _images(partial(calibration.of_file, file, checkpoint), calibrate, details, shape) if int8 else None
+        built = {"class_path": file.header.network.builder, "init_args": file.header.network.arguments}
+        details, shape = {"network": built, **file.header.details()}, input_shape or file.header.image_shape
+        trained_on = partial(calibration.of_file, file, checkpoint)
         plain = build_of_file(file, checkpoint, network, "--network")
-        net = load_subnet(checkpoint, network=plain, masked=path.suffix == ".subnet", task=task)
-        if path.suffix == ".subnet":
-            built = {"class_path": file.header.network.builder, "init_args": file.header.network.arguments}
-            save_subnet(net, path, network=built, **details, force=force)
-            print_size(path)
-            if card:
-                _write_card(str(path), place, license, force=force)
-            return
+        net = load_subnet(checkpoint, network=plain, masked=masked, task=task)
     else:
         if task is not None:
             raise UserError(f"--task names a task of a .subnet file, and {checkpoint} is a checkpoint: leave it out")
@@ -83,15 +82,17 @@ def export(
             )
         run = SavedRun(checkpoint)
         net, details = run.module().network, run.details()
-        if path.suffix == ".subnet":
-            save_subnet(net, path, **details, force=force)
-            print_size(path)
-            if card:
-                _write_card(str(path), place, license, force=force)
-            return
-        masking.unmask_(net)
         shape = input_shape or details["preprocessing"].get("input_shape")
-        images = _images(partial(calibration.of_run, run), calibrate, details, shape) if int8 else None
+        trained_on = partial(calibration.of_run, run)
+        if not masked:
+            masking.unmask_(net)
+    if masked:
+        save_subnet(net, path, **details, force=force)
+        print_size(path)
+        if card:
+            _write_card(str(path), place, license, force=force)
+        return
+    images = _images(trained_on, calibrate, details, shape) if int8 else None
     if path.suffix == ".onnx" and not shape:
         raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}

@@ -241,6 +241,8 @@ def test_a_fit_cannot_resume_from_a_file(subnet: Path, run: Path, mistake: Calla
         (["export", "LAST", "SUBNET"], "digits.subnet exists: --force replaces it"),
         (["export", "LAST", "net.h5"], "net.h5"),
         (["export", "LAST", "net.subnet", "--network=mine.Network"], "is a checkpoint, whose config.yaml names its"),
+        (["export", "LAST", "net.subnet", "--input_shape=[1, 8, 8]"], "--input_shape is the input of an .onnx file"),
+        (["export", "SUBNET", "README.md", "--network=mine.Network"], "no network is built: leave out --network"),
         (["export", "SUBNET", "other.subnet"], "is a .subnet file already: copy it"),
         (["export", "LAST", "nowhere/net.subnet"], "nowhere is no directory"),
         (["export", "nowhere.ckpt", "net.subnet"], "the checkpoint nowhere.ckpt does not exist"),
