@@ -1,4 +1,4 @@
-"""Compare all methods on a small real task: Conv2 on handwritten digits, at several densities, over seeds.
+"""Compare most methods on a small real task: Conv2 on handwritten digits, at several densities, over seeds.
 
     python benchmarks/methods.py --seeds 3 --epochs 30
 

@@ -85,10 +85,14 @@ def _claim(out: Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         other = [name for name in ("tasks.subnet", "results.csv", "tasks.png") if (out / name).exists()]
         if other and not (out / _SETTINGS).exists():
-            raise UserError(f"{out / other[0]} is not of subnets continual, which would replace it: name another --out")
+            raise UserError(
+                f"{out / other[0]} was not written by subnets continual, which would replace it: name another --out"
+            )
         return lock(out)
     except BlockingIOError as error:
-        raise UserError(f"another process learns in {out}: wait until it has ended, or name another --out") from error
+        raise UserError(
+            f"another process is learning in {out}: wait until it has ended, or name another --out"
+        ) from error
     except OSError as error:
         raise UserError(f"{out} cannot hold the tasks ({error.strerror}): name another --out") from error
 

@@ -19,7 +19,7 @@ _CHECKPOINT = (
     "config is given, the config.yaml of the checkpoint's run is used, which can name any code to run: take a "
     "stranger's network as a .subnet file, which runs no code, see SECURITY.md."
 )
-_CONFIG = "A config: the path of a file, or a name of subnets configs."
+_CONFIG = "A config: the path of a file, or a name that subnets configs lists."
 
 
 def _config(value: Any) -> Any:

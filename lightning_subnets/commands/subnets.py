@@ -98,7 +98,7 @@ def import_(
     """Convert another program's subnetwork to a .subnet file: a public edge-popup checkpoint, or a file of masks.
 
     Args:
-        file: a file of torch or safetensors, see the docstring of ``lightning_subnets.interop.importing``.
+        file: a file of torch or safetensors with scores or masks, see docs/subnet_file.md.
         out: the .subnet file to write.
         network: the function or class that builds the network, for example torchvision.models.resnet50.
         arguments: the arguments of the network, for example '{num_classes: 10}'.

@@ -155,7 +155,7 @@ class SupSup:
 
         Args:
             path: the file to write. It is written completely or not at all.
-            network: the builder of the network, as for ``save_subnet``, like the following.
+            network: the builder of the network; this argument and those below are as for ``save_subnet``.
             classes: the names of the classes, if they are the same in all tasks.
             preprocessing: of the images, if it is the same in all tasks.
             force: replace an existing file.

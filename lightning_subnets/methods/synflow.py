@@ -17,7 +17,7 @@ from lightning_subnets.progress_bar import progress
 
 
 class _Flow(PruneAtInit):
-    """Scoring by flow and pruning in rounds, which SynFlow and SynFlow-L2 share.
+    """Score weights by the flow through them, and prune in rounds, as SynFlow and SynFlow-L2 do.
 
     theta >= 0 replaces the parameters; R is the sum of the outputs for an image of ones; score = theta * dR/dtheta, the
     part of R that flows through a weight. Round i of n keeps the density^(i/n) of all weights with the highest scores

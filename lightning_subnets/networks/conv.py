@@ -13,8 +13,8 @@ from lightning_subnets.networks.width import scaled
 class _Conv(nn.Sequential):
     """A VGG-like network without biases.
 
-    Pairs of 3x3 convolutions of 64, 128, 256, 512 channels, a 2x2 max-pool after each pair, then fully connected layers
-    of 256, 256 and ``num_classes`` units; ReLU between the layers.
+    One to four pairs of 3x3 convolutions, of 64, 128, 256 and 512 channels in this order, a 2x2 max-pool after each
+    pair, then fully connected layers of 256, 256 and ``num_classes`` units; ReLU between the layers.
 
     Args:
         num_classes: number of outputs; the width does not scale it.

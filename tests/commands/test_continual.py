@@ -103,7 +103,7 @@ def test_files_of_something_else_are_not_replaced(
     table = tmp_path / "results.csv"
     table.write_text("a table of somebody\n")
     said = mistake(["continual", str(experiment), "--out", str(tmp_path)], main)
-    assert "results.csv is not of subnets continual, which would replace it: name another --out" in said
+    assert "results.csv was not written by subnets continual, which would replace it: name another --out" in said
     assert table.read_text() == "a table of somebody\n"
 
 
