@@ -14,6 +14,7 @@ from torch import Tensor
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.training.callbacks.last_checkpoint import LastCheckpoint
 
 
 class Poison(Callback):
@@ -45,6 +46,17 @@ def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(
         fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **options)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 10
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_no_checkpoint_within_an_epoch_replaces_the_last_good_one_after_a_divergence(tmp_path: Path) -> None:
+    # As on a GPU, where losses are read at the logging interval only: nothing is read between this step and the save.
+    poison = Poison("on_train_batch_end", 5, lambda module, _: module.get_parameter("network.0.weight"))
+    options: dict[str, Any] = {"callbacks": [poison, LastCheckpoint(tmp_path, minutes=0)], "log_every_n_steps": 100}
+    with pytest.raises(ls.UserError, match=r"diverged at step 5.*last\.ckpt"):
+        fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **options)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 4
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import distributed
+from torch import Tensor, distributed
 
 from lightning_subnets.errors import UserError
 
@@ -16,9 +16,11 @@ _NEVER = torch.iinfo(torch.int64).max
 class Divergence(Callback):
     """Raises an error that names the first step whose loss was not finite.
 
-    Reading a value makes the host wait for a GPU. So on a GPU the loss is read at the logging interval and before the
-    checkpoint of an epoch is written. All ranks read it together and stop together.
+    Reading a value makes the host wait for a GPU. So on a GPU the loss is read at the logging interval and before a
+    checkpoint is written, which would replace the last good one. All ranks read it together and stop together.
     """
+
+    _first: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._first = torch.tensor(_NEVER, device=pl_module.device)
@@ -29,20 +31,34 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert self._first is not None
         diverged = torch.where(outputs["loss"].isfinite(), _NEVER, self._step)
         torch.minimum(self._first, diverged, out=self._first)
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
         at_interval = trainer.is_last_batch or (interval and not (batch_idx + 1) % interval)
         if at_interval or (trainer.world_size == 1 and pl_module.device.type == "cpu"):
-            if trainer.world_size > 1:
-                distributed.all_reduce(self._first, op=distributed.ReduceOp.MIN)
-            if (step := int(self._first)) != _NEVER:
-                raise diverged_at(trainer, step, "the loss is not finite")
+            _check_losses(trainer, self._first)
         if at_interval:
-            trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
-            # All ranks find the same, because they have the same parameters.
-            if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
-                raise diverged_at(trainer, trainer.global_step, "a trained parameter is not finite")
+            _check_parameters(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._first is not None:
+            _check_losses(trainer, self._first)
+            _check_parameters(trainer, pl_module)
+
+
+def _check_losses(trainer: Trainer, first: Tensor) -> None:
+    if trainer.world_size > 1:
+        distributed.all_reduce(first, op=distributed.ReduceOp.MIN)
+    if (step := int(first)) != _NEVER:
+        raise diverged_at(trainer, step, "the loss is not finite")
+
+
+def _check_parameters(trainer: Trainer, module: LightningModule) -> None:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # All ranks find the same, because they have the same parameters.
+    if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
+        raise diverged_at(trainer, trainer.global_step, "a trained parameter is not finite")
 
 
 def diverged_at(trainer: Trainer, step: int, what: str) -> UserError:
