@@ -108,6 +108,8 @@ def _locked(partial: Path, path: Path) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{partial} is being written by another process") from None
+        except OSError:  # a file system without locks
+            pass
         try:
             yield file
         finally:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from errno import ENOSPC
+from errno import ENOSPC, ENOSYS
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -182,6 +183,13 @@ def test_a_writer_that_finishes_while_another_starts_is_not_undone(
         write(path, files, CLASSES, MIXED)
     verify(path)
     assert equal_pixels(path, files)
+
+
+def test_a_file_system_without_locks_can_be_written(files: Files, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(ENOSYS, "Function not implemented")))
+    write(path, files, CLASSES, PIXELS)
+    assert equal_pixels(path, files)
+    assert names(path) == ["a.beton", "a.beton.json"]
 
 
 def full(*_: object) -> NoReturn:
