@@ -39,6 +39,11 @@ def validates_after_this_batch(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
+def validates_by_time(trainer: Trainer) -> bool:
+    """Return whether ``val_check_interval`` is a time."""
+    return getattr(trainer, "_val_check_time_interval", None) is not None
+
+
 def nothing_follows_this_batch(trainer: Trainer) -> bool:
     """Return whether a checkpoint after the last batch loses nothing.
 

@@ -29,7 +29,7 @@ from lightning_subnets.training.callbacks.gradual_density import GradualDensity
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.callbacks.rank_consistency import listed
 from lightning_subnets.training.checkpoint_schema import is_plain
-from lightning_subnets.training.lightning_internals import syncs_batchnorm
+from lightning_subnets.training.lightning_internals import syncs_batchnorm, validates_by_time
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.trial_pass import check_single_image, trial_pass, weights_without_gradient
 
@@ -69,6 +69,11 @@ def check(
         )
     if syncs_batchnorm(trainer) and trainer.strategy.root_device.type == "cpu":
         raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm has no other implementation")
+    if validates_by_time(trainer) and trainer.world_size > 1:
+        raise UserError(
+            "val_check_interval as a time is measured by each process for itself, so one would validate while another "
+            "trains, and both would wait for ever: set --trainer.val_check_interval to a number of batches"
+        )
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(trainer)

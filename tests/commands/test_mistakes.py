@@ -88,6 +88,7 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
         ["GradientAccumulationScheduler changes the number of images", "set --trainer.accumulate_grad_batches"],
     ),
     (["--trainer.devices=2", "--trainer.sync_batchnorm=true"], ["--trainer.sync_batchnorm needs GPUs"]),
+    (["--trainer.devices=2", "--trainer.val_check_interval=00:00:10:00"], ["to a number of batches"]),
     (["--trainer.devices=2", "--trainer.strategy=ddp_spawn"], ["ddp_spawn", "take --trainer.strategy=ddp"]),
     (
         ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"],
