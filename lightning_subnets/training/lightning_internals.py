@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch.optim.swa_utils import AveragedModel
 
 # Lightning reports the wait for a batch and the writing of a checkpoint to the profiler under these names.
@@ -130,6 +131,11 @@ def batch_on_device(trainer: Trainer, module: LightningModule, batch: Any) -> An
 def syncs_batchnorm(trainer: Trainer) -> bool:
     """Return whether ``sync_batchnorm`` is on."""
     return bool(getattr(trainer.strategy, "_layer_sync", None))
+
+
+def ddp_options(strategy: DDPStrategy) -> dict[str, Any]:
+    """Return the arguments that the strategy gives to DistributedDataParallel; they can be changed."""
+    return strategy._ddp_kwargs
 
 
 def copies_this_process(trainer: Trainer) -> bool:

@@ -1,6 +1,7 @@
 """DistributedDataParallel with the options of this package.
 
-``register()`` sets them for ``--trainer.strategy=ddp``, the default for several devices or nodes, and for its variants.
+``register()`` sets them for ``--trainer.strategy=ddp``, the default for several devices or nodes, and for its variants,
+and ``complete_()`` for any other ``DDPStrategy`` of a ``SubnetModule``.
 
 - **DDP does not broadcast buffers before each forward pass.** They are the running statistics of norms, which no
   training step reads. ``RankConsistency`` averages them before an evaluation and in a checkpoint; DDP would send those
@@ -24,9 +25,11 @@ from datetime import timedelta
 from inspect import signature
 from typing import Any
 
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
+
+from lightning_subnets.training import lightning_internals as internals
 
 
 class DDPInBfloat16(DDPStrategy):
@@ -44,6 +47,7 @@ class DDPInBfloat16(DDPStrategy):
 
 
 # torch 2.15 has renamed the option and warns of the old name.
+_BUFFERS = {"forward_sync_buffers", "broadcast_buffers"}
 _RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
 OPTIONS: dict[str, Any] = {
     "forward_sync_buffers" if _RENAMED else "broadcast_buffers": False,
@@ -61,5 +65,19 @@ def register() -> None:
     """
     StrategyRegistry.register("ddp", DDPStrategy, override=True, **OPTIONS)
     StrategyRegistry.register("ddp_bf16", DDPInBfloat16, override=True, **OPTIONS)
-    unused = OPTIONS | {"find_unused_parameters": True}
-    StrategyRegistry.register("ddp_find_unused_parameters_true", DDPStrategy, override=True, **unused)
+    for unused in (True, False):
+        name = f"ddp_find_unused_parameters_{unused}".lower()
+        StrategyRegistry.register(name, DDPStrategy, override=True, find_unused_parameters=unused, **OPTIONS)
+
+
+def complete_(strategy: Strategy) -> None:
+    """Set those of our options that a ``DDPStrategy`` of the user's own leaves open, except the timeout.
+
+    The process group has begun with the strategy's own timeout, and DDP has not wrapped the network yet.
+    """
+    if isinstance(strategy, DDPStrategy):
+        given = internals.ddp_options(strategy)
+        for name, value in OPTIONS.items():
+            chosen = given.keys() & (_BUFFERS if name in _BUFFERS else {name})
+            if name != "timeout" and not chosen:
+                given[name] = value

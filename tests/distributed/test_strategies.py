@@ -8,7 +8,7 @@ import os
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
 from rank_processes import on_ranks, trainer
 from repository import ROOT
 from small_runs import conv_module, quiet_trainer
@@ -57,6 +57,17 @@ def test_the_command_uses_these_options_on_one_node_and_on_two(nodes: int) -> No
     assert "2 processes: " in first
     assert "by DDP" in first
     assert second == "by DDP\n"
+
+
+def fit_by_own_strategy(name: str | None) -> None:
+    strategy = name or DDPStrategy(find_unused_parameters=False, static_graph=True)
+    fit = quiet_trainer(devices=2, max_steps=2, strategy=strategy, callbacks=[Watch()])
+    fit.fit(conv_module(), datamodule=Digits())
+
+
+@pytest.mark.parametrize("name", [None, "ddp", "ddp_find_unused_parameters_false"])
+def test_a_strategy_of_the_user_has_these_options_too(name: str | None) -> None:
+    on_ranks(fit_by_own_strategy, name)
 
 
 class WithAnAuxiliaryClassifier(nn.Sequential):

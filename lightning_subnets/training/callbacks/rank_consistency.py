@@ -18,11 +18,13 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.training.callbacks.averaging import averaged_networks
 from lightning_subnets.training.masked_module import network_of
+from lightning_subnets.training.strategies import complete_
 
 
 class RankConsistency(Callback):
     """Keeps the ranks of a fit consistent; does nothing with a single rank.
 
+    - DDP has the options of ``strategies.py``, unless the user's own strategy sets others.
     - At the start, rank 0 prints one line about nodes, devices and versions. The versions must be equal.
     - At the start of training and in each checkpoint, all ranks must hold the same parameters and masks to the bit, see
       ``digest.fingerprints``. Otherwise the run stops on all ranks and names ranks and parameters.
@@ -38,6 +40,7 @@ class RankConsistency(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size == 1 or stage != "fit":
             return
+        complete_(trainer.strategy)
         ranks: list[Rank] = [Rank.this(trainer.strategy.root_device)] * trainer.world_size
         distributed.all_gather_object(ranks, ranks[0])
         for rank, other in enumerate(ranks):
