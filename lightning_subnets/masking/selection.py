@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -67,14 +69,31 @@ def _select(scores: list[Tensor], counts: list[int], absolute: bool) -> list[Ten
     if scores[0].device.type == "cpu":
         levels = _each_on_cpu(scores, [[k] for k in counts], absolute)
         return [each.view(torch.bool) for each in levels]
-    if scores[0].is_cuda and _has_triton and all(each.dtype == torch.float32 for each in scores):
+    if scores[0].is_cuda and all(each.dtype == torch.float32 for each in scores) and _triton_works(scores[0].device):
         from lightning_subnets.masking import radix_select
 
         return radix_select.top_k_each(scores, counts, absolute=absolute)
     return [_by_sort(each.abs() if absolute else each, k) for each, k in zip(scores, counts, strict=True)]
 
 
-_has_triton = importlib.util.find_spec("triton") is not None
+@functools.cache
+def _triton_works(device: torch.device) -> bool:
+    """Return whether Triton can compile and run on a device, which needs a C compiler and a place for its cache."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        from lightning_subnets.masking import radix_select
+
+        radix_select.top_k_each([torch.zeros(16, device=device)], [8], absolute=False)
+    except Exception as error:  # of any part of Triton
+        warnings.warn(
+            f"Triton does not work here ({' '.join(str(error).split()):.200}), so masks are selected by sorting, which "
+            "is slower. Install gcc and Python's headers; TRITON_CACHE_DIR names a directory that can be written.",
+            RuntimeWarning,
+            stacklevel=1,
+        )
+        return False
+    return True
 
 
 # A custom operator is opaque to torch.compile, which would otherwise trace NumPy or sort in the graph.

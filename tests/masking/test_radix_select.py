@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from lightning_subnets.masking import radix_select
+from lightning_subnets.masking import radix_select, selection
 from lightning_subnets.masking.radix_select import top_k_each
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -180,3 +181,19 @@ def test_the_host_does_not_wait() -> None:
         top_k_each(scores, [50, 3], absolute=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_without_a_compiler_masks_are_selected_by_sorting_and_one_warning_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    selection._triton_works.cache_clear()
+    monkeypatch.setattr(radix_select, "top_k_each", Mock(side_effect=RuntimeError("Failed to find C compiler")))
+    device = torch.device("cpu")
+    with pytest.warns(RuntimeWarning, match=r"\(Failed to find C compiler\).*by sorting.* Install gcc") as warned:
+        assert not selection._triton_works(device)
+        assert not selection._triton_works(device)
+    assert len(warned) == 1
+    monkeypatch.setattr(radix_select, "top_k_each", Mock())
+    selection._triton_works.cache_clear()
+    assert selection._triton_works(device)
+    selection._triton_works.cache_clear()
