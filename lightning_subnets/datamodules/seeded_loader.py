@@ -92,12 +92,13 @@ def isolated_rng(seed: int) -> Iterator[None]:
         yield
 
 
-def seeded(loader: DataLoader[Any], *, seed: int, rank: int, ranks: int) -> SeededLoader | None:
+def seeded(loader: DataLoader[Any], *, seed: int, rank: int, ranks: int, train: bool = True) -> SeededLoader | None:
     """Return a loader of the same samples, ordered by (seed, epoch), or None if the loader or its sampler is unknown.
 
     Known are ``SequentialSampler``, ``RandomSampler`` without replacement, ``SubsetRandomSampler`` and
     ``DistributedSampler``, under a ``BatchSampler``. The loader's own ``generator`` is not used. A
-    ``DistributedSampler`` overrides ``rank`` and ``ranks``.
+    ``DistributedSampler`` overrides ``rank`` and ``ranks``. In training all ranks get equally many samples, and the
+    last few are left out; otherwise each sample is on one rank.
     """
     batches, data = loader.batch_sampler, loader.dataset
     if type(loader) is not DataLoader or type(batches) is not BatchSampler:
@@ -118,5 +119,5 @@ def seeded(loader: DataLoader[Any], *, seed: int, rank: int, ranks: int) -> Seed
         shuffle, rank, ranks = sampler.shuffle, sampler.rank, sampler.num_replicas
     else:
         return None
-    order = EpochSampler(samples, size=size, shuffle=shuffle, seed=seed, rank=rank, num_replicas=ranks, train=True)
+    order = EpochSampler(samples, size=size, shuffle=shuffle, seed=seed, rank=rank, num_replicas=ranks, train=train)
     return SeededLoader(loader, order)

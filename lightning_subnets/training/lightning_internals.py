@@ -98,6 +98,12 @@ def train_data_source(trainer: Trainer) -> Any:
     return trainer.fit_loop._data_source
 
 
+def evaluation_data_sources(trainer: Trainer) -> list[Any]:
+    """Return the objects from which the Trainer gets its loaders for validation and test, as ``train_data_source``."""
+    loops = trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop
+    return [loop._data_source for loop in loops]
+
+
 def train_loaders(trainer: Trainer) -> list[Any]:
     """Return the training loaders."""
     loader = trainer.fit_loop._combined_loader

@@ -72,6 +72,28 @@ def test_ranks_share_the_samples_of_a_users_loader_and_resume_with_as_many_ranks
         assert sorted(first[0][100:] + first[1][100:] + alone) == list(range(COUNT))
 
 
+def evaluated(shuffle: bool) -> dict[str, float]:
+    """Return what two ranks measure on five images, of which a network that always says class 1 knows three."""
+    data = TensorDataset(torch.ones(5, 3), torch.tensor([1, 0, 1, 0, 1]))
+    loader: DataLoader[Any] = DataLoader(data, 2, shuffle=shuffle)
+    layer = nn.Linear(3, 2)
+    module = SubnetModule(nn.Sequential(layer), ls.Dense(), optimizer=lambda weights: torch.optim.SGD(weights, lr=0.0))
+    layer.weight.data.zero_()
+    layer.bias.data = torch.tensor([0.0, 1.0])
+    whole = trainer(max_epochs=1)
+    whole.fit(module, loader, loader)
+    (tested,) = whole.test(module, loader, verbose=False)
+    (validated,) = whole.validate(module, loader, verbose=False)
+    found = {name: float(value) for name, value in whole.callback_metrics.items()}
+    return {**found, **tested, **validated}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_evaluation_by_a_users_loader_counts_each_image_once(shuffle: bool) -> None:
+    for found in on_ranks(evaluated, shuffle):
+        assert [found[f"{stage}/accuracy"] for stage in ("val", "test")] == pytest.approx([0.6, 0.6])
+
+
 class Noise(Dataset[tuple[torch.Tensor, int]]):
     """Images of a random number that a worker draws."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.types import TRAIN_DATALOADERS
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_subnets.datamodules.labelled_batch import labelled_batch
@@ -24,26 +24,23 @@ class OwnLoader(Callback):
     """Makes the order of a user's DataLoader a function of (seed, epoch), if ``seeded`` knows its sampler.
 
     Then a run that resumes in the middle of an epoch sees each sample once, as with an ``ImageDataModule``. If another
-    loader has no ``state_dict``, a resumed run prints that it may repeat samples.
+    loader has no ``state_dict``, a resumed run prints that it may repeat samples. On several ranks, an evaluation by
+    such a DataLoader counts each sample once; Lightning's sampler repeats samples until every rank has equally many.
 
     Raises:
         ValueError: before training, if there are no images, or a batch of one that the network cannot be trained on.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        source = internals.train_data_source(trainer)
-
-        def dataloader() -> TRAIN_DATALOADERS:
-            loader = type(source).dataloader(source)
-            return _seeded(loader, trainer, pl_module) if isinstance(loader, DataLoader) else loader
-
-        # Lightning calls this each time that it needs the loader, before it adds a distributed sampler.
-        source.dataloader = dataloader
+        if stage == "fit":
+            _replace(internals.train_data_source(trainer), lambda loader: _seeded(loader, trainer, pl_module))
+        if trainer.world_size > 1 and internals.shards_loaders(trainer):
+            for source in internals.evaluation_data_sources(trainer):
+                _replace(source, lambda loader: _shared_out(loader, trainer))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        vars(internals.train_data_source(trainer)).pop("dataloader", None)
+        for source in (internals.train_data_source(trainer), *internals.evaluation_data_sources(trainer)):
+            vars(source).pop("dataloader", None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # Lightning does not call it after an exception
@@ -58,6 +55,22 @@ class OwnLoader(Callback):
                         "not known: the rest of this epoch may repeat samples and omit others",
                         file=sys.stderr,
                     )
+
+
+def _replace(source: Any, replacement: Callable[[DataLoader[Any]], EpochLoader | DataLoader[Any]]) -> None:
+    """Make the Trainer take the replacement of a DataLoader."""
+
+    def dataloader() -> Any:
+        loader = type(source).dataloader(source)
+        return replacement(loader) if isinstance(loader, DataLoader) else loader
+
+    # Lightning calls this each time that it needs the loader, before it adds a distributed sampler.
+    source.dataloader = dataloader
+
+
+def _shared_out(loader: DataLoader[Any], trainer: Trainer) -> EpochLoader | DataLoader[Any]:
+    """Return a loader of this rank's share of the samples, for an evaluation."""
+    return seeded(loader, seed=0, rank=trainer.global_rank, ranks=trainer.world_size, train=False) or loader
 
 
 def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) -> EpochLoader | DataLoader[Any]:
