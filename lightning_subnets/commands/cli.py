@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_subnets import masking
 from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
+from lightning_subnets.commands.lost_ranks import ending_with_launcher
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
 from lightning_subnets.commands.quiet import quiet
@@ -52,7 +53,6 @@ from lightning_subnets.training.callbacks import (
 )
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.training.checkpoint import CheckpointFiles
-from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
 from lightning_subnets.training.lightning_internals import copies_this_process
 from lightning_subnets.training.module import SubnetModule
 
@@ -63,7 +63,7 @@ def main(args: list[str] | None = None) -> None:
     """Run a command line; end it with one clear error and exit code 2 if it has a mistake."""
     quiet()
     strategies.register()
-    with failures.told_in_one_line(), ending_with_launcher():
+    with ending_with_launcher(), failures.told_in_one_line():
         SubnetCLI(sys.argv[1:] if args is None else args)
 
 

@@ -76,7 +76,7 @@ def end(message: str, *, tip: str = "", code: int = 2) -> NoReturn:
 def _lost_rank(error: Exception) -> str | None:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-    from lightning_subnets.training.delayed_all_reduce import lost_rank
+    from lightning_subnets.commands.lost_ranks import lost_rank
 
     if not lost_rank(error):
         return None

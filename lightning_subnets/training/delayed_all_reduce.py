@@ -1,52 +1,9 @@
-"""A maximum over the ranks that makes no rank wait for its GPU, and the detection of lost ranks."""
+"""A maximum over the ranks that makes no rank wait for its GPU."""
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, distributed
-
-
-def lost_rank(error: BaseException) -> bool:
-    """Return whether gloo or NCCL raised an error because another rank cannot be reached."""
-    by_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
-    return by_gloo or isinstance(error, distributed.DistBackendError | distributed.DistNetworkError)
-
-
-@contextmanager
-def ending_with_launcher() -> Iterator[None]:
-    """End this rank if the rank 0 that started it ends before the process group is initialized.
-
-    Lightning starts the other ranks of a node from rank 0. If rank 0 is killed, each of them would wait for the whole
-    timeout, twice. SLURM and torchrun end the ranks that they have started. Once the process group is initialized, a
-    lost connection shows that a rank is lost, see ``lost_rank``.
-    """
-    launcher = os.environ.get(_LAUNCHER)
-    if launcher and os.environ.get("LOCAL_RANK", "0") != "0":
-        threading.Thread(target=_end_with, args=(int(launcher),), daemon=True).start()
-    os.environ[_LAUNCHER] = str(os.getpid())  # for the ranks that are started from here
-    try:
-        yield
-    finally:
-        del os.environ[_LAUNCHER]
-
-
-def _end_with(launcher: int) -> None:
-    while not distributed.is_initialized():
-        if os.getppid() != launcher:
-            rank = os.environ["LOCAL_RANK"]
-            print(f"error: rank {rank} ends because rank 0, which started it, was killed or has ended", file=sys.stderr)
-            os._exit(1)
-        time.sleep(1)
-
-
-_LAUNCHER = "SUBNETS_LAUNCHER"  # an environment variable of a rank: the id of the process that started it
 
 
 class DelayedAllReduceMax:

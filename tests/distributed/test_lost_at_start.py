@@ -1,4 +1,4 @@
-"""If rank 0 is killed before the ranks have met, the other rank ends at once and says why."""
+"""The ranks that rank 0 has started end soon after it and not before it, and say why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from fork_server import CONTEXT
 from rank_processes import free_port
 from torch import distributed
 
-from lightning_subnets.training.delayed_all_reduce import ending_with_launcher
+from lightning_subnets.commands import lost_ranks
+from lightning_subnets.commands.lost_ranks import ending_with_launcher
 
 _SUBREAPER = 36  # of linux/prctl.h
 
@@ -79,6 +80,53 @@ def test_a_rank_that_rank_0_has_started_ends_when_rank_0_is_killed(importing: bo
     assert (tmp_path / "said").read_text() == (
         "error: rank 1 ends because rank 0, which started it, was killed or has ended\n"
     )
+
+
+def start_rank_1_with_nccl_and_die(folder: Path) -> None:
+    with ending_with_launcher():
+        rank_1 = os.fork()
+        if rank_1:
+            (folder / "process").write_text(str(rank_1))
+            time.sleep(0.5)
+            os._exit(1)
+        os.environ["LOCAL_RANK"] = "1"
+        lost_ranks.GRACE = 0.5
+        distributed.is_initialized = lambda: True
+        distributed.get_backend = lambda group=None: distributed.Backend("nccl")
+        with ending_with_launcher():
+            time.sleep(60)  # as in a kernel of NCCL that waits for rank 0
+        os._exit(9)
+
+
+def test_a_rank_that_waits_in_nccl_ends_soon_after_rank_0(tmp_path: Path) -> None:
+    rank_0 = CONTEXT.Process(target=start_rank_1_with_nccl_and_die, args=(tmp_path,))
+    rank_0.start()
+    rank_0.join()
+    assert exit_code(int((tmp_path / "process").read_text()), limit=20) == 1
+
+
+def fail_on_both_ranks(folder: Path) -> None:
+    with ending_with_launcher():
+        rank_1 = os.fork()
+        if rank_1:
+            (folder / "process").write_text(str(rank_1))
+            time.sleep(1)
+            lost, _ = os.waitpid(rank_1, os.WNOHANG)
+            os._exit(lost)
+        os.environ["LOCAL_RANK"] = "1"
+        try:
+            with ending_with_launcher():
+                raise SystemExit(2)
+        finally:
+            os._exit(2)
+
+
+def test_a_rank_that_fails_together_with_rank_0_ends_after_it(tmp_path: Path) -> None:
+    rank_0 = CONTEXT.Process(target=fail_on_both_ranks, args=(tmp_path,))
+    rank_0.start()
+    rank_0.join()
+    assert rank_0.exitcode == 0
+    assert exit_code(int((tmp_path / "process").read_text()), limit=20) == 2
 
 
 def started_ranks(process: int) -> list[int]:
