@@ -146,12 +146,18 @@ def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]
         ValueError: if the file names no data of this package.
     """
     data = file.header.config.get("data")
-    kind = str(data.get("class_path")).rpartition(".")[2] if isinstance(data, dict) else ""
-    if not isinstance(data, dict) or kind not in datamodules.__all__:
+    module, _, kind = str(data.get("class_path")).rpartition(".") if isinstance(data, dict) else ("", "", "")
+    # A class of one's own may have the name of one of this package, and other images.
+    if not isinstance(data, dict) or kind not in datamodules.__all__ or module not in _modules_of(kind):
         raise UserError(f"{path} does not say which data of this package it is for: give a config, -c FILE")
     arguments = data.get("init_args")
     arguments = arguments if isinstance(arguments, dict) else {}
     return kind, {key: value for key, value in arguments.items() if key not in ("download", "num_workers")}
+
+
+def _modules_of(kind: str) -> tuple[str, ...]:
+    """Return the modules by which a config can name a class of ``datamodules``."""
+    return "", "lightning_subnets", datamodules.__name__, getattr(datamodules, kind).__module__
 
 
 def _evaluation_config(path: str, named: str | None) -> dict[str, Any]:
