@@ -140,18 +140,21 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
 def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]]:
     """Return the data that a ``.subnet`` file was found on: a class of ``datamodules`` by name, and its arguments.
 
-    A stranger's file does not decide what is downloaded, nor how many processes are started.
+    A stranger's file does not decide what is downloaded, nor how many processes are started. The seed is that of the
+    run, because other images would be held out with another.
 
     Raises:
-        ValueError: if the file names no data of this package.
+        ValueError: if the file names no data of this package, or its seed is none.
     """
-    data = file.header.config.get("data")
+    data, seed = file.header.config.get("data"), file.header.config.get("seed_everything", 0)
     module, _, kind = str(data.get("class_path")).rpartition(".") if isinstance(data, dict) else ("", "", "")
     # A class of one's own may have the name of one of this package, and other images.
     if not isinstance(data, dict) or kind not in datamodules.__all__ or module not in _modules_of(kind):
         raise UserError(f"{path} does not say which data of this package it is for: give a config, -c FILE")
     arguments = data.get("init_args")
-    arguments = arguments if isinstance(arguments, dict) else {}
+    arguments = {"seed": seed} | (arguments if isinstance(arguments, dict) else {})
+    if type(seed := arguments["seed"]) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"{path} states the seed {seed!r:.60}, expected 0 to {2**32 - 1}: give a config, -c FILE")
     return kind, {key: value for key, value in arguments.items() if key not in ("download", "num_workers")}
 
 
@@ -174,6 +177,7 @@ def _evaluation_config(path: str, named: str | None) -> dict[str, Any]:
     # timm's functions take **kwargs, so jsonargparse does not know the names of their arguments.
     key = "dict_kwargs" if name.startswith("timm.") else "init_args"
     return {
+        "seed_everything": arguments.pop("seed"),  # which is linked to that of the data
         "model": {
             "network": {"class_path": name, key: network.arguments},
             "method": "lightning_subnets.Dense",
