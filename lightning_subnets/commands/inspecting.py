@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -144,7 +145,7 @@ def _facts(header: Header, size: int) -> Table:
         "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in header.accuracy.items()),
         **(_tasks(header, size) if header.tasks else {}),
         "classes": classes if header.classes else "",
-        "images": ", ".join(f"{name} {value}" for name, value in header.preprocessing.items()),
+        "images": ", ".join(f"{name} {reprlib.repr(value)}" for name, value in header.preprocessing.items()),
         "config": f"keys {', '.join(header.config)}" if header.config else "",
         "digests": f"weights {header.digests.weights[:16]}..., masks {header.digests.masks[:16]}...",
         "made by": ", ".join(f"{name} {version}" for name, version in header.versions.items()),

@@ -77,7 +77,7 @@ class SupSup:
     def __repr__(self) -> str:
         return f"SupSup({type(self.net).__name__}, {len(self)} tasks)"
 
-    def add(self, name: str, *, accuracy: float | None = None) -> None:
+    def add(self, name: str, *, accuracy: float | None = None, preprocessing: Mapping[str, Any] | None = None) -> None:
         """Remember the current mask as the mask of a task, and return the scores to where they started.
 
         Running statistics and trained norms are remembered and returned too.
@@ -85,6 +85,7 @@ class SupSup:
         Args:
             name: of the task.
             accuracy: on the task's test images, a fraction.
+            preprocessing: of the task's images, where it differs from that of the others: for example ``permutation``.
 
         Raises:
             ValueError: if there is a task of this name, or frozen weights have changed.
@@ -94,7 +95,7 @@ class SupSup:
         if digest.weights_digest(self.net, frozen=True) != self._frozen:
             raise UserError("frozen weights have changed, so the masks of the earlier tasks no longer fit: undo that")
         state = {key: each.detach().clone() for key, each in own_state(self.net).items()}
-        self._put(name, LearnedTask(multipliers(self.net), state, accuracy))
+        self._put(name, LearnedTask(multipliers(self.net), state, accuracy, dict(preprocessing or {})))
         self._return_()
 
     def network(self, name: str) -> nn.Module:
@@ -157,7 +158,7 @@ class SupSup:
             path: the file to write. It is written completely or not at all.
             network: the builder of the network; this argument and those below are as for ``save_subnet``.
             classes: the names of the classes, if they are the same in all tasks.
-            preprocessing: of the images, if it is the same in all tasks.
+            preprocessing: of the images, as far as it is the same in all tasks.
             force: replace an existing file.
 
         Raises:

@@ -154,6 +154,10 @@ class ImageFolder(ImageDataModule):
                 "to validate on, such as 0.1, because best.ckpt must not be chosen on the test set"
             )
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        return super().preprocessing | {"resize": shorter_side(self.image_shape[-1])}
+
     @cached_property
     def _betons(self) -> list[Beton]:
         betons = [Beton.open(path) for path in self.parts.values()]

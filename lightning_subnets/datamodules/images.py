@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -45,6 +46,14 @@ class ImageDataModule(LightningDataModule, ABC):
     @abstractmethod
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the labels."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What another program has to do with an image, in the form of a ``.subnet`` file's header."""
+        stated = {"input_shape": list(self.image_shape), "mean": list(self.mean), "std": list(self.std)}
+        if self.permutation is not None:
+            stated["permutation"] = self._order(self.image_shape[1] * self.image_shape[2]).tolist()
+        return stated
 
     @property
     def validated_on(self) -> str:
@@ -123,6 +132,10 @@ class ImageDataModule(LightningDataModule, ABC):
             return scaled
         pixels = scaled.flatten(2)
         if images.device not in self._orders:
-            order = torch.randperm(pixels.shape[2], generator=generator(self.permutation))
-            self._orders[images.device] = order.to(images.device)
+            self._orders[images.device] = self._order(pixels.shape[2]).to(images.device)
         return pixels[:, :, self._orders[images.device]].view_as(scaled)
+
+    def _order(self, pixels: int) -> Tensor:
+        """Return for each pixel the place that it is taken from; the data have a ``permutation``."""
+        assert self.permutation is not None
+        return torch.randperm(pixels, generator=generator(self.permutation))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from lightning_subnets.subnet_file.network import builder
 TEMPLATE = Path(__file__).with_suffix(".md")
 LONGEST = 200  # characters of a text from the file
 
-# By data module: the hub's identifier of the data set, its name, and the split that ``lightning test`` evaluates.
+# By data module: the hub's identifier of the data set, its name, the split that ``lightning test`` evaluates, and the
+# number of classes.
 DATA_SETS = {
-    "CIFAR10": ("uoft-cs/cifar10", "CIFAR-10", "test"),
-    "CIFAR100": ("uoft-cs/cifar100", "CIFAR-100", "test"),
-    "Digits": ("sklearn-digits", "the handwritten digits of scikit-learn", "test"),
-    "ImageNet": ("ILSVRC/imagenet-1k", "ImageNet", "validation"),
-    "TinyImageNet": ("zh-plus/tiny-imagenet", "Tiny ImageNet", "validation"),
+    "CIFAR10": ("uoft-cs/cifar10", "CIFAR-10", "test", 10),
+    "CIFAR100": ("uoft-cs/cifar100", "CIFAR-100", "test", 100),
+    "Digits": ("sklearn-digits", "the handwritten digits of scikit-learn", "test", 10),
+    "ImageNet": ("ILSVRC/imagenet-1k", "ImageNet", "validation", 1000),
+    "TinyImageNet": ("zh-plus/tiny-imagenet", "Tiny ImageNet", "validation", 200),
 }
 ACCURACIES = {"test_accuracy": "Test accuracy", "test_top5": "Test top-5 accuracy"}
 RECIPE = ("trainer.max_epochs", "data.init_args.batch_size", "model.optimizer", "model.schedule")
@@ -48,7 +50,8 @@ def write(subnet: str | Path, out: Path, *, data: str | None, license: str | Non
     Args:
         subnet: the ``.subnet`` file.
         out: the card, by convention ``README.md`` beside the file.
-        data: the class of ``datamodules`` whose test images gave the file's accuracy, if it is known.
+        data: the class of ``datamodules`` whose test images gave the file's accuracy, if it is known. The card does not
+            name its data set if some of the classes were left out, or the pixels are in another order.
         license: an identifier such as ``apache-2.0``. Only the owner of a file can choose it, so it has no default.
         force: whether to replace an existing card.
 
@@ -61,6 +64,7 @@ def write(subnet: str | Path, out: Path, *, data: str | None, license: str | Non
     path = hub.local_path(subnet)
     container = Container(path)
     header = container.header
+    data = data if data in DATA_SETS and _is_whole(header, DATA_SETS[data][3]) else None
     name = printable(path.stem)
     card = ModelCard.from_template(
         _card_data(header, name, data, license),
@@ -77,10 +81,17 @@ def write(subnet: str | Path, out: Path, *, data: str | None, license: str | Non
         raise UserError(f"{out} cannot be written ({error.strerror}): name another place") from error
 
 
+def _is_whole(header: Header, classes: int) -> bool:
+    """Return whether a file's accuracy is that on a public data set: on all its classes, and with pixels in place."""
+    stated, permutation = _at(header.config, "data.init_args.num_classes"), "data.init_args.permutation"
+    in_place = "permutation" not in header.preprocessing and _at(header.config, permutation) is None
+    return in_place and len(header.classes) in (0, classes) and stated in (None, classes)
+
+
 def _card_data(header: Header, name: str, data: str | None, license: str | None) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
-    identifier, data_set, split = DATA_SETS.get(data or "", ("", "", ""))
+    identifier, data_set, split, _ = DATA_SETS.get(data or "", ("", "", "", 0))
     results = [
         EvalResult(
             task_type="image-classification",
@@ -143,7 +154,7 @@ def _facts(header: Header, size: int, data: str | None) -> dict[str, str]:
         "Network": f"{_code(_call(header.network.builder, header.network.arguments))}, {header.network.dtype}",
         "Method": _code(_call(header.method.name, header.method.arguments)),
         "Size": f"{size:,} bytes, {8 * size / header.total:.2f} bits a weight",
-        "Images": ", ".join(f"{_code(name)} {_code(value)}" for name, value in images.items()),
+        "Images": ", ".join(f"{_code(name)} {_code(reprlib.repr(value))}" for name, value in images.items()),
         "Classes": f"{len(header.classes)}: {shown}" if header.classes else "",
         "Made by": "`lightning fit -c config.yaml`, with the config that the file holds"
         + "".join(f", {_code(f'{key}={_shown(value)}')}" for key, value in recipe.items())

@@ -83,6 +83,13 @@ def of_folder(folder: str, preprocessing: dict[str, Any], shape: tuple[int, ...]
     pixels = torch.stack([_pixels(path, shape, resize) for path in progress(chosen, "reading images")])
     shift, scale = (255 * torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (mean, std))
     images = (pixels - shift) / scale
+    if order := preprocessing.get("permutation"):
+        if len(order) != shape[1] * shape[2]:
+            raise UserError(
+                f"the network takes the {len(order)} pixels of an image in another order, and --input_shape is "
+                f"{'x'.join(map(str, shape))}: leave it out"
+            )
+        images = images.flatten(2)[:, :, order].view_as(images)
     return Calibration(images, f"{len(images)} images of {folder}")
 
 

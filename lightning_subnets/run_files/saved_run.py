@@ -11,8 +11,6 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
-from lightning_subnets.datamodules import ImageFolder
-from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.builders import (
@@ -77,10 +75,7 @@ class SavedRun:
         preprocessing: dict[str, Any] = {}
         try:
             data = self.data()
-            preprocessing = {"input_shape": list(data.image_shape), "mean": list(data.mean), "std": list(data.std)}
-            if isinstance(data, ImageFolder):
-                preprocessing["resize"] = shorter_side(data.image_shape[-1])
-            classes = data.classes
+            classes, preprocessing = data.classes, data.preprocessing
         except UserError as error:
             print(f"classes and preprocessing are left out: {printable(str(error))}", file=sys.stderr)
         summary = summary or read_summary(self._folder) or {}

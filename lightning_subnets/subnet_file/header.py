@@ -153,6 +153,7 @@ class Task:
     layers: list[TaskLayer]  # in the order of the header's layers
     weights: str | None = None  # SHA-256 of the weights with this task's norms, if norms were trained
     accuracy: float | None = None
+    preprocessing: Json = field(default_factory=dict)  # where it differs from the header's
 
 
 @dataclass
@@ -173,6 +174,14 @@ class Header:
     config: Json = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the packages that wrote the file
     tasks: list[Task] = field(default_factory=list)  # then ``kept`` counts what some task keeps, and ``code`` is empty
+
+    def __post_init__(self) -> None:
+        if "permutation" not in self.preprocessing:
+            return
+        order, shape = self.preprocessing["permutation"], self.image_shape
+        plain = isinstance(order, list) and all(type(each) is int for each in order)
+        if not plain or sorted(order) != list(range(len(order))) or (shape and len(order) != shape[1] * shape[2]):
+            raise UserError(f"preprocessing.permutation is {reprlib.repr(order):.60}, expected each pixel once")
 
     # Whether the file is of version 1, which names layers, not weights. Without annotation, so it is not in the JSON.
     names_layers = False
@@ -225,6 +234,7 @@ class Header:
             digests=Digests(task.weights or self.digests.weights, task.masks),
             density=sum(layer.kept for layer in layers.values()) / self.total,
             accuracy={} if task.accuracy is None else {"test_accuracy": task.accuracy},
+            preprocessing=self.preprocessing | task.preprocessing,
             tasks=[],
         )
 
@@ -242,6 +252,8 @@ class Header:
                     elif key in part:
                         content["version"] = max(content["version"], version)
         for task in content.get("tasks", ()):
+            if not task["preprocessing"]:
+                del task["preprocessing"]
             task["layers"] = [{k: v for k, v in each.items() if v not in (None, "weight")} for each in task["layers"]]
         return json.dumps(content, separators=(",", ":"), allow_nan=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from lightning_subnets.masking.method import as_mask
 from lightning_subnets.masking.other_parameters import initialize_others_
 from lightning_subnets.subnet_file import multiplier_code, weight_code
 from lightning_subnets.subnet_file.container import Container, naming_file
-from lightning_subnets.subnet_file.header import Header, Task, TaskLayer
+from lightning_subnets.subnet_file.header import Header, Json, Task, TaskLayer
 from lightning_subnets.subnet_file.loading import copy_, load_from, multiplier_of
 
 
@@ -29,11 +29,13 @@ class LearnedTask:
         multipliers: the m of w_eff = w * m by the weight's name: boolean, or int8 if the method flips or multiplies.
         state: buffers, such as running statistics, and trained norms, by their names.
         accuracy: on the task's test images, a fraction, if it is known.
+        preprocessing: of the task's images, where it differs from that of the others.
     """
 
     multipliers: dict[str, Tensor]
     state: dict[str, Tensor]
     accuracy: float | None = None
+    preprocessing: Json = field(default_factory=dict)
 
 
 @dataclass
@@ -73,7 +75,8 @@ def encode(name: str, task: LearnedTask, net: nn.Module, start: Mapping[str, Ten
     weights_digest = (
         _weights_digest(net, task.state) if any(key in state for key, _ in net.named_parameters()) else None
     )
-    return EncodedTask(Task(name, masks_digest, [*layers.values()], weights_digest, task.accuracy), tensors)
+    entry = Task(name, masks_digest, [*layers.values()], weights_digest, task.accuracy, task.preprocessing)
+    return EncodedTask(entry, tensors)
 
 
 def load_tasks(path: str | Path, network: nn.Module | None) -> tuple[nn.Module, dict[str, LearnedTask]]:
@@ -89,15 +92,15 @@ def load_tasks(path: str | Path, network: nn.Module | None) -> tuple[nn.Module, 
     """
     file = Container(path, whole=True)
     with naming_file(path):
-        names = [task.name for task in file.header.tasks]
-        if not names:
+        tasks = file.header.tasks
+        if not tasks:
             raise UserError("it has no tasks: load_subnet(path) loads it")
         if network is None or not is_masked(network):
-            network = load_from(file.of_task(names[0]), masked=True, network=network)
+            network = load_from(file.of_task(tasks[0].name), masked=True, network=network)
             _restart_(network, file)
         else:
             _check_same(network, file.header)
-        learned = {name: _read(file.of_task(name), network) for name in names}
+        learned = {task.name: _read(file.of_task(task.name), task, network) for task in tasks}
         _check_union(file.header, learned)
         return network, learned
 
@@ -163,7 +166,7 @@ def _check_union(header: Header, tasks: Mapping[str, LearnedTask]) -> None:
         raise UserError("the masks of all tasks together do not have the digest that the file states")
 
 
-def _read(file: Container, net: nn.Module) -> LearnedTask:
+def _read(file: Container, task: Task, net: nn.Module) -> LearnedTask:
     """Read what a task has of its own, and check its digest."""
     found = {key: multiplier_of(file, key) for key in file.header.layers}
     if digest.digest_of(found) != file.header.digests.masks:
@@ -173,7 +176,7 @@ def _read(file: Container, net: nn.Module) -> LearnedTask:
         if f"state/{key}" in file:
             copy_(file, key, each)
     file.check_all_taken(of_task=True)
-    return LearnedTask(found, state, file.header.accuracy.get("test_accuracy"))
+    return LearnedTask(found, state, task.accuracy, task.preprocessing)
 
 
 def _weights_digest(net: nn.Module, state: Mapping[str, Tensor]) -> str:

@@ -30,7 +30,7 @@ CONFIG = {
     "trainer": {"max_epochs": 30},
 }
 DETAILS: dict[str, Any] = {
-    "classes": ["zero", "one"],
+    "classes": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
     "accuracy": {"test_accuracy": 0.9512, "test_top5": 0.99},
     "preprocessing": {"input_shape": [1, 8, 8], "mean": [0.3], "std": [0.2]},
     "config": CONFIG,
@@ -89,7 +89,7 @@ def test_the_text_states_the_facts_of_the_file(tmp_path: Path) -> None:
         f"- Weights kept: {kept:,} of {header.total:,} (",
         "- Weights: distribution `kaiming_normal`, seed 0\n",
         f"- Size: {subnet.stat().st_size:,} bytes",
-        "- Classes: 2: `zero`, `one`\n",
+        "- Classes: 10: `zero`, `one`, `two`, ",
         "`trainer.max_epochs=30`, `data.init_args.batch_size=64`, `model.optimizer=torch.optim.SGD(lr=0.1)`\n",
         header.digests.weights,
         header.digests.masks,
@@ -121,6 +121,23 @@ def test_what_the_file_does_not_state_is_not_made_up(tmp_path: Path) -> None:
     assert "- Accuracy: not stated in the file\n" in card.text
     assert not re.search("^- (Classes|Images|Made by):", card.text, flags=re.MULTILINE)
     assert "logits" not in block(card, "python")
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"classes": ["zero", "one"]},
+        {"config": {"data": {"init_args": {"num_classes": 2}}}, "classes": []},
+        {"config": {"data": {"init_args": {"permutation": 0}}}},
+        {"preprocessing": {"input_shape": [1, 8, 8], "permutation": [*range(64)]}},
+    ],
+)
+def test_the_accuracy_on_other_classes_or_permuted_pixels_is_not_that_of_the_data_set(
+    details: dict[str, Any], tmp_path: Path
+) -> None:
+    card = written(saved(tmp_path / "small.subnet", **details))
+    assert card.data.eval_results is None
+    assert "- Accuracy: Test accuracy 95.12%, Test top-5 accuracy 99.00%\n" in card.text
 
 
 def test_texts_of_a_stranger_stay_in_code_spans(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ WRONG = [
     ("classes", "cat", "header.classes is 'cat', expected list"),
     ("classes", ["cat", 1], "header.classes is 1, expected str"),
     ("accuracy", {"a\n\x1b[2J": "x"}, r"header.accuracy.'a\n\x1b[2J' is 'x', expected float"),
+    ("preprocessing", {"input_shape": [3, 1, 2], "permutation": [0]}, "permutation is [0], expected each pixel once"),
+    ("preprocessing", {"permutation": 7}, "preprocessing.permutation is 7, expected each pixel once"),
+    ("preprocessing", {"permutation": None}, "preprocessing.permutation is None, expected each pixel once"),
+    ("preprocessing", {"permutation": [0, True]}, "permutation is [0, True], expected each pixel once"),
+    ("preprocessing", {"permutation": [1, 1]}, "permutation is [1, 1], expected each pixel once"),
+    ("preprocessing", {"permutation": [0, 2] + [1] * 10**6}, "permutation is [0, 2, 1, 1, 1, 1, ...], expected each"),
     ("more\n", 1, r"header has an unknown key 'more\n'"),
 ]  # fmt: skip
 

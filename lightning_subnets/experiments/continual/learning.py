@@ -59,10 +59,11 @@ class Learning:
             answers = _answers(unmask_(copy.deepcopy(module.network)).eval(), images)
             accuracy = int((answers.argmax(dim=1) == labels).sum()) / len(labels)
             self.tasks.net.load_state_dict(module.network.state_dict())
-            self.tasks.add(str(number), accuracy=accuracy)
+            about = data.preprocessing
+            own = {"permutation": about.pop("permutation")} if "permutation" in about else {}
+            self.tasks.add(str(number), accuracy=accuracy, preprocessing=own)
             self.rows.append({"task": str(number), "test_accuracy": accuracy, "answers": _digest(answers)})
             self._write()  # first, because a resumed run takes the tasks of the file
-            about = {"input_shape": list(data.image_shape), "mean": list(data.mean), "std": list(data.std)}
             self.tasks.save(self.file, network=self.saved, classes=data.classes, preprocessing=about, force=True)
 
     def test(self) -> list[list[float]]:
