@@ -78,16 +78,20 @@ class SavedRun:
             classes, preprocessing = data.classes, data.preprocessing
         except UserError as error:
             print(f"classes and preprocessing are left out: {printable(str(error))}", file=sys.stderr)
-        summary = summary or read_summary(self._folder) or {}
-        # A Supermask run measured a sampled mask, and the file has the most probable one.
-        if summary.get("method") == "Supermask" or summary.get("steps") != self._content["global_step"]:
-            summary = {}
-        accuracy = {name: summary.get(name) for name in ("test_accuracy", "test_top5")}
         # A file goes to other machines, on which the directory of this run and its loggers say nothing.
         config = copy.deepcopy(self._config)
-        if isinstance(trainer := config.get("trainer"), dict):
-            trainer.pop("default_root_dir", None)
-            trainer.pop("logger", None)
+        trainer = config.get("trainer")
+        trainer = trainer if isinstance(trainer, dict) else {}
+        for name in ("default_root_dir", "logger"):
+            trainer.pop(name, None)
+        summary = summary or read_summary(self._folder) or {}
+        # A Supermask run measured a sampled mask, and the file has the most probable one.
+        sampled = summary.get("method") == "Supermask"
+        limit = trainer.get("limit_test_batches")
+        limited = limit is not None and (type(limit), limit) != (float, 1.0)  # the integer 1 is one batch
+        if sampled or limited or summary.get("steps") != self._content["global_step"]:
+            summary = {}
+        accuracy = {name: summary.get(name) for name in ("test_accuracy", "test_top5")}
         return {
             "network": self._config["model"]["network"],
             "classes": classes,
