@@ -92,6 +92,11 @@ def check_arguments(arguments: dict[str, Any]) -> None:
         raise unknown("argument of --data", name, known)
 
 
+def kind_of(path: Path) -> str:
+    """Return the class of ``datamodules`` that a file names, or raise a ``UserError``."""
+    return data_of_file(Container(path), path)[0]
+
+
 def data_of(path: Path, arguments: dict[str, Any]) -> InMemoryDataModule:
     """Return the data of a file, with their test images in memory.
 

@@ -68,6 +68,20 @@ class _Config(Strict):
     seed_everything: Annotated[int, Field(ge=0, lt=2**32)]
 
 
+class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Refuses a mapping that has a key twice, of which YAML's own loader keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in keys:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r:.100} is there twice: remove one", problem_mark=key.start_mark
+                )
+            keys.add((key.tag, key.value))
+        return dict(super().construct_mapping(node, deep))
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Return the config of a run, with the values checked that are read without jsonargparse."""
     content, _ = read_yaml(path, _Config, "is not the config of a run")
@@ -81,7 +95,7 @@ def read_yaml(path: Path, schema: Any, otherwise: str) -> tuple[Any, Any]:
         ValueError: if the file cannot be read, or does not fit; ``otherwise`` says what the file then is.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _UniqueKeys)
         return content, TypeAdapter(schema).validate_python(content)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its path and its permissions") from error

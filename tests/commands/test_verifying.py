@@ -79,6 +79,7 @@ def test_a_claim_that_the_command_wrote_holds(claims: dict[str, Any], verify: Ve
     [
         ("test", "accuracy", 0.123456),
         ("test", "images", 359),
+        ("test", "images_sha256", 64 * "0"),
         ("test", "data", "CIFAR10"),
         ("file", "seed", 1),
         ("file", "kept", 1),
@@ -126,10 +127,21 @@ def test_a_claim_whose_data_are_absent_is_not_checked(
     data = {"class_path": "lightning_subnets.datamodules.CIFAR10", "init_args": {"root": str(tmp_path / "nowhere")}}
     write(tmp_path / "digits.subnet", data)
     claims["digits.subnet"]["file"] |= facts(tmp_path / "digits.subnet")
+    claims["digits.subnet"]["test"]["data"] = "CIFAR10"
     code, printed = verify(claims)
     assert code == 0
     assert "0 of 1 claims verified, 0 wrong, 1 not checked" in printed
     assert "nowhere holds neither" in printed
+
+
+def test_data_that_the_file_does_not_name_are_wrong_whether_they_are_here_or_not(
+    claims: dict[str, Any], verify: Verify, tmp_path: Path
+) -> None:
+    write(tmp_path / "digits.subnet", {"class_path": "CIFAR10", "init_args": {"root": str(tmp_path / "nowhere")}})
+    claims["digits.subnet"]["file"] |= facts(tmp_path / "digits.subnet")
+    code, printed = verify(claims)
+    assert code == 1
+    assert "digits.subnet, wrong: data is CIFAR10 instead of Digits" in printed
 
 
 def test_other_test_images_verify_nothing(claims: dict[str, Any], verify: Verify, tmp_path: Path) -> None:
@@ -138,6 +150,7 @@ def test_other_test_images_verify_nothing(claims: dict[str, Any], verify: Verify
     data = {"class_path": "CIFAR10", "init_args": {"root": "data/elsewhere"}}
     save_subnet(masked, tmp_path / "digits.subnet", network=network, config={"data": data}, force=True)
     claims["digits.subnet"]["file"] |= facts(tmp_path / "digits.subnet")
+    claims["digits.subnet"]["test"]["data"] = "CIFAR10"
     for part in ("train", "test"):
         folder = tmp_path / "images" / part / "cat"
         folder.mkdir(parents=True)
@@ -159,6 +172,7 @@ def test_the_user_and_not_the_file_decides_what_is_downloaded(
 
     monkeypatch.setattr(CIFAR10, "_torchvision", ask)
     root = tmp_path / "nowhere"
+    claims["digits.subnet"]["test"]["data"] = "CIFAR10"
     for stated in ({}, {"download": True}):
         write(tmp_path / "digits.subnet", {"class_path": "CIFAR10", "init_args": {"root": str(root)} | stated})
         claims["digits.subnet"]["file"] |= facts(tmp_path / "digits.subnet")
@@ -190,6 +204,8 @@ def facts(path: Path) -> dict[str, Any]:
         ("3", "has no claims"),
         ("x.subnet: {file: 3}", "has no claims"),
         ("{x: &a [*a]}", "has no claims"),
+        ("x.subnet: {file: 3}\nx.subnet: {file: 4}", "the key 'x.subnet' is there twice: remove one"),
+        ("x.subnet: {test: {accuracy: 0.9, accuracy: 0.1}}", "the key 'accuracy' is there twice: remove one"),
     ],
 )
 def test_hostile_claims_are_one_line(
