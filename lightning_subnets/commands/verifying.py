@@ -40,8 +40,13 @@ def verify(folder: Path, arguments: dict[str, Any]) -> bool:
         print(printable(note))
     unclaimed = sorted(path for path in folder.glob("*.subnet") if path.name not in stated)
     for path in unclaimed:
-        print(f"{printable(path.name)} has no claim. Complete this row and add it to {folder / claims.NAME}:\n")
-        print(_row(path, arguments))
+        try:
+            row = _row(path, arguments)
+        except UserError as error:
+            print(printable(f"{path.name} has no claim, and none can be computed here: {error}"))
+        else:
+            print(f"{printable(path.name)} has no claim. Complete this row and add it to {folder / claims.NAME}:\n")
+            print(row)
     print(f"{verified} of {len(stated)} claims verified, {wrong} wrong, {len(stated) - verified - wrong} not checked")
     return not wrong and not unclaimed
 

@@ -121,9 +121,20 @@ def data_of(path: Path, arguments: dict[str, Any]) -> InMemoryDataModule:
     return data
 
 
-@torch.no_grad()
 def test_facts(path: Path, data: InMemoryDataModule) -> Test:
-    """Test a file's network on all test images, and return the facts."""
+    """Test a file's network on all test images, and return the facts.
+
+    Raises:
+        ValueError: if the network cannot be built, or does not take the images.
+    """
+    try:
+        return _test_facts(path, data)
+    except Exception as error:  # a network of another shape may raise anything
+        raise UserError(f"it cannot be tested on {type(data).__name__}: {as_user_error(error)}") from error
+
+
+@torch.no_grad()
+def _test_facts(path: Path, data: InMemoryDataModule) -> Test:
     images, labels = data.test_set
     network = load_subnet(path).double()
     correct = 0

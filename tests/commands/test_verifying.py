@@ -161,6 +161,26 @@ def test_other_test_images_verify_nothing(claims: dict[str, Any], verify: Verify
     assert "not those of the claim" in printed
 
 
+def test_a_file_that_cannot_be_tested_hides_no_other(claims: dict[str, Any], verify: Verify, tmp_path: Path) -> None:
+    larger = {"class_path": "Digits", "init_args": {"image_size": 16}}
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.subnet", larger)
+    claims["a.subnet"] = {**claims["digits.subnet"], "file": facts(tmp_path / "a.subnet")}
+    write(tmp_path / "c.subnet", {"class_path": "CIFAR10", "init_args": {"root": str(tmp_path / "nowhere")}})
+    (tmp_path / "d.subnet").write_bytes(b"damaged")
+    code, printed = verify(claims)
+    assert code == 1
+    assert "Traceback" not in printed
+    assert "a.subnet, wrong: it cannot be tested on Digits: " in printed
+    for name, reason in (
+        ("b", "it cannot be tested on Digits: "),
+        ("c", f"{tmp_path}/nowhere holds neither"),
+        ("d", ""),
+    ):
+        assert f"{name}.subnet has no claim, and none can be computed here: {reason}" in printed
+    assert "1 of 2 claims verified, 1 wrong, 0 not checked" in printed
+
+
 def test_the_user_and_not_the_file_decides_what_is_downloaded(
     claims: dict[str, Any], verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
