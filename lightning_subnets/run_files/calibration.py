@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,6 +22,8 @@ from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file.container import Container
 
 COUNT = 512
+LARGEST = 2**28  # numbers in all images together, 1 GiB
+LONGEST_SIDE = 4096  # pixels that the shorter side of a photograph may be scaled to
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,12 @@ def of_folder(folder: str, preprocessing: dict[str, Any], shape: tuple[int, ...]
     if not paths:
         raise UserError(f"--calibrate={folder} is not a folder of images: name one with 256 to 512 of them")
     resize = preprocessing.get("resize")
-    chosen = [paths[index] for index in _drawn(torch.arange(len(paths)), 0).tolist()]
+    if resize is not None and (type(resize) is not int or not 0 < resize <= LONGEST_SIDE):
+        raise UserError(
+            f"the network's photographs are scaled to {resize!r:.60} pixels, expected 1 to {LONGEST_SIDE}, so {folder} "
+            "cannot calibrate: leave out --int8"
+        )
+    chosen = [paths[index] for index in _drawn(torch.arange(len(paths)), 0, shape).tolist()]
     pixels = torch.stack([_pixels(path, shape, resize) for path in progress(chosen, "reading images")])
     shift, scale = (255 * torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (mean, std))
     images = (pixels - shift) / scale
@@ -99,27 +107,28 @@ def _set_up(data: ImageDataModule) -> None:
 
 
 def _training_images(data: ImageDataModule) -> Calibration:
-    loader = data.make_loader(_drawn(data.split()[0], data.seed), train=True, augment=False)
+    loader = data.make_loader(_drawn(data.split()[0], data.seed, data.image_shape), train=True, augment=False)
     images = torch.cat([data.normalize(batch) for batch, _ in loader])
     return Calibration(images, f"{len(images)} training images of {type(data).__name__}")
 
 
-def _drawn(samples: Tensor, seed: int) -> Tensor:
+def _drawn(samples: Tensor, seed: int, shape: tuple[int, ...]) -> Tensor:
     order = torch.randperm(len(samples), generator=generator(seed))
-    return samples[order[:COUNT].sort().values]
+    count = min(COUNT, max(1, LARGEST // math.prod(shape)))
+    return samples[order[:count].sort().values]
 
 
 def _is_scaling(values: Any, shape: tuple[int, ...]) -> TypeGuard[list[float]]:
     return isinstance(values, list) and len(values) == shape[0] and all(type(each) is float for each in values)
 
 
-def _pixels(path: str, shape: tuple[int, ...], resize: Any) -> Tensor:
+def _pixels(path: str, shape: tuple[int, ...], resize: int | None) -> Tensor:
     """Return an image as uint8 (channels, height, width)."""
     from torchvision.transforms.v2 import functional
 
     channels, height, width = shape
     image = read_image(path)
-    if type(resize) is int and resize > 0:
+    if resize is not None:
         image = functional.center_crop(functional.resize(image, [resize]), [height, width])
     if image.size != (width, height):
         raise UserError(

@@ -15,11 +15,15 @@ from lightning.pytorch.cli import SaveConfigCallback
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lightning_subnets import atomic_file, datamodules
+from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.builders import build_of_file
 from lightning_subnets.run_files.naming_checkpoints import ROOT, absent_checkpoint, checkpoint_named, missing_checkpoint
 from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.schema import Strict, first_mistake
+
+# Arguments of data that their evaluation does not need.
+_OF_TRAINING = ("download", "num_workers", "train_size")
 
 # Options of a command that ends while it is parsed, or whose config the parser finds incomplete.
 _COMPLETE = re.compile("-c|--c|-h|--help|--print_config|--model")
@@ -154,11 +158,11 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
 def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]]:
     """Return the data that a ``.subnet`` file was found on: a class of ``datamodules`` by name, and its arguments.
 
-    A stranger's file does not decide what is downloaded, nor how many processes are started. The seed is that of the
-    run, because other images would be held out with another.
+    A stranger's file does not decide what is downloaded, how many processes are started, nor how much memory is taken.
+    The seed is that of the run, because other images would be held out with another.
 
     Raises:
-        ValueError: if the file names no data of this package, or its seed is none.
+        ValueError: if the file names no data of this package, or a number is none, or too large.
     """
     data, seed = file.header.config.get("data"), file.header.config.get("seed_everything", 0)
     module, _, kind = str(data.get("class_path")).rpartition(".") if isinstance(data, dict) else ("", "", "")
@@ -167,9 +171,11 @@ def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]
         raise UserError(f"{path} does not say which data of this package it is for: give a config, -c FILE")
     arguments = data.get("init_args")
     arguments = {"seed": seed} | (arguments if isinstance(arguments, dict) else {})
-    if type(seed := arguments["seed"]) is not int or not 0 <= seed < 2**32:
-        raise UserError(f"{path} states the seed {seed!r:.60}, expected 0 to {2**32 - 1}: give a config, -c FILE")
-    return kind, {key: value for key, value in arguments.items() if key not in ("download", "num_workers")}
+    image_size = 256 if issubclass(getattr(datamodules, kind), InMemoryDataModule) else 2048
+    for name, largest in (("seed", 2**32 - 1), ("batch_size", 8192), ("image_size", image_size)):
+        if type(value := arguments.get(name, 0)) is not int or not 0 <= value <= largest:
+            raise UserError(f"{path} states {name} = {value!r:.60}, expected 0 to {largest}: give a config, -c FILE")
+    return kind, {key: value for key, value in arguments.items() if key not in _OF_TRAINING}
 
 
 def _modules_of(kind: str) -> tuple[str, ...]:

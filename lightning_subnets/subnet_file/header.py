@@ -198,9 +198,10 @@ class Header:
     def image_shape(self) -> tuple[int, int, int] | None:
         """Channels, height and width of an image; None if the file states no plausible shape."""
         shape = self.preprocessing.get("input_shape")
-        if not isinstance(shape, list) or not all(type(size) is int and 0 < size <= 2048 for size in shape):
+        if not isinstance(shape, list) or len(shape) != 3:
             return None
-        return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
+        plausible = all(type(size) is int and 0 < size <= 2048 for size in shape) and math.prod(shape) <= 2**24
+        return (shape[0], shape[1], shape[2]) if plausible else None
 
     def of_task(self, name: str | None) -> Header:
         """Return the header of a file that has this task alone; None returns this header if it has no tasks.

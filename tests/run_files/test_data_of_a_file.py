@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from lightning_subnets import EdgePopup, mask_, save_subnet
 from lightning_subnets.commands.cli import main as lightning
+from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
 from lightning_subnets.networks import Conv2
@@ -21,10 +23,11 @@ from lightning_subnets.subnet_file.container import Container
 SMALL: dict[str, Any] = {"in_channels": 1, "image_size": 8, "width_multiplier": 0.1}
 
 
-def file_of(folder: Path, config: dict[str, Any]) -> Container:
+def file_of(folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None = None) -> Container:
     network = mask_(Conv2(**SMALL), EdgePopup(0.5), weights="signed_constant")
     builder = {"class_path": "lightning_subnets.networks.Conv2", "init_args": SMALL}
-    save_subnet(network, folder / "small.subnet", network=builder, config=config, force=True)
+    details: dict[str, Any] = {"config": config, "preprocessing": preprocessing}
+    save_subnet(network, folder / "small.subnet", network=builder, **details)
     return Container(folder / "small.subnet")
 
 
@@ -72,4 +75,52 @@ def test_the_images_held_out_are_those_of_the_run(tmp_path: Path, monkeypatch: p
 def test_a_seed_that_is_none_is_refused(seed: Any, tmp_path: Path, mistake: Callable[..., str]) -> None:
     file_of(tmp_path, {"data": {"class_path": "Digits"}, "seed_everything": seed})
     error = mistake(["test", f"--ckpt_path={tmp_path}/small.subnet"])
-    assert f"small.subnet states the seed {seed!r}, expected 0 to 4294967295: give a config, -c FILE" in error
+    assert f"small.subnet states seed = {seed!r}, expected 0 to 4294967295: give a config, -c FILE" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("Digits", {"image_size": 3000}, "image_size = 3000, expected 0 to 256"),
+        ("Digits", {"image_size": "3000"}, "image_size = '3000', expected 0 to 256"),
+        ("Digits", {"image_size": 3e3}, "image_size = 3000.0, expected 0 to 256"),
+        ("ImageFolder", {"image_size": 2049}, "image_size = 2049, expected 0 to 2048"),
+        ("CIFAR10", {"batch_size": 8193}, "batch_size = 8193, expected 0 to 8192"),
+    ],
+)
+def test_a_file_does_not_decide_how_much_memory_its_images_take(
+    kind: str, arguments: dict[str, Any], message: str, tmp_path: Path, mistake: Callable[..., str]
+) -> None:
+    file_of(tmp_path, {"data": {"class_path": kind, "init_args": arguments}})
+    assert message in mistake(["test", f"--ckpt_path={tmp_path}/small.subnet"])
+
+
+def test_the_size_of_training_images_is_not_taken_from_a_file(tmp_path: Path) -> None:
+    arguments = {"image_size": 64, "train_size": {"first": 10**6}}
+    file = file_of(tmp_path, {"data": {"class_path": "ImageFolder", "init_args": arguments}})
+    assert data_of_file(file, "small.subnet") == ("ImageFolder", {"image_size": 64, "seed": 0})
+
+
+@pytest.mark.parametrize("shape", [[2048, 2048, 2048], [5, 2048, 2048]])
+def test_an_implausible_shape_of_images_is_none(shape: list[int], tmp_path: Path, mistake: Callable[..., str]) -> None:
+    file = file_of(tmp_path, {}, preprocessing={"input_shape": shape})
+    assert file.header.image_shape is None
+    subnets(["inspect", f"{tmp_path}/small.subnet"])
+    error = mistake(["export", f"{tmp_path}/small.subnet", f"{tmp_path}/net.onnx"], subnets)
+    assert "the shape of an image is unknown: set it" in error
+
+
+@pytest.mark.parametrize("resize", [4097, 0, -1, 8.0, "8", True])
+def test_photographs_are_not_scaled_to_an_implausible_size(resize: Any, tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    stated = {"mean": [0.5], "std": [0.5], "resize": resize}
+    with pytest.raises(UserError, match=f"are scaled to {resize!r} pixels, expected 1 to 4096"):
+        calibration.of_folder(str(tmp_path), stated, (1, 8, 8))
+
+
+def test_large_images_are_calibrated_on_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(4):
+        Image.new("L", (8, 8)).save(tmp_path / f"{index}.png")
+    monkeypatch.setattr(calibration, "LARGEST", 3 * 64)
+    found = calibration.of_folder(str(tmp_path), {"mean": [0.5], "std": [0.5]}, (1, 8, 8))
+    assert found.images.shape == (3, 1, 8, 8)
