@@ -6,7 +6,7 @@ what they saw before. The module's own forward, whatever it computes, reads ``se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
@@ -71,10 +71,29 @@ def _reduce(module: nn.Module, protocol: Any) -> Any:
     return (_new, (base, keys), *base.__reduce_ex__(module, protocol)[2:])  # type: ignore[call-arg, arg-type]
 
 
-def _apply(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-    """Move a module to another device or dtype, and free the cached weights on the old one."""
-    cached_weight.invalidate_(MaskedWeight(module, key) for key in states_of(module))
-    return plain_class(module)._apply(module, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+    """Move a module to another device or dtype, and free the cached weights on the old one.
+
+    Scores and their gradients stay at least float32, as ``install_`` makes them, with the values that they had.
+    """
+    weights = [MaskedWeight(module, key) for key in states_of(module)]
+    cached_weight.invalidate_(weights)
+    scores = [each.scores for each in weights if each.scores is not None]
+    precise = [*scores, *(each.grad for each in scores if each.grad is not None)]
+
+    def apply(tensor: Tensor) -> Tensor:
+        result = fn(tensor)
+        dtype = _at_least_float32(result.dtype)
+        if dtype == result.dtype or not any(tensor is each for each in precise):
+            return result
+        return torch.empty_like(result, dtype=dtype).copy_(tensor)
+
+    return plain_class(module)._apply(module, apply, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of scores: a coarser one would round small steps away and make scores equal."""
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
 
 
 def _new(base: type[nn.Module], keys: tuple[str, ...]) -> nn.Module:
@@ -195,8 +214,7 @@ def install_(owners: list[tuple[nn.Module, str]], state: MaskState, scores: Tens
     assert weight is not None
     parameter = None
     if scores is not None:
-        # Scores are at least float32, however coarse the weights: bfloat16 would round small steps away.
-        dtype = torch.promote_types(weight.dtype, torch.float32) if scores.is_floating_point() else scores.dtype
+        dtype = _at_least_float32(weight.dtype) if scores.is_floating_point() else scores.dtype
         trained = state.method.trainable == "scores"
         parameter = nn.Parameter(scores.to(weight.device, dtype), requires_grad=trained)
     for module, key in owners:
