@@ -39,12 +39,7 @@ def cached_weight(weight: MaskedWeight) -> tuple[Tensor, Tensor | None]:
         mask = weight.multiplier()
         return state.method.effective_weight(weight.weight.detach(), mask), mask
     if not compiling:
-        if state.cached and state.cached.product._version != state.cached.version:
-            raise UserError(
-                f"the {weight.key} of a {type(weight.module).__name__} was edited in place, but it is the product of "
-                f"weight and mask, so the edit would be lost: call invalidate_(network), and edit "
-                f"ls.raw_weight(module, {weight.key!r})"
-            )
+        check_unedited([weight])
         if not _is_fresh(weight):
             _compute([weight])
     cached = state.cached
@@ -70,8 +65,30 @@ def refresh_(weights: Iterable[MaskedWeight]) -> None:
     _compute([each for each in weights if each.method.cacheable and not _is_fresh(each)])
 
 
-def invalidate_(weights: Iterable[MaskedWeight]) -> None:
-    """Drop the cached effective weights."""
+def check_unedited(weights: Iterable[MaskedWeight]) -> None:
+    """Check that no cached effective weight was edited in place, before it is used, computed again or dropped.
+
+    Raises:
+        ValueError: if one was, because the edit would be lost.
+    """
+    for weight in weights:
+        cached = weight.state.cached
+        if cached and cached.product._version != cached.version:
+            raise UserError(
+                f"the {weight.key} of a {type(weight.module).__name__} was edited in place, but it is the product of "
+                f"weight and mask, so the edit would be lost: call invalidate_(network), and edit "
+                f"ls.raw_weight(module, {weight.key!r})"
+            )
+
+
+def drop_(weights: Sequence[MaskedWeight]) -> None:
+    """Drop the cached effective weights, after ``check_unedited``."""
+    check_unedited(weights)
+    forget_(weights)
+
+
+def forget_(weights: Iterable[MaskedWeight]) -> None:
+    """Drop the cached effective weights, with every edit of them."""
     for weight in weights:
         weight.state.cached = None
 
@@ -84,7 +101,7 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stale = [
         each for each in cached if each.state.cached and (id(each.weight) in stepped or id(each.scores) in stepped)
     ]
-    invalidate_(stale)
+    drop_(stale)
     with suppress(UserError):  # the next forward pass raises the same error
         _compute(stale)
 
@@ -113,6 +130,7 @@ def _compute(weights: Sequence[MaskedWeight]) -> None:
     # A change of one weight changes the masks of its whole global group. The weight comes last, because it replaces the
     # product of another layer that shared it.
     wanted = list(dict.fromkeys(member for weight in weights for member in (*weight.global_group, weight)))
+    check_unedited(wanted)
     # Leave inference mode, because training may reuse what an evaluation computes.
     with torch.inference_mode(False), torch.no_grad():
         # Once for each tensor, because all weights of a global group depend on the scores of all.

@@ -68,6 +68,7 @@ def _effective_attribute(key: str) -> property:
 
 def _reduce(module: nn.Module, protocol: Any) -> Any:
     base, keys = type(module).__mro__[1], tuple(states_of(module))
+    cached_weight.check_unedited(MaskedWeight(module, key) for key in keys)  # a copy has no cached weights
     return (_new, (base, keys), *base.__reduce_ex__(module, protocol)[2:])  # type: ignore[call-arg, arg-type]
 
 
@@ -77,7 +78,7 @@ def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], *args: Any, **kwar
     Scores and their gradients stay at least float32, as ``install_`` makes them, with the values that they had.
     """
     weights = [MaskedWeight(module, key) for key in states_of(module)]
-    cached_weight.invalidate_(weights)
+    cached_weight.drop_(weights)
     scores = [each.scores for each in weights if each.scores is not None]
     precise = [*scores, *(each.grad for each in scores if each.grad is not None)]
 
@@ -227,8 +228,9 @@ def install_(owners: list[tuple[nn.Module, str]], state: MaskState, scores: Tens
 @torch.no_grad()
 def remove_(network: nn.Module) -> None:
     """Give the modules of a masked network their plain classes, in place, with the masks folded into the weights."""
-    multiplier = multipliers(network)
-    for name, each in masked_weights(network).items():
+    weights, multiplier = masked_weights(network), multipliers(network)
+    cached_weight.check_unedited(weights.values())
+    for name, each in weights.items():
         each.weight.copy_(each.method.effective_weight(each.weight, multiplier[name]))
     for module in network.modules():
         if states := states_of(module):
@@ -242,7 +244,7 @@ def remove_(network: nn.Module) -> None:
 def temporarily_unmasked(network: nn.Module) -> Iterator[nn.Module]:
     """Give a masked network its plain classes and all its weights for as long as the context lasts."""
     # A copy of the plain network must not hold on to the memory of cached weights.
-    cached_weight.invalidate_(masked_weights(network).values())
+    cached_weight.drop_([*masked_weights(network).values()])
     modules = [(module, type(module), states_of(module)) for module in network.modules() if states_of(module)]
     scores = [(module, key, module._parameters.pop(scores_key(key))) for module, _, keys in modules for key in keys]
     try:

@@ -157,8 +157,11 @@ def unmask_(network: nn.Module) -> nn.Module:
 
 
 def invalidate_(network: nn.Module) -> None:
-    """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``)."""
-    cached_weight.invalidate_(masked_weights(network).values())
+    """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``).
+
+    This drops an edit of an effective weight in place too; everything else refuses to lose it.
+    """
+    cached_weight.forget_(masked_weights(network).values())
 
 
 @overload

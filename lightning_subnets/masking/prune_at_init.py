@@ -84,4 +84,4 @@ def share_masks_(network: nn.Module) -> None:
     for weight in masked_weights(network).values():
         if weight.scores is not None and not weight.scores.requires_grad:
             distributed.broadcast(weight.scores.view(torch.uint8), src=0)
-            cached_weight.invalidate_([weight])  # a broadcast leaves no trace
+            cached_weight.drop_([weight])  # a broadcast leaves no trace

@@ -181,7 +181,7 @@ class SubnetModule(MaskedModule):
 
     def on_train_start(self) -> None:
         self._check_one_loader()
-        cached_weight.invalidate_(self._weights)
+        cached_weight.drop_(self._weights)
         self._reset_metrics("train")
         if self._resumed is not None:
             resuming.restore_(self.trainer, self._resumed, [*self._metrics_of("train").values()])
@@ -248,7 +248,7 @@ class SubnetModule(MaskedModule):
     def _begin_evaluation(self) -> None:
         self._check_one_loader()
         # Lightning may have replaced parameters, by their average for instance, without a new version of the tensors.
-        cached_weight.invalidate_(self._weights)
+        cached_weight.drop_(self._weights)
 
     on_predict_epoch_start = on_train_end = on_fit_end = _begin_evaluation
 
@@ -262,7 +262,7 @@ class SubnetModule(MaskedModule):
         if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
             raise diverged_at(self.trainer, self.trainer.global_step, "the validation loss is not finite")
         self._log_metrics("val")
-        cached_weight.invalidate_(self._weights)
+        cached_weight.drop_(self._weights)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate("test", batch, batch_idx)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
-from masked_networks import IMAGES, masked_network
+from masked_networks import IMAGES, masked_network, small_network
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -25,6 +26,7 @@ from lightning_subnets import (
     raw_weight,
     unmask_,
 )
+from lightning_subnets.masking import is_masked, temporarily_unmasked
 
 
 class Twice(nn.Module):
@@ -98,6 +100,37 @@ def test_an_edit_of_an_effective_weight_is_an_error_that_names_the_parameter(edi
     with torch.no_grad():
         edit(raw_weight(module))
     assert not torch.equal(network(IMAGES), before)
+
+
+def init_(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.ones_(module.weight)
+
+
+LOSING: dict[str, Callable[[nn.Module], object]] = {
+    "a move": lambda network: network.double(),
+    "a move of a module around it": lambda network: nn.Sequential(network).to(torch.device("cpu")),
+    "a step": lambda network: torch.optim.SGD(network.parameters(), lr=1.0).step(),
+    "a read of another weight": lambda network: network.get_submodule("6").weight,
+    "a copy": copy.deepcopy,
+    "a file": pickle.dumps,
+    "unmask_": unmask_,
+    "temporarily_unmasked": lambda network: temporarily_unmasked(network).__enter__(),
+}
+
+
+@pytest.mark.parametrize("lose", LOSING.values(), ids=LOSING)
+def test_nothing_but_invalidate_loses_an_edit_of_an_effective_weight(lose: Callable[[nn.Module], object]) -> None:
+    network = mask_(small_network(), EdgePopup(0.4, allocation="global"))
+    network(IMAGES)
+    network.apply(init_)
+    with torch.no_grad():
+        network.get_parameter("6.scores").add_(1.0)  # the masks of the whole group are outdated
+    with pytest.raises(UserError, match=r"edit ls\.raw_weight\(module, 'weight'\)"):
+        lose(network)
+    assert is_masked(network)
+    invalidate_(network)
+    lose(network)
 
 
 def test_reset_parameters_cannot_edit_the_effective_weight_unnoticed() -> None:

@@ -73,8 +73,8 @@ class GradualDensity(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.on_train_batch_end(trainer, pl_module)  # within a step, because the network may still be used
-        cached_weight.invalidate_([*masking.masked_weights(network_of(pl_module)).values()])
         self._kept = {}
+        cached_weight.drop_([*masking.masked_weights(network_of(pl_module)).values()])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._kept = {}
