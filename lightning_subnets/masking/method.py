@@ -86,6 +86,7 @@ class Method(ABC):
         rerandomizes: whether frozen weights are re-drawn during training, so that checkpoints must store them.
         draws_masks: whether each forward pass of the network draws other masks, see ``ScoredWeight.drawn``.
         num_eval_passes: forward passes that an evaluation averages, if each pass draws other masks.
+        flags_in_scores: whether some values of the scores are flags, which have no mean.
         global_ranking: whether the mask of a weight depends on the scores of the other weights too.
         frozen: share of the weights that are not searched; a method with this argument reads ``ScoredWeight.frozen``.
     """
@@ -99,6 +100,7 @@ class Method(ABC):
     ranks_by_magnitude: ClassVar[bool] = False
     rerandomizes: ClassVar[bool] = False
     draws_masks: ClassVar[bool] = False
+    flags_in_scores: ClassVar[bool] = False
     frozen: float = 0.0
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -27,7 +27,8 @@ class GemMiner(Method):
     The scores determine how many of these edges are kept, so the density that a run reports is lower. The paper has a
     weight decay of 1e-4 on the scores, an option of the optimizer. To train the weights of the subnetwork afterwards,
     give its run to ``FixedMask``. A checkpoint holds the scores, and so the dropped edges. A ``.subnet`` file holds the
-    mask alone: after ``load_subnet(masked=True)`` every edge outside it has q = 1 again, and a score below 1/2.
+    mask alone: after ``load_subnet(masked=True)`` every edge outside it has q = 1 again, and a score below 1/2. Scores
+    cannot be averaged over steps, because the flag q = 0 is a score of -1: a mean would bring dropped edges back.
 
     Args:
         density: fraction of the edges with q = 1 at the end, in (0, 1].
@@ -40,6 +41,7 @@ class GemMiner(Method):
     """
 
     trainable = "scores"
+    flags_in_scores = True
 
     def __init__(self, density: float, every: int = 500, share: float = 0.2) -> None:
         self.density = check_density(density)

@@ -76,7 +76,7 @@ def check(
         )
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
-    averaging.check(trainer)
+    averaging.check(module, trainer)
     fitting = trainer.state.fn == TrainerFn.FITTING
     if fitting:
         _check_all_masked(module)

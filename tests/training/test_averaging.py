@@ -19,7 +19,7 @@ from small_runs import conv_module, quiet_trainer
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lightning_subnets import SNIP, Dense, EdgePopup, IteRand, Magnitude, Method, UserError, masked_weights
+from lightning_subnets import SNIP, Dense, EdgePopup, GemMiner, IteRand, Magnitude, Method, UserError, masked_weights
 from lightning_subnets.commands.cli import main
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
@@ -210,6 +210,14 @@ def test_a_run_with_an_average_cannot_be_resumed_without_one(tmp_path: Path) -> 
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("average", [EMAWeightAveraging, WeightAveraging])
+def test_a_method_whose_scores_hold_flags_cannot_be_averaged(average: Callable[[], WeightAveraging]) -> None:
+    module = conv_module(GemMiner(0.3, every=1), allow_collapse=True)
+    with pytest.raises(UserError, match=r"Averaging averages scores, and some scores of GemMiner are flags .* remove"):
+        quiet_trainer(max_steps=2, callbacks=[average()]).fit(module, datamodule=Digits())
+    assert module.global_step == 0
+
+
 def test_summary_checkpoint_and_exported_file_of_an_averaged_run_agree(tmp_path: Path) -> None:
     average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
     options = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.training.lightning_internals import average_of, end_with_average
+from lightning_subnets.training.masked_module import MaskedModule
 
 
 class Averaging(Callback):
@@ -58,14 +59,19 @@ class Averaging(Callback):
                 checkpoint["state_dict"] = average.module.state_dict()
 
 
-def check(trainer: Trainer) -> None:
-    """Check that at most one callback averages the network.
+def check(module: MaskedModule, trainer: Trainer) -> None:
+    """Check that at most one callback averages the network, and that its scores have a mean.
 
     Raises:
-        ValueError: if several do.
+        ValueError: if several do, or if the method stores flags in its scores.
     """
+    names = " and ".join(type(callback).__name__ for callback in _callbacks(trainer))
+    if names and module.method.flags_in_scores:
+        raise UserError(
+            f"{names} averages scores, and some scores of {type(module.method).__name__} are flags of dropped edges, "
+            "which an average would bring back: remove the callback, or take another method, EdgePopup for instance"
+        )
     if len(_callbacks(trainer)) > 1:
-        names = " and ".join(type(callback).__name__ for callback in _callbacks(trainer))
         raise UserError(f"{names} average the network, which can have only one average: keep one of them")
 
 
