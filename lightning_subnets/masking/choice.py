@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.masking import allocation
-from lightning_subnets.masking.maskable import NORMS, Weight, find_weights, matching
+from lightning_subnets.masking.maskable import NORMS, Weight, find_weights, matching, padding_row
 from lightning_subnets.masking.masked_weight import is_masked
 from lightning_subnets.masking.method import Method, plain_number
 
@@ -76,6 +76,8 @@ def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice
     if choice.norms == "trained":
         _check_norms(network, method)
     masked, dense = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
+    if distribution is not None:
+        _check_padding(masked)
     num_kept, densities = _num_kept(method, masked, choice)
     _check_distribution(method, distribution, min(densities.values()))
     return Plan(masked, dense, distribution, num_kept, densities)
@@ -98,6 +100,16 @@ def _check_distribution(method: Method, distribution: str | None, lowest_density
             f"{type(method).__name__} keeps the largest weights, but all weights of {distribution} have one magnitude: "
             "use weights='kaiming_normal'"
         )
+
+
+def _check_padding(masked: Mapping[str, Weight]) -> None:
+    for name, each in masked.items():
+        for module, _ in each.owners:
+            if (row := padding_row(module)) is not None:
+                raise UserError(
+                    f"{name!r} belongs to an {type(module).__name__} with padding_idx = {row}, and a row that is drawn "
+                    f"would no longer be 0: keep_dense=[{name!r}], or build it without padding_idx"
+                )
 
 
 def _check_norms(network: nn.Module, method: Method) -> None:

@@ -55,6 +55,11 @@ def is_weight(module: nn.Module, key: str, parameter: Tensor) -> bool:
     return sum(size > 1 for size in parameter.shape) >= 2
 
 
+def padding_row(module: nn.Module) -> int | None:
+    """Return the row of an embedding that stands for padding and is 0; it never gets a gradient."""
+    return module.padding_idx if isinstance(module, _TABLES) else None
+
+
 def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mask: Iterable[str] = ()) -> Weights:
     """Return the weights of a plain network.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_subnets.masking import cached_weight, initialization, masked_class, masked_weight
 from lightning_subnets.masking.choice import Choice, Norms, Plan, norm_parameters, plan
-from lightning_subnets.masking.maskable import Weight
+from lightning_subnets.masking.maskable import Weight, padding_row
 from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_weights, states_of
 from lightning_subnets.masking.method import Method, PruningData
 from lightning_subnets.masking.other_parameters import initialize_others_
@@ -184,6 +184,9 @@ def _draw_(weight: Weight, origin: Origin, *, biases: bool) -> None:
     """Draw a weight, and the bias of its module if biases are trained."""
     parameter, (module, key) = weight.parameter, weight.owners[0]
     parameter.copy_(origin.draw(parameter.shape))
+    for owner, _ in weight.owners:  # a dense weight may also be the table of an embedding
+        if (row := padding_row(owner)) is not None:
+            parameter[row] = 0
     bias = module._parameters.get("bias")
     if biases and key == "weight" and bias is not None:
         fan_in = initialization.fans(parameter.shape)[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.masking import initialization
-from lightning_subnets.masking.maskable import NORMS
+from lightning_subnets.masking.maskable import NORMS, padding_row
 
 _AS_BUILT = re.compile(r"temperature|logit_scale|logit_bias|tau")
 _TABLE = re.compile(r"table|token|pos|embed|query|queries|latent|prompt|probe|anchor")
@@ -49,7 +49,8 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
     ``module`` has it, as it was built, under the name ``key``.
 
     - ``temperature``, ``logit_scale``, slopes of PReLU: as built.
-    - Tokens, position tables and embeddings: N(0, 0.02^2) from (seed, name), the standard deviation of BERT and ViT.
+    - Tokens, position tables and embeddings: N(0, 0.02^2) from (seed, name), the standard deviation of BERT and ViT;
+      the row of ``padding_idx``: 0.
     - Shifts (``bias``, ``q_bias``, ``beta``): 0.
     - Scales (``weight`` of a norm, ``gamma``, ``gain``, ``layer_scale``): 1, also if they were built as 0 or 1e-6.
     - Everything else: as built if all its numbers are equal, and drawn as a table if they differ.
@@ -62,7 +63,10 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
     if isinstance(module, nn.PReLU) or _AS_BUILT.search(key):
         return None
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) or _TABLE.search(key):
-        return initialization.draw_table(shape, seed=seed, stream=stream)
+        table = initialization.draw_table(shape, seed=seed, stream=stream)
+        if (row := padding_row(module)) is not None:
+            table[row] = 0
+        return table
     if _SHIFT.search(key):
         return torch.zeros(shape)
     if _SCALE.search(key) and sum(size > 1 for size in shape) < 2:

@@ -83,6 +83,30 @@ def test_every_other_parameter_has_the_value_that_keeps_the_network_alive() -> N
     assert [name for name, each in state.items() if each.requires_grad] == ["fc.scores"]
 
 
+def tied(layer: nn.Embedding) -> nn.Sequential:
+    network = nn.Sequential(layer, nn.Linear(4, 5, bias=False), nn.Linear(5, 4))
+    network[1].weight = layer.weight
+    return network
+
+
+def test_the_padding_row_of_an_embedding_stays_0() -> None:
+    for table in (nn.Embedding(5, 4, padding_idx=2), nn.EmbeddingBag(5, 4, padding_idx=2)):
+        network = mask_(nn.Sequential(table, nn.Linear(4, 3)), EdgePopup(0.5))
+        assert torch.equal(table.weight.any(dim=1), torch.arange(5) != 2)
+        if isinstance(table, nn.Embedding):
+            assert not network[0](torch.tensor([2])).any()  # type: ignore[index]
+    network = mask_(tied(nn.Embedding(5, 4, padding_idx=2)), EdgePopup(0.5), keep_dense=["0.weight"])
+    assert torch.equal(network.get_parameter("0.weight").any(dim=1), torch.arange(5) != 2)
+
+
+def test_an_embedding_with_a_padding_row_is_masked_only_if_it_keeps_its_numbers() -> None:
+    network = tied(nn.Embedding(5, 4, padding_idx=2))
+    with pytest.raises(UserError, match=r"'0\.weight' belongs to an Embedding with padding_idx = 2.*keep_dense="):
+        mask_(network, EdgePopup(0.5), also_mask=["0"])
+    mask_(network, EdgePopup(0.5), weights=None, also_mask=["0"])
+    assert not network[0](torch.tensor([2])).any()
+
+
 def test_pretrained_numbers_stay_for_a_method_that_trains_weights() -> None:
     network = Block()
     before = copy.deepcopy(network.state_dict())
