@@ -94,10 +94,7 @@ def install_masks_(
 @torch.no_grad()
 def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: Norms) -> None:
     distribution = plan.distribution
-    for module in network.modules():
-        own = module.named_parameters(recurse=False)
-        # The first note counts: of networks that share a module, the second finds it frozen by the first.
-        module.__dict__.setdefault("_frozen_before_masking", {key for key, each in own if not each.requires_grad})
+    trained = {parameter: parameter.requires_grad for parameter in network.parameters()}
     if distribution is not None:
         initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
     if method.trainable != "weights":
@@ -126,6 +123,21 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
             weight.state.global_group = tuple(masked)
     if method.draws_masks:
         network.register_forward_pre_hook(draw_masks_again_)
+    _note_(network, trained)
+
+
+def _note_(network: nn.Module, trained: Mapping[nn.Parameter, bool]) -> None:
+    """Note in each module which parameters in it, or below it, were trained or frozen before masking and now are not.
+
+    Each module has a note, because a part of the network may be unmasked; and of all below it, because
+    ``convert_sync_batchnorm`` replaces modules. By name, because parameters are replaced too.
+    """
+    for module in network.modules():
+        named = module.named_parameters(remove_duplicate=False)
+        note = {key: trained[each] for key, each in named if each in trained and each.requires_grad != trained[each]}
+        module.__dict__.pop("_trained_before_masking", None)  # that of a part that was unmasked by itself
+        if note:
+            module.__dict__["_trained_before_masking"] = note
 
 
 def draw_masks_again_(network: nn.Module, *_: object) -> None:
@@ -138,9 +150,9 @@ def draw_masks_again_(network: nn.Module, *_: object) -> None:
 def unmask_(network: nn.Module) -> nn.Module:
     """Turn a masked network into a plain one in place: fold the masks into the weights.
 
-    Nothing of this package remains in the network, and its state dict is that of the plain network. All parameters that
-    ``mask_`` has frozen are trainable again, whether the network is the one that was masked, a part of it, or a wrapper
-    around it.
+    Nothing of this package remains in the network, and its state dict is that of the plain network. Parameters that
+    ``mask_`` has frozen are trainable again, and no others, whether the network is the one that was masked, a part of
+    it, or a wrapper around it.
 
     Returns: the same network.
     """
@@ -149,10 +161,10 @@ def unmask_(network: nn.Module) -> nn.Module:
         for key, hook in list(module._forward_pre_hooks.items()):
             if hook is draw_masks_again_:
                 del module._forward_pre_hooks[key]
-        frozen = module.__dict__.pop("_frozen_before_masking", None)
-        if frozen is not None:
-            for name, parameter in module.named_parameters(recurse=False):
-                parameter.requires_grad_(name not in frozen)
+        note = module.__dict__.pop("_trained_before_masking", {})
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if name in note:
+                parameter.requires_grad_(note[name])
     return network
 
 

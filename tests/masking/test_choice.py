@@ -220,7 +220,7 @@ def test_unmasking_gives_back_which_parameters_were_trained() -> None:
     network.get_parameter("0.weight").requires_grad_(False)
     unmask_(mask_(network, Biprop(0.5)))
     assert [name for name, each in network.named_parameters() if not each.requires_grad] == ["0.weight"]
-    assert "_frozen_before_masking" not in vars(network)
+    assert "_trained_before_masking" not in vars(network)
 
 
 def test_a_wrapper_does_not_change_the_draws() -> None:

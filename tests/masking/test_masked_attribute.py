@@ -222,7 +222,7 @@ def test_a_module_gets_no_attribute_that_could_hide_its_own() -> None:
     layer = nn.Linear(4, 4)
     before = set(dir(layer))
     mask_(layer, EdgePopup(0.5))
-    assert set(dir(layer)) - before == {"_masked", "_frozen_before_masking", "scores"}
+    assert set(dir(layer)) - before == {"_masked", "_trained_before_masking", "scores"}
     assert (type(layer).__module__, type(layer).__qualname__) == (nn.Linear.__module__, "Linear")
     assert repr(layer) == "MaskedLinear(in_features=4, out_features=4, bias=True, density=0.5)"
     layer.mask, layer.method = "mine", "mine too"  # type: ignore[assignment]

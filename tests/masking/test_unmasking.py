@@ -114,8 +114,39 @@ def test_unmasking_through_any_module_gives_back_what_was_trained(
         assert unmask_(each) is each
     assert [name for name, each in network.named_parameters() if not each.requires_grad] == [*frozen]
     for module in network.modules():
-        assert "_frozen_before_masking" not in vars(module) or view == "its parts"
+        assert "_trained_before_masking" not in vars(module) or view == "its parts"
         assert not module._forward_pre_hooks or view == "its parts"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_norms_that_were_converted_since_are_trainable_again(copied: bool) -> None:
+    network = nn.Sequential(small_network(), nn.BatchNorm1d(5))
+    network.get_parameter("1.bias").requires_grad_(False)
+    mask_(network, EdgePopup(0.3))
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    if copied:
+        network = copy.deepcopy(network)
+    assert isinstance(unmask_(network).get_submodule("0.1"), nn.SyncBatchNorm)
+    assert [name for name, each in network.named_parameters() if not each.requires_grad] == ["1.bias"]
+
+
+@pytest.mark.parametrize("method", [Dense(), Magnitude(0.5), DNW(0.5)], ids=repr)
+def test_what_the_user_froze_since_stays_frozen(method: Method) -> None:
+    network = mask_(small_network(), method)
+    for parameter in network[:3].parameters():  # type: ignore[index]
+        parameter.requires_grad_(False)
+    unmask_(network)
+    names = [name for name, each in network.named_parameters() if not each.requires_grad]
+    assert names == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_norms_that_only_masking_trained_are_frozen_again() -> None:
+    network = small_network()
+    network[1].requires_grad_(False)
+    mask_(network, EdgePopup(0.3), norms="trained")
+    assert network.get_parameter("1.weight").requires_grad
+    unmask_(network)
+    assert [name for name, each in network.named_parameters() if not each.requires_grad] == ["1.weight", "1.bias"]
 
 
 @pytest.mark.parametrize("index", [0, 3, 6])
