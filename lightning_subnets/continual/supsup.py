@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_subnets.errors import UserError, unknown
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import digest, masked_weights, unmask_
 from lightning_subnets.masking.initialization import stream_of
 from lightning_subnets.masking.masked_weight import multipliers, scores_names
@@ -134,7 +135,7 @@ class SupSup:
         weights = {key: each.detach().requires_grad_() for key, each in mean.items()}
         with torch.enable_grad():
             output = functional_call(plain, weights | state, (images,))
-            chances = getattr(output, "logits", output).log_softmax(dim=-1)
+            chances = logits_of(plain, output).log_softmax(dim=-1)
             entropy = -(chances.exp() * chances).sum(dim=-1).mean()
             gradients = torch.autograd.grad(entropy, list(weights.values()), allow_unused=True)
         used = [(key, each) for key, each in zip(weights, gradients, strict=True) if each is not None]

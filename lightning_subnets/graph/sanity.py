@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lightning_subnets import masking
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import MaskedWeight, Origin, initialization, selection
 from lightning_subnets.masking.initialization import fans
 from lightning_subnets.masking.masked_weight import multipliers
@@ -84,7 +85,7 @@ def accuracy(network: nn.Module, batches: Iterator[Batch]) -> float:
     network.eval()
     hits = images = 0
     for batch, labels in batches:
-        hits += int((network(batch).argmax(dim=-1) == labels).sum())
+        hits += int((logits_of(network, network(batch)).argmax(dim=-1) == labels).sum())
         images += len(labels)
     return hits / images
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.graph.recording import silent_export
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[s
     images = [torch.randn(size, *input_shape, generator=generator) for size in (1, 3)]
     try:
         with torch.inference_mode():
-            logits = [network(batch) for batch in images]
+            logits = [logits_of(network, network(batch)) for batch in images]
     except RuntimeError as error:
         raise UserError(f"{kind} does not accept images of {'x'.join(map(str, input_shape))}: {error}") from error
     model = _exported(network, images[1])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
@@ -83,7 +84,7 @@ class ScoringLoss:
             for index in progress(range(len(self.batches)), "scoring weights"):
                 images, labels = self.batches[index]
                 try:
-                    logits = self.network(images) / self.temperature
+                    logits = logits_of(self.network, self.network(images)) / self.temperature
                     loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / num_images
                 except (RuntimeError, ValueError, IndexError) as error:
                     raise UserError(

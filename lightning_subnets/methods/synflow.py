@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
@@ -85,7 +86,7 @@ class _Flow(PruneAtInit):
         with torch.enable_grad():
             ones = torch.ones(1, *input_shape, dtype=torch.float64, device=next(iter(weights.values())).device)
             try:
-                total = flow(ones).sum()
+                total = logits_of(flow, flow(ones)).sum()
             except (RuntimeError, ValueError, IndexError) as error:
                 raise UserError(
                     f"{type(flow).__name__} cannot take an image of shape {input_shape}: {error}"

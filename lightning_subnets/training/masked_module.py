@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 from lightning_subnets.datamodules.labelled_batch import hard_labels
 from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import MaskedWeight
 from lightning_subnets.masking.method import Method
@@ -66,15 +67,7 @@ class MaskedModule(LightningModule):
         if self.network._compiled_call_impl:  # otherwise each read refreshes a cached weight
             cached_weight.refresh_(self._weights)
         output = self.compiled(self.network, images.to(self.dtype, memory_format=self.memory_format))
-        # In training, GoogLeNet and Inception also return the logits of their auxiliary classifiers.
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor):
-            keys = f" with the keys {list(output)}" if isinstance(output, dict) else ""
-            raise UserError(
-                f"{type(self.network).__name__} returns a {type(output).__name__}{keys:.200}: return a tensor of "
-                "logits, or an object whose attribute logits is that tensor"
-            )
-        return logits
+        return logits_of(self.network, output)
 
     def compiled(self, function: Callable[[Tensor], Any], tensor: Tensor) -> Any:
         """Call a compiled function.

@@ -18,6 +18,7 @@ from lightning_subnets.continual import SupSup
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import unmask_
 from lightning_subnets.masking.digest import digest_of
 from lightning_subnets.progress_bar import progress
@@ -119,8 +120,7 @@ def test_images(data: ImageDataModule) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _answers(network: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = network(images)
-    return logits
+    return logits_of(network, network(images))
 
 
 def _digest(answers: Tensor) -> str:
