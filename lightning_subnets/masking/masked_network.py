@@ -104,7 +104,9 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
             parameter.requires_grad_(True)
     for name, each in (plan.masked | plan.dense).items():
         density = plan.densities.get(name, 1.0)
-        origin = Origin(distribution, seed, initialization.stream_of(name), density) if distribution else None
+        # A weight of which an allocation keeps nothing has no variance to restore.
+        scale = density or 1.0
+        origin = Origin(distribution, seed, initialization.stream_of(name), scale) if distribution else None
         if origin is not None:
             _draw_(each, origin, biases=method.trainable == "weights")
         if name in plan.masked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -170,3 +170,23 @@ def test_a_file_is_padded_to_the_size_that_its_readers_ask_for(
         tasks.add(name)
     tasks.save(path, network=NAMED, force=True)
     assert ls.SupSup.load(path).names == tasks.names
+
+
+@pytest.mark.parametrize("weights", ["signed_constant", "scaled_signed_constant"])
+@pytest.mark.parametrize("allocation", ["erk", "smart_ratio"])
+def test_a_network_with_an_empty_weight_is_diagnosed_saved_and_restored(
+    allocation: Literal["erk", "smart_ratio"], weights: str, tmp_path: Path
+) -> None:
+    def mlp() -> nn.Sequential:
+        sizes = [(200, 100), (100, 2), (2, 10)]
+        return nn.Sequential(*(nn.Linear(*size) for size in sizes))
+
+    network = ls.mask_(mlp(), ls.EdgePopup(5e-4, allocation=allocation), weights=weights)
+    empty = [name for name, share in ls.density(network, per_weight=True).items() if not share]
+    assert empty
+    assert ls.diagnose(network, (200,)).empty == empty
+    save_subnet(network, tmp_path / "a.subnet", network="my.MLP")
+    restored = ls.load_subnet(tmp_path / "a.subnet", network=mlp(), masked=True)
+    assert all(torch.equal(mask, ls.masks(restored)[name]) for name, mask in ls.masks(network).items())
+    for name, each in ls.masked_weights(restored).items():
+        assert torch.equal(each.weight, ls.masked_weights(network)[name].weight)
