@@ -20,7 +20,7 @@ from lightning_subnets.graph.recording import evaluating
 from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import is_masked, masked_weights
-from lightning_subnets.masking.maskable import find_weights
+from lightning_subnets.masking.maskable import weights_of
 from lightning_subnets.masking.masked_weight import multipliers
 
 
@@ -105,9 +105,7 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
         with masking.temporarily_unmasked(network):
             return diagnose(network, input_shape, masks)
     graph = trace(network, input_shape)
-    whole = {
-        name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in find_weights(network).masked.items()
-    }
+    whole = {name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in weights_of(network).items()}
     every = whole | dict(masks)
     _check_masks(masks, network)
     kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in every.items()}
@@ -163,7 +161,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         squares: dict[str, Tensor] = {}
         parameters = dict(network.named_parameters())
         _check_masks(masks, network)
-        for name in {**find_weights(network).masked, **masks}:
+        for name in {**weights_of(network), **masks}:
             weight, mask = parameters[name].detach(), masks.get(name)
             if mask is not None:
                 factor = mask * multiplier[name] if name in methods else mask

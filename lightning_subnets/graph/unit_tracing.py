@@ -26,7 +26,7 @@ from lightning_subnets.graph.unit_tensors import (
     tensors_of,
     tidy,
 )
-from lightning_subnets.masking.maskable import find_weights
+from lightning_subnets.masking.maskable import weights_of
 
 # Names of aten operations, without the underscore of in-place variants.
 # These only move elements; tracing runs them on the numbers of units.
@@ -74,7 +74,7 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
             into parts, or multiplies by it element by element; the message names the operation. ``MultiheadAttention``
             cuts ``in_proj_weight`` into parts if queries, keys and values come from different tensors.
     """
-    names = {each.parameter: name for name, each in find_weights(network).masked.items()}
+    names = {each.parameter: name for name, each in weights_of(network).items()}
     program = record(network, input_shape, next(iter(names)))
     parameters = dict(network.named_parameters(remove_duplicate=False))
     weights = {

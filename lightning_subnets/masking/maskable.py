@@ -60,8 +60,20 @@ def padding_row(module: nn.Module) -> int | None:
     return module.padding_idx if isinstance(module, _TABLES) else None
 
 
+def weights_of(network: nn.Module) -> dict[str, Weight]:
+    """Return the weights of a plain network by name, see ``is_weight``, whichever of them are masked.
+
+    Raises:
+        ValueError: if there is none, or the weight of a layer is no parameter.
+    """
+    _check_modules(network, type(network).__name__)
+    if not (weights := _weights_in(_parameters(network))):
+        raise _none_in(network)
+    return weights
+
+
 def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mask: Iterable[str] = ()) -> Weights:
-    """Return the weights of a plain network.
+    """Return the weights of a plain network to mask and to keep dense, after the checks that masking needs.
 
     Args:
         network: to be masked; it is not changed.
@@ -74,9 +86,7 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     kind = type(network).__name__
     _check_modules(network, kind)
     parameters = _parameters(network)
-    weights = {
-        name: each for name, each in parameters.items() if any(is_weight(*own, each.parameter) for own in each.owners)
-    }
+    weights = _weights_in(parameters)
     also = matching(also_mask, parameters, "also_mask")
     dense = matching(keep_dense, weights | also, "keep_dense")
     for name, each in also.items():
@@ -89,8 +99,19 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     for name, each in masked.items():
         _check(kind, name, each, named=name in also)
     if not masked:
-        raise UserError(f"{kind} has no weight to mask: it needs a parameter of two dimensions, as in a Linear")
+        raise _none_in(network)
     return Weights(masked, dense)
+
+
+def _weights_in(parameters: Mapping[str, Weight]) -> dict[str, Weight]:
+    return {
+        name: each for name, each in parameters.items() if any(is_weight(*own, each.parameter) for own in each.owners)
+    }
+
+
+def _none_in(network: nn.Module) -> UserError:
+    kind = type(network).__name__
+    return UserError(f"{kind} has no weight to mask: it needs a parameter of two dimensions, as in a Linear")
 
 
 def matching(patterns: Iterable[str], values: Mapping[str, Value], argument: str) -> dict[str, Value]:

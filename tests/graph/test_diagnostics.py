@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import EdgePopup, Supermask, UserError, density, mask_, masked_weights, masks
+from lightning_subnets import PHEW, EdgePopup, Method, Supermask, UserError, density, mask_, masked_weights, masks
 from lightning_subnets.graph.diagnostics import Overlap, diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.masking import initialization
 from lightning_subnets.masking.maskable import find_weights
@@ -200,3 +200,35 @@ def test_overlap_is_what_two_masks_share_of_all_and_of_the_smaller() -> None:
     assert layers == {"a": Overlap(2 / 4, 2 / 3), "b": Overlap(1.0, 1.0), "c": Overlap(0.0, 0.0)}
     assert whole == Overlap(2 / 5, 2 / 3)
     assert overlap(first, first)[0] == Overlap(1.0, 1.0)
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.3), PHEW(0.3)], ids=repr)
+@pytest.mark.parametrize("choice", [{"keep_dense": ["embed.weight"]}, {"also_mask": ["embed.weight"]}], ids=str)
+def test_a_weight_that_is_also_an_embedding_is_followed_whatever_was_chosen_for_it(
+    choice: dict[str, list[str]], method: Method
+) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.first, self.head = nn.Embedding(9, 8), nn.Linear(6, 8), nn.Linear(8, 9, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.first(x).relu())
+            return out
+
+    network = mask_(Tied(), method, weights="kaiming_normal", input_shape=(6,), **choice)  # type: ignore[arg-type]
+    found = diagnose(network, (6,))
+    assert {name: layer.masked for name, layer in found.layers.items()} == {
+        "embed.weight": "also_mask" in choice,
+        "first.weight": True,
+    }
+    assert not found.collapsed
+    assert found.density == density(network)
+    assert math.isfinite(log10_path_kernel_trace(network, masks(network), (6,)))
+
+
+@pytest.mark.parametrize("network", [nn.Sequential(nn.ReLU()), nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))])
+def test_a_network_whose_weights_cannot_be_found_has_no_diagnosis(network: nn.Module) -> None:
+    with pytest.raises(UserError, match=r"has no weight to mask|is computed from other parameters"):
+        diagnose(network, (6,), {})
