@@ -78,6 +78,9 @@ def smart_ratio(shapes: Mapping[str, torch.Size], density: float) -> dict[str, i
     The density of layer l of L is d_l = min(1, e ((L - l + 1)^2 + (L - l + 1))), but that of the last layer is 0.3, or
     more if the others are full. Arguments and rounding are those of ``erk``; layers have the order of ``shapes``.
 
+    The last layer is the classifier in the paper, which masks every layer. Here it is the last one that is masked: with
+    a dense classifier (``keep_dense``) the 0.3 go to the layer before, often a large one; ``erk`` has no such layer.
+
     Raises:
         ValueError: if 0.3 of the last layer is more than is kept in all.
     Source: Su et al. 2020, "Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot".
@@ -89,8 +92,9 @@ def smart_ratio(shapes: Mapping[str, torch.Size], density: float) -> dict[str, i
     kept = max(num_kept(in_last, _LAST_LAYER), wanted - sum(totals.values()))
     if kept > wanted:
         raise UserError(
-            f"allocation = 'smart_ratio' keeps {_LAST_LAYER} of the last layer, {kept} weights, and density = "
-            f"{density} keeps {wanted} of all: take a larger density, or allocation erk"
+            f"allocation = 'smart_ratio' keeps {_LAST_LAYER} of the last masked layer, {kept} weights of {last!r}, and "
+            f"density = {density} keeps {wanted} of all: take a larger density, or allocation erk; and mask the "
+            "classifier too, if keep_dense names it, because it is the layer that smart_ratio means"
         )
     ranks = {name: len(totals) + 1 - number for number, name in enumerate(totals)}  # L - l + 1
     parts = {name: totals[name] * (rank * rank + rank) for name, rank in ranks.items()}
