@@ -124,7 +124,9 @@ def test_smart_ratio_gives_each_layer_the_density_worked_out_by_hand(share: floa
 
 
 def test_smart_ratio_is_an_error_if_its_share_of_the_last_layer_is_more_than_all_weights_kept() -> None:
-    with pytest.raises(UserError, match=r"0.3 of the last masked layer, 60 weights of '.*', and density = 0.05 keeps 35 of all"):
+    with pytest.raises(
+        UserError, match=r"0.3 of the last masked layer, 60 weights of '.*', and density = 0.05 keeps 35 of all"
+    ):
         mask_(nn.Sequential(nn.Linear(50, 10), nn.Linear(20, 10)), Random(0.05, allocation="smart_ratio"))
 
 
