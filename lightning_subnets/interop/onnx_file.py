@@ -53,9 +53,11 @@ def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[s
     images = [torch.randn(size, *input_shape, generator=generator) for size in (1, 3)]
     try:
         with torch.inference_mode():
-            logits = [logits_of(network, network(batch)) for batch in images]
-    except RuntimeError as error:
-        raise UserError(f"{kind} does not accept images of {'x'.join(map(str, input_shape))}: {error}") from error
+            outputs = [network(batch) for batch in images]
+    except Exception as error:  # whatever the network's own code raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{kind} does not accept images of {'x'.join(map(str, input_shape))}: {reason}") from error
+    logits = [logits_of(network, output) for output in outputs]
     model = _exported(network, images[1])
     for key, value in details.items():
         model.metadata_props.add(key=key, value=value)

@@ -162,6 +162,17 @@ class ByContent(nn.Module):
         return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
 
 
+class OfOneSize(nn.Module):
+    """Asserts the size of the images, as timm's and torchvision's transformers do, with a message or without."""
+
+    def __init__(self, *message: str) -> None:
+        super().__init__()
+        self.message = message
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise AssertionError(*self.message)
+
+
 class ByLength(nn.Module):
     """Counts the images with len(), which torch.export records as a constant."""
 
@@ -175,10 +186,24 @@ class ByLength(nn.Module):
         (Different(1e-3), (3, 2, 2), "disagree on Different, for 1 random images: logits differ by 1.0e-03, allowed"),
         (Different(float("nan")), (3, 2, 2), "logits differ by nan, allowed is 1.0e-04"),
         (Conv2(), (3, 8, 8), r"Conv2 does not accept images of 3x8x8: .*mat1 and mat2"),
+        (
+            OfOneSize("Wrong height!\nIt is 8"),
+            (3, 8, 8),
+            r"OfOneSize does not accept images of 3x8x8: Wrong height! It is 8$",
+        ),
+        (OfOneSize(), (3, 8, 8), r"OfOneSize does not accept images of 3x8x8: AssertionError$"),
         (ByContent(), (3, 2, 2), r"torch cannot express ByContent in ONNX: .*data-dependent"),
         (ByLength(), (3, 2, 2), r"torch cannot express ByLength in ONNX for any number of images, .*len\(images\)"),
     ],
-    ids=["other logits", "NaN", "other images", "inexpressible", "one number of images"],
+    ids=[
+        "other logits",
+        "NaN",
+        "other images",
+        "an assertion",
+        "an empty assertion",
+        "inexpressible",
+        "one number of images",
+    ],
 )
 def test_a_network_that_onnx_cannot_hold_is_refused_and_nothing_is_written(
     network: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
