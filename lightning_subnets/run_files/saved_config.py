@@ -146,7 +146,7 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
             json.dumps(_evaluation_config(checkpoint, options.get("--model.network"))),
             *args[1:],
         ]
-    config = Path(checkpoint).parent.parent / "config.yaml"
+    config = Path(checkpoint).resolve().parent.parent / "config.yaml"
     if not config.is_file():
         if not Path(checkpoint).exists():
             raise absent_checkpoint(checkpoint)

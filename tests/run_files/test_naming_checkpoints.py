@@ -73,6 +73,14 @@ def test_a_fit_from_a_subnet_file_names_the_options_that_train_under_its_mask(mi
     assert "with --model.method=FixedMask --model.method.masks='my mask.subnet'" in said
 
 
+def test_a_checkpoint_of_the_current_directory_has_the_config_of_its_run(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished_run / "checkpoints")
+    lightning(["test", "--ckpt_path=last.ckpt", "--trainer.accelerator=cpu"])
+    assert "test/accuracy" in capsys.readouterr().out
+
+
 def test_every_command_takes_the_words_and_a_directory(
     finished_run: Path, capsys: pytest.CaptureFixture[str], mistake: Mistake
 ) -> None:
