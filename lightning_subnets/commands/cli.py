@@ -212,7 +212,9 @@ class SubnetCLI(LightningCLI):
             # Lightning converts the network later, but checkpoints are compared with its weights before that.
             self.model.double()
         if self.subnet:
-            load_subnet(self.subnet, network=self.model.unmask_())
+            network = load_subnet(self.subnet, network=self.model.unmask_())
+            as_the_images = network.double if self.trainer.precision == "64-true" else network.float
+            as_the_images()
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.filesize import decimal
 
 from lightning_subnets import masking
@@ -95,6 +96,9 @@ def export(
     images = _images(trained_on, calibrate, details, shape) if int8 else None
     if path.suffix == ".onnx" and not shape:
         raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
+    others = {each.dtype for each in net.parameters() if each.is_floating_point()} - {torch.float32}
+    if path.suffix == ".onnx" and others:
+        print(f"the network is {', '.join(sorted(map(str, others)))}, and {printable(str(path))} computes in float32")
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
     eight = exporting.export(
         net.eval(),

@@ -30,6 +30,7 @@ def export(
     """Write a network into a file whose extension names the format, completely or not at all.
 
     ``.pt`` and ``.safetensors`` hold its state dict, which stock torchvision loads; for ``.onnx`` see ``onnx_file``.
+    An ONNX network computes in float32, whatever the dtype of its weights.
 
     Args:
         network: in evaluation mode and on the CPU. It is not changed; a copy of a masked one is unmasked.
@@ -50,6 +51,8 @@ def export(
         network = unmask_(copy.deepcopy(network))
     eight = None
     if out.suffix == ".onnx":
+        if any(each.dtype != torch.float32 for each in network.state_dict().values() if each.is_floating_point()):
+            network = copy.deepcopy(network).float()  # its input is float32 in any program
         content = onnx_file.content(network, input_shape, details)
         if calibration is not None:
             eight = int8.quantized(content, network, calibration)

@@ -204,4 +204,5 @@ def _evaluation_config(path: str, named: str | None) -> dict[str, Any]:
             "weights": None,
         },
         "data": {"class_path": f"lightning_subnets.datamodules.{kind}", "init_args": arguments},
+        "trainer": {"precision": "64-true" if network.dtype == "float64" else "32-true"},
     }
