@@ -81,6 +81,10 @@ def of_folder(folder: str, preprocessing: dict[str, Any], shape: tuple[int, ...]
     paths = image_paths(Path(folder)) if Path(folder).is_dir() else []
     if not paths:
         raise UserError(f"--calibrate={folder} is not a folder of images: name one with 256 to 512 of them")
+    if shape[0] not in (1, 3):
+        raise UserError(
+            f"--calibrate reads images of 1 or 3 channels, and those of the network have {shape[0]}: leave out --int8"
+        )
     resize = preprocessing.get("resize")
     if resize is not None and (type(resize) is not int or not 0 < resize <= LONGEST_SIDE):
         raise UserError(

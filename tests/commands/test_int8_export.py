@@ -113,6 +113,10 @@ def test_other_weights_are_rounded_and_the_output_says_so(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("two.subnet", "net.onnx", "--int8", "--calibrate=good"),
+            "--calibrate reads images of 1 or 3 channels, and those of the network have 2: leave out --int8",
+        ),
         ((DIGITS, "net.onnx", "--int8", "--calibrate=nowhere"), "--calibrate=nowhere is not a folder of images"),
         ((DIGITS, "net.onnx", "--int8", "--calibrate=empty"), "--calibrate=empty is not a folder of images"),
         (
@@ -141,6 +145,8 @@ def test_mistakes_are_errors_and_nothing_is_written(
     Path("empty").mkdir()
     Path("there.onnx").write_bytes(b"mine")
     Path(file_of("signed_constant", {})).rename("blind.subnet")
+    two = {"input_shape": [2, 8, 8], "mean": [0.5, 0.5], "std": [0.25, 0.25]}
+    Path(file_of("signed_constant", two)).rename("two.subnet")
     before = sorted(Path().iterdir())
     error = mistake(["export", *arguments], main)
     assert message in error
