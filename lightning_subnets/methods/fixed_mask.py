@@ -17,7 +17,10 @@ from lightning_subnets.masking.prune_at_init import PruneAtInit
 class FixedMask(PruneAtInit):
     """A mask that exists already; the weights are trained under it.
 
-    With the seed and the distribution of the mask's run, the weights are those that the mask was found on.
+    With the seed and the distribution of the mask's run, the weights are those that the mask was found on, with two
+    exceptions. A scaled distribution lacks the run's factor sqrt(1 / density), because it draws for density 1 here. And
+    a method that drew weights again, as ``IteRand``, found its mask on those. Of a mask that flips or multiplies
+    weights, as that of ``Multicoated``, only which weights it keeps is used.
 
     Args:
         masks: the mask of each layer by its name, for instance ``ls.read_masks("run.ckpt", network)``; in a config the
@@ -31,7 +34,7 @@ class FixedMask(PruneAtInit):
         "Sanity-Checking Pruning Methods", section 3, on shuffled masks and redrawn weights.
     """
 
-    density = 1.0  # a distribution that is scaled by the density draws weights of a dense network
+    density = 1.0  # of the masks it is known only after the weights are drawn, so scaled distributions scale by 1
 
     def __init__(self, masks: str | Path | Mapping[str, Any], shuffle: bool = False) -> None:
         self.masks_given, self.shuffle = masks, shuffle

@@ -9,7 +9,7 @@ import torch
 from table import quiet_trainer
 from torch import nn
 
-from lightning_subnets import FixedMask, UserError, mask_, masked_weights, masks, read_masks
+from lightning_subnets import FixedMask, Multicoated, UserError, mask_, masked_weights, masks, raw_weight, read_masks
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import initialization
 from lightning_subnets.networks import Conv2, Conv4
@@ -34,6 +34,14 @@ def test_a_mask_of_a_run_has_the_weights_of_the_seed_and_is_shuffled_by_it(finis
         "kaiming_uniform", layer.weight.shape, seed=7, stream=initialization.stream_of(name)
     )
     assert torch.equal(layer.weight, drawn)
+
+
+@pytest.mark.parametrize(("weights", "factor"), [("kaiming_normal", 1.0), ("scaled_kaiming_normal", 0.5)])
+def test_the_weights_are_those_of_the_run_but_for_the_scale_of_its_density(weights: str, factor: float) -> None:
+    found = mask_(nn.Sequential(nn.Linear(8, 4)), Multicoated(0.25), weights=weights, seed=3)
+    again = mask_(nn.Sequential(nn.Linear(8, 4)), FixedMask(masks(found)), weights=weights, seed=3)
+    torch.testing.assert_close(raw_weight(again[0]), factor * raw_weight(found[0]), rtol=1e-6, atol=0)  # type: ignore
+    assert torch.equal(masks(again)["0.weight"], masks(found)["0.weight"])
 
 
 def test_masks_that_do_not_fit_are_an_error_that_names_the_weight(finished_run: Path) -> None:
