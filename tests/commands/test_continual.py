@@ -71,6 +71,17 @@ def test_all_tasks_are_remembered_told_apart_and_drawn_and_a_stopped_run_goes_on
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("option", ["model.channels_last: true", "trainer.precision: 64-true"])
+def test_answers_stay_to_the_bit_in_any_memory_format_and_precision(
+    option: str, experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = "model.network: {class_path: Conv2, init_args: {in_channels: 1, image_size: 8, width_multiplier: 0.5}}"
+    text = QUICK.replace("model.network.init_args.width_multiplier: 0.5", network)
+    (tmp_path / "quick.yaml").write_text(text.replace("max_epochs: 2", "max_epochs: 1") + option)
+    main(["continual", str(experiment), "--out", str(tmp_path / "out")])
+    assert "2 of 2, bit for bit" in " ".join(capsys.readouterr().out.split())
+
+
 def test_mistakes_are_found_before_training(
     experiment: Path, tmp_path: Path, mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

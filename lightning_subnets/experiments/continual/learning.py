@@ -42,7 +42,8 @@ class Learning:
     def __init__(self, folder: Path, build: Callable[[int], Built], saved: Any) -> None:
         self.folder, self.build, self.saved = folder, build, saved
         self.file, self.results = folder / "tasks.subnet", folder / "results.csv"
-        network = build(0)[0].network
+        # In the memory format of the file, because convolutions in another one round differently.
+        network = build(0)[0].network.to(memory_format=torch.contiguous_format)
         self.tasks = SupSup.load(self.file, network=network) if self.file.exists() else SupSup(network)
         self.rows = _read(self.results)[: len(self.tasks)] if len(self.tasks) else []
         if [row["task"] for row in self.rows] != self.tasks.names:
@@ -55,11 +56,12 @@ class Learning:
         for number in progress(range(len(self.tasks), total), f"learning {total} tasks"):
             module, data, trainer = self.build(number)
             trainer.fit(module, datamodule=data)
-            images, labels = test_images(data)
-            # The file has one mask of each task; a masked network may sample others at each pass.
-            answers = _answers(unmask_(copy.deepcopy(module.network)).eval(), images)
-            accuracy = int((answers.argmax(dim=1) == labels).sum()) / len(labels)
+            images, labels = test_images(data, self.tasks.net)
+            # The answers of what the file will hold: one mask of each task, where the network of a run may have another
+            # memory format, and sample others at each pass.
             self.tasks.net.load_state_dict(module.network.state_dict())
+            answers = _answers(unmask_(copy.deepcopy(self.tasks.net)).eval(), images)
+            accuracy = int((answers.argmax(dim=1) == labels).sum()) / len(labels)
             about = data.preprocessing
             own = {"permutation": about.pop("permutation")} if "permutation" in about else {}
             self.tasks.add(str(number), accuracy=accuracy, preprocessing=own)
@@ -75,7 +77,7 @@ class Learning:
         tasks, matrix = SupSup.load(self.file), []
         for number, row in enumerate(progress(self.rows, f"testing {len(self.rows)} tasks")):
             _, data, _ = self.build(number)
-            images, _ = test_images(data)
+            images, _ = test_images(data, tasks.net)
             row["unchanged"] = str(_digest(_answers(tasks.network(str(number)), images)) == row["answers"]).lower()
             order = torch.randperm(len(images), generator=generator(number))
             for size in SIZES:
@@ -111,11 +113,12 @@ class Learning:
             raise UserError(f"{self.results} cannot be written ({error.strerror}): name another --out") from error
 
 
-def test_images(data: ImageDataModule) -> tuple[Tensor, Tensor]:
-    """Return all normalised test images and their labels."""
+def test_images(data: ImageDataModule, network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return all normalised test images, in the precision of the network, and their labels."""
     data.setup("test")
     batches = [(data.normalize(images), labels) for images, labels in data.test_dataloader()]
-    return torch.cat([images for images, _ in batches]).cpu(), torch.cat([labels for _, labels in batches]).cpu()
+    images = torch.cat([images for images, _ in batches]).cpu().to(next(network.parameters()).dtype)
+    return images, torch.cat([labels for _, labels in batches]).cpu()
 
 
 @torch.no_grad()
