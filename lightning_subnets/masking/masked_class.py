@@ -120,7 +120,8 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
         result: Tensor = _InTransform.apply(group, group.index(weight), *tensors)[0]
     else:
         product, mask = cached_weight.cached_weight(weight)
-        result = StraightThrough.apply(product, mask, weight.weight, weight.scores, method)
+        pattern = weight.frozen.on(weight.weight.device) if weight.frozen else None
+        result = StraightThrough.apply(product, mask, weight.weight, weight.scores, pattern, method)
     return result
 
 
@@ -133,20 +134,21 @@ def _is_transformed() -> bool:
 class StraightThrough(torch.autograd.Function):
     """The effective weight, w_eff = w * m, with a gradient that passes straight through the choice of the mask.
 
-    ``apply`` takes w_eff as ``cached_weight`` computed it; m, or None if w is not trained; w; s, or None; the method.
-    ``method.weight_gradient`` and ``method.score_gradient`` give dL/dw and dL/ds from dL/dw_eff.
+    ``apply`` takes w_eff as ``cached_weight`` computed it; m, or None if w is not trained; w; s, or None; the pattern
+    of frozen edges, or None; the method. ``method.weight_gradient`` and ``method.score_gradient`` give dL/dw and dL/ds
+    from dL/dw_eff; dL/ds of frozen edges is 0, because no score decides about them.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        product, mask, weight, scores, ctx.method = inputs
-        ctx.save_for_backward(mask, weight, scores)
+        product, mask, weight, scores, pattern, ctx.method = inputs
+        ctx.save_for_backward(mask, weight, scores, pattern)
         result: Tensor = product.view_as(product)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *_gradients(ctx, gradients[0], 2), None)
+        return (None, None, *_gradients(ctx, gradients[0], 2), None, None)
 
 
 class _InTransform(torch.autograd.Function):
@@ -170,7 +172,8 @@ class _InTransform(torch.autograd.Function):
         group, index, *tensors = inputs
         ctx.method, ctx.first = group[index].method, 2 + 2 * index
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1], *tensors[2 * index : 2 * index + 2])
+        pattern = group[index].frozen.on(tensors[2 * index].device) if group[index].frozen else None
+        ctx.save_for_backward(output[1], *tensors[2 * index : 2 * index + 2], pattern)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, tuple[None, None]]:
@@ -189,12 +192,16 @@ class _InTransform(torch.autograd.Function):
 
 def _gradients(ctx: Any, gradient: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
     """Return dL/dw and dL/ds, or None for those that are not trained; w is the input number ``first``."""
-    mask, weight, scores = ctx.saved_tensors
+    mask, weight, scores, pattern = ctx.saved_tensors
     trains_weight, trains_scores = ctx.needs_input_grad[first : first + 2]
-    return (
-        _with_strides_of(weight, ctx.method.weight_gradient(gradient, mask)) if trains_weight else None,
-        _with_strides_of(scores, ctx.method.score_gradient(gradient, weight, scores)) if trains_scores else None,
-    )
+    of_weight = of_scores = None
+    if trains_weight:
+        of_weight = _with_strides_of(weight, ctx.method.weight_gradient(gradient, mask))
+    if trains_scores:
+        of_scores = _with_strides_of(scores, ctx.method.score_gradient(gradient, weight, scores))
+        if pattern is not None:
+            of_scores = of_scores.masked_fill(pattern != 0, 0)
+    return of_weight, of_scores
 
 
 def _with_strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ class Multicoated(PartiallyFrozen):
         inner: c_2 to c_M, the sizes of the inner coats as shares of the first, falling, in (0, 1). By default those of
             the paper's coats with densities 0.3, 0.0788 and 0.0315.
         signed: whether scores choose signs too.
-        frozen: the share of the edges that are not searched, as for ``PartiallyFrozen``; those kept have m = 1.
+        frozen: the share of the edges that are not searched, as for ``PartiallyFrozen``; those kept have m = 1, and all
+            of them ds = 0.
         allocation: as for ``PartiallyFrozen``.
 
     Raises:

@@ -19,7 +19,7 @@ class PartiallyFrozen(EdgePopup):
 
     Forward:  w_eff = w * m. Of a weight's n numbers, int(f d n) random ones have m = 1, int(f (1 - d) n) have m = 0,
               and the others are searched: the largest |s| have m = 1, so that k have it in all, as in ``EdgePopup``.
-    Backward: ds = sign(s) * w * dL/dw_eff, straight through m.
+    Backward: ds = sign(s) * w * dL/dw_eff, straight through m, for searched edges; 0 for the others.
 
     A ``.subnet`` file stores the searched edges alone, so its masks are smaller by the factor 1 - f. The paper chooses
     both shares of frozen edges freely; here they follow from d, so that the searched edges have the density d too.

@@ -25,7 +25,8 @@ class SignedSupermask(Method):
     Args:
         density: d, the expected fraction kept at the start, in (0, 1): scores start from U(-b, b), b = t / (1 - d).
         threshold: t, above 0; 0.01 in the paper. With Adam, a score moves by about the learning rate in a step.
-        frozen: the share of the edges that are not searched, as for ``PartiallyFrozen``; those kept have m = 1.
+        frozen: the share of the edges that are not searched, as for ``PartiallyFrozen``; those kept have m = 1, and all
+            of them ds = 0.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
-from lightning_subnets import DNW, EdgePopup, Method, SignedSupermask, UserError, mask_, unmask_
+from lightning_subnets import DNW, EdgePopup, Method, PartiallyFrozen, SignedSupermask, UserError, mask_, unmask_
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 every_method = pytest.mark.parametrize(
-    "method", [EdgePopup(0.5), EdgePopup(0.5, allocation="global"), SignedSupermask(0.5), DNW(0.5)], ids=repr
+    "method",
+    [EdgePopup(0.5), EdgePopup(0.5, allocation="global"), SignedSupermask(0.5), PartiallyFrozen(0.5), DNW(0.5)],
+    ids=repr,
 )
 
 TRANSFORMS: dict[str, Callable[[nn.Module], Tensor]] = {

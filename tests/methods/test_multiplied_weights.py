@@ -24,13 +24,17 @@ def scores_of(weight: MaskedWeight) -> Tensor:
 
 
 def gradients(weight: MaskedWeight) -> tuple[Tensor, Tensor]:
-    """Return dL/ds, and w * dL/dw_eff derived by hand, for one image x and the gradient g of its outputs."""
+    """Return dL/ds, and w * dL/dw_eff derived by hand, for one image x and the gradient g of its outputs.
+
+    Frozen edges have no gradient.
+    """
     generator = torch.Generator().manual_seed(1)
     images, upstream = (torch.randn(1, len(weight.weight), generator=generator).double() for _ in range(2))
     torch.autograd.backward(weight.module(images), upstream)
     assert weight.scores is not None
     assert weight.scores.grad is not None
-    return weight.scores.grad, weight.weight.detach() * upstream.T * images
+    searched = weight.frozen.pattern == 0 if weight.frozen else torch.ones_like(weight.mask())
+    return weight.scores.grad, weight.weight.detach() * upstream.T * images * searched
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -66,6 +70,15 @@ def test_a_signed_supermask_keeps_drops_and_flips_by_the_threshold() -> None:
     assert float(scores.abs().max()) <= 0.02 / 0.6
     found, by_hand = gradients(weight)
     assert torch.equal(found, by_hand)
+
+
+@pytest.mark.parametrize("method", [PartiallyFrozen(0.3, frozen=0.7), SignedSupermask(0.3, frozen=0.7)], ids=str)
+def test_only_searched_edges_count_in_the_norm_of_the_gradient(method: Method) -> None:
+    weight = linear(method)
+    found, by_hand = gradients(weight)
+    assert weight.frozen
+    assert torch.equal(found != 0, weight.frozen.pattern == 0)
+    assert torch.equal(found.abs(), by_hand.abs())
 
 
 def test_a_kept_weight_whose_score_starts_at_0_stays_kept_when_a_file_is_read() -> None:
