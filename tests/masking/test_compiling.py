@@ -124,6 +124,8 @@ def test_a_compiled_module_computes_what_the_plain_one_does_and_sees_scores_edit
 def test_if_nothing_can_be_compiled_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing has been compiled before
     monkeypatch.setenv("CXX", "/nowhere/g++")
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
-    with pytest.raises(UserError, match=r"set --model\.compile=false"):
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("/nowhere/g++",)}),  # monkeypatch would delete the value at its end
+        pytest.raises(UserError, match=r"set --model\.compile=false"),
+    ):
         module(compile=True)(IMAGES)

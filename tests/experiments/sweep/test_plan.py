@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,7 @@ def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
             r"the axis 'density' is \{None",
         ),
         (changed(axes={"density": [[0.5]]}), r"unknown value of density '\[0.5\]'"),
-        (changed(options={"model.x": date(2020, 1, 1)}), r"figure3.yaml is not a figure: .*date is not JSON"),
+        (changed(options={"model.x": b"x"}), r"figure3.yaml is not a figure: .*bytes is not JSON"),
         (FIGURE | {"plots": []}, r"figure3-smoke has no runs or no plots"),
         (FIGURE | {"plots": [{"x": "network", "log_x": True}]}, r"draws 'network' on a logarithmic scale"),
         (FIGURE | {"published": {"U_l": 3.0}}, r"unknown published line of .* 'U_l'. Did you mean 'U_k'"),
