@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_subnets import masking
 from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
+from lightning_subnets.commands.arguments import with_home
 from lightning_subnets.commands.lost_ranks import ending_with_launcher
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
@@ -64,7 +65,7 @@ def main(args: list[str] | None = None) -> None:
     quiet()
     strategies.register()
     with ending_with_launcher(), failures.told_in_one_line():
-        SubnetCLI(sys.argv[1:] if args is None else args)
+        SubnetCLI(with_home(args))
 
 
 class SubnetCLI(LightningCLI):

@@ -10,6 +10,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
+from lightning_subnets.commands.arguments import with_home
 from lightning_subnets.commands.configs import configs
 from lightning_subnets.errors import UserError
 
@@ -21,7 +22,7 @@ def main(args: list[str] | None = None) -> None:
         for command in (configs, inspect, check, verify, sweep, report, continual, export, import_)
     }
     with failures.told_in_one_line():
-        auto_cli(commands, args=args, prog="subnets", version=in_words(), parser_class=Parser)
+        auto_cli(commands, args=with_home(args), prog="subnets", version=in_words(), parser_class=Parser)
 
 
 class Parser(ArgumentParser):

@@ -170,7 +170,8 @@ def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]
     if not isinstance(data, dict) or kind not in datamodules.__all__ or module not in _modules_of(kind):
         raise UserError(f"{path} does not say which data of this package it is for: give a config, -c FILE")
     arguments = data.get("init_args")
-    arguments = {"seed": seed} | (arguments if isinstance(arguments, dict) else {})
+    arguments = arguments if isinstance(arguments, dict) else {}
+    arguments = arguments | {"seed": arguments.get("seed", seed)}
     image_size = 256 if issubclass(getattr(datamodules, kind), InMemoryDataModule) else 2048
     for name, largest in (("seed", 2**32 - 1), ("batch_size", 8192), ("image_size", image_size)):
         if type(value := arguments.get(name, 0)) is not int or not 0 <= value <= largest:
