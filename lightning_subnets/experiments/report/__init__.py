@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,15 +55,12 @@ def report(runs: str, out: str | None = None) -> None:
         run = page.run_section(path.resolve(), summary.read(path))
         files |= run.files
     title = f"Report on {run.name if run else path.resolve().name}"
-    files["index.html"] = page.render(title, sweeps, table, run, found.unfinished).encode()
-    index = folder / "index.html"
+    # The page comes first, because it shows that the other files are of a report, also if the rest is not written.
+    files = {"index.html": page.render(title, sweeps, table, run, found.unfinished).encode(), **files}
     try:
-        if index.is_file() and not index.is_symlink() and _OURS not in index.read_bytes():
-            raise UserError(f"{index} is not a report, and would be replaced: name another --out, or move it")
+        _check_place(folder, files)
         for name, content in files.items():
             file = folder / name
-            if not file.parent.resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"{file.parent} is a link that leaves {folder}: remove it, or name another --out")
             file.parent.mkdir(parents=True, exist_ok=True)
             atomic_file.write(file, content)
     except OSError as error:
@@ -73,6 +71,20 @@ def report(runs: str, out: str | None = None) -> None:
         if section.missing:
             console.print(printable(f"{section.sweep.name}: {section.missing}"))
     console.print(printable(f"report: {folder / 'index.html'}"))
+
+
+def _check_place(folder: Path, names: Iterable[str]) -> None:
+    """Check that the files of a report stay in its directory, and replace none of the user's own.
+
+    A file beside a ``sweep.yaml`` is the package's.
+    """
+    index = folder / "index.html"
+    ours = index.is_file() and not index.is_symlink() and _OURS in index.read_bytes()
+    for file in (folder / name for name in names):
+        if not file.parent.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{file.parent} is a link that leaves {folder}: remove it, or name another --out")
+        if not ours and file.exists() and not file.is_symlink() and not (file.parent / "sweep.yaml").is_file():
+            raise UserError(f"{file} is not of a report, and would be replaced: name another --out, or move it")
 
 
 def find(path: Path) -> Found:

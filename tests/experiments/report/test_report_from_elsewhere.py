@@ -58,9 +58,26 @@ def test_a_page_that_is_not_a_report_is_not_replaced(tmp_path: Path) -> None:
     for _ in range(2):
         report(str(tmp_path), str(page.parent))
     page.write_text("<h1>My site</h1>")
-    with pytest.raises(UserError, match=r"index.html is not a report, and would be replaced"):
+    with pytest.raises(UserError, match=r"index.html is not of a report, and would be replaced"):
         report(str(tmp_path), str(page.parent))
     assert page.read_text() == "<h1>My site</h1>"
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs.md"])
+def test_tables_of_ones_own_are_not_replaced(name: str, tmp_path: Path) -> None:
+    a_run(tmp_path / "mine" / "version_0", SUMMARY)
+    (tmp_path / name).write_text("my table")
+    before = everything(tmp_path)
+    with pytest.raises(UserError, match=f"{name} is not of a report, and would be replaced: name another --out"):
+        report(str(tmp_path), str(tmp_path))
+    assert everything(tmp_path) == before
+
+
+def test_figures_of_a_sweep_are_drawn_again_beside_it(tmp_path: Path) -> None:
+    a_sweep(tmp_path / "sweeps")
+    for _ in range(2):
+        report(str(tmp_path / "sweeps"), str(tmp_path / "sweeps"))
+        (tmp_path / "sweeps" / "index.html").unlink()  # as in a copy of results/
 
 
 def test_every_run_of_a_directory_has_a_row(tmp_path: Path) -> None:
