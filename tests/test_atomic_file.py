@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from lightning_subnets import atomic_file
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets.atomic_file import check_place, replacing
+from lightning_subnets.errors import UserError
 from lightning_subnets.training.checkpoint import CheckpointFiles
 
 # Loads the file without the package, and so without torch and its threads, so that a fork is a complete copy.
@@ -63,6 +65,18 @@ def test_two_writers_of_a_file_at_once_both_write_it_completely(tmp_path: Path) 
         first.write(b"writer")
     assert path.read_bytes() == b"the first writer"
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
+def test_only_a_regular_file_is_replaced_even_by_force(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
+        for force in (True, False):
+            with pytest.raises(UserError, match=r"is a device, a pipe or a socket, .*: name a file"):
+                check_place(path, force=force)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("dangling", "new"):
+        check_place(tmp_path / name, force=False)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it_and_is_told(
