@@ -65,12 +65,14 @@ def replacing(path: Path, *, claim: Callable[[], Path] | None = None) -> Generat
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    # Flush the new name too; otherwise the old file may return after a power failure.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    # Flush the new name too; otherwise the old file may return after a power failure. Some file systems refuse that,
+    # and the file is in place all the same.
+    with suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _locked_partial(path: Path) -> tuple[Path, BinaryIO]:
@@ -92,7 +94,7 @@ def _remove_rests(path: Path) -> None:
     """Remove the files that killed processes have left beside ``path``; nobody locks these any more."""
     import fcntl
 
-    for rest in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    for rest in path.parent.glob(f".{glob.escape(path.name)}.{8 * '[0-9a-f]'}.partial"):
         with suppress(OSError):
             # Neither follow a link nor wait for the other end of a pipe that a stranger has put here.
             descriptor = os.open(rest, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)

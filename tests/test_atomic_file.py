@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,29 @@ def test_only_a_regular_file_is_replaced_even_by_force(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("dangling", "new"):
         check_place(tmp_path / name, force=False)
+
+
+def test_only_what_a_killed_process_has_left_is_removed(tmp_path: Path) -> None:
+    others = [".kept.my.partial", ".kept.0123456.partial", ".kept.0123456789.partial", ".kept.0123456g.partial"]
+    for name in (*others, ".kept.01234567.partial", ".kept.89abcdef.partial"):
+        (tmp_path / name).touch()
+    atomic_file.write(tmp_path / "kept", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "kept"])
+
+
+def test_a_file_is_written_if_the_file_system_refuses_to_flush_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr("os.fsync", refuse)
+    atomic_file.write(tmp_path / "kept", "new")
+    assert (tmp_path / "kept").read_text() == "new"
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it_and_is_told(

@@ -96,7 +96,7 @@ def test_the_bytes_do_not_depend_on_threads_or_on_the_rests_of_a_killed_writer(t
         path.parent.mkdir()
         # A killed writer leaves such files; these are longer than the new ones.
         path.with_name("a.beton.partial").write_bytes(b"\xff" * (20 << 20))
-        path.with_name(".a.beton.json.0.partial").write_bytes(b"\xff" * 100_000)
+        path.with_name(".a.beton.json.01234567.partial").write_bytes(b"\xff" * 100_000)
         beton.description_path(path).write_bytes(b"\xff" * 100_000)
         write(path, train, CLASSES, Storage(200, None, 90, 0.5), num_workers=workers)
         assert sorted(file.name for file in path.parent.iterdir()) == ["a.beton", "a.beton.json"]

@@ -120,7 +120,7 @@ def test_a_link_does_not_lead_a_report_elsewhere(link: str, tmp_path: Path) -> N
 def test_a_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     run = a_run(tmp_path / "sent" / "version_0", SUMMARY)
-    names = ["index.html", ".index.html.0.partial", "curves.png", ".curves.png.0.partial"]
+    names = ["index.html", ".index.html.01234567.partial", "curves.png", ".curves.png.0.partial"]
     (run / "report").mkdir()
     for name in names:
         (run / "report" / name).symlink_to(tmp_path / "mine")
