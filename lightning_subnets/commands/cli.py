@@ -213,9 +213,7 @@ class SubnetCLI(LightningCLI):
             # Lightning converts the network later, but checkpoints are compared with its weights before that.
             self.model.double()
         if self.subnet:
-            network = load_subnet(self.subnet, network=self.model.unmask_())
-            as_the_images = network.double if self.trainer.precision == "64-true" else network.float
-            as_the_images()
+            load_subnet(self.subnet, network=self.model.unmask_()).to(self.model.dtype)  # a file may be of any dtype
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
