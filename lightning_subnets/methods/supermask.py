@@ -23,6 +23,9 @@ class Supermask(Method):
     The scores determine how many weights are kept. ``density``, ``masks`` and ``unmask_`` use the likeliest mask of the
     expected size: the k highest scores of a layer, k = sum sigmoid(s), rounded.
 
+    With activation checkpointing, run one forward pass for each backward pass: the backward pass computes again with
+    the last draw.
+
     Args:
         density: d, the expected density at the start, in (0, 1): all scores start at log(d / (1 - d)).
         dynamic_scaling: whether to multiply the n weights of a layer by n / (the number drawn).

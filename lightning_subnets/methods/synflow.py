@@ -123,7 +123,8 @@ class SynFlowL2(_Flow):  # noqa: D101
     __doc__ = f"""SynFlow with squares of the parameters, theta = w^2.
 
     R2 = sum over paths of the product of their w^2; score = w^2 * dR2/d(w^2). The sum of dR2/d(w^2) over the kept
-    weights is the trace of the path kernel before training, up to the eps of norms, and this method makes it large.
+    weights is the trace of the path kernel before training, up to biases and the eps of norms, and this method makes it
+    large.
 
     {_Flow.__doc__}
     Source: Gebhart et al. 2021, "A Unified Paths Perspective for Pruning at Initialization", arXiv:2101.10552.
