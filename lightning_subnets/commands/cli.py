@@ -38,7 +38,7 @@ from lightning_subnets.run_files.builders import (
     current_directory_last,
     leave_defaults_to_builder,
 )
-from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint
+from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint, run_of
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.subnet_file import load_subnet
@@ -155,7 +155,7 @@ class SubnetCLI(LightningCLI):
                 )
             self.subnet, config.ckpt_path = config.ckpt_path, None
             return
-        run = Path(config.ckpt_path).resolve().parent.parent
+        run = run_of(config.ckpt_path)
         if self.config.subcommand == "predict" and config.predictions.path is None and (run / "config.yaml").is_file():
             config.predictions.path = os.path.relpath(run)
         content, limits = checkpoint.read(config.ckpt_path), (config.trainer.max_epochs, config.trainer.max_steps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import reprlib
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from statistics import mean, stdev
 
 import torch
@@ -24,6 +23,7 @@ from lightning_subnets.graph import sanity
 from lightning_subnets.graph.diagnostics import Diagnosis, Overlap, diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.progress_bar import progress
 from lightning_subnets.run_files import drawing
+from lightning_subnets.run_files.naming_checkpoints import run_of
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet, masks_in
 from lightning_subnets.subnet_file.container import Container
@@ -58,7 +58,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
         console.print(_table(titles, rows, common))
     _print_paths(console, network, kept, shape, diagnosis)
     _print_common(console, common, against)
-    folder = Path(checkpoint).resolve().parent.parent
+    folder = run_of(checkpoint)
     picture = folder / "widths.png"
     try:
         drawing.draw_widths(diagnosis, picture, title=f"{folder.parent.name}, {folder.name}")

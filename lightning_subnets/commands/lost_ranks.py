@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from torch import distributed
 
@@ -29,7 +29,8 @@ def ending_with_launcher() -> Iterator[None]:
     - If rank 0 is killed before the process group is initialized, each of the others would wait for the whole timeout,
       twice. Afterwards gloo sees the lost connection, see ``lost_rank``. NCCL on one node has none to lose, and the
       GPUs would be occupied until its timeout.
-    - If all ranks fail, rank 0 would be killed because the others have ended, before it has ended by itself.
+    - If all ranks fail, rank 0 would be killed because the others have ended, before it has ended by itself. If this
+      rank alone fails, rank 0 learns of it 30 seconds later.
     """
     started_by = os.environ.get(_LAUNCHER)
     launcher = int(started_by) if started_by and os.environ.get("LOCAL_RANK", "0") != "0" else None
@@ -39,10 +40,11 @@ def ending_with_launcher() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        deadline = time.monotonic() + GRACE
-        failed = not (isinstance(error, SystemExit) and error.code in (0, None))
-        while launcher is not None and failed and os.getppid() == launcher and time.monotonic() < deadline:
-            time.sleep(0.1)
+        if launcher is not None and not (isinstance(error, SystemExit) and error.code in (0, None)):
+            deadline = time.monotonic() + GRACE
+            with suppress(KeyboardInterrupt):
+                while os.getppid() == launcher and time.monotonic() < deadline:
+                    time.sleep(0.1)
         raise
     finally:
         del os.environ[_LAUNCHER]
@@ -50,8 +52,9 @@ def ending_with_launcher() -> Iterator[None]:
 
 def _end_with(launcher: int) -> None:
     while os.getppid() == launcher:
-        if distributed.is_initialized() and distributed.get_backend() != "nccl":
-            return
+        with suppress(ValueError):  # the process group may end between the two calls
+            if distributed.is_initialized() and distributed.get_backend() != "nccl":
+                return
         time.sleep(1)
     if distributed.is_initialized():
         time.sleep(GRACE)  # rank 0 may have ended as it should, and this rank be about to

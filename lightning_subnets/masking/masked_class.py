@@ -198,9 +198,10 @@ def _gradients(ctx: Any, gradient: Tensor, first: int) -> tuple[Tensor | None, T
     if trains_weight:
         of_weight = _with_strides_of(weight, ctx.method.weight_gradient(gradient, mask))
     if trains_scores:
-        of_scores = _with_strides_of(scores, ctx.method.score_gradient(gradient, weight, scores))
+        of_scores = ctx.method.score_gradient(gradient, weight, scores)
         if pattern is not None:
-            of_scores = of_scores.masked_fill(pattern != 0, 0)
+            of_scores = of_scores.clone().masked_fill_(pattern != 0, 0)  # masked_fill would change the strides
+        of_scores = _with_strides_of(scores, of_scores)
     return of_weight, of_scores
 
 

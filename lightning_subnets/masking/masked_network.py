@@ -154,7 +154,7 @@ def unmask_(network: nn.Module) -> nn.Module:
 
     Nothing of this package remains in the network, and its state dict is that of the plain network. Parameters that
     ``mask_`` has frozen are trainable again, and no others, whether the network is the one that was masked, a part of
-    it, or a wrapper around it.
+    it, or a wrapper around it. (If a part was unmasked before, this includes what you froze in it since.)
 
     Returns: the same network.
     """

@@ -85,6 +85,8 @@ def _triton_works(device: torch.device) -> bool:
         from lightning_subnets.masking import radix_select
 
         radix_select.top_k_each([torch.zeros(16, device=device)], [8], absolute=False)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # of any part of Triton
         warnings.warn(
             f"Triton does not work here ({' '.join(str(error).split()):.200}), so masks are selected by sorting, which "

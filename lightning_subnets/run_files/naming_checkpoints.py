@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -45,6 +46,12 @@ def newest_run(root: str | Path, name: str = "") -> Path | None:
     found = Path(root, name).glob("*/checkpoints/last.ckpt" if name else "**/checkpoints/last.ckpt")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and newest.parent.parent
+
+
+def run_of(checkpoint: str | Path) -> Path:
+    """Return the directory of a checkpoint's run; the checkpoint, or the directory that it is in, may be a link."""
+    here, real = (Path(each).parent.parent for each in (os.path.abspath(checkpoint), os.path.realpath(checkpoint)))
+    return here if (here / "config.yaml").is_file() else real
 
 
 def absent_checkpoint(path: str | Path) -> UserError:

@@ -18,12 +18,20 @@ from lightning_subnets import atomic_file, datamodules
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files.builders import build_of_file
-from lightning_subnets.run_files.naming_checkpoints import ROOT, absent_checkpoint, checkpoint_named, missing_checkpoint
+from lightning_subnets.run_files.naming_checkpoints import (
+    ROOT,
+    absent_checkpoint,
+    checkpoint_named,
+    missing_checkpoint,
+    run_of,
+)
 from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.schema import Strict, first_mistake
 
 # Arguments of data that their evaluation does not need.
 _OF_TRAINING = ("download", "num_workers", "train_size")
+
+_LARGEST_BATCH = 8192  # of an evaluation, whose result does not depend on it
 
 # Options of a command that ends while it is parsed, or whose config the parser finds incomplete.
 _COMPLETE = re.compile("-c|--c|-h|--help|--print_config|--model")
@@ -146,7 +154,7 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
             json.dumps(_evaluation_config(checkpoint, options.get("--model.network"))),
             *args[1:],
         ]
-    config = Path(checkpoint).resolve().parent.parent / "config.yaml"
+    config = run_of(checkpoint) / "config.yaml"
     if not config.is_file():
         if not Path(checkpoint).exists():
             raise absent_checkpoint(checkpoint)
@@ -173,9 +181,11 @@ def data_of_file(file: Container, path: str | Path) -> tuple[str, dict[str, Any]
     arguments = arguments if isinstance(arguments, dict) else {}
     arguments = arguments | {"seed": arguments.get("seed", seed)}
     image_size = 256 if issubclass(getattr(datamodules, kind), InMemoryDataModule) else 2048
-    for name, largest in (("seed", 2**32 - 1), ("batch_size", 8192), ("image_size", image_size)):
+    for name, largest in (("seed", 2**32 - 1), ("image_size", image_size)):
         if type(value := arguments.get(name, 0)) is not int or not 0 <= value <= largest:
             raise UserError(f"{path} states {name} = {value!r:.60}, expected 0 to {largest}: give a config, -c FILE")
+    if type(size := arguments.get("batch_size")) is int:
+        arguments["batch_size"] = min(size, _LARGEST_BATCH)
     return kind, {key: value for key, value in arguments.items() if key not in _OF_TRAINING}
 
 

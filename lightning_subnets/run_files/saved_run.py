@@ -19,6 +19,7 @@ from lightning_subnets.run_files.builders import (
     current_directory_last,
     leave_defaults_to_builder,
 )
+from lightning_subnets.run_files.naming_checkpoints import run_of
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.subnet_file import save_subnet
@@ -36,7 +37,7 @@ class SavedRun:
                 "name its checkpoints/last.ckpt"
             )
         self._content = checkpoint.read(path)
-        self._folder = Path(path).resolve().parent.parent
+        self._folder = run_of(path)
         config = self._folder / "config.yaml"
         if not config.is_file():
             raise UserError(

@@ -1,4 +1,4 @@
-"""A ~ after an = is the home directory in every command."""
+"""A ~/ after an = is the home directory in every command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_a_leading_tilde_of_a_value_is_the_home_directory(tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     for given, expected in (
-        ("--out=~", f"--out={home}"),
+        ("--out=~/", f"--out={home}/"),
+        ("--trainer.logger=~", "--trainer.logger=~"),  # null
         ("--out=~/a=b", f"--out={home}/a=b"),
         ("--out=a~/b", "--out=a~/b"),
         ("--out", "--out"),

@@ -50,6 +50,10 @@ def train(method: ls.Method) -> None:
 
 
 # Each in its own processes, because torch warns once.
-@pytest.mark.parametrize("method", [ls.EdgePopup(0.5), LearnedWeights(), ls.Dense()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [ls.EdgePopup(0.5), ls.PartiallyFrozen(0.5, frozen=0.5), LearnedWeights(), ls.Dense()],
+    ids=lambda method: type(method).__name__,
+)
 def test_1x1_convolutions_train_in_channels_last_without_a_warning_about_strides(method: ls.Method) -> None:
     on_ranks(train, method)

@@ -13,7 +13,7 @@ from repository import ROOT
 from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.errors import UserError
-from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
+from lightning_subnets.run_files.naming_checkpoints import checkpoint_named, run_of
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 Mistake = Callable[..., str]
@@ -79,6 +79,21 @@ def test_a_checkpoint_of_the_current_directory_has_the_config_of_its_run(
     monkeypatch.chdir(finished_run / "checkpoints")
     lightning(["test", "--ckpt_path=last.ckpt", "--trainer.accelerator=cpu"])
     assert "test/accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("link", ["store/last.ckpt", "run/checkpoints"])
+def test_a_checkpoint_behind_a_link_is_of_the_run_that_has_a_config(link: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    if link == "run/checkpoints":
+        (tmp_path / "store").mkdir()
+        (tmp_path / link).symlink_to(tmp_path / "store")
+        named = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    else:
+        named = tmp_path / link
+        named.parent.mkdir()
+        named.symlink_to(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert run_of(named).resolve() == (tmp_path / "run").resolve()
 
 
 def test_every_command_takes_the_words_and_a_directory(

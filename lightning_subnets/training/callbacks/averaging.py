@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
@@ -66,7 +67,7 @@ def check(module: MaskedModule, trainer: Trainer) -> None:
         ValueError: if several do, or if the method stores flags in its scores.
     """
     names = " and ".join(type(callback).__name__ for callback in _callbacks(trainer))
-    if names and module.method.flags_in_scores:
+    if names and module.method.flags_in_scores and trainer.state.fn == TrainerFn.FITTING:
         raise UserError(
             f"{names} averages scores, and some scores of {type(module.method).__name__} are flags of dropped edges, "
             "which an average would bring back: remove the callback, or take another method, EdgePopup for instance"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor, distributed
 
 from lightning_subnets.errors import UserError
@@ -42,7 +43,8 @@ class Divergence(Callback):
             _check_parameters(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._first is not None:
+        # Not before training, after it, or where an exception saves a checkpoint.
+        if self._first is not None and trainer.state.status == TrainerStatus.RUNNING and trainer.training:
             _check_losses(trainer, self._first)
             _check_parameters(trainer, pl_module)
 
