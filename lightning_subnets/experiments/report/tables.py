@@ -86,7 +86,7 @@ def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """
     axes = points.axes_of(sweep, rows)
     plotted = dict.fromkeys(name for plot in sweep.figure.plots for name in (plot.x, plot.y))
-    means = [name for name in plotted if name not in ("test_accuracy", "kept", "units_on_paths", *axes)]
+    means = [name for name in plotted if name not in ("line", "test_accuracy", "kept", "units_on_paths", *axes)]
     titles = ["density" if axis == "density" else quantity(axis).label for axis in axes]
     columns = ["", *titles, "seeds", "test accuracy (%)", "weights kept", *(quantity(name).label for name in means)]
     table = Table([], columns, [])

@@ -157,6 +157,8 @@ def test_a_table_has_mean_and_deviation_of_each_point() -> None:
     sized = replace(sweep, figure=replace(sweep.figure, plots=[Plot("file_bytes")]))
     sizes = tables.of_sweep(sized, [row | {"file_bytes": 14_380} for row in rows])
     assert (sizes.columns[-1], sizes.cells[1][-1], sizes.data[1]["file_bytes"]) == ("file size (kB)", "14.38", 14_380)
+    by_line = replace(sweep, figure=replace(sweep.figure, plots=[Plot(x="line")]))
+    assert tables.of_sweep(by_line, rows) == table, "a plot by line adds no column"
     assert table.columns == ["", "network", "density", "seeds", "test accuracy (%)", "weights kept"]
     assert table.cells[0] == ["signed constant", "Conv2", "10 %", "1 of 2", "54.00", "500,000"]
     assert table.cells[1] == ["signed constant", "Conv2", "50 %", "2", "61.00 ± 1.41", "500,000"]
