@@ -164,7 +164,7 @@ def _after(out: Path, output: Path) -> list[str]:
         f"if [[ $code = {REQUEUE} || ($code = 143 && ! $stopped) ]]; then",
         "    scontrol requeue ${task:-$SLURM_JOB_ID} && exit",
         "fi",
-        f"[ $code = 0 ] || {record} $run $code $SECONDS {shlex.quote(str(output))}",
+        f"[ $code = 0 ] || {record} $run $code $(($(date +%s) - SECONDS)) {shlex.quote(str(output))}",
         "exit $code",
     ]
 

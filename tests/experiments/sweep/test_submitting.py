@@ -112,7 +112,7 @@ def test_the_end_of_a_job_is_written_down(tmp_path: Path, code: int, seconds: in
     log = tmp_path / "runs" / "a.log"
     log.write_text("first\nerror: the last words\ntip: none\n")
     os.utime(log, (time.time() - 50, time.time() - 50))
-    ending.record(tmp_path, "a", code, seconds, Path("output"))
+    ending.record(tmp_path, "a", code, time.time() - seconds, Path("output"))
     failure = tmp_path / "runs" / "a.failed"
     assert (failure.read_text().strip() if failure.exists() else None) == reason
 
