@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fit_process import COMMAND
@@ -47,6 +48,14 @@ def exit_code(process: int, limit: float) -> int:
     raise AssertionError(f"rank 1 has not come to an end in {limit} seconds")
 
 
+def exit_codes(rank_0: Callable[..., None], folder: Path, *arguments: Any) -> tuple[int | None, int]:
+    """Return how a rank 0 ends, and how the rank 1 that it starts does."""
+    process = CONTEXT.Process(target=rank_0, args=(folder, *arguments))
+    process.start()
+    process.join()
+    return process.exitcode, exit_code(int((folder / "process").read_text()), limit=20)
+
+
 def start_rank_1_and_die(folder: Path, port: int, importing: bool) -> None:
     rank_0 = os.getpid()
     with ending_with_launcher():
@@ -72,11 +81,7 @@ def start_rank_1_and_die(folder: Path, port: int, importing: bool) -> None:
     ],
 )
 def test_a_rank_that_rank_0_has_started_ends_when_rank_0_is_killed(importing: bool, tmp_path: Path) -> None:
-    rank_0 = CONTEXT.Process(target=start_rank_1_and_die, args=(tmp_path, free_port(), importing))
-    rank_0.start()
-    rank_0.join()
-    assert rank_0.exitcode == -signal.SIGKILL
-    assert exit_code(int((tmp_path / "process").read_text()), limit=20) == 1
+    assert exit_codes(start_rank_1_and_die, tmp_path, free_port(), importing) == (-signal.SIGKILL, 1)
     assert (tmp_path / "said").read_text() == (
         "error: rank 1 ends because rank 0, which started it, was killed or has ended\n"
     )
@@ -99,10 +104,7 @@ def start_rank_1_with_nccl_and_die(folder: Path) -> None:
 
 
 def test_a_rank_that_waits_in_nccl_ends_soon_after_rank_0(tmp_path: Path) -> None:
-    rank_0 = CONTEXT.Process(target=start_rank_1_with_nccl_and_die, args=(tmp_path,))
-    rank_0.start()
-    rank_0.join()
-    assert exit_code(int((tmp_path / "process").read_text()), limit=20) == 1
+    assert exit_codes(start_rank_1_with_nccl_and_die, tmp_path) == (1, 1)
 
 
 def fail_on_both_ranks(folder: Path) -> None:
@@ -122,11 +124,7 @@ def fail_on_both_ranks(folder: Path) -> None:
 
 
 def test_a_rank_that_fails_together_with_rank_0_ends_after_it(tmp_path: Path) -> None:
-    rank_0 = CONTEXT.Process(target=fail_on_both_ranks, args=(tmp_path,))
-    rank_0.start()
-    rank_0.join()
-    assert rank_0.exitcode == 0
-    assert exit_code(int((tmp_path / "process").read_text()), limit=20) == 2
+    assert exit_codes(fail_on_both_ranks, tmp_path) == (0, 2)
 
 
 def started_ranks(process: int) -> list[int]:
