@@ -15,7 +15,7 @@ from lightning_subnets.methods.edge_popup import Allocation, EdgePopup
 
 
 class PartiallyFrozen(EdgePopup):
-    """edge-popup on a network in which, for a share of the edges, the seed alone decides.
+    """edge-popup with some edges that the seed alone keeps or drops, so that only the others are searched.
 
     Forward:  w_eff = w * m. Of a weight's n numbers, int(f d n) random ones have m = 1, int(f (1 - d) n) have m = 0,
               and the others are searched: the largest |s| have m = 1, so that k have it in all, as in ``EdgePopup``.
