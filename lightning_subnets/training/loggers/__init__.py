@@ -32,8 +32,9 @@ def configure(chosen: Any, run: Path, *, step: int | None) -> list[Namespace]:
     for logger in chosen if isinstance(chosen, list) else [chosen]:
         if not isinstance(logger, Namespace):  # a bool or None
             continue
-        # A config that a run has saved names the replacements.
-        match logger.class_path.rpartition(".")[2]:
+        package, _, name = logger.class_path.partition(".")
+        # Another package may have a class of the same name. A config that a run has saved names the replacements.
+        match name.rpartition(".")[2] if package in ("lightning", "lightning_subnets") else None:
             case "CSVLogger" | "MetricsFile":
                 continue
             case "WandbLogger" | "Dashboard":

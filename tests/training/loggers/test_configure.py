@@ -40,3 +40,10 @@ def test_the_loggers_of_a_saved_config_become_those_of_the_new_run() -> None:
     csv, wandb = loggers.configure(saved, Path("runs/other/version_0"), step=None)
     assert vars(csv.init_args) == {"save_dir": "runs/other/version_0", "step": None}
     assert vars(wandb.init_args) == {"project": "mine", "save_dir": "runs/other/version_0"}
+
+
+@pytest.mark.parametrize("name", ["CSVLogger", "WandbLogger", "Dashboard", "TensorBoard"])
+def test_a_users_logger_of_the_same_name_is_kept_as_it_is(name: str) -> None:
+    own = Namespace(class_path=f"mine.{name}", init_args=Namespace(save_dir="x"))  # type: ignore[no-untyped-call]
+    _, kept = loggers.configure(own, RUN, step=None)
+    assert (kept.class_path, vars(kept.init_args)) == (f"mine.{name}", {"save_dir": "x"})
