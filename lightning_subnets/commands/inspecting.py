@@ -20,7 +20,7 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph import sanity
-from lightning_subnets.graph.diagnostics import Diagnosis, Overlap, diagnose, log10_path_kernel_trace, overlap
+from lightning_subnets.graph.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.progress_bar import progress
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.naming_checkpoints import run_of
@@ -33,7 +33,7 @@ from lightning_subnets.training.callbacks.collapse import in_words
 from lightning_subnets.training.run_masks import read_masks
 
 Shape = tuple[int, ...]
-Common = tuple[Overlap, dict[str, Overlap]]
+Common = tuple[float, dict[str, float]]
 
 
 def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) -> None:
@@ -179,7 +179,7 @@ def _table(titles: list[str], rows: Mapping[str, list[str]], common: Common | No
         Column("weight", overflow="fold"), *(Column(title, justify="right", overflow="fold") for title in columns)
     )
     for name, row in rows.items():
-        shared = [f"{common[1][name].jaccard:.1%}"] if common and name in common[1] else []
+        shared = [f"{common[1][name]:.1%}"] if common and name in common[1] else []
         table.add_row(_shown(name.removesuffix(".weight")), *row, *shared)
     return table
 
@@ -198,9 +198,7 @@ def _print_paths(
 
 def _print_common(console: Console, common: Common | None, against: str | None) -> None:
     if common:
-        console.print(
-            f"in common with {_shown(str(against))}: {common[0].jaccard:.2%} of the weights that either keeps"
-        )
+        console.print(f"in common with {_shown(str(against))}: {common[0]:.2%} of the weights that either keeps")
 
 
 def _shown(text: str) -> str:

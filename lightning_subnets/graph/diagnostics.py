@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -214,32 +213,19 @@ def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-class Overlap(NamedTuple):
-    """The overlap of two masks.
+def overlap(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
+    """Return kept by both / kept by either of two subnetworks of one network: of all masks together, and by layer.
 
-    Attributes:
-        jaccard: kept by both / kept by either (intersection over union); 1 if neither keeps anything. Two masks drawn
-            independently at density d have about d / (2 - d).
-        shared: kept by both / kept by the mask that keeps less (overlap coefficient); for the same two, about d.
+    It is 1 if neither keeps anything. Two masks drawn independently at density d have about d / (2 - d).
     """
-
-    jaccard: float
-    shared: float
-
-
-def overlap(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> tuple[Overlap, dict[str, Overlap]]:
-    """Return the overlap of two subnetworks of one network: of all masks together, and of each layer by its name."""
-    counts = {
-        name: np.array([int((mask & second[name]).sum()), int(mask.sum()), int(second[name].sum())])
-        for name, mask in first.items()
-    }
-    return _overlap(np.sum(list(counts.values()), axis=0)), {name: _overlap(each) for name, each in counts.items()}
+    pairs = {name: (mask & second[name], mask | second[name]) for name, mask in first.items()}
+    counts = {name: (int(both.sum()), int(either.sum())) for name, (both, either) in pairs.items()}
+    both, either = map(sum, zip(*counts.values(), strict=True))
+    return _share(both, either), {name: _share(*each) for name, each in counts.items()}
 
 
-def _overlap(counts: NDArray[np.int64]) -> Overlap:
-    both, first, second = counts.tolist()
-    either, fewer = first + second - both, min(first, second)
-    return Overlap(both / either if either else 1.0, both / fewer if fewer else float(first == second))
+def _share(both: int, either: int) -> float:
+    return both / either if either else 1.0
 
 
 class _Found(NamedTuple):

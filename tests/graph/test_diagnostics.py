@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets import PHEW, EdgePopup, Method, Supermask, UserError, density, mask_, masked_weights, masks
-from lightning_subnets.graph.diagnostics import Overlap, diagnose, log10_path_kernel_trace, overlap
+from lightning_subnets.graph.diagnostics import diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.masking import initialization
 from lightning_subnets.masking.maskable import find_weights
 
@@ -193,13 +193,13 @@ def test_a_network_that_is_not_masked_needs_masks() -> None:
         diagnose(Residual(), (1, 4, 4))
 
 
-def test_overlap_is_what_two_masks_share_of_all_and_of_the_smaller() -> None:
+def test_overlap_is_what_two_masks_share_of_what_either_keeps() -> None:
     first = {"a": mask_of([1, 1, 1, 0]), "b": mask_of([0, 0]), "c": mask_of([1, 0])}
     second = {"a": mask_of([0, 1, 1, 1]), "b": mask_of([0, 0]), "c": mask_of([0, 0])}
     whole, layers = overlap(first, second)
-    assert layers == {"a": Overlap(2 / 4, 2 / 3), "b": Overlap(1.0, 1.0), "c": Overlap(0.0, 0.0)}
-    assert whole == Overlap(2 / 5, 2 / 3)
-    assert overlap(first, first)[0] == Overlap(1.0, 1.0)
+    assert layers == {"a": 2 / 4, "b": 1.0, "c": 0.0}
+    assert whole == 2 / 5
+    assert overlap(first, first)[0] == 1.0
 
 
 @pytest.mark.parametrize("method", [EdgePopup(0.3), PHEW(0.3)], ids=repr)
