@@ -33,10 +33,15 @@ def check_place(path: Path, *, force: bool) -> None:
         raise UserError(f"{path} exists: --force replaces it, in Python force=True; or name another file")
 
 
-def write(path: Path, content: bytes | memoryview | str) -> None:
-    """Write a file as ``replacing`` does; text is encoded in UTF-8."""
-    with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+def write(path: Path, content: bytes | memoryview | str, *, advice: str = "") -> None:
+    """Write a file as ``replacing`` does; text is encoded in UTF-8. With ``advice``, a failure is a ``UserError``."""
+    try:
+        with replacing(path) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        if not advice:
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): {advice}") from error
 
 
 @contextmanager

@@ -32,9 +32,6 @@ def configs(copy: str | None = None, out: str | None = None, force: bool = False
         raise UserError(no_config(copy))
     path = Path(out or source.name)
     atomic_file.check_place(path, force=force)
-    try:
-        atomic_file.write(path, copy_of(source))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): name another --out") from error
+    atomic_file.write(path, copy_of(source), advice="name another --out")
     command = {"figures": "subnets sweep", "continual": "subnets continual"}.get(source.parent.name, "lightning fit -c")
     print(f"{printable(str(path))}: edit it, then {command} {printable(shlex.quote(str(path)))}")

@@ -66,10 +66,7 @@ def export(
             content = buffer.getvalue()
         else:
             content = safetensors.torch.save(state, {"format": "pt", **details})
-    try:
-        atomic_file.write(out, content)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}): name another place") from error
+    atomic_file.write(out, content, advice="name another place")
     return eight
 
 

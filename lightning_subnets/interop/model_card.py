@@ -75,10 +75,7 @@ def write(subnet: str | Path, out: Path, *, data: str | None, license: str | Non
         address=_code(f"hf://USER/REPOSITORY/{path.name}"),
         facts=_facts(header, container.size, data) | {"SHA-256 of the file": f"`{_sha256(path)}`"},
     )
-    try:
-        atomic_file.write(out, str(card))
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}): name another place") from error
+    atomic_file.write(out, str(card), advice="name another place")
 
 
 def _is_whole(header: Header, classes: int) -> bool:

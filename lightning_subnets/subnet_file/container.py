@@ -56,7 +56,7 @@ def write(path: Path, header: Header, tensors: Mapping[str, Tensor], *, numbers:
     digest = _digest(content, offset)
     content.seek(offset)
     content.write(digest.encode())
-    atomic_file.write(path, content.getbuffer())
+    atomic_file.write(path, content.getbuffer(), advice="make room, or name another place")
 
 
 @contextmanager

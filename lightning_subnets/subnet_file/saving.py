@@ -188,12 +188,7 @@ def _write(
         each.scores.numel() for each in weights.values() if each.scores is not None
     )
     numbers = max(plain, header.total * max(1, len(header.tasks)))
-    try:
-        container.write(path, header, tensors, numbers=numbers)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): make room, or name another place"
-        ) from error
+    container.write(path, header, tensors, numbers=numbers)
 
 
 def _norms(net: nn.Module, trainable: str) -> Norms:

@@ -107,10 +107,7 @@ class Learning:
         return mean(row[f"inferred_from_{size}"] == row["task"] for row in self.rows)
 
     def _write(self) -> None:
-        try:
-            atomic_file.write(self.results, csv_text.table(self.rows))
-        except OSError as error:
-            raise UserError(f"{self.results} cannot be written ({error.strerror}): name another --out") from error
+        atomic_file.write(self.results, csv_text.table(self.rows), advice="name another --out")
 
 
 def test_images(data: ImageDataModule, network: nn.Module) -> tuple[Tensor, Tensor]:
