@@ -5,22 +5,16 @@ from __future__ import annotations
 import copy
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from small_runs import quiet_trainer
 from torch import nn
 
 from lightning_subnets import SNIP, EdgePopup, SubnetModule, UserError, mask_, masks, read_masks
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.digest import weights_digest
 from lightning_subnets.networks import Conv2, ResNet20
-
-
-def quiet_trainer(**options: Any) -> Trainer:
-    shown = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    return Trainer(accelerator="cpu", limit_val_batches=0, **(shown | options))
 
 
 def plain() -> nn.Module:
@@ -49,7 +43,7 @@ def test_scores_and_norms_are_trained_and_nothing_else() -> None:
 def test_a_run_with_trained_norms_resumes_and_its_masks_can_be_read(tmp_path: Path) -> None:
     whole, first, second = module(), module(), module()
     for each, epochs, resume in ((whole, 2, None), (first, 1, None), (second, 2, tmp_path / "first.ckpt")):
-        trainer = quiet_trainer(max_epochs=epochs, limit_train_batches=3)
+        trainer = quiet_trainer(max_epochs=epochs, limit_train_batches=3, limit_val_batches=0)
         trainer.fit(each, datamodule=Digits(), ckpt_path=resume)
         if each is first:
             trainer.save_checkpoint(tmp_path / "first.ckpt")
