@@ -186,15 +186,15 @@ def _check_state(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> No
 
 
 def _frozen(module: MaskedModule) -> set[str]:
-    """Return the state dict keys of the weights that are a function of the seed."""
+    """Return the state dict keys of the weights that are a function of the seed: none outside of the network."""
     if module.identity["weights"] is None or module.method.rerandomizes:
         return set()
-    return {*digest.weights(module, frozen=True)}
+    return {f"network.{name}" for name in digest.weights(module.network, frozen=True)}
 
 
 def _digest(module: MaskedModule) -> str:
     """Return the digest of the frozen weights; it is cached, because it takes a second for a wide network."""
-    state = tuple((p.data_ptr(), p._version) for p in module.parameters() if not p.requires_grad)
+    state = tuple((p.data_ptr(), p._version) for p in module.network.parameters() if not p.requires_grad)
     if module.known_digest is None or module.known_digest[0] != state:
         module.known_digest = state, digest.weights_digest(module.network, frozen=True)
     return module.known_digest[1]

@@ -166,6 +166,25 @@ def test_a_checkpoint_holds_the_weights_that_the_seed_does_not_give(kept: dict[s
     assert all(torch.equal(value, restored.state_dict()[key]) for key, value in module.state_dict().items())
 
 
+class Distilled(SubnetModule):
+    """Has a frozen network of its own beside the masked one."""
+
+    def __init__(self, network: nn.Module, **options: Any) -> None:
+        super().__init__(network, **options)
+        self.teacher = nn.Linear(64, 10).requires_grad_(False)
+
+
+def test_a_frozen_module_beside_the_network_is_restored(tmp_path: Path) -> None:
+    def distilled() -> Distilled:
+        return Distilled(nn.Sequential(*_unmasked()), method=ls.EdgePopup(0.5), weights="signed_constant")
+
+    module, again = distilled(), distilled()
+    saved(module, tmp_path / "run.ckpt")
+    assert not torch.equal(again.teacher.weight, module.teacher.weight)
+    quiet_trainer(max_steps=3).fit(again, datamodule=Digits(), ckpt_path=tmp_path / "run.ckpt")
+    assert torch.equal(again.teacher.weight, module.teacher.weight)
+
+
 def test_frozen_weights_that_have_changed_are_refused(tmp_path: Path) -> None:
     module, path, trainer = small_module(), tmp_path / "run.ckpt", quiet_trainer(max_steps=2)
     trainer.fit(module, datamodule=Digits())

@@ -34,8 +34,8 @@ class Frozen(Callback):
         if not torch.equal(before, now):
             changed = list(self._before)[int((before != now).nonzero()[0])]
             raise UserError(
-                f"{changed} is frozen, and a callback has changed it by step {trainer.global_step}: let the callback "
-                "change only parameters that require a gradient"
+                f"{changed} is frozen, and a callback or {type(pl_module).__name__} has changed it by step "
+                f"{trainer.global_step}: let them change only parameters that require a gradient, and buffers"
             )
 
     on_validation_epoch_start = on_train_end = on_train_epoch_end
