@@ -210,10 +210,22 @@ def _of_one_group(weights: list[ScoredWeight]) -> list[Tensor]:
     """Return the multipliers of weights of one method; the mask of a weight may depend on its whole global group."""
     method, group = weights[0].method, weights[0].global_group
     if not group:
-        return method.masks(weights)
+        return _checked_masks(method, weights)
     # By hash, because layers that no longer share a weight still share its place in the ranking.
-    found = dict(zip(map(hash, group), method.masks(group), strict=True))
+    found = dict(zip(map(hash, group), _checked_masks(method, group), strict=True))
     return [found[hash(weight)] for weight in weights]
+
+
+def _checked_masks(method: Method, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+    """Return the method's masks, of which a ``.subnet`` file can hold no others, or raise ``UserError``."""
+    masks = method.masks(weights)
+    for each, mask in zip(weights, masks, strict=True):
+        if mask.dtype not in (torch.bool, torch.int8) or mask.shape != each.weight.shape:
+            raise UserError(
+                f"{type(method).__name__}.masks() returns a mask of {mask.dtype} and shape {tuple(mask.shape)} for "
+                f"{each!r}: return torch.bool, such as scores > 0, or torch.int8, in the shape of the weight"
+            )
+    return masks
 
 
 def as_mask(multiplier: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torchvision
 from masked_networks import IMAGES, masked_network, randomize_, scores_of, small_network
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,6 +30,7 @@ from lightning_subnets import (
     unmask_,
 )
 from lightning_subnets.masking.initialization import draw_biases, draw_scores, draw_weights, fans, stream_of
+from lightning_subnets.masking.method import ScoredWeight
 
 CONVS: list[dict[str, Any]] = [
     {"groups": 4},
@@ -204,6 +206,17 @@ def test_batches_may_come_from_a_loader() -> None:
     loader = DataLoader(TensorDataset(torch.rand(8, 2), torch.arange(8) % 2), batch_size=4)
     network = mask_(nn.Sequential(nn.Linear(2, 2)), SNIP(0.5), weights="kaiming_normal", batches=loader)
     assert density(network) == 0.5
+
+
+@pytest.mark.parametrize("form", [Tensor.float, Tensor.byte, lambda kept: kept[:, :1]], ids=["float", "uint8", "shape"])
+def test_masks_that_a_method_returns_in_another_form_are_an_error(form: Callable[[Tensor], Tensor]) -> None:
+    class Other(EdgePopup):
+        def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+            return [form(mask) for mask in super().masks(weights)]
+
+    network = mask_(nn.Sequential(nn.Linear(4, 2)), Other(0.5))
+    with pytest.raises(UserError, match=r"Other.masks\(\) returns .*'weight', \(2, 4\), .*: return torch.bool"):
+        network(torch.ones(1, 4))
 
 
 @pytest.mark.parametrize(
