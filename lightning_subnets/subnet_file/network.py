@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -230,6 +231,15 @@ def identify(network: nn.Module) -> tuple[str, Json] | None:
         if difference(build(f"torchvision.models.{name}", arguments), network) is None:
             return f"torchvision.models.{name}", arguments
     return None
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network in the wrappers of torch.compile, of data parallelism, of an average and of Fabric."""
+    names = ["_orig_mod", "_forward_module"]
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+        names.append("module")  # which may as well be the name of a part of a network
+    inner = next((network.get_submodule(name) for name in names if name in network._modules), None)
+    return network if inner is None else unwrapped(inner)
 
 
 def num_elements(network: nn.Module) -> int:

@@ -47,7 +47,7 @@ def save_subnet(
     biases and norms if they were trained. Scores are not stored.
 
     Args:
-        net: the masked network; it is not changed.
+        net: the masked network, or a wrapper around it, such as ``torch.compile`` returns; it is not changed.
         path: the file to write, by convention with the extension ``.subnet``.
         network: the builder of the network, such as ``"timm.models.resnet.resnet26"``, or its name and arguments as in
             a config, ``{"class_path": "lightning_subnets.networks.Conv4", "init_args": {"image_size": 32}}``. It may be
@@ -63,7 +63,7 @@ def save_subnet(
         ValueError: if the network is not masked or has several methods, its builder builds another network, its
             parameters have several dtypes, a value is not JSON, or the file exists or cannot be written.
     """
-    path = Path(path)
+    path, net = Path(path), building.unwrapped(net)
     check_place(path, force=force)
     header = _header(net, network, classes, accuracy, preprocessing, config)
     _write(path, header, net, multipliers(net))

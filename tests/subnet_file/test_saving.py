@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 import torchvision
-from small_subnets import NAMED, SMALL, WITH_NORMS, content, differing, masked, masked_with_norms, saved, small
+from lightning.fabric import Fabric
+from small_subnets import (
+    NAMED,
+    SMALL,
+    WITH_NORMS,
+    content,
+    differing,
+    masked,
+    masked_with_norms,
+    saved,
+    small,
+    unmasked,
+)
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import save_subnet
+
+
+def _by_fabric(network: nn.Module) -> nn.Module:
+    wrapper: nn.Module = Fabric(accelerator="cpu", devices=1).setup(network)
+    return wrapper
 
 
 def test_saving_changes_neither_the_network_nor_the_random_numbers(tmp_path: Path) -> None:
@@ -110,6 +129,17 @@ def test_a_save_that_fails_is_one_error_without_a_file(options: dict[str, Any], 
     with pytest.raises(ls.UserError, match=message):
         saved(tmp_path / "a.subnet", **options)
     assert not (tmp_path / "a.subnet").exists()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.compile, nn.DataParallel, AveragedModel, _by_fabric, lambda net: AveragedModel(nn.DataParallel(net))],
+    ids=["compile", "parallel", "average", "fabric", "two"],
+)
+def test_a_wrapper_is_saved_as_the_network_in_it(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    network = masked()
+    path = saved(tmp_path / "a.subnet", wrap(network))
+    assert not differing(ls.load_subnet(path), unmasked(network))
 
 
 def test_a_network_with_state_that_is_not_a_tensor_is_refused(tmp_path: Path) -> None:
