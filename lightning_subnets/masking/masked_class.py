@@ -6,7 +6,7 @@ what they saw before. The module's own forward, whatever it computes, reads ``se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
@@ -40,6 +40,7 @@ def masked_class(base: type[nn.Module], keys: tuple[str, ...]) -> type[nn.Module
         "_get_name": lambda _: f"Masked{base.__name__}",
         "extra_repr": _extra_repr,
         "_apply": _apply,
+        "_load_from_state_dict": _load_from_state_dict,
     }
     # Errors name the class of a module: that of the base, which the user wrote. Only its repr is "MaskedLinear(...)".
     return type(base.__name__, (base,), attributes)
@@ -90,6 +91,20 @@ def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], *args: Any, **kwar
         return torch.empty_like(result, dtype=dtype).copy_(tensor)
 
     return plain_class(module)._apply(module, apply, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _load_from_state_dict(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    """Refuse the scores of a method of another kind: copied into a mask, each score that is not 0 would be True."""
+    for name, scores in ((scores_key(key), MaskedWeight(module, key).scores) for key in states_of(module)):
+        given = state_dict.get(prefix + name)
+        if not isinstance(given, Tensor) or scores is None:
+            continue  # torch reports a missing or foreign value
+        if given.is_floating_point() != scores.is_floating_point():
+            raise UserError(
+                f"{prefix}{name} is {given.dtype} in the state dict and {scores.dtype} in this network, which has "
+                "another method: load it into a network that is masked as the one that it comes from"
+            )
+    plain_class(module)._load_from_state_dict(module, state_dict, prefix, *args)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lightning_subnets import (
     SNIP,
     Dense,
     EdgePopup,
+    Magnitude,
     Method,
     SynFlow,
     UserError,
@@ -91,6 +93,14 @@ def test_the_keys_are_the_plain_ones_and_the_scores_and_a_stock_state_dict_loads
     assert missing == [f"{name}.scores" for name in layers]
     assert unexpected == []
     assert torch.equal(network.state_dict()["conv1.weight"], plain.state_dict()["conv1.weight"])
+
+
+@pytest.mark.parametrize("methods", [*permutations([EdgePopup(0.5), Magnitude(0.5)])], ids=str)
+def test_the_scores_of_a_method_that_trains_them_are_no_masks(methods: tuple[Method, Method]) -> None:
+    network, other = (mask_(nn.Sequential(nn.Linear(4, 2)), method) for method in methods)
+    with pytest.raises(UserError, match=r"0\.scores is torch\.\w+ in the state dict and torch\.\w+ in this network"):
+        network.load_state_dict(other.state_dict())
+    assert density(network) == 0.5
 
 
 def test_hooks_and_parameters_are_kept() -> None:
