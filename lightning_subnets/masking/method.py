@@ -192,6 +192,30 @@ def plain_number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def is_plain(value: object) -> bool:
+    """Return whether a checkpoint and a summary can hold a value unchanged: numbers, texts, lists and dicts of them."""
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))  # type: ignore[call-overload]
+    if type(value) is dict:
+        return all(is_plain(each) for each in (*value, *value.values())) and tuple not in map(type, value)
+    # No subclasses, because a checkpoint would name them. No NaN, because it equals nothing.
+    return type(value) in (str, int, float, bool, type(None)) and value == value
+
+
+def check_identity(name: str, identity: Mapping[str, Any]) -> None:
+    """Check that checkpoints and files can hold the ``identity`` of the method of this name.
+
+    Raises:
+        ValueError: naming the first argument that they cannot hold.
+    """
+    for key, value in identity.items():
+        if not is_plain(value):
+            raise UserError(
+                f"{name}.identity() has {key} = {value!r:.200}, which no checkpoint and no .subnet file can hold: "
+                "override it to return numbers, strings, and lists and dicts of them"
+            )
+
+
 def current_multipliers(weights: Sequence[ScoredWeight]) -> list[Tensor]:
     """Return the m of w_eff = w * m for some weights, see ``Method.masks``.
 

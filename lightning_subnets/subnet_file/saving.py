@@ -20,7 +20,7 @@ from lightning_subnets.masking.choice import Norms, norm_parameters
 from lightning_subnets.masking.initialization import stream_of
 from lightning_subnets.masking.maskable import is_weight
 from lightning_subnets.masking.masked_weight import multipliers, scores_names
-from lightning_subnets.masking.method import as_mask
+from lightning_subnets.masking.method import as_mask, check_identity
 from lightning_subnets.masking.other_parameters import initial_value
 from lightning_subnets.subnet_file import container, multiplier_code, weight_code
 from lightning_subnets.subnet_file import network as building
@@ -202,6 +202,7 @@ def _check_readable(header: Header) -> None:
         del content["sha256"]
         Header.from_json(content)
     except (TypeError, ValueError) as error:
+        check_identity(header.method.name, header.method.arguments)
         raise UserError(f"a .subnet file cannot hold these values: {error}") from error
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.method import is_plain
 from lightning_subnets.training import torch_file
 from lightning_subnets.training.schema import Count, Strict
 
@@ -69,16 +70,6 @@ def _is_no_method(state: dict[str, Any]) -> dict[str, Any]:
         if callable(getattr(LambdaLR, name, None)):  # torch sets each one as an attribute
             raise ValueError(f"{name!r:.60} is a method")
     return state
-
-
-def is_plain(value: object) -> bool:
-    """Return whether a checkpoint and a summary can hold a value unchanged: numbers, texts, lists and dicts of them."""
-    if type(value) in (list, tuple):
-        return all(map(is_plain, value))  # type: ignore[call-overload]
-    if type(value) is dict:
-        return all(is_plain(each) for each in (*value, *value.values())) and tuple not in map(type, value)
-    # No subclasses, because a checkpoint would name them. No NaN, because it equals nothing.
-    return type(value) in (str, int, float, bool, type(None)) and value == value
 
 
 def make_readable_(checkpoint: dict[str, Any]) -> None:

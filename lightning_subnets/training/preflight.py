@@ -24,11 +24,11 @@ from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.maskable import is_weight, matching
 from lightning_subnets.masking.masked_weight import scores_names, states_of
+from lightning_subnets.masking.method import check_identity
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.gradual_density import GradualDensity
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.callbacks.rank_consistency import listed
-from lightning_subnets.training.checkpoint_schema import is_plain
 from lightning_subnets.training.lightning_internals import syncs_batchnorm, validates_by_time
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.trial_pass import check_single_image, trial_pass, weights_without_gradient
@@ -80,12 +80,7 @@ def check(
     fitting = trainer.state.fn == TrainerFn.FITTING
     if fitting:
         _check_all_masked(module)
-    if not is_plain(module.identity):
-        name = type(module.method).__name__
-        raise UserError(
-            f"{name}.identity() is {module.method.identity()!r:.200}, which a checkpoint cannot hold: "
-            "return numbers, strings, and lists and dicts of them"
-        )
+    check_identity(type(module.method).__name__, module.method.identity())
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in _REFUSED.items():
             if isinstance(callback, refused):

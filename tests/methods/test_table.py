@@ -45,8 +45,8 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.masking.method import is_plain
 from lightning_subnets.networks import Conv4
-from lightning_subnets.training.checkpoint_schema import is_plain
 from lightning_subnets.training.module import SubnetModule
 
 # One method that trains scores, one that prunes at initialisation, one that redraws weights, one that draws masks.

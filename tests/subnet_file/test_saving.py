@@ -31,6 +31,14 @@ import lightning_subnets as ls
 from lightning_subnets.subnet_file import save_subnet
 
 
+class Transformed(ls.EdgePopup):
+    """A user's own method, with an argument of any kind."""
+
+    def __init__(self, form: object) -> None:
+        super().__init__(0.5)
+        self.form = form
+
+
 def _by_fabric(network: nn.Module) -> nn.Module:
     wrapper: nn.Module = Fabric(accelerator="cpu", devices=1).setup(network)
     return wrapper
@@ -122,8 +130,9 @@ def test_neutral_norms_and_biases_are_left_out(tmp_path: Path) -> None:
         ({"classes": [0, 1]}, "a .subnet file cannot hold these values"),
         ({"classes": "cat"}, "classes is the string 'cat'"),
         ({"net": small()}, "is not masked"),
+        ({"net": masked(Transformed(len))}, r"Transformed.identity\(\) has form = .*len>, .*: override it"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_a_save_that_fails_is_one_error_without_a_file(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match=message):
