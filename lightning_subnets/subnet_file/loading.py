@@ -37,7 +37,8 @@ def load_subnet(
         path: the file, or the ``hf://user/name/file.subnet`` of a file on the Hugging Face Hub (see ``hub.py``).
         masked: return a masked network in training mode, as ``mask_`` gives it, instead of a plain one in evaluation
             mode with the mask folded into the weights. Scores are not in the file: they start again, higher for kept
-            weights than for the others. A dropped weight is 0 if the seed does not give it.
+            weights than for the others. A dropped weight is 0 if the seed does not give it. The file does not say what
+            was trained beside the masks: if the method trains scores, a head that was trained without a mask is frozen.
         network: a plain network with the same weights to load into, needed if torchvision.models, timm and this package
             do not build the file's network. It is changed in place, even if loading fails.
         task: the name of the task to load. Only the files of ``SupSup.save`` have tasks, and they need it.
