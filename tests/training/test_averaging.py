@@ -200,6 +200,19 @@ def test_a_callback_that_changes_frozen_weights_is_found_in_the_first_epoch(tmp_
         fit(with_norms("EdgePopup"), tmp_path, Elsewhere())
 
 
+def test_a_frozen_teacher_beside_the_network_may_follow_it(tmp_path: Path) -> None:
+    class Teacher(Callback):
+        def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+            assert isinstance(module.teacher, torch.nn.Linear)
+            module.teacher.weight.mul_(0.9)
+
+    module = with_norms("EdgePopup")
+    module.teacher = torch.nn.Linear(4, 4).requires_grad_(False)
+    before = module.teacher.weight.clone()
+    fit(module, tmp_path, Teacher())
+    assert not torch.equal(module.teacher.weight, before)
+
+
 def test_a_run_with_an_average_cannot_be_resumed_without_one(tmp_path: Path) -> None:
     fit(with_norms("EdgePopup"), tmp_path, EMAWeightAveraging(decay=0.9), epochs=1)
     with (

@@ -1,4 +1,4 @@
-"""A check, in each epoch, that nothing has changed the frozen weights."""
+"""A check, in each epoch, that nothing has changed the frozen weights of the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_subnets.masking import digest
 
 
 class Frozen(Callback):
-    """Compares the fingerprints of the frozen weights with those at the start of training.
+    """Compares the fingerprints of the network's frozen weights with those at the start of training.
 
     It does so before each validation, at the end of each epoch before the checkpoint is written, and at the end of
     training. Scores are left out, because frozen scores are masks, which may be pruned. If the method draws frozen
@@ -44,4 +44,6 @@ class Frozen(Callback):
 def _fingerprints(module: LightningModule) -> dict[str, Tensor]:
     if module.method.rerandomizes:  # type: ignore[union-attr]
         return {}
-    return {name: digest.fingerprint(weight) for name, weight in digest.weights(module, frozen=True).items()}
+    # A module beside the network, such as the mean teacher of a subclass, may change as it likes.
+    frozen = digest.weights(module.network, frozen=True)  # type: ignore[arg-type]
+    return {f"network.{name}": digest.fingerprint(weight) for name, weight in frozen.items()}
