@@ -22,7 +22,7 @@ from lightning_subnets.masking.masked_weight import MaskedWeight, states_of
 from lightning_subnets.masking.method import current_multipliers
 from lightning_subnets.masking.tensor_version import CachedWeight, TensorVersion
 
-_modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weight
+_modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weight, or a drawn mask
 _lock = Lock()  # guards the set, because several threads may each train a network
 
 
@@ -81,6 +81,12 @@ def check_unedited(weights: Iterable[MaskedWeight]) -> None:
             )
 
 
+def forget_draw_at_next_step_(weight: MaskedWeight) -> None:
+    """Make an optimizer step that changes this weight or its scores forget the mask that was drawn."""
+    with _lock:
+        _modules.add(weight.module)
+
+
 def drop_(weights: Sequence[MaskedWeight]) -> None:
     """Drop the cached effective weights, after ``check_unedited``."""
     check_unedited(weights)
@@ -97,10 +103,11 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     with _lock:
         modules = list(_modules)
-    cached = [MaskedWeight(module, key) for module in modules for key in states_of(module)]
-    stale = [
-        each for each in cached if each.state.cached and (id(each.weight) in stepped or id(each.scores) in stepped)
-    ]
+    known = [MaskedWeight(module, key) for module in modules for key in states_of(module)]
+    changed = [each for each in known if id(each.weight) in stepped or id(each.scores) in stepped]
+    for each in changed:
+        each.drawn = None
+    stale = [each for each in changed if each.state.cached]
     drop_(stale)
     with suppress(UserError):  # the next forward pass raises the same error
         _compute(stale)

@@ -128,6 +128,8 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
     """Return the effective weight, w_eff, with its gradient."""
     method = weight.method
     if not method.cacheable:
+        if method.draws_masks and not torch.compiler.is_compiling():
+            cached_weight.forget_draw_at_next_step_(weight)
         return method.masked_weight(weight)
     if not torch.compiler.is_compiling() and _is_transformed():
         group = [weight if each.state is weight.state else each for each in weight.global_group] or [weight]

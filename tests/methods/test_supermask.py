@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,6 +36,39 @@ def test_each_forward_pass_draws_another_mask() -> None:
     for drawn in (first, second):
         assert abs(drawn.float().mean() - 0.3) < 4 * deviation
     assert abs((first & second).float().mean() - 0.09) < 4 * deviation  # independent draws
+
+
+class Blocks(nn.Module):
+    """A network whose ``forward`` calls each of its blocks, and never the list of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(20, 20), nn.Linear(20, 20)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+PARTS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
+    "a list that is never called": lambda: ((network := Blocks()), mask_(network.blocks, Supermask())),
+    "calls of the parts": lambda: ((network := Blocks()).blocks[1], mask_(network, Supermask())),
+    "torch.fx": lambda: (torch.fx.symbolic_trace(mask_((network := Blocks()), Supermask())), network),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_optimizer_step_draws_another_mask_where_the_masked_module_is_never_called(part: str) -> None:
+    called, masked = PARTS[part]()
+    optimizer = torch.optim.SGD([each for each in masked.parameters() if each.requires_grad], lr=0.0)
+    torch.optim.SGD([nn.Parameter(torch.ones(1))]).step()  # of other parameters
+    images = torch.rand(4, 20)
+    first = called(images)
+    assert torch.equal(called(images), first)  # one step, with gradients accumulated
+    first.sum().backward()
+    optimizer.step()
+    assert not torch.equal(called(images), first)
 
 
 def test_the_gradient_goes_through_the_sigmoid() -> None:
