@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -12,6 +13,7 @@ from lightning_subnets.masking import allocation
 from lightning_subnets.masking.maskable import NORMS, Weight, find_weights, matching, padding_row
 from lightning_subnets.masking.masked_weight import is_masked
 from lightning_subnets.masking.method import Method, plain_number
+from lightning_subnets.masking.other_parameters import may_be_weight
 
 Norms = Literal["frozen", "trained"]
 
@@ -75,7 +77,13 @@ def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice
     distribution = distribution_for(method, weights)
     if choice.norms == "trained":
         _check_norms(network, method)
-    masked, dense = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
+    masked, dense, others = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
+    if unmasked := [name for name, each in others.items() if may_be_weight(name, each)]:
+        warnings.warn(
+            f"{', '.join(unmasked)} of {type(network).__name__} stay without a mask, because weights are named weight, "
+            f"*_weight or weight_*: name those that are weights in also_mask={unmasked}",
+            stacklevel=1,
+        )
     if distribution is not None:
         _check_padding(masked)
     num_kept, densities = _num_kept(method, masked, choice)

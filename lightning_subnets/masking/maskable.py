@@ -35,10 +35,11 @@ class Weight(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The weights of a network by the full names of their parameters: those to mask, and those that stay dense."""
+    """The parameters of a network by their full names: weights to mask, weights that stay dense, and all others."""
 
     masked: dict[str, Weight]
     dense: dict[str, Weight]
+    others: dict[str, Weight]
 
 
 def is_weight(module: nn.Module, key: str, parameter: Tensor) -> bool:
@@ -88,19 +89,21 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     parameters = _parameters(network)
     weights = _weights_in(parameters)
     also = matching(also_mask, parameters, "also_mask")
-    dense = matching(keep_dense, weights | also, "keep_dense")
+    chosen = weights | also
+    dense = matching(keep_dense, chosen, "keep_dense")
     for name, each in also.items():
         if each.parameter.dim() < 2:
             raise UserError(
                 f"also_mask: {name} has shape {tuple(each.parameter.shape)}, and a weight has two dimensions or more: "
                 "leave it out"
             )
-    masked = {name: each for name, each in parameters.items() if name in weights | also and name not in dense}
+    masked = {name: each for name, each in parameters.items() if name in chosen and name not in dense}
+    others = {name: each for name, each in parameters.items() if name not in chosen}
     for name, each in masked.items():
         _check(kind, name, each, named=name in also)
     if not masked:
         raise _none_in(network)
-    return Weights(masked, dense)
+    return Weights(masked, dense, others)
 
 
 def _weights_in(parameters: Mapping[str, Weight]) -> dict[str, Weight]:

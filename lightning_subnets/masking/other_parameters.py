@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_subnets.masking import initialization
-from lightning_subnets.masking.maskable import NORMS, padding_row
+from lightning_subnets.masking.maskable import NORMS, Weight, padding_row
 
 _AS_BUILT = re.compile(r"temperature|logit_scale|logit_bias|tau")
-_TABLE = re.compile(r"table|token|pos|embed|query|queries|latent|prompt|probe|anchor")
+_TABLE = re.compile(r"table|token|pos|embed|query|queries|latent|prompt|probe|anchor|(height|width)_rel")
 _SHIFT = re.compile(r"bias|beta|shift")
 _SCALE = re.compile(r"weight|scale|gain|gamma|alpha|^ls\d*$|lambda")
 
@@ -55,22 +56,39 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
     - Scales (``weight`` of a norm, ``gamma``, ``gain``, ``layer_scale``): 1, also if they were built as 0 or 1e-6.
     - Everything else: as built if all its numbers are equal, and drawn as a table if they differ.
     """
-    key, shape = key.lower(), parameter.shape
+    kind = _kind(module, key.lower(), parameter)
+    if kind == "as built":
+        return None
+    if kind in ("scale", "shift"):
+        return torch.full(parameter.shape, 1.0 if kind == "scale" else 0.0)
+    table = initialization.draw_table(parameter.shape, seed=seed, stream=stream)
+    if (row := padding_row(module)) is not None:
+        table[row] = 0
+    return table
+
+
+def may_be_weight(name: str, weight: Weight) -> bool:
+    """Return whether a parameter that is no weight by its name has a weight's shape, and is nothing known here."""
+    key = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")  # a ParameterList has a name
+    kinds = {_kind(module, key.lower(), weight.parameter) for module, _ in weight.owners}
+    return kinds == {"unknown"} and _is_matrix(weight.parameter)
+
+
+def _kind(module: nn.Module, key: str, parameter: Tensor) -> Literal["as built", "scale", "shift", "table", "unknown"]:
     if not parameter.numel():
-        return None
+        return "as built"
     if isinstance(module, NORMS):
-        return torch.full(shape, 0.0 if "bias" in key else 1.0)
+        return "shift" if "bias" in key else "scale"
     if isinstance(module, nn.PReLU) or _AS_BUILT.search(key):
-        return None
+        return "as built"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) or _TABLE.search(key):
-        table = initialization.draw_table(shape, seed=seed, stream=stream)
-        if (row := padding_row(module)) is not None:
-            table[row] = 0
-        return table
+        return "table"
     if _SHIFT.search(key):
-        return torch.zeros(shape)
-    if _SCALE.search(key) and sum(size > 1 for size in shape) < 2:
-        return torch.ones(shape)
-    if bool((parameter == parameter.flatten()[0]).all()):
-        return None
-    return initialization.draw_table(shape, seed=seed, stream=stream)
+        return "shift"
+    if _SCALE.search(key) and not _is_matrix(parameter):
+        return "scale"
+    return "as built" if bool((parameter == parameter.flatten()[0]).all()) else "unknown"
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return sum(size > 1 for size in parameter.shape) >= 2

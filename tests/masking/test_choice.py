@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,6 +82,20 @@ def test_every_other_parameter_has_the_value_that_keeps_the_network_alive() -> N
             value = torch.full_like(state[name], expected)
         assert torch.equal(state[name], value), name
     assert [name for name, each in state.items() if each.requires_grad] == ["fc.scores"]
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.5), Magnitude(0.5)], ids=repr)
+def test_a_matrix_that_only_its_name_keeps_from_being_masked_is_named_in_a_warning(method: Method) -> None:
+    network = Block()
+    network.W, network.weights = nn.Parameter(torch.rand(6, 6)), nn.Parameter(torch.rand(2, 6, 6))
+    network.kernels = nn.ParameterList([nn.Parameter(torch.rand(6, 6))])
+    network.pos_embeds = nn.ParameterList([nn.Parameter(torch.rand(6, 6))])
+    network.equal = nn.Parameter(torch.ones(6, 6))
+    names = ["W", "weights", "kernels.0"]
+    with pytest.warns(UserWarning, match=rf"W, weights, kernels.0 of Block .*also_mask={re.escape(str(names))}"):
+        mask_(copy.deepcopy(network), method)
+    mask_(network, method, also_mask=names, keep_dense=["W"])
+    assert masked_weights(network).keys() == {"weights", "kernels.0", "fc.weight"}
 
 
 def tied(layer: nn.Embedding) -> nn.Sequential:
