@@ -41,6 +41,7 @@ def masked_class(base: type[nn.Module], keys: tuple[str, ...]) -> type[nn.Module
         "extra_repr": _extra_repr,
         "_apply": _apply,
         "_load_from_state_dict": _load_from_state_dict,
+        "_replicate_for_data_parallel": _replicate,
     }
     # Errors name the class of a module: that of the base, which the user wrote. Only its repr is "MaskedLinear(...)".
     return type(base.__name__, (base,), attributes)
@@ -105,6 +106,13 @@ def _load_from_state_dict(module: nn.Module, state_dict: Mapping[str, Any], pref
                 "another method: load it into a network that is masked as the one that it comes from"
             )
     plain_class(module)._load_from_state_dict(module, state_dict, prefix, *args)
+
+
+def _replicate(module: nn.Module) -> nn.Module:
+    raise UserError(
+        "nn.DataParallel gives its copies of a network tensors in place of parameters, so their masks would be lost: "
+        "use nn.parallel.DistributedDataParallel, with a process for each GPU"
+    )
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

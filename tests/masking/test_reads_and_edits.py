@@ -140,6 +140,11 @@ def test_reset_parameters_cannot_edit_the_effective_weight_unnoticed() -> None:
         layer.reset_parameters()  # type: ignore[operator]
 
 
+def test_the_copies_of_data_parallel_are_an_error_that_names_distributed_data_parallel() -> None:
+    with pytest.raises(UserError, match=r"use nn\.parallel\.DistributedDataParallel"):
+        masked_network().get_submodule("0")._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize("method", [EdgePopup(0.5), EdgePopup(0.5, allocation="global"), DNW(0.5)], ids=repr)
 def test_numbers_that_move_to_another_place_of_their_memory_are_used(method: Method) -> None:
     network = mask_(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)), method, weights="kaiming_normal")
