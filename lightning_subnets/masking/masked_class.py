@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
@@ -59,6 +61,11 @@ def _effective_attribute(key: str) -> property:
             raise UserError(
                 f"{key!r} of a {type(module).__name__} was masked and is no parameter any more: call unmask_(network) "
                 "before a parametrization is registered or the parameter is deleted"
+            )
+        if is_fx_symbolic_tracing() and get_proxy_mode() is None:  # make_fx traces what the tensors do
+            raise UserError(
+                f"torch.fx would record the {key} of a {type(module).__name__} with its present mask, and compute with "
+                "that for ever: call mask_ on the traced network, or unmask_(network) before tracing"
             )
         try:
             return effective_weight(MaskedWeight(module, key))

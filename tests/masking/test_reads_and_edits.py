@@ -10,6 +10,7 @@ import pytest
 import torch
 from masked_networks import IMAGES, masked_network, small_network
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -60,6 +61,17 @@ def test_a_drawn_mask_is_the_same_for_all_reads_in_a_pass_and_another_in_the_nex
     assert not torch.equal(used[0], used[1])
     plain = unmask_(network)
     assert not plain._forward_pre_hooks
+
+
+class Functional(nn.Module):
+    """A network that reads the weight of a layer without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.layer.weight)
 
 
 def tied() -> nn.Sequential:
@@ -138,6 +150,22 @@ def test_reset_parameters_cannot_edit_the_effective_weight_unnoticed() -> None:
     layer(torch.ones(1, 4))
     with pytest.raises(UserError, match="raw_weight"):
         layer.reset_parameters()  # type: ignore[operator]
+
+
+def test_fx_refuses_to_record_a_mask_and_a_traced_network_that_is_masked_follows_its_scores() -> None:
+    network, x = mask_(Functional(), EdgePopup(0.5)), torch.randn(3, 4)
+    with pytest.raises(UserError, match=r"torch\.fx would record the weight of a Linear with its present mask"):
+        torch.fx.symbolic_trace(network)
+    assert torch.equal(make_fx(network)(x)(x), network(x))
+    assert torch.equal(torch.export.export(network, (x,)).module()(x), network(x))
+    traced = torch.fx.symbolic_trace(unmask_(network))
+    assert torch.equal(traced(x), network(x))
+    mask_(traced, EdgePopup(0.5))
+    before = traced(x)
+    with torch.no_grad():
+        traced.get_parameter("layer.scores").copy_(torch.rand(4, 4))
+    assert not torch.equal(traced(x), before)
+    assert torch.equal(traced(x), unmask_(copy.deepcopy(traced))(x))
 
 
 def test_the_copies_of_data_parallel_are_an_error_that_names_distributed_data_parallel() -> None:
