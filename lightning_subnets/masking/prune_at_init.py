@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed, nn
@@ -31,7 +32,8 @@ class PruneAtInit(Method):
 
         ``weights_to_mask(network, data)`` returns these weights.
 
-        The method must leave the network unchanged, including its mode and the statistics of its norms.
+        The method must leave the parameters unchanged. Gradients, buffers such as the statistics of norms, and the mode
+        of each module are restored afterwards; at first no parameter has a gradient.
         """
 
     def num_kept(self, total: int) -> None:
@@ -49,9 +51,28 @@ class PruneAtInit(Method):
     def prune_(self, network: nn.Module, data: PruningData) -> None:
         data = data._replace(weights=tuple(masked_weights(network)))
         # Compiling would take longer than the few passes that a score needs.
-        with temporarily_unmasked(network), torch.compiler.set_stance("force_eager"):
+        with temporarily_unmasked(network), _restored(network), torch.compiler.set_stance("force_eager"):
             masks = self.compute_masks(network, data)
         set_masks_(network, masks)
+
+
+@contextmanager
+def _restored(network: nn.Module) -> Iterator[None]:
+    """Begin without gradients, and give a network its gradients, buffers and modes back at the end."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
+    network.zero_grad()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def weights_to_mask(network: nn.Module, data: PruningData) -> dict[str, nn.Parameter]:

@@ -10,9 +10,10 @@ import timm
 import torch
 from torch import nn
 
+from lightning_subnets import density, mask_
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.method import PruningData
-from lightning_subnets.masking.prune_at_init import PruneAtInit
+from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
 from lightning_subnets.methods.grasp import GraSP
 from lightning_subnets.methods.snip import SNIP
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
@@ -67,6 +68,37 @@ def test_pruning_is_deterministic_and_changes_nothing_else(method: type[PruneAtI
     torch.manual_seed(5)
     second = few_rounds(method, 0.2).compute_masks(network, scoring)
     assert all(torch.equal(mask, second[name]) for name, mask in first.items())
+
+
+class Backward(PruneAtInit):
+    """A method of a user, which computes gradients with the network that it is given."""
+
+    requires = "batches"
+
+    def __init__(self) -> None:
+        self.density = 0.5
+
+    def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, torch.Tensor]:
+        for images, labels in data.batches:
+            torch.autograd.backward(nn.functional.cross_entropy(network.train()(images), labels))
+        gradients = {name: weight.grad for name, weight in weights_to_mask(network, data).items()}
+        return {name: each.gt(0) for name, each in gradients.items() if each is not None}
+
+
+@pytest.mark.parametrize("old", [None, 1.0])
+def test_gradients_buffers_and_modes_are_restored_for_any_method(old: float | None) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4)).eval()
+    gradients = [None if old is None else torch.full_like(each, old) for each in network.parameters()]
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    parameters, buffers = [*network.parameters()], copy.deepcopy([*network.buffers()])
+    mask_(network, Backward(), batches=scoring_of(8).batches)
+    assert 0.2 < density(network) < 0.8
+    assert all(map(torch.equal, network.buffers(), buffers))
+    assert not any(module.training for module in network.modules())
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        assert parameter.grad is gradient
+        assert gradient is None or gradient.eq(1.0).all()
 
 
 @every_method
