@@ -31,12 +31,13 @@ class LAMP(ls.PruneAtInit):
     def compute_masks(self, network: nn.Module, data: ls.PruningData) -> dict[str, Tensor]:
         scores = {name: self.scores(weight.detach()) for name, weight in ls.weights_to_mask(network, data).items()}
         together = torch.cat([each.flatten() for each in scores.values()])
-        threshold = together.topk(round(self.density * len(together))).values[-1]
+        threshold = together.topk(max(1, round(self.density * len(together)))).values[-1]
         return {name: each >= threshold for name, each in scores.items()}
 
     def scores(self, weight: Tensor) -> Tensor:
         squares, order = weight.flatten().square().sort(descending=True)
-        return torch.empty_like(squares).scatter_(0, order, squares / squares.cumsum(0)).view_as(weight)
+        shares = (squares / squares.cumsum(0)).nan_to_num()  # of a layer of zeros, 0 / 0
+        return torch.empty_like(squares).scatter_(0, order, shares).view_as(weight)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from repository import ROOT
 from torch import nn
 
-from lightning_subnets import EdgePopup, mask_, masks
+from lightning_subnets import EdgePopup, density, mask_, masks
 from lightning_subnets.commands.cli import main
 
 EXAMPLES, PAGE = ROOT / "examples", ROOT / "docs" / "examples.md"
@@ -94,6 +94,10 @@ def test_a_method_of_your_own_works_in_python_and_by_class_path(
     # The squares 9, 4, 1 have the shares 9/9, 4/13 and 1/14.
     scores = example["LAMP"](0.1).scores(torch.tensor([[-2.0, 1.0, 3.0]]))
     torch.testing.assert_close(scores, torch.tensor([[4 / 13, 1 / 14, 1.0]]))
+    zeros = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+    nn.init.zeros_(zeros.get_parameter("1.weight"))
+    assert density(mask_(zeros, example["LAMP"](0.5))) == 0.5
+    assert density(mask_(nn.Linear(4, 4), example["LAMP"](0.01))) == 1 / 16
 
     monkeypatch.syspath_prepend(EXAMPLES)
     method = ["--model.method=own_method.LAMP", "--model.method.density=0.1", "--model.weights=kaiming_normal"]
