@@ -130,7 +130,8 @@ def matching(patterns: Iterable[str], values: Mapping[str, Value], argument: str
             if fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
         }
         if not here:
-            raise UserError(f"{argument}: no weight matches {pattern!r}; the names are {', '.join(values)}")
+            meant = f". Did you mean {pattern + '.*'!r}?" if any(n.startswith(f"{pattern}.") for n in values) else ""
+            raise UserError(f"{argument}: no weight matches {pattern!r}; the names are {', '.join(values)}{meant}")
         found |= here
     return found
 
@@ -158,7 +159,7 @@ def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
         if isinstance(module, nn.RNNBase):
             raise UserError(
                 f"{name!r} of {kind} belongs to a {layer}, whose weights cannot be masked, because it copies them into "
-                f"one block of memory: keep_dense=[{name.rpartition('.')[0] + '.*'!r}]"
+                f"one block of memory: keep_dense=[{name.rpartition('.')[0] + '.*' if '.' in name else '*'!r}]"
             )
         if isinstance(module, _TABLES) and module.max_norm is not None:
             raise UserError(f"{name!r} of {kind} is an {layer} with max_norm, which changes its rows: build it without")

@@ -168,6 +168,7 @@ def test_an_embedding_is_masked_if_it_is_named() -> None:
 MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "nothing dense": (lambda: mask_(convs(), EdgePopup(0.5), keep_dense=["head.*"]), r"'head\.\*'.* 0\.weight, 2\.0\."),
     "no density": (lambda: mask_(convs(), EdgePopup(0.5), densities={"fc": 0.1}), "densities: no weight matches 'fc'"),
+    "a module's name": (lambda: mask_(convs(), EdgePopup(0.5), keep_dense=["2"]), r"'2'; .* Did you mean '2\.\*'\?"),
     "no other": (lambda: mask_(convs(), EdgePopup(0.5), also_mask=["token"]), "also_mask: no weight matches 'token'"),
     "a string": (lambda: mask_(convs(), EdgePopup(0.5), keep_dense="0"), r"give a list of patterns, \['0'\]"),
     "a vector": (lambda: mask_(convs(), EdgePopup(0.5), also_mask=["0.bias"]), r"0\.bias has shape \(4,\)"),

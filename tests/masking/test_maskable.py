@@ -51,6 +51,7 @@ def after_linear(module: nn.Module) -> nn.Sequential:
 
 CASES = {
     "recurrent": (after_linear(nn.LSTM(4, 4)), r"'1\.weight_ih_l0' .* LSTM.*keep_dense=\['1\.\*'\]"),
+    "recurrent alone": (nn.LSTM(4, 4), r"'weight_ih_l0' .* LSTM.*keep_dense=\['\*'\]"),
     "lazy": (after_linear(nn.LazyLinear(4)), r"'1.*' of Sequential is .*lazy.*pass a batch"),
     "its own scores": (after_linear(with_scores()), r"'1\.weight' .*has an attribute 'scores'"),
     "tied": (tied_to_an_embedding(), r"'0\.weight' .*Embedding.*also_mask=\['0\.weight'\]"),
