@@ -180,7 +180,9 @@ def _check_modules(network: nn.Module, kind: str) -> None:
     """Refuse modules whose weights are no parameters, because they would stay dense without a word."""
     for name, module in network.named_modules():
         layer = f"the layer {name!r} of {kind}"
-        if parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor):
+        tensors = [key for key, value in vars(module).items() if isinstance(value, Tensor)]
+        computed = any(key == "weight" or f"{key}_orig" in module._parameters for key in tensors)
+        if parametrize.is_parametrized(module) or computed:
             raise UserError(
                 f"the weight of {layer} is computed from other parameters (pruning, parametrization, weight norm or "
                 "spectral norm of torch.nn.utils): remove that first, so that it is a parameter again"

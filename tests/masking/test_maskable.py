@@ -33,6 +33,12 @@ def pruned_by_torch() -> nn.Linear:
     return layer
 
 
+def attention_pruned_by_torch() -> nn.MultiheadAttention:
+    layer = nn.MultiheadAttention(4, 2)
+    prune.l1_unstructured(layer, "in_proj_weight", 0.5)  # type: ignore[no-untyped-call]
+    return layer
+
+
 def tied_to_an_embedding() -> nn.Sequential:
     network = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4, bias=False))
     network[1].weight = network[0].weight
@@ -57,6 +63,7 @@ CASES = {
     "tied": (tied_to_an_embedding(), r"'0\.weight' .*Embedding.*also_mask=\['0\.weight'\]"),
     "parametrization": (after_linear(parametrizations.weight_norm(nn.Linear(4, 4, bias=False))), r"'1\b"),
     "weight recomputed by a hook": (after_linear(pruned_by_torch()), r"'1'"),
+    "attention pruned by torch": (after_linear(attention_pruned_by_torch()), r"'1' of Sequential is computed from"),
     "no weights in memory": (
         after_linear(nn.Linear(4, 4, device="meta")),
         r"'1\.weight' of Sequential has no weights to draw",
