@@ -100,7 +100,9 @@ class Sweep:
     def write(self, path: Path) -> None:
         """Write the figure, so that a report needs only this file and the results."""
         content = {"name": self.name, "scale": self.scale_name, "figure": asdict(self.figure)}
-        atomic_file.write(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+        # With quotes, a name such as '1e-3' stays a name, and other values have tags.
+        text = yaml.safe_dump(content, default_style='"', sort_keys=False, allow_unicode=True, width=120)
+        atomic_file.write(path, text)
 
     @property
     def scale(self) -> Scale:

@@ -70,6 +70,19 @@ def test_a_table_is_read_as_it_was_written(sweep: Sweep, tmp_path: Path) -> None
     assert row["units_on_paths"] == json.dumps(SUMMARY["units_on_paths"])
 
 
+def test_names_that_look_like_other_values_stay_names(sweep: Sweep, tmp_path: Path) -> None:
+    names = ["1e-3", "5e-4", "0.5", "null", "true", "~", "2026-01-02", "0x1f"]
+    values: list[Any] = [*names, 1e-3, 1e300, True, None, 3]
+    lines = {name: Line("base.yaml", options={"a": value}) for name, value in zip(names, values, strict=False)}
+    named = dataclasses.replace(
+        sweep.figure, lines=lines, axes={"lr": {name: {"b": values} for name in names}}, plots=[Plot("lr")]
+    )
+    rows = results.write(Sweep(sweep.name, named, "smoke", tmp_path), tmp_path)
+    assert results.write(Sweep(sweep.name, named, "smoke", tmp_path), tmp_path) == rows
+    read, again = results.read(tmp_path / sweep.name)
+    assert (read.figure, again) == (named, rows)
+
+
 def test_the_logarithm_of_no_path_is_minus_infinity(sweep: Sweep, tmp_path: Path) -> None:
     finish(sweep, tmp_path, 0, SUMMARY | {"log10_paths": None, "units_on_paths": {"features.0": 0, "classifier.1": 0}})
     finish(sweep, tmp_path, 1, SUMMARY)
@@ -140,7 +153,7 @@ def test_damaged_results_are_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
         ):
             results.read(folder)
     settings = folder / "sweep.yaml"
-    settings.write_text(settings.read_text().replace("scale: smoke", "scale: paper"))
+    settings.write_text(settings.read_text().replace('"scale": "smoke"', '"scale": "paper"'))
     with pytest.raises(UserError, match=r"unknown scale of .*sweep.yaml 'paper'"):
         results.read(folder)
 
