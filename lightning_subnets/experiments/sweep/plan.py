@@ -188,10 +188,11 @@ class Sweep:
                 _check_known(f"quantity of a plot of {path}", [plot.x], {*axes, *NUMBERS, "line"})
                 _check_known(f"quantity of a plot of {path}", [plot.y], {*NUMBERS, "units_on_paths"})
             _check_known(f"axis of a plot of {path}", [plot.panels] if plot.panels else [], axes)
-            if plot.log_x and (plot.x == "line" or any(isinstance(run.values.get(plot.x), str) for run in runs)):
-                raise UserError(
-                    f"{path} draws {plot.x!r} on a logarithmic scale, but its values are names: remove log_x"
-                )
+            on_x = [run.line if plot.x == "line" else run.values.get(plot.x) for run in runs]
+            bad = [value for value in on_x if isinstance(value, str) or (value is not None and value <= 0)]
+            if plot.log_x and bad:
+                why = "its values are names" if isinstance(bad[0], str) else f"it has the value {bad[0]}"
+                raise UserError(f"{path} draws {plot.x!r} on a logarithmic scale, but {why}: remove log_x")
 
 
 def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:

@@ -166,6 +166,12 @@ def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
         (changed(options={"model.x": b"x"}), r"figure3.yaml is not a figure: .*bytes is not JSON"),
         (FIGURE | {"plots": []}, r"figure3-smoke has no runs or no plots"),
         (FIGURE | {"plots": [{"x": "network", "log_x": True}]}, r"draws 'network' on a logarithmic scale"),
+        (FIGURE | {"plots": [{"x": "line", "log_x": True}]}, r"draws 'line' on a logarithmic scale, .* are names"),
+        (
+            changed(axes={"density": {"model.optimizer.weight_decay": [0, 1e-4]}})
+            | {"plots": [{"x": "density", "log_x": True}]},
+            r"draws 'density' on a logarithmic scale, but it has the value 0: remove log_x",
+        ),
         (FIGURE | {"published": {"U_l": 3.0}}, r"unknown published line of .* 'U_l'. Did you mean 'U_k'"),
         (changed(lines=["U_l"]), r"unknown line 'U_l'. Did you mean 'U_k'"),
         (
