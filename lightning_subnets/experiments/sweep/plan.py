@@ -201,14 +201,24 @@ def _check_known(kind: str, names: Iterable[str], known: Collection[str]) -> Non
             raise unknown(kind, name, known)
 
 
-def settings_of(config: Path) -> str:
-    """Return the settings of a config and of its bases as JSON, which has no comments."""
+def settings_of(config: Path, above: tuple[Path, ...] = ()) -> str:
+    """Return the settings of a config and of its bases as JSON, which has no comments.
+
+    ``above`` are the configs that are based on it.
+    """
+    if config.resolve() in above:
+        raise UserError(
+            f"{config} is based on itself: its key `config` must name another file, or a config of this package by its "
+            "name without .yaml"
+        )
     content = content_of(config)
     if not isinstance(content, dict):
         raise UserError(f"{config} is not a config: it must be a mapping from keys to values")
     base = content.pop("config", None)
     own = json.dumps(content, sort_keys=True, default=str)
-    return own if base is None else settings_of(shipped_config(base, config.parent) or config.parent / base) + own
+    if base is None:
+        return own
+    return settings_of(shipped_config(base, config.parent) or config.parent / base, (*above, config.resolve())) + own
 
 
 def _name(config: Path, settings: str, options: Options, seed: int) -> str:

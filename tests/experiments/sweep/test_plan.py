@@ -132,6 +132,14 @@ def test_a_changed_config_gives_another_run(tmp_path: Path) -> None:
     assert dense() != before
 
 
+@pytest.mark.parametrize("base", ["base.yaml", "dense.yaml", "../digits/base.yaml"])
+def test_a_config_that_is_based_on_itself_is_a_mistake(base: str, tmp_path: Path) -> None:
+    path = written(FIGURE, tmp_path)
+    (tmp_path / "digits" / "base.yaml").write_text(f"config: {base}\n")  # dense.yaml is based on base.yaml
+    with pytest.raises(UserError, match=r"base.yaml is based on itself: its key `config` must name another file"):
+        Sweep.read(path, "smoke")
+
+
 def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
     long = {"model.network.init_args.weights": "/etc/" + "long" * 100, "model.x": "a b\n$(c)"}
     for run in Sweep.read(written(changed(options=long), tmp_path), "smoke").runs():
