@@ -68,10 +68,13 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
 
 def _warnings(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
     found = [missing] if (missing := points.incomplete(rows, axes)) else []
-    without = [row for row in rows if row["status"] == "finished" and -math.inf in (row.get(plot.x), row[plot.y])]
-    if without:
-        found.append(f"no path from inputs to outputs, so not drawn: {points.describe(without, axes)}")
-    return found
+    left_out: dict[str, list[Row]] = {}
+    for row in rows:
+        values = [value for value in (row.get(plot.x), row[plot.y]) if isinstance(value, float)]
+        if row["status"] == "finished" and not all(map(math.isfinite, values)):
+            why = "no path from inputs to outputs" if -math.inf in values else "infinite or no number"
+            left_out.setdefault(why, []).append(row)
+    return found + [f"{why}, so left out: {points.describe(some, axes)}" for why, some in left_out.items()]
 
 
 def _below(plot: Plot, rows: Sequence[Row], axes: Sequence[str], bottom: float) -> list[str]:

@@ -96,17 +96,17 @@ def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
         accuracy, deviation = points.measured(accuracies, 100) if accuracies else (None, None)
         row: Row = {"line": line, **dict(zip(axes, values, strict=True)), "planned": planned, "finished": finished}
         row |= {"test_accuracy_percent": accuracy, "deviation": deviation}
-        for name in ("kept", *means):
-            found = points.numbers(group, name)
-            row[name] = points.measured(found).mean if found else None
+        found = {name: points.numbers(group, name) for name in ("kept", *means)}
+        row |= {name: points.measured(each).mean if each else None for name, each in found.items()}
         row["published_percent"] = published_for(sweep.figure.published, str(line), values)
         if sweep.scale_name == "paper":
             row["difference"] = _minus(accuracy, row["published_percent"])
         table.data.append(row)
         cells = ["" if value is None else written(axis, value) for axis, value in zip(axes, values, strict=True)]
         cells += [str(finished) if finished == planned else f"{finished} of {planned}"]
-        cells += [_text(accuracy, ".2f") + ("" if deviation is None else f" ± {deviation:.2f}")]
-        cells += [_text(row["kept"], ",.0f"), *(_text(row[name], ".4g", quantity(name).scale) for name in means)]
+        plus_minus = "" if deviation is None else f" ± {deviation:.2f}"
+        cells += [_text(accuracy, ".2f") + plus_minus + _share(len(accuracies), finished), _text(row["kept"], ",.0f")]
+        cells += [_text(row[name], ".4g", quantity(name).scale) + _share(len(found[name]), finished) for name in means]
         table.cells.append([str(line), *cells])
     if all(row["published_percent"] is None for row in table.data):
         for row in table.data:
@@ -165,6 +165,11 @@ def _add_published(table: Table) -> None:
 
 def _text(value: Cell, form: str, scale: float = 1) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{scale * value:{form}}"
+
+
+def _share(numbers: int, finished: int) -> str:
+    """Say of a mean that it leaves out some finished runs, whose values are infinite or no numbers."""
+    return f" ({numbers} of {finished} seeds)" if 0 < numbers < finished else ""
 
 
 def _minus(measured: Cell, published: Cell) -> float | None:

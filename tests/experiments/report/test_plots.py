@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.transforms import Bbox
 from readable_text import assert_readable_on_a_phone
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.report import figure_layout, plots
+from lightning_subnets.experiments.report import figure_layout, plots, tables
 from lightning_subnets.experiments.sweep.figure import Plot
 from lightning_subnets.training.csv_text import Row
 
@@ -143,15 +144,25 @@ def test_every_other_axis_has_panels_too() -> None:
     assert [len(curves(axes)) for axes in figure.axes] == [2, 2, 2]  # the dense line is in each
 
 
-def test_a_run_without_paths_is_named_and_not_drawn() -> None:
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (-math.inf, "no path from inputs to outputs"),
+        (math.inf, "infinite or no number"),
+        (math.nan, "infinite or no number"),
+    ],
+)
+def test_a_run_without_a_finite_value_is_left_out_and_named(value: float, why: str) -> None:
     sweep, rows = figure3()
     for row in rows:
         row["log10_trace"] = 3.0
-    rows[0]["log10_trace"] = -math.inf
+    rows[0]["log10_trace"] = value
     for plot in (Plot("density", "log10_trace", "network"), Plot("log10_trace", "test_accuracy", "network")):
         figure = plots.draw(sweep, plot, rows)
         assert np.isfinite([point for axes in figure.axes for points, _ in curves(axes) for point in points]).all()
-        assert "not drawn: signed constant, Conv2, 10 % kept, seed 0" in notes(figure)
+        assert f"{why}, so left out: signed constant, Conv2, 10 % kept, seed 0" in notes(figure)
+        alone = replace(sweep, figure=replace(sweep.figure, plots=[plot]))
+        assert [cells[-1] for cells in tables.of_sweep(alone, rows).cells[:2]] == ["3 (1 of 2 seeds)", "3"]
 
 
 def test_a_logarithmic_x_has_readable_numbers() -> None:
