@@ -16,7 +16,7 @@ from markupsafe import Markup
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.experiments.report import figure_layout, plots, points, tables
-from lightning_subnets.experiments.report.quantities import quantity
+from lightning_subnets.experiments.report.quantities import quantity, rounded
 from lightning_subnets.experiments.report.tables import Table
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
@@ -45,7 +45,7 @@ _TEMPLATES = Environment(  # escapes the texts of page.html
 )
 _TEMPLATES.filters["base64"] = lambda content: Markup(base64.b64encode(content).decode())
 _TEMPLATES.filters["markdown"] = tables.markdown
-_TEMPLATES.filters["rounded"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
+_TEMPLATES.filters["rounded"] = rounded
 # A mark that changes the direction of writing would change what follows it on the page.
 _PAGE = _TEMPLATES.overlay(finalize=lambda value: printable(" ".join(value.split())) if type(value) is str else value)
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from lightning_subnets.errors import unknown
 from lightning_subnets.experiments.report import layers_plot, point_labels, points
 from lightning_subnets.experiments.report.figure_layout import LETTERS, TEXT, FigureLayout, Style, styles
-from lightning_subnets.experiments.report.quantities import quantity, with_axis, written
+from lightning_subnets.experiments.report.quantities import quantity, rounded, with_axis, written
 from lightning_subnets.experiments.sweep.figure import Plot, Value
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files.drawing import boxes_for_missing_letters, shortened
@@ -82,7 +82,7 @@ def _below(plot: Plot, rows: Sequence[Row], axes: Sequence[str], bottom: float) 
     groups = [group for group in points.grouped(rows, ["line", *axes]).values() if points.numbers(group, plot.y)]
     means = [points.measured(points.numbers(group, plot.y), quantity(plot.y).scale).mean for group in groups]
     said = [
-        f"{points.describe_run(group[0] | {'seed': None}, axes)}: {mean:.4g}"
+        f"{points.describe_run(group[0] | {'seed': None}, axes)}: {rounded(mean)}"
         for group, mean in zip(groups, means, strict=True)
         if mean < bottom
     ]

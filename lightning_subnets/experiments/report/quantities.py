@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lightning_subnets.experiments.sweep.figure import Value
+from lightning_subnets.training.csv_text import Cell
 
 
 class Quantity(NamedTuple):
@@ -36,6 +37,13 @@ _KNOWN = {
 def quantity(name: str) -> Quantity:
     """Return the quantity in a column of ``results.csv``; an unknown axis has its own name as its label."""
     return _KNOWN.get(name, Quantity(name.replace("_", " ")))
+
+
+def rounded(value: Cell) -> str:
+    """Write a number with four digits, or in full if it is an integer or at least 1,000; other values as they are."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def written(axis: str, value: Value) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lightning_subnets.errors import printable
 from lightning_subnets.experiments.report import points
-from lightning_subnets.experiments.report.quantities import quantity, written
+from lightning_subnets.experiments.report.quantities import quantity, rounded, written
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.training.csv_text import Cell, Row
 
@@ -58,14 +58,14 @@ _SUMMARY_COLUMNS = {  # title, format and factor of each key of summary.json
     "data": ("data", "", 1),
     "method": ("method", "", 1),
     "weights": ("weights", "", 1),
-    "density": ("density (%)", ".4g", 100),
+    "density": ("density (%)", "", 100),
     "kept": ("weights kept", ",.0f", 1),
     "file_bytes": ("file (kB)", ",.1f", 1e-3),
     "best_val_accuracy": ("best validation (%)", ".2f", 100),
-    "best_epoch": ("after epoch", "g", 1),
+    "best_epoch": ("after epoch", "", 1),
     "test_accuracy": ("test accuracy, last (%)", ".2f", 100),
-    "epochs": ("epochs", "g", 1),
-    "seed": ("seed", "g", 1),
+    "epochs": ("epochs", "", 1),
+    "seed": ("seed", "", 1),
     "seconds": ("seconds", ",.0f", 1),
 }
 
@@ -106,7 +106,7 @@ def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
         cells += [str(finished) if finished == planned else f"{finished} of {planned}"]
         plus_minus = "" if deviation is None else f" ± {deviation:.2f}"
         cells += [_text(accuracy, ".2f") + plus_minus + _share(len(accuracies), finished), _text(row["kept"], ",.0f")]
-        cells += [_text(row[name], ".4g", quantity(name).scale) + _share(len(found[name]), finished) for name in means]
+        cells += [_text(row[name], "", quantity(name).scale) + _share(len(found[name]), finished) for name in means]
         table.cells.append([str(line), *cells])
     if all(row["published_percent"] is None for row in table.data):
         for row in table.data:
@@ -164,7 +164,10 @@ def _add_published(table: Table) -> None:
 
 
 def _text(value: Cell, form: str, scale: float = 1) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{scale * value:{form}}"
+    """Write a value of a cell; a number without a form is ``rounded``."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{scale * value:{form}}" if form else rounded(scale * value)
 
 
 def _share(numbers: int, finished: int) -> str:

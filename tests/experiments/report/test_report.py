@@ -157,6 +157,8 @@ def test_a_table_has_mean_and_deviation_of_each_point() -> None:
     sized = replace(sweep, figure=replace(sweep.figure, plots=[Plot("file_bytes")]))
     sizes = tables.of_sweep(sized, [row | {"file_bytes": 14_380} for row in rows])
     assert (sizes.columns[-1], sizes.cells[1][-1], sizes.data[1]["file_bytes"]) == ("file size (kB)", "14.38", 14_380)
+    many = tables.of_sweep(sized, [row | {"file_bytes": 123_456_789} for row in rows])
+    assert many.cells[1][-1] == "123457", "no exponent"
     by_line = replace(sweep, figure=replace(sweep.figure, plots=[Plot(x="line")]))
     assert tables.of_sweep(by_line, rows) == table, "a plot by line adds no column"
     assert table.columns == ["", "network", "density", "seeds", "test accuracy (%)", "weights kept"]
@@ -204,8 +206,8 @@ def test_runs_are_sorted_by_number_with_the_columns_that_have_values_and_the_rea
     tmp_path: Path,
 ) -> None:
     found = {"network": "Conv2", "data": "Digits", "density": 0.512345, "best_val_accuracy": 0.75, "best_epoch": 3}
-    for number in (10, 9):
-        a_run(tmp_path / "mine" / f"version_{number}", SUMMARY | found)
+    for number, seed in ((10, 20261130), (9, 20261129)):
+        a_run(tmp_path / "mine" / f"version_{number}", SUMMARY | found | {"seed": seed})
     crashed = a_run(tmp_path / "mine" / "version_11", None)
     (crashed / "metrics.csv").unlink()  # it failed before its first row
     (crashed / "failure.txt").write_text("ValueError: <no> memory\n")
@@ -232,6 +234,7 @@ def test_runs_are_sorted_by_number_with_the_columns_that_have_values_and_the_rea
         "3",
         "70.00",
     ]
+    assert [row[-2] for row in rows[:2]] == ["20261129", "20261130"]
     text = Page(tmp_path / "report" / "index.html").text
     assert "mine, version_11 failed: ValueError: <no> memory" in text
     assert "mine, version_100 was stopped or killed; the same command with its --version resumes it" in text
@@ -239,7 +242,7 @@ def test_runs_are_sorted_by_number_with_the_columns_that_have_values_and_the_rea
 
 
 def test_the_report_of_one_run_has_its_pictures_and_its_summary(tmp_path: Path) -> None:
-    run = a_run(tmp_path / "rn50_signed" / "version_3", SUMMARY)
+    run = a_run(tmp_path / "rn50_signed" / "version_3", SUMMARY | {"log10_paths": 12345.6})
     report(str(run))
     out = run / "report"
     names = {"curves.pdf", "curves.png", "layers.pdf", "layers.png", "index.html"}
@@ -251,6 +254,7 @@ def test_the_report_of_one_run_has_its_pictures_and_its_summary(tmp_path: Path) 
     assert "+1.40" in page.text
     assert "9.123456" not in page.text
     assert "9.123" in page.text
+    assert "12346" in page.text
     assert "2.15.0" in page.text
     (run / "summary.json").write_text('{"epochs": 1')
     for path in (run, tmp_path):
