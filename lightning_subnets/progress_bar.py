@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from torch import distributed
 
+from lightning_subnets.errors import printable
+
 Item = TypeVar("Item")
 
 
@@ -19,6 +21,7 @@ def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
     # Import rich after Lightning. Rich mentions Optional[float | int]. typing would return that cached type for
     # Lightning's Optional[int | float], and the command line would read limit_train_batches=1 as 1.0, all of them.
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
-    yield from track(items, description, console=Console(stderr=True), transient=True)
+    yield from track(items, escape(printable(description)), console=Console(stderr=True), transient=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from lightning_subnets.commands import failures
 from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.errors import printable
+from lightning_subnets.progress_bar import progress
 
 
 def test_a_strangers_text_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +54,18 @@ def test_a_name_with_markup_is_printed_as_it_is(
     assert "[red]b.subnet: " in said.out
     assert "in common with [red]b.subnet: 100.00%" in said.out
     assert "lr[/x][bold]a/[red]b/widths.png" in "".join(said.out.split())
+
+
+def test_a_progress_bar_prints_a_files_name_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert [*progress([1, 2], "testing a[/b]\x1b]0;mine\x07.subnet")] == [1, 2]
+    assert r"testing a[/b]\x1b]0;mine\x07.subnet" in terminal.getvalue()
+    assert "\x1b]0;" not in terminal.getvalue()
 
 
 def test_a_narrow_terminal_cuts_off_no_number(
