@@ -65,8 +65,10 @@ def read(folder: Path) -> dict[str, Claim]:
     path = folder / NAME
     claims: dict[str, Claim] = read_yaml(path, dict[str, Claim], "has no claims")[1]
     for name in claims:
-        if Path(name).name != name or not name.endswith(".subnet"):
-            raise UserError(f"{path} names {name!r:.100}, expected a .subnet file of the same folder")
+        if Path(name).name != name or not name.endswith(".subnet") or not name.isprintable():
+            raise UserError(
+                f"{path} names {name!r:.100}, expected a .subnet file of the same folder with a printable name"
+            )
     return claims
 
 

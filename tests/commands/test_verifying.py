@@ -238,8 +238,9 @@ def test_hostile_claims_are_one_line(
     assert reason in capsys.readouterr().err
 
 
-def test_a_claim_names_a_file_of_its_folder(claims: dict[str, Any], verify: Verify) -> None:
-    code, printed = verify({"../digits.subnet": claims["digits.subnet"]})
+@pytest.mark.parametrize("name", ["../digits.subnet", "a\0.subnet", "a\x1b[2J.subnet"])
+def test_a_claim_names_a_file_of_its_folder(name: str, claims: dict[str, Any], verify: Verify) -> None:
+    code, printed = verify({name: claims["digits.subnet"]})
     assert code == 2
     assert "expected a .subnet file of the same folder" in printed
 
