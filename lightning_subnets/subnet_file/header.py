@@ -176,12 +176,7 @@ class Header:
     tasks: list[Task] = field(default_factory=list)  # then ``kept`` counts what some task keeps, and ``code`` is empty
 
     def __post_init__(self) -> None:
-        if "permutation" not in self.preprocessing:
-            return
-        order, shape = self.preprocessing["permutation"], self.image_shape
-        plain = isinstance(order, list) and all(type(each) is int for each in order)
-        if not plain or sorted(order) != list(range(len(order))) or (shape and len(order) != shape[1] * shape[2]):
-            raise UserError(f"preprocessing.permutation is {reprlib.repr(order):.60}, expected each pixel once")
+        _check_permutation(self.preprocessing, self.image_shape)
 
     # Whether the file is of version 1, which names layers, not weights. Without annotation, so it is not in the JSON.
     names_layers = False
@@ -224,11 +219,14 @@ class Header:
             raise unknown("task", name, names)
         return self._with(self.tasks[names.index(name)])
 
-    def _with(self, task: Task) -> Header:
-        layers = {
+    def _layers_of(self, task: Task) -> dict[str, Layer]:
+        return {
             key: dataclasses.replace(layer, **vars(own))
             for (key, layer), own in zip(self.layers.items(), task.layers, strict=True)
         }
+
+    def _with(self, task: Task) -> Header:
+        layers = self._layers_of(task)
         return dataclasses.replace(
             self,
             layers=layers,
@@ -279,5 +277,16 @@ class Header:
                 raise UserError(
                     f"the task {task.name!r:.60} has masks for {len(task.layers)} of {len(header.layers)} weights"
                 )
-            header._with(task)  # checks the numbers kept
+            header._layers_of(task)  # checks the numbers kept
+            # Checking the header's own permutation again for each task would take a time of tasks times pixels.
+            _check_permutation(task.preprocessing, header.image_shape)
         return header
+
+
+def _check_permutation(preprocessing: Json, shape: tuple[int, int, int] | None) -> None:
+    if "permutation" not in preprocessing:
+        return
+    order = preprocessing["permutation"]
+    plain = isinstance(order, list) and all(type(each) is int for each in order)
+    if not plain or sorted(order) != list(range(len(order))) or (shape and len(order) != shape[1] * shape[2]):
+        raise UserError(f"preprocessing.permutation is {reprlib.repr(order):.60}, expected each pixel once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,30 @@ def test_many_tasks_take_time_in_proportion(header: Json) -> None:
     begin = time.process_time()
     assert len(read(header | {"layers": {name: layer}, "tasks": tasks}).tasks) == 20_000
     assert time.process_time() - begin < 4
+
+
+def test_each_order_of_pixels_is_checked_once(header: Json) -> None:
+    reads: list[object] = []
+
+    class Order(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            reads.append(self)
+            return super().__iter__()
+
+    first = dict([next(iter(header["layers"].items()))])
+
+    def read_tasks(tasks: int, shared: Json, own: Json) -> int:
+        reads.clear()
+        each = {"masks": "", "layers": [{"kept": 0, "code": ""}], "preprocessing": own}
+        named = [each | {"name": str(number)} for number in range(tasks)]
+        read(header | {"layers": first, "preprocessing": shared, "tasks": named})
+        return len(reads)
+
+    order = {"permutation": Order(range(9))}
+    once = read_tasks(1, order, {})
+    assert (read_tasks(50, order, {}), read_tasks(50, {}, order)) == (once, 50 * once)
+    with pytest.raises(ls.UserError, match=r"permutation is \[1, 1\], expected each pixel once"):
+        read_tasks(1, {}, {"permutation": [1, 1]})
 
 
 def test_a_value_in_many_brackets_is_one_error(header: Json) -> None:
