@@ -81,7 +81,18 @@ class _Config(Strict):
 
 
 class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses a mapping that has a key twice, of which YAML's own loader keeps the last."""
+    """Refuses a mapping that has a key twice, of which YAML's own loader keeps the last, and the key ``<<``.
+
+    With ``<<``, a few lines can stand for so many keys that no machine can read them, and no file of ours has it.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    problem="the key << merges mappings: write their keys out", problem_mark=key.start_mark
+                )
+        super().flatten_mapping(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[tuple[str, str]] = set()

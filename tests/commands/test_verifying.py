@@ -224,6 +224,7 @@ def facts(path: Path) -> dict[str, Any]:
         ("3", "has no claims"),
         ("x.subnet: {file: 3}", "has no claims"),
         ("{x: &a [*a]}", "has no claims"),
+        ("a: &a {k: 1}\nb: {<<: [*a, *a]}", "the key << merges mappings: write their keys out"),
         ("x.subnet: {file: 3}\nx.subnet: {file: 4}", "the key 'x.subnet' is there twice: remove one"),
         ("x.subnet: {test: {accuracy: 0.9, accuracy: 0.1}}", "the key 'accuracy' is there twice: remove one"),
     ],

@@ -120,13 +120,23 @@ class Figure:
     published_source: str = ""
 
 
-def content_of(path: Path) -> Any:
-    """Return the content of a YAML file, or raise a ``UserError``; 1e-3 is a number, as in the configs of runs."""
+def content_of(path: Path, *, aliases: bool = True) -> Any:
+    """Return the content of a YAML file; 1e-3 is a number, as in the configs of runs.
+
+    Raises:
+        UserError: if the file cannot be read, or has aliases without being allowed to: a few lines of them can stand
+            for more values than any machine can hold.
+    """
     try:
-        return get_loader("yaml")(path.read_text())
+        text = path.read_text()
+        if not aliases and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise UserError(f"{path} has aliases, as *name, which subnets sweep does not write: write the values out")
+        return get_loader("yaml")(text)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; name another file") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
 
 

@@ -88,7 +88,7 @@ class Sweep:
         Raises:
             UserError: if the file is missing or damaged, or the sweep's name cannot name a directory.
         """
-        content = content_of(path)
+        content = content_of(path, aliases=False)  # a stranger's file may be one to report on
         if not isinstance(content, dict) or content.keys() != {"name", "scale", "figure"}:
             raise UserError(f"{path} is not a file of subnets sweep: repeat the sweep to write it again")
         figure = figure_of(path, content["figure"])

@@ -226,3 +226,16 @@ def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
         (tmp_path / "broken.yaml").write_text(text)
         with pytest.raises(UserError, match=f"broken.yaml {message}"):
             Sweep.read(tmp_path / "broken.yaml", "smoke")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: &a [1, 1]\nscale: [*a, *a]", "has aliases, as .*name, which subnets sweep does not write"),
+        ("name: !!int x", "is not YAML"),
+    ],
+)
+def test_a_strangers_sweep_is_read_in_little_time_and_memory(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"sweep.yaml {message}"):
+        Sweep.load(tmp_path / "sweep.yaml")
