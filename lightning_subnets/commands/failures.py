@@ -58,6 +58,8 @@ def _end_if_known(error: Exception) -> None:
     if isinstance(error, OSError) and error.errno in _FULL:
         where = error.filename or "a file"
         end(f"{where} cannot be written ({error.strerror}): make room, or name another place")
+    if isinstance(error, PermissionError) and error.filename is not None:
+        end(f"{error.filename} cannot be read or written ({error.strerror}): ask its owner, or name another place")
     if lost := _lost_rank(error) or _lost_worker(error):
         end(f"{lost}. The same command with its --version resumes a fit from its last checkpoint", code=1)
 

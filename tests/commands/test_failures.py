@@ -109,16 +109,21 @@ def test_a_killed_worker_is_named_if_only_its_connection_breaks(
     assert "is killed by signal: Killed (usually because memory ran out: give the job more, or use fewer" in line
 
 
-def test_a_full_disk_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    number = errno.EDQUOT
-
-    def full() -> None:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EDQUOT, "written ({}): make room, or name another place"),
+        (errno.EACCES, "read or written ({}): ask its owner, or name another place"),
+    ],
+)
+def test_a_full_disk_or_a_directory_of_another_user_is_named(
+    number: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
         raise OSError(number, os.strerror(number), "a.onnx")
 
-    assert exit_code(full) == 2
-    assert capsys.readouterr().err == (
-        f"error: a.onnx cannot be written ({os.strerror(number)}): make room, or name another place\n"
-    )
+    assert exit_code(fail) == 2
+    assert capsys.readouterr().err == f"error: a.onnx cannot be {said.format(os.strerror(number))}\n"
 
 
 def test_ctrl_c_outside_of_training_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +146,9 @@ def test_ctrl_c_in_a_test_or_a_prediction_ends_in_the_same_line(capsys: pytest.C
     assert exit_code(lambda: sys.exit(1)) == 1
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), RuntimeError("DataLoader"), ValueError("no")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "I/O error"), PermissionError(), RuntimeError("DataLoader"), ValueError("no")]
+)
 def test_another_error_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)), told_in_one_line():
         raise error
