@@ -156,7 +156,9 @@ def _draw_curves(
         # Points far below the fronts would hide how the others differ.
         worst, best = (extreme(point.y.mean for point in fronts) for extreme in (min, max))
         low, high = layout.axes[0].get_ylim()
-        layout.axes[0].set_ylim(low := max(low, worst - 4 * (best - worst)), min(high, best + 0.2 * (best - low)))
+        if best > worst:
+            low = max(low, worst - 4 * (best - worst))
+            layout.axes[0].set_ylim(low, min(high, best + 0.2 * (best - low)))
     return layout, drawn
 
 

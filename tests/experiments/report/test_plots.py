@@ -233,6 +233,18 @@ def test_the_front_joins_the_points_that_no_smaller_point_beats_and_labels_only_
     assert axes.get_xlabel() == "file size (kB)"
 
 
+def test_a_front_of_one_point_shows_the_others_too(recwarn: pytest.WarningsRecorder) -> None:
+    def measure(row: Row) -> dict[str, float]:
+        density = float(row["density"] or 0)
+        return {"file_bytes": 1e5 * density, "test_accuracy": 1 - 0.1 * density}
+
+    plot = Plot("file_bytes", frontier=True)
+    sweep, rows = made({"a": None}, {"density": DENSITIES}, [plot], measure)
+    low, high = plots.draw(sweep, plot, rows).axes[0].get_ylim()
+    assert low < 91 < 99 < high < 101
+    assert not recwarn.list
+
+
 def test_points_far_below_the_front_are_named_and_not_drawn() -> None:
     def measure(row: Row) -> dict[str, float]:
         density, bad = float(row["density"] or 0), row["line"] == "b" and row["density"] == 0.1
