@@ -187,5 +187,8 @@ def as_markdown(table: Table) -> str:
 
 
 def markdown(text: str) -> str:
-    """Escape a text from a file for a line of Markdown, so that it is not HTML, a link or the end of a cell."""
+    """Escape a text from a file for a line of Markdown, so that it is not HTML, a link or the end of a cell.
+
+    An address that is written out stays one, and GitHub shows it as a link to itself.
+    """
     return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", printable(" ".join(text.splitlines())))
