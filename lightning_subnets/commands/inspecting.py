@@ -141,7 +141,7 @@ def _facts(header: Header, size: int) -> Table:
         "method": f"{header.method.name}({arguments})",
         "weights": f"{drawn.distribution}, seed {drawn.seed}" if drawn.distribution else "in the file",
         "norms": "trained" if header.norms == "trained" else "",
-        "density": f"{header.density:.3%}: {kept:,} of {header.total:,}",
+        "density": f"{kept / header.total:.3%}: {kept:,} of {header.total:,}",
         "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in header.accuracy.items()),
         **(_tasks(header, size) if header.tasks else {}),
         "classes": classes if header.classes else "",
@@ -161,11 +161,12 @@ def _tasks(header: Header, size: int) -> dict[str, str]:
     """Say how many tasks a file has, how large they are, how much each keeps, and how well they are known."""
     names = [task.name for task in header.tasks]
     kept = [sum(layer.kept for layer in task.layers) for task in header.tasks]
+    in_any = sum(layer.kept for layer in header.layers.values()) / header.total
     accuracies = [task.accuracy for task in header.tasks if task.accuracy is not None]
     return {
         "tasks": f"{len(names)}: {', '.join(names[:5])}{', ...' if names[5:] else ''}",
         "size": f"{decimal(size)}, {decimal(size // len(names))} a task",
-        "density": f"{mean(kept) / header.total:.3%} a task, {header.density:.3%} in any task, of {header.total:,}",
+        "density": f"{mean(kept) / header.total:.3%} a task, {in_any:.3%} in any task, of {header.total:,}",
         "accuracy": f"{mean(accuracies):.2%}, {min(accuracies):.2%} or more in each of {len(accuracies)} tasks"
         if accuracies
         else "",

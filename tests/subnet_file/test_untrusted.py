@@ -17,10 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_subnets import NAMED, WITH_NORMS, content, masked, masked_with_norms, resealed, rewrite, saved, small, train_
+from small_subnets import (
+    NAMED,
+    WITH_NORMS,
+    changed,
+    content,
+    masked,
+    masked_with_norms,
+    resealed,
+    rewrite,
+    saved,
+    small,
+    train_,
+)
 from torch import Tensor
 
 import lightning_subnets as ls
+from lightning_subnets.commands.subnets import main
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.mask_codec import CODES
 
@@ -190,3 +203,12 @@ def test_a_header_of_any_text_is_refused(count: int, tmp_path: Path) -> None:
         new = pick([*TEXTS, old * 2], rng)
         path.write_bytes(resealed(whole, old, new))
         check(path, f"{index}: {old!r} {new!r:.40}")
+
+
+def test_inspect_computes_the_density_from_the_numbers_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved(tmp_path / "a.subnet")
+    with changed(path) as (header, _):
+        header["density"] = 0.987
+    main(["inspect", str(path)])
+    kept = sum(layer["kept"] for layer in header["layers"].values())
+    assert f"{kept / 3653:.3%}: {kept:,} of 3,653" in capsys.readouterr().out
