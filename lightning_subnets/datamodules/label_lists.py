@@ -46,9 +46,11 @@ def find_list(source: Path, directory: Path, classes: list[str]) -> Path | None:
 def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     """Return path and label of each image of a directory, from a list with one line per image.
 
-    A line starts with the name of an image and its class: the class's name, or its index in the sorted names. A header
-    line is skipped. In ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, a line is only the number of a class in
-    ``meta.mat`` beside the list; the lines are in the order of the images' names.
+    A line starts with the name of an image and its class. Either all classes of a list are names, or all are indices in
+    the sorted names; where both would fit, they are names. A header line is skipped.
+
+    In ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, a line is only the number of a class in ``meta.mat``
+    beside the list; the lines are in the order of the images' names.
     """
     paths = sorted(map(Path, image_paths(directory))) if directory.is_dir() else []
     images = {path.stem: path for path in paths}
@@ -58,21 +60,24 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
         lines = [re.split(r"[\s,]+", line.strip()) for line in labels.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{labels} cannot be read as a list of labels: {error}") from error
-    indices = {name: index for index, name in enumerate(classes)}
-    indices |= {str(index): index for index in range(len(classes)) if str(index) not in indices}
+    named = {name: index for index, name in enumerate(classes)}
+    numbered = {str(index): index for index in range(len(classes))}
     if all(len(line) == 1 for line in lines):
         if len(lines) != len(images):
             raise UserError(f"{labels} has {len(lines)} labels for the {len(images)} images in {directory}")
         lines = _lines_of_the_kit(labels, [number for (number,) in lines], list(images))
-    elif lines[0][-1] not in indices and Path(lines[0][0]).stem not in images:
+    elif lines[0][-1] not in named | numbered and Path(lines[0][0]).stem not in images:
         del lines[0]
     if short := [line for line in lines if len(line) == 1]:
         raise UserError(f"{labels} has a line {short[0][0]!r} without a class")
     labelled = {Path(name).stem: label for name, label, *_ in lines}
     if len(labelled) < len(lines):
         raise UserError(f"{labels} has {len(lines) - len(labelled)} labels for an image that already has one")
-    if unknown := [name for name in labelled.values() if name not in indices]:
-        raise UserError(f"{labels} names a class {unknown[0]!r} that has no directory of training images")
+    stated = {*labelled.values()}
+    indices = named if stated <= named.keys() else numbered
+    if not stated <= indices.keys():
+        unknown = min(stated - named.keys() - numbered.keys(), default=min(stated - named.keys()))
+        raise UserError(f"{labels} names a class {unknown!r} that has no directory of training images")
     if differing := sorted(images.keys() ^ labelled.keys()):
         raise UserError(
             f"{labels} and {directory} do not match: {len(differing)} names are in one only, such as {differing[0]}"

@@ -143,6 +143,25 @@ def test_a_class_whose_name_is_a_number_is_found_by_name(tmp_path: Path) -> None
     assert {Path(path).stem: classes[label] for path, label in val} == {"of10": "10", "of9": "9", "of2": "2"}
 
 
+@pytest.mark.parametrize(
+    ("classes", "stated", "expected"),
+    [("123", "012", [0, 1, 2]), ("123", "112", [0, 0, 1]), ("123", "321", [2, 1, 0]), ("012", "210", [2, 1, 0])],
+)
+def test_the_classes_of_a_list_are_all_names_or_all_indices(
+    classes: str, stated: str, expected: list[int], tmp_path: Path
+) -> None:
+    for name in classes:
+        touch(tmp_path / "train" / name / "1.png")
+    for image in "abc":
+        touch(tmp_path / "val" / f"{image}.png")
+    lines = [f"{image}.png {label}\n" for image, label in zip("abc", stated, strict=True)]
+    (tmp_path / "val.txt").write_text("".join(lines))
+    assert [label for _, label in find_images(tmp_path, "train", "val", None)[2]] == expected
+    (tmp_path / "val.txt").write_text("a.png 0\nb.png 1\nc.png 3\n")
+    with pytest.raises(UserError, match=f"names a class '{'3' if classes == '012' else '0'}' that has no directory"):
+        find_images(tmp_path, "train", "val", None)
+
+
 def rewrite(path: str, change: Callable[[list[str]], list[str]]) -> Layout:
     def mistake(source: Path) -> None:
         (source / path).write_text("\n".join(change((source / path).read_text().splitlines())))
