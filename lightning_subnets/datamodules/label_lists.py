@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import csv
+from collections.abc import Collection
 from pathlib import Path
 
 from lightning_subnets.datamodules.image_files import Files, common_classes, image_paths, list_files
@@ -47,7 +48,8 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     """Return path and label of each image of a directory, from a list with one line per image.
 
     A line starts with the name of an image and its class. Either all classes of a list are names, or all are indices in
-    the sorted names; where both would fit, they are names. A header line is skipped.
+    the sorted names; where both would fit, they are names. In a line with a comma, which is read as CSV, the names may
+    have spaces. A header line is skipped.
 
     In ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, a line is only the number of a class in ``meta.mat``
     beside the list; the lines are in the order of the images' names.
@@ -56,12 +58,13 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     images = {path.stem: path for path in paths}
     if len(images) < len(paths):
         raise UserError(f"{directory} has {len(paths) - len(images)} images with the name of another image")
-    try:
-        lines = [re.split(r"[\s,]+", line.strip()) for line in labels.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{labels} cannot be read as a list of labels: {error}") from error
     named = {name: index for index, name in enumerate(classes)}
     numbered = {str(index): index for index in range(len(classes))}
+    try:
+        text = labels.read_text(encoding="utf-8-sig")
+        lines = [_image_and_class(line, named) for line in text.splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{labels} cannot be read as a list of labels: {error}") from error
     if all(len(line) == 1 for line in lines):
         if len(lines) != len(images):
             raise UserError(f"{labels} has {len(lines)} labels for the {len(images)} images in {directory}")
@@ -83,6 +86,13 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
             f"{labels} and {directory} do not match: {len(differing)} names are in one only, such as {differing[0]}"
         )
     return [(str(path), indices[labelled[stem]]) for stem, path in images.items()]
+
+
+def _image_and_class(line: str, classes: Collection[str]) -> list[str]:
+    """Return the image that a line names, and its class if there is one. Kaggle's lists have more after the class."""
+    name, *rest = next(csv.reader([line], skipinitialspace=True)) if "," in line else line.split(maxsplit=1)
+    stated = rest[0].strip() if rest else ""
+    return [name.strip(), *([stated] if stated in classes else stated.split()[:1])]
 
 
 def _lines_of_the_kit(labels: Path, numbers: list[str], images: list[str]) -> list[list[str]]:

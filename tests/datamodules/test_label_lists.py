@@ -162,6 +162,26 @@ def test_the_classes_of_a_list_are_all_names_or_all_indices(
         find_images(tmp_path, "train", "val", None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "img 1.jpg,cat\nb.jpg,golden retriever\n",
+        'image,class\n"img 1.jpg", "cat"\n"b.jpg", "golden retriever"\n',
+        "\ufeffimage,class\nimg 1.jpg,cat 1 2 3 4\nb.jpg,golden retriever,0.5\n",
+        "\ufeffimg 1.jpg,0\nb.jpg,1",
+    ],
+)
+def test_names_in_a_list_with_commas_may_have_spaces_and_quotes(text: str, tmp_path: Path) -> None:
+    for name, image in (("cat", "img 1"), ("golden retriever", "b")):
+        touch(tmp_path / "train" / name / "1.jpg")
+        touch(tmp_path / "val" / f"{image}.jpg")
+    (tmp_path / "val.txt").write_text(text, encoding="utf-8")
+    assert {Path(path).stem: label for path, label in find_images(tmp_path, "train", "val", None)[2]} == {
+        "img 1": 0,
+        "b": 1,
+    }
+
+
 def rewrite(path: str, change: Callable[[list[str]], list[str]]) -> Layout:
     def mistake(source: Path) -> None:
         (source / path).write_text("\n".join(change((source / path).read_text().splitlines())))
