@@ -99,12 +99,14 @@ def test_shares_outside_their_range_are_an_error(options: dict[str, float]) -> N
         GradualDensity(**options)
 
 
-def _run(folder: Path, until: float = 1.0, stop: int = -1) -> dict[str, Any]:
+def _run(
+    folder: Path, until: float = 1.0, stop: int = -1, batch_size: int = 288, counts: _Counts | None = None
+) -> dict[str, Any]:
     """Train two epochs of five steps, from the checkpoint that is there, and return the last checkpoint."""
     last = LastCheckpoint(folder)
-    callbacks = [Do(at_step(stop, send(signal.SIGUSR1))), GradualDensity(until=until), last]
+    callbacks = [Do(at_step(stop, send(signal.SIGUSR1))), GradualDensity(until=until), counts or _Counts(), last]
     trainer = quiet_trainer(callbacks=callbacks, max_epochs=2)
-    trainer.fit(conv_module(), datamodule=Digits(batch_size=288), ckpt_path=last.best_model_path or None)
+    trainer.fit(conv_module(), datamodule=Digits(batch_size=batch_size), ckpt_path=last.best_model_path or None)
     content: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
     return content
 
@@ -116,6 +118,19 @@ def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path) -> None:
     resumed, whole = _run(tmp_path / "stopped"), _run(tmp_path / "whole")
     assert resumed["state_dict"].keys() == whole["state_dict"].keys()
     assert all(torch.equal(tensor, whole["state_dict"][name]) for name, tensor in resumed["state_dict"].items())
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(144, 20), (576, 6)])
+def test_a_run_that_resumes_with_another_batch_size_goes_on_at_the_same_share_of_its_steps(
+    batch_size: int, steps: int, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        _run(tmp_path, stop=5)
+    counts = _Counts()
+    _run(tmp_path, batch_size=batch_size, counts=counts)
+    half = TOTALS["5.weight"] // 2
+    shares = [(1 - step / steps) ** 3 for step in range(steps // 2, steps)]
+    assert [each["5.weight"] for each in counts.trained] == [half + round(half * share) for share in shares]
 
 
 def test_a_checkpoint_of_another_schedule_is_an_error(tmp_path: Path) -> None:
