@@ -38,7 +38,7 @@ def read_image(path: Path | str) -> Image:
             return (_eight_bits(path, image) if image.mode[0] in "IF" else image).convert("RGB")
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise many types on damaged bytes
         raise UserError(f"{path} is not a readable image ({error}): repair or remove it") from error
 
 

@@ -131,6 +131,20 @@ def test_an_image_cut_short_anywhere_is_an_error(extension: str, tmp_path: Path)
             read_image(path)
 
 
+@pytest.mark.parametrize("extension", ["png", "jp2", "webp", "tif", *AVIF])
+def test_a_damaged_image_is_read_or_an_error_that_names_it(extension: str, tmp_path: Path) -> None:
+    path, refused = tmp_path / f"a.{extension}", 0
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    content = path.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 150)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            read_image(path)
+        except UserError as error:
+            refused += str(path) in str(error)
+    assert refused
+
+
 def test_the_orientation_in_exif_is_ignored_as_torchvision_does(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
