@@ -224,7 +224,7 @@ def test_names_that_are_not_utf_8_are_prepared_and_found_again(
         prepare(tmp_path / "out", odd_names, val="test", image_size=32, num_workers=1, skip_bad=True)
     error = capsys.readouterr().err
     assert r"badcaf\udce9.png is not a readable image" in error
-    assert error.count("exists with the same images and settings") == 2
+    assert error.count("exists with images of the same names and sizes") == 2
     assert Beton.open(tmp_path / "out" / "train.beton").classes == [LATIN_1, "dog"]
 
 

@@ -31,7 +31,7 @@ def prepare(
     """Write ``train.beton`` and ``val.beton`` from a folder of images, or verify them.
 
     A file gets its name only once it is whole. A ``.json`` beside it holds its classes, counts, settings and digests.
-    Existing files of the same images and settings are kept.
+    Existing files are kept if names and sizes of the images, and the settings, are the same.
 
     Args:
         out: directory of the two files.

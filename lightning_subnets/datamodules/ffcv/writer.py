@@ -63,11 +63,11 @@ def write(
     """
     # Print paths as they are: rich would interpret brackets and colons.
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    names = "".join(f"{Path(name).name}\0{label}\0" for name, label in files)
+    names = "".join(f"{os.path.basename(name)}\0{label}\0{_size(name)}\0" for name, label in files)
     about: dict[str, Any] = {
         "classes": classes,
         "settings": {**vars(storage), "images": len(files)},
-        "names_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+        "files_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
     }
     if _exists(path, about, skip_bad, console):
         return
@@ -123,16 +123,31 @@ def _exists(path: Path, about: dict[str, Any], skip_bad: bool, console: Console)
     if not path.exists():
         return False
     found = beton.read_description(path)
+    if found and "names_sha256" in found:
+        raise UserError(
+            f"{path} was written by an earlier version, which noted the names of its images and not their sizes, so it "
+            "is not known whether they have changed: remove it, or keep it and choose another --out"
+        )
     if found is None or {key: found.get(key) for key in about} != about:
-        raise UserError(f"{path} exists with other images or settings: remove it, or choose another --out")
+        raise UserError(
+            f"{path} exists with images of other names or sizes, or other settings: remove it, or choose another --out"
+        )
     if found.get("left_out") and not skip_bad:
         raise UserError(
             f"{path} exists without {len(found['left_out'])} images that could not be read: remove it, or keep it with "
             "--skip_bad"
         )
     beton.Beton.open(path)
-    console.print(f"{path} exists with the same images and settings")
+    console.print(f"{path} exists with images of the same names and sizes, and the same settings")
     return True
+
+
+def _size(path: str) -> int:
+    """Return the size of a file in bytes, or -1 if it is a link to a file that does not exist."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def _write(file: BinaryIO, files: Files, storage: Storage, num_workers: int, console: Console) -> tuple[str, list[str]]:

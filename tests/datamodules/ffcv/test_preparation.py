@@ -82,7 +82,7 @@ def test_the_command_writes_files_of_a_folder_and_keeps_them(
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     code, _, error = command(*arguments)
     assert code == 0
-    assert error.count("exists with the same images and settings") == 2
+    assert error.count("exists with images of the same names and sizes") == 2
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 

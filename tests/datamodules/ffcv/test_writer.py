@@ -109,11 +109,11 @@ def test_the_description_has_classes_counts_settings_and_digests(path: Path) -> 
     write(path, files, [*CLASSES, "yak"], Storage(30, 20, 80, 0.25))
     table = Beton.open(path)
     payload, labels = table.payload, [label for _, label in files]
-    names = "".join(f"{Path(name).name}\0{label}\0" for name, label in files)
+    names = "".join(f"{Path(name).name}\0{label}\0{Path(name).stat().st_size}\0" for name, label in files)
     assert json.loads(beton.description_path(path).read_text()) == {
         "classes": ["cat", "dog", "owl", "yak"],
         "settings": {"longer_side": 30, "shorter_side": 20, "quality": 80, "raw_share": 0.25, "images": 10},
-        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "files_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "images_per_class": {"cat": labels.count(0), "dog": labels.count(1), "owl": labels.count(2), "yak": 0},
         "left_out": [],
         "structure_sha256": table.digest,

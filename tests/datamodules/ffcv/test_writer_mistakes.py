@@ -122,7 +122,7 @@ def test_an_existing_file_is_kept_if_it_is_the_same_and_otherwise_refused(
     before = state(path)
     monkeypatch.setattr(writer, "read_image", None)
     write(path, files[:6], CLASSES, MIXED, num_workers=3)
-    assert f"{path} exists with the same images and settings" in capsys.readouterr().err
+    assert f"{path} exists with images of the same names and sizes, and the same settings" in capsys.readouterr().err
     for other in (
         (files[:6], CLASSES, Storage(None, None, 91, 0.5)),
         (files[:6], CLASSES, Storage(None, None, 90, 0.4)),
@@ -132,14 +132,26 @@ def test_an_existing_file_is_kept_if_it_is_the_same_and_otherwise_refused(
         (files[:5], CLASSES, MIXED),
         (files[6:], CLASSES, MIXED),
     ):
-        with pytest.raises(UserError, match=r"a\.beton exists with other images or settings: remove it"):
+        with pytest.raises(UserError, match=r"a\.beton exists with images of other names or sizes, or other settings"):
             write(path, *other)
     assert state(path) == before
+    image = Path(files[0][0])
+    content = image.read_bytes()
+    image.write_bytes(content + b"edited")
+    with pytest.raises(UserError, match=r"a\.beton exists with images of other names or sizes"):
+        write(path, files[:6], CLASSES, MIXED)
+    image.write_bytes(content)
+    description = beton.description_path(path)
+    text = description.read_text()
+    description.write_text(text.replace("files_sha256", "names_sha256"))
+    with pytest.raises(UserError, match=r"a\.beton was written by an earlier version, which noted the names"):
+        write(path, files[:6], CLASSES, MIXED)
+    description.write_text(text)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"a\.beton is damaged"):
         write(path, files[:6], CLASSES, MIXED)
     beton.description_path(path).unlink()
-    with pytest.raises(UserError, match=r"a\.beton exists with other images"):
+    with pytest.raises(UserError, match=r"a\.beton exists with images of other"):
         write(path, files[:6], CLASSES, MIXED)
     assert state(path)[0][2] == before[0][2][:-1]
 
