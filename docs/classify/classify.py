@@ -13,7 +13,10 @@ about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_m
 _, height, width = about["preprocessing"]["input_shape"]
 mean, std = (np.array(about["preprocessing"][key], np.float32) for key in ("mean", "std"))
 
-photo = Image.open(file).convert("RGB")
+photo = Image.open(file)
+if photo.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip
+    photo = Image.fromarray(np.rint(np.asarray(photo) * (255 / 65535)).astype(np.uint8))
+photo = photo.convert("RGB")
 shorter = about["preprocessing"].get("resize", max(height, width))  # side of the photo that the centre is cut out of
 photo = photo.resize([shorter * side // min(photo.size) for side in photo.size], Image.Resampling.BILINEAR)
 left, top = round((photo.width - width) / 2), round((photo.height - height) / 2)
