@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv.beton import RAW, Beton
 from lightning_subnets.datamodules.ffcv.loader import FFCVLoader, installed
-from lightning_subnets.datamodules.image_files import Files, common_classes, image_paths, list_files
+from lightning_subnets.datamodules.image_files import Files, class_names, common_classes, image_paths, list_files
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.label_lists import find_list, list_labelled
 from lightning_subnets.datamodules.loader import EpochLoader
@@ -174,6 +175,10 @@ class ImageFolder(ImageDataModule):
             return self._betons[0].classes
         train, *others = self.parts.values()
         classes = common_classes(train, train)
+        if len(classes) < 2:
+            below = train / classes[0]
+            instead = f", or set --data.train_dir={os.path.relpath(below, self.root)}" if class_names(below) else ""
+            raise UserError(f"{train} has one class, {classes[0]}: put a directory for each class into it{instead}")
         for path in others:
             if not self._list(path, classes):
                 common_classes(train, path)

@@ -72,6 +72,22 @@ def test_classes_that_differ_between_any_two_parts_are_refused(root: Path) -> No
         folder(root)
 
 
+def test_a_single_class_is_an_error_that_names_the_classes_below_it(root: Path) -> None:
+    (root / "train").rename(root / "all")
+    (root / "train").mkdir()
+    (root / "all").rename(root / "train" / "all")
+    for part in ("val", "test"):
+        shutil.rmtree(root / part)
+    with pytest.raises(UserError, match=r"train has one class, all: .* into it, or set --data.train_dir=train/all$"):
+        folder(root)
+    assert folder(root, train_dir="train/all").classes == ["class_0", "class_1", "class_2"]
+    for name in ("class_0", "class_1", "class_2"):
+        (root / "train" / "all" / name / "0.jpg").rename(root / "train" / "all" / f"{name}.jpg")
+        shutil.rmtree(root / "train" / "all" / name)
+    with pytest.raises(UserError, match=r"train has one class, all: put a directory for each class into it$"):
+        folder(root)
+
+
 def test_mean_and_std_are_options_and_those_of_imagenet_by_default(root: Path) -> None:
     images = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
     data = folder(root, mean=(0.1, 0.2, 0.3), std=(0.1, 0.1, 0.2))
