@@ -42,6 +42,7 @@ from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_name
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.subnet_file import load_subnet
+from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training import checkpoint, loggers, preflight, strategies
 from lightning_subnets.training.callbacks import (
     BestCheckpoint,
@@ -214,6 +215,8 @@ class SubnetCLI(LightningCLI):
             self.model.double()
         if self.subnet:
             load_subnet(self.subnet, network=self.model.unmask_()).to(self.model.dtype)  # a file may be of any dtype
+            if isinstance(self.datamodule, ImageDataModule) and (learned := Container(self.subnet).header.classes):
+                self.datamodule.check_classes(learned)
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):

@@ -217,6 +217,12 @@ class ImageFolder(ImageDataModule):
     def num_train(self) -> int:
         return len(self.sets["train"])
 
+    def name_of(self, sample: int) -> str:
+        data = self.sets["train"]
+        if isinstance(data, Beton):  # which may be written again with other settings
+            return f"{super().name_of(sample)} {data.labels[sample]}"
+        return data[sample][0].removeprefix(str(self.parts["train"]))
+
     def val_dataloader(self) -> EpochLoader:
         return self._loader("val", None, augment=False) if "val" in self.parts else super().val_dataloader()
 

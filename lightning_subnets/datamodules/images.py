@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -97,6 +101,44 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         order = torch.randperm(self.num_train, generator=generator(self.seed))
         return order[held_out:].sort().values, order[:held_out].sort().values
+
+    def name_of(self, sample: int) -> str:
+        """Return what tells a training image from the others, without reading it."""
+        return f"{sample} of {self.num_train}"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint states about the data: the classes, and which of the training images were held out."""
+        names = "\0".join(map(self.name_of, self.split()[1].tolist()))
+        digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest() if names else ""
+        return {"classes": list(self.classes), "num_train": self.num_train, "held_out": digest}
+
+    def check_identity(self, theirs: Mapping[str, Any], *, validates: bool) -> None:
+        """Check that these are the data of a checkpoint, by the ``identity`` in it.
+
+        Raises:
+            ValueError: if the classes differ, or if it ``validates`` on held-out images and others were held out.
+        """
+        self.check_classes(theirs["classes"])
+        if validates and self.validation_fraction and self.identity["held_out"] != theirs["held_out"]:
+            raise UserError(
+                f"the run has trained on some of the images that would be held out now: it had {theirs['num_train']} "
+                f"training images and there are {self.num_train}, or a name, the seed or validation_fraction has "
+                "changed. Restore them, or begin another run"
+            )
+
+    def check_classes(self, learned: Sequence[str]) -> None:
+        """Check that these are the classes that a network has learned, in their order.
+
+        Raises:
+            ValueError: naming the first difference.
+        """
+        for label, (theirs, ours) in enumerate(zip_longest(learned, self.classes)):
+            if theirs != ours:
+                raise UserError(
+                    f"the network has learned {theirs!r} as class {label}, and in the data class {label} is {ours!r}: "
+                    "give the directories of the classes the names that they had, or train another network"
+                )
 
     def sampler(self, samples: Tensor | None, *, size: int, shuffle: bool) -> EpochSampler:
         """Return this rank's sampler of these samples (None: all) of a data set of ``size`` samples.

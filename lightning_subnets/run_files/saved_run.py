@@ -72,13 +72,15 @@ class SavedRun:
 
         ``summary`` is that of the run; by default it is read from the run's directory, if it is there.
         """
-        classes: list[str] = []
+        learned: dict[str, Any] = self._content["run"].get("data", {"classes": []})
+        classes: list[str] = learned["classes"]
         preprocessing: dict[str, Any] = {}
         try:
             data = self.data()
-            classes, preprocessing = data.classes, data.preprocessing
+            classes, preprocessing = classes or data.classes, data.preprocessing
         except UserError as error:
-            print(f"classes and preprocessing are left out: {printable(str(error))}", file=sys.stderr)
+            left_out = "the preprocessing is" if classes else "classes and preprocessing are"
+            print(f"{left_out} left out: {printable(str(error))}", file=sys.stderr)
         # A file goes to other machines, on which the directory of this run and its loggers say nothing.
         config = copy.deepcopy(self._config)
         trainer = config.get("trainer")

@@ -165,6 +165,7 @@ _LAYOUT = _dict(
         "batches": PositiveCount | None,
         "metrics": Tensor,
         "should_stop": bool,
+        "data": (_dict({"classes": list[str], "num_train": Count, "held_out": str}), None),
     }
 )
 # If the version is below 2.0, Lightning renames the loops.

@@ -290,6 +290,7 @@ class SubnetModule(MaskedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         subnet_checkpoint.validate_and_complete_(checkpoint, self, to_train=self._fitting)
+        resuming.check_data(self._trainer, checkpoint["run"])
         if self._fitting:
             resuming.correct_progress_(self.trainer, checkpoint)
             self._resumed = checkpoint["run"]

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 from torchmetrics import MeanMetric
 
+from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import EpochLoader
 from lightning_subnets.errors import UserError
 from lightning_subnets.training import lightning_internals as internals
@@ -22,15 +24,28 @@ from lightning_subnets.training.checkpoint import whole_epochs
 def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
     """Return what a checkpoint needs beyond Lightning's own state.
 
-    These are the ranks, batch size and accumulation of a step, the epoch's metrics so far (ranks, 2 x metrics), and
-    whether a callback has ended the run.
+    These are the ranks, batch size and accumulation of a step, the epoch's metrics so far (ranks, 2 x metrics), whether
+    a callback has ended the run, and the identity of an ``ImageDataModule``.
     """
     sums = torch.stack([value for metric in metrics for value in (metric.mean_value, metric.weight)])
     of_ranks = [sums]
     if trainer.world_size > 1:
         of_ranks = [torch.empty_like(sums) for _ in range(trainer.world_size)]
         distributed.all_gather(of_ranks, sums)
-    return {**_layout(trainer), "metrics": torch.stack(of_ranks).cpu(), "should_stop": trainer.should_stop}
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    identity = {"data": data.identity} if isinstance(data, ImageDataModule) else {}
+    return {**_layout(trainer), "metrics": torch.stack(of_ranks).cpu(), "should_stop": trainer.should_stop, **identity}
+
+
+def check_data(trainer: Trainer | None, saved: dict[str, Any]) -> None:
+    """Check that a trainer, if there is one, has the data whose identity ``state`` saved.
+
+    Raises:
+        ValueError: see ``ImageDataModule.check_identity``.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if trainer is not None and isinstance(data, ImageDataModule) and "data" in saved:
+        data.check_identity(saved["data"], validates=trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING))
 
 
 def correct_progress_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:

@@ -94,9 +94,9 @@ def test_missing_data_or_config_of_a_run_are_named(
     config["data"] = {"class_path": "lightning_subnets.datamodules.ImageNet", "init_args": {"root": "nowhere"}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     main(["export", last(run), str(tmp_path / "blind.subnet")])
-    assert "left out: nowhere lacks train.beton" in capsys.readouterr().err
+    assert "the preprocessing is left out: nowhere lacks train.beton" in capsys.readouterr().err
     header = Container(tmp_path / "blind.subnet").header
-    assert (header.classes, header.preprocessing) == ([], {})
+    assert (header.classes, header.preprocessing) == ([str(digit) for digit in range(10)], {})
     assert "--input_shape=" in mistake(["export", last(run), str(tmp_path / "blind.onnx")], main)
     main(["export", last(run), str(tmp_path / "told.onnx"), "--input_shape=[1, 8, 8]"])
     assert "nowhere lacks train.beton" in mistake(["check", last(run)], main)
