@@ -9,10 +9,9 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor
-
 from lightning_subnets.errors import UserError, printable, unknown
-from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_weights
+from lightning_subnets.masking import Origin
+from lightning_subnets.masking.initialization import DISTRIBUTIONS
 from lightning_subnets.subnet_file.json_schema import parse
 
 Json = dict[str, Any]
@@ -108,12 +107,11 @@ class Weights:
         if not 0 < self.density <= 1:
             raise UserError(f"the weights were drawn for a density of {self.density}, outside (0, 1]")
 
-    def draw(self, like: Tensor, stream: str, density: float | None = None) -> Tensor:
-        """Draw a weight on the CPU; the density is 1 for a weight that is not masked, and by default that of most."""
-        assert self.distribution is not None
-        density = self.density if density is None else density
-        drawn = draw_weights(self.distribution, like.shape, seed=self.seed, stream=stream, density=density)
-        return drawn.to(like.dtype)
+    def origin(self, stream: str, density: float | None = None) -> Origin:
+        """Return the draw of a weight; the density is 1 for one that is not masked, and by default that of most."""
+        if self.distribution is None:
+            raise UserError(f"the weight of the stream {stream!r:.100} is drawn, but the file states no distribution")
+        return Origin(self.distribution, self.seed, stream, self.density if density is None else density)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from lightning_subnets.masking import digest, is_masked
 from lightning_subnets.masking.choice import Choice
 from lightning_subnets.masking.frozen_edges import FrozenEdges
 from lightning_subnets.masking.maskable import is_weight
-from lightning_subnets.masking.masked_weight import MaskedWeight, Origin, masked_weights, multipliers, scores_names
+from lightning_subnets.masking.masked_weight import MaskedWeight, masked_weights, multipliers, scores_names
 from lightning_subnets.masking.method import Method, as_mask
 from lightning_subnets.masking.other_parameters import initialize_others_
 from lightning_subnets.subnet_file import multiplier_code, weight_code
@@ -86,7 +86,8 @@ def load_from(file: Container, *, masked: bool, network: nn.Module | None) -> nn
             _fill_(parameter, weights.get(key), file, key, multiplier, weights_digest)
         elif key not in scores:
             if key in header.dense:
-                _draw_dense_(parameter, header, key)
+                with torch.no_grad():
+                    parameter.copy_(header.weights.origin(header.dense[key], density=1.0).draw(parameter.shape))
             elif f"state/{key}" in file:
                 copy_(file, key, parameter)
             digest.update_(weights_digest, key, parameter)
@@ -175,22 +176,18 @@ def _fill_(
         stored = file.take(f"{entry.weights}/{header.stored_name(name)}")
         weight_code.decode(entry, stored, mask, out=weight)
     else:
-        _check_distribution(header, name)
-        density = header.weights.density if entry.density is None else entry.density
-        source = Origin(str(header.weights.distribution), header.weights.seed, entry.stream, density)
-        if masked is None or masked.origin != source:  # otherwise install_masks_ has drawn it
-            weight.copy_(header.weights.draw(weight, entry.stream, entry.density))
+        origin = header.weights.origin(entry.stream, entry.density)
+        if masked is None or masked.origin != origin:  # otherwise install_masks_ has drawn it
+            weight.copy_(origin.draw(weight.shape))
     digest.update_(weights_digest, name, weight)
     if masked is None:
         weight_code.apply_(entry, weight, multiplier)
         return
-    if entry.weights != "drawn" and masked.method.trainable == "scores" and entry.stream:
-        # A dropped weight may be kept again, so the seed's value takes the place of the stored 0.
-        drawn = header.weights.draw(weight, entry.stream, entry.density).to(weight.device)
-        weight.copy_(torch.where(mask.to(weight.device), weight, drawn))
     if masked.origin and entry.stream:
-        density = header.weights.density if entry.density is None else entry.density
-        masked.state.origin = masked.origin._replace(stream=entry.stream, density=density)
+        masked.state.origin = origin = header.weights.origin(entry.stream, entry.density)
+        if entry.weights != "drawn" and masked.method.trainable == "scores":
+            # A dropped weight may be kept again, so the seed's value takes the place of the stored 0.
+            weight.copy_(torch.where(mask.to(weight.device), weight, origin.draw(weight.shape).to(weight)))
     # Weights that came with the network, or had another name, have frozen edges of another draw.
     if masked.frozen and entry.frozen and multiplier_code.stated(masked.frozen) != entry.frozen:
         masked.state.frozen = FrozenEdges.draw(weight.shape, **vars(entry.frozen))
@@ -198,17 +195,6 @@ def _fill_(
         masked.state.num_kept = entry.num_kept
     if masked.scores is not None:
         masked.scores.copy_(masked.method.scores_for_mask(multiplier.to(masked.scores.device), masked.scores))
-
-
-@torch.no_grad()
-def _draw_dense_(weight: nn.Parameter, header: Header, name: str) -> None:
-    _check_distribution(header, name)
-    weight.copy_(header.weights.draw(weight, header.dense[name], density=1.0))
-
-
-def _check_distribution(header: Header, name: str) -> None:
-    if header.weights.distribution is None:
-        raise UserError(f"the weight {name!r:.100} is drawn, but the file states no distribution")
 
 
 @torch.no_grad()

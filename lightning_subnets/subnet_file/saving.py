@@ -214,7 +214,7 @@ def _encode_weight(
     drawn, stream, density = None, "", None
     if origin and (origin.distribution, origin.seed) == (drawn_from.distribution, drawn_from.seed):
         stream, density = origin.stream, origin.density if origin.density != drawn_from.density else None
-        drawn = drawn_from.draw(weight, stream, density)
+        drawn = origin.draw(weight.shape).to(weight.dtype)
     effective = masked.method.effective_weight(weight, multiplier)
     entry, stored, multiplier = weight_code.encode(weight, effective, multiplier, drawn)
     parts = multiplier_code.encode(entry, multiplier, masked.frozen)
@@ -261,7 +261,8 @@ def _is_drawn(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) 
     owner, _, own = key.rpartition(".")
     if drawn_from.distribution is None or not is_weight(net.get_submodule(owner), own, parameter):
         return False
-    return digest.same_bits(parameter, drawn_from.draw(parameter, stream_of(key), density=1.0))
+    drawn = drawn_from.origin(stream_of(key), density=1.0).draw(parameter.shape)
+    return digest.same_bits(parameter, drawn.to(parameter.dtype))
 
 
 def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) -> bool:

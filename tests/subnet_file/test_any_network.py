@@ -233,7 +233,7 @@ def test_a_dense_weight_of_a_file_without_a_distribution_is_refused(tmp_path: Pa
         header["dense"]["head.weight"] = "head"
         del tensors["state/head.weight"]
     for as_masked in (False, True):
-        with pytest.raises(ls.UserError, match=r"the weight 'head.weight' is drawn, but the file states no distrib"):
+        with pytest.raises(ls.UserError, match=r"the weight of the stream 'head' is drawn, but the file"):
             load_subnet(path, network=Transformer(), masked=as_masked)
 
 
