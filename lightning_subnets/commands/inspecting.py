@@ -21,6 +21,7 @@ from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph import sanity
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace, overlap
+from lightning_subnets.masking.masked_weight import check_shapes
 from lightning_subnets.progress_bar import progress
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.naming_checkpoints import run_of
@@ -119,13 +120,7 @@ def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None
         raise UserError(f"{against} cannot be compared: the file's network cannot be built here; name a .subnet file")
     else:
         others = read_masks(against, network)
-    for name in dict.fromkeys((*kept, *others)):
-        here, there = (f"of shape {tuple(each[name].shape)}" if name in each else "none" for each in (kept, others))
-        if here != there:
-            raise UserError(
-                f"{against} is of another network, or masks other weights: its mask of {name} is {there}, and here it "
-                f"is {here}; name a subnetwork with masks of the same weights"
-            )
+    check_shapes(others, kept, f"{against} has masks of other weights, or is")
     return overlap(kept, others)
 
 

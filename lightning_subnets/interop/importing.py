@@ -13,11 +13,10 @@ from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.interop import tensor_file
 from lightning_subnets.masking.maskable import find_weights
-from lightning_subnets.masking.masked_weight import scores_key, scores_names
+from lightning_subnets.masking.masked_weight import check_shapes, scores_key, scores_names
 from lightning_subnets.masking.method import Method
 from lightning_subnets.masking.other_parameters import initialize_others_
 from lightning_subnets.methods import EdgePopup, FixedMask
-from lightning_subnets.training.checkpoint import check_shapes
 
 Tensors = dict[str, Tensor]
 
@@ -165,14 +164,14 @@ def _check(state: Tensors, scores: Tensors, masks: Tensors, network: nn.Module, 
             "remove one kind"
         )
     has_weights = not state.keys().isdisjoint(weights)
-    check_shapes(state, {key: own[key] for key in state if key in own})
+    check_shapes(state, {key: own[key] for key in state if key in own}, "the file is")
     needed = [name for name in weights if has_weights]
     needed += [key for key in own if state and key.endswith((".running_mean", ".running_var"))]
     if missing := next((key for key in needed if key not in state), None):
         raise UserError(f"the file lacks {missing}: save the whole state dict with the masks, or only the masks")
     for kind, found in (("scores", scores), ("mask", masks)):
         here = {f"{_short(name)}.{kind}": weight for name, weight in weights.items() if name in found}
-        check_shapes({f"{_short(name)}.{kind}": tensor for name, tensor in found.items()}, here)
+        check_shapes({f"{_short(name)}.{kind}": tensor for name, tensor in found.items()}, here, "the file is")
     if scores and (dense := next((name for name in weights if name not in scores), None)):
         raise UserError(
             f"the file has no scores of {_short(dense)}: if that layer was dense, save masks of the other layers"

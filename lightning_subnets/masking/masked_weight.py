@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -201,3 +202,15 @@ def raw_weight(module: nn.Module, name: str = "weight") -> nn.Parameter:
         known = ", ".join(key for key, each in module._parameters.items() if each is not None) or "none"
         raise UserError(f"{type(module).__name__} has no parameter {name!r}; it has: {known}")
     return parameter
+
+
+def check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str) -> None:
+    """Check that two states have the same names and shapes; ``what`` begins the error, such as "the checkpoint is".
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    for key in dict.fromkeys((*ours, *theirs)):
+        here, there = (tuple(state[key].shape) if key in state else "none" for state in (ours, theirs))
+        if here != there:
+            raise UserError(f"{what} of another network: {key} has shape {there} there and {here} here")

@@ -13,7 +13,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.masked_class import temporarily_unmasked
-from lightning_subnets.masking.masked_weight import masked_weights
+from lightning_subnets.masking.masked_weight import check_shapes, masked_weights
 from lightning_subnets.masking.method import Method, PruningData, ScoredWeight
 
 
@@ -84,14 +84,10 @@ def weights_to_mask(network: nn.Module, data: PruningData) -> dict[str, nn.Param
 def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
     """Set the masks of a network whose method is a ``PruneAtInit``, in place."""
     weights = masked_weights(network)
-    for name in dict.fromkeys((*weights, *masks)):
-        here = tuple(weights[name].weight.shape) if name in weights else "none"
-        there = tuple(masks[name].shape) if name in masks else "none"
-        if here != there:
-            raise UserError(f"the masks are of another network: {name} has shape {there} there and {here} here")
+    check_shapes(masks, {name: each.weight for name, each in weights.items()}, "the masks are")
+    for name, weight in weights.items():
         if masks[name].dtype != torch.bool:
             raise UserError(f"the mask of {name} is {masks[name].dtype}, but a mask is boolean: pass mask.bool()")
-    for name, weight in weights.items():
         assert weight.scores is not None
         weight.scores.copy_(masks[name])
 

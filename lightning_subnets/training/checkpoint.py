@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
+from lightning_subnets.masking.masked_weight import check_shapes
 from lightning_subnets.subnet_file import hub
 from lightning_subnets.training import checkpoint_schema, torch_file
 from lightning_subnets.training.masked_module import MaskedModule
@@ -176,7 +177,7 @@ def _states(checkpoint: Mapping[str, Any]) -> set[str]:
 
 
 def _check_state(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
-    check_shapes(theirs, ours)
+    check_shapes(theirs, ours, "the checkpoint is")
     for key, value in theirs.items():
         if value.dtype != ours[key].dtype:
             raise UserError(
@@ -263,15 +264,3 @@ def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
                 f"the checkpoint has {key} = {reprlib.repr(theirs.get(key)):.200} and this run has {key} = "
                 f"{ours.get(key)!r}: run it with the config.yaml beside its checkpoints"
             )
-
-
-def check_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
-    """Check that two states have the same names and shapes.
-
-    Raises:
-        ValueError: naming the first difference.
-    """
-    for key in dict.fromkeys((*ours, *theirs)):
-        here, there = (tuple(state[key].shape) if key in state else "none" for state in (ours, theirs))
-        if here != there:
-            raise UserError(f"the checkpoint is of another network: {key} has shape {there} there and {here} here")

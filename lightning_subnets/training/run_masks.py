@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_subnets import masking, methods, subnet_file
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.choice import Choice
-from lightning_subnets.masking.masked_weight import scores_names
+from lightning_subnets.masking.masked_weight import check_shapes, scores_names
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint
 from lightning_subnets.training.schema import first_mistake
@@ -60,7 +60,8 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
         twin.double()
     scores = scores_names(twin)
     own = {key: value for key, value in twin.state_dict().items() if key in states or key in scores}
-    checkpoint.check_shapes({key: states[key] for key in states if not key.startswith("metrics.")}, own)
+    stored = {key: value for key, value in states.items() if not key.startswith("metrics.")}
+    check_shapes(stored, own, "the checkpoint is")
     twin.load_state_dict(states, strict=False)
     return {name: mask.to(device) for name, mask in masking.masks(twin).items()}
 

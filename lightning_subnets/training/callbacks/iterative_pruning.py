@@ -12,10 +12,10 @@ from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.maskable import matching
+from lightning_subnets.masking.masked_weight import check_shapes
 from lightning_subnets.masking.prune_at_init import PruneAtInit, set_masks_
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.rank_consistency import average_norms_
-from lightning_subnets.training.checkpoint import check_shapes
 from lightning_subnets.training.masked_module import MaskedModule, network_of
 from lightning_subnets.training.schedule import Rounds, steps_of_epoch
 
@@ -140,7 +140,7 @@ class IterativePruning(Callback):
         if self.rewind_to == 0 and not self._kept:
             self._keep(trainer, pl_module)
         if self._kept:
-            check_shapes(self._kept, _trained(network_of(pl_module)))
+            check_shapes(self._kept, _trained(network_of(pl_module)), "the checkpoint is")
 
     # This callback comes before those that write checkpoints.
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

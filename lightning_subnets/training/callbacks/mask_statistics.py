@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_subnets import masking
-from lightning_subnets.training.checkpoint import check_shapes
+from lightning_subnets.masking.masked_weight import check_shapes
 from lightning_subnets.training.masked_module import network_of
 
 
@@ -30,7 +30,7 @@ class MaskStatistics(Callback):
         dense = all(weight.scores is None and weight.method.density == 1 for weight in weights)
         self._before = {} if dense else masking.masks(network)
         if self._resumed:
-            check_shapes(self._resumed, self.state_dict())
+            check_shapes(self._resumed, self.state_dict(), "the checkpoint is")
         for name, packed in self._resumed.items():
             self._before[name] = _unpacked(packed, like=self._before[name])
         self._resumed = {}
