@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _MAX_LENGTH = 2000  # characters of a message, which may quote a value from a file
 _MOST = 50  # known names in a message
+_LISTED = 4  # names of a few
 
 
 class UserError(ValueError):
@@ -61,3 +62,10 @@ def printable(text: str) -> str:
     Python's escapes, ``\n`` and ``\x1b`` for instance.
     """
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Join a few names, or the first names and the number of the others."""
+    if len(names) > _LISTED + 1:
+        names = [*names[:_LISTED], f"and {len(names) - _LISTED} more"]
+    return separator.join(names)

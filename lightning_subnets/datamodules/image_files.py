@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +67,7 @@ def common_classes(train: Path, test: Path) -> list[str]:
             raise UserError(f"{folder} is missing or empty: it should contain a directory of images for each class")
     if differing := sorted(set(ours) ^ set(theirs)):
         raise UserError(
-            f"{train} has {len(ours)} classes and {test} has {len(theirs)}; only one of them has {_some(differing)}"
+            f"{train} has {len(ours)} classes and {test} has {len(theirs)}; only one of them has {listed(differing)}"
         )
     return ours
 
@@ -95,18 +95,14 @@ def list_files(folder: Path, classes: list[str]) -> Files:
     if left_out:
         kinds = [f"{extension or 'no extension'} ({count})" for extension, count in left_out.most_common()]
         rank_zero_warn(
-            f"{folder}: {left_out.total()} files are left out, because Pillow does not read them: {_some(kinds)}"
+            f"{folder}: {left_out.total()} files are left out, because Pillow does not read them: {listed(kinds)}"
         )
     if empty:
         raise UserError(
-            f"{folder} has no image of {len(empty)} classes, {_some(empty)}: put images into their directories, "
+            f"{folder} has no image of {len(empty)} classes, {listed(empty)}: put images into their directories, "
             "or remove the directories"
         )
     return files
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def image_paths(folder: Path, left_out: Counter[str] | None = None) -> list[str]:

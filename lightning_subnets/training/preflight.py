@@ -21,14 +21,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, listed
 from lightning_subnets.masking.maskable import is_weight, matching
 from lightning_subnets.masking.masked_weight import scores_names, states_of
 from lightning_subnets.masking.method import check_identity
 from lightning_subnets.training.callbacks import averaging
 from lightning_subnets.training.callbacks.gradual_density import GradualDensity
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
-from lightning_subnets.training.callbacks.rank_consistency import listed
 from lightning_subnets.training.lightning_internals import syncs_batchnorm, validates_by_time
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.trial_pass import check_single_image, trial_pass, weights_without_gradient

@@ -9,9 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from lightning_subnets import masking
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, listed
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
-from lightning_subnets.training.callbacks.rank_consistency import listed
 from lightning_subnets.training.masked_module import network_of
 
 

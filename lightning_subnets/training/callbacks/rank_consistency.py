@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
 
 from lightning_subnets._version import versions
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, listed
 from lightning_subnets.masking import digest
 from lightning_subnets.training.callbacks.averaging import averaged_networks
 from lightning_subnets.training.masked_module import network_of
@@ -144,18 +144,8 @@ def average_norms_(trainer: Trainer, network: nn.Module) -> None:
         statistic.copy_(average)
 
 
-def listed(names: list[str], separator: str = ", ") -> str:
-    """Join a few names, or the first names and the number of the others."""
-    if len(names) > _LISTED + 1:
-        names = [*names[:_LISTED], f"and {len(names) - _LISTED} more"]
-    return separator.join(names)
-
-
 def _stop(trainer: Trainer, why: str) -> None:
     """End all ranks together; only rank 0 fails, because a launcher may kill rank 0 if another rank fails."""
     if trainer.is_global_zero:
         raise UserError(why)
     sys.exit(0)
-
-
-_LISTED = 4
