@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +21,12 @@ VALUES = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
 Batch = tuple[Tensor, Tensor]  # images, normalised, and labels
 
 
-class Check(NamedTuple):
-    """A change of the network, and the accuracy after it, a fraction."""
-
-    what: str
-    accuracy: float
-
-
 def checks(
     network: nn.Module,
     training: Callable[[], Iterator[Batch]],
     evaluation: Callable[[], Iterator[Batch]],
     seeds: Sequence[int],
-) -> Iterator[Check]:
+) -> Iterator[tuple[str, float]]:
     """Yield the accuracy of a masked network as it was found, and then with one change at a time; nothing is trained.
 
     - ``mask shuffled``: each weight keeps as many numbers, at other places; once for each seed.
@@ -49,13 +41,15 @@ def checks(
     found = multipliers(network)
     plain = masking.unmask_(copy.deepcopy(network))
 
-    def check(what: str, value: Callable[[str, MaskedWeight], Tensor], kept: dict[str, Tensor] = found) -> Check:
+    def check(
+        what: str, value: Callable[[str, MaskedWeight], Tensor], kept: dict[str, Tensor] = found
+    ) -> tuple[str, float]:
         with torch.no_grad():
             for name, each in weights.items():
                 effective = each.method.effective_weight(value(name, each).to(each.weight), kept[name])
                 plain.get_parameter(name).copy_(effective)
         update_bn(training(), plain, device=next(plain.parameters()).device)
-        return Check(what, accuracy(plain, evaluation()))
+        return what, accuracy(plain, evaluation())
 
     yield check("as found", lambda _, each: each.weight)
     for seed in seeds:
