@@ -123,11 +123,6 @@ def _exists(path: Path, about: dict[str, Any], skip_bad: bool, console: Console)
     if not path.exists():
         return False
     found = beton.read_description(path)
-    if found and "names_sha256" in found:
-        raise UserError(
-            f"{path} was written by an earlier version, which noted the names of its images and not their sizes, so it "
-            "is not known whether they have changed: remove it, or keep it and choose another --out"
-        )
     if found is None or {key: found.get(key) for key in about} != about:
         raise UserError(
             f"{path} exists with images of other names or sizes, or other settings: remove it, or choose another --out"
