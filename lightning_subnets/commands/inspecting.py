@@ -128,7 +128,6 @@ def _facts(header: Header, size: int) -> Table:
     arguments = ", ".join(f"{key}={value!r}" for key, value in header.method.arguments.items())
     network = ", ".join(f"{key}={value!r}" for key, value in header.network.arguments.items())
     drawn = header.weights
-    kept = sum(layer.kept for layer in header.layers.values())
     classes = f"{len(header.classes)}: {', '.join(header.classes[:5])}{', ...' if len(header.classes) > 5 else ''}"
     facts = {
         "file": f"{decimal(size)}, {8 * size / header.total:.2f} bits a weight",
@@ -136,7 +135,7 @@ def _facts(header: Header, size: int) -> Table:
         "method": f"{header.method.name}({arguments})",
         "weights": f"{drawn.distribution}, seed {drawn.seed}" if drawn.distribution else "in the file",
         "norms": "trained" if header.norms == "trained" else "",
-        "density": f"{kept / header.total:.3%}: {kept:,} of {header.total:,}",
+        "density": f"{header.kept / header.total:.3%}: {header.kept:,} of {header.total:,}",
         "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in header.accuracy.items()),
         **(_tasks(header, size) if header.tasks else {}),
         "classes": classes if header.classes else "",
@@ -156,7 +155,7 @@ def _tasks(header: Header, size: int) -> dict[str, str]:
     """Say how many tasks a file has, how large they are, how much each keeps, and how well they are known."""
     names = [task.name for task in header.tasks]
     kept = [sum(layer.kept for layer in task.layers) for task in header.tasks]
-    in_any = sum(layer.kept for layer in header.layers.values()) / header.total
+    in_any = header.kept / header.total
     accuracies = [task.accuracy for task in header.tasks if task.accuracy is not None]
     return {
         "tasks": f"{len(names)}: {', '.join(names[:5])}{', ...' if names[5:] else ''}",

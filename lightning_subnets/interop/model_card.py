@@ -139,7 +139,7 @@ def _code_to_load(header: Header, path: Path) -> str:
 
 
 def _facts(header: Header, size: int, data: str | None) -> dict[str, str]:
-    kept, drawn, images = sum(layer.kept for layer in header.layers.values()), header.weights, header.preprocessing
+    kept, drawn, images = header.kept, header.weights, header.preprocessing
     on = f", on {DATA_SETS[data][1]}" if data in DATA_SETS else ""
     accuracy = (f"{ACCURACIES.get(key) or _code(key)} {value:.2%}" for key, value in header.accuracy.items())
     shown = ", ".join(map(_code, header.classes[:10])) + (", ..." if len(header.classes) > 10 else "")

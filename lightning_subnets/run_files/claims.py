@@ -80,7 +80,7 @@ def file_facts(path: Path) -> File:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         bytes=container.size,
         network=header.network.builder,
-        kept=sum(layer.kept for layer in header.layers.values()),
+        kept=header.kept,
         total=header.total,
         seed=header.weights.seed,
     )

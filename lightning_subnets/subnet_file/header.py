@@ -188,6 +188,10 @@ class Header:
         return sum(layer.size for layer in self.layers.values())
 
     @property
+    def kept(self) -> int:
+        return sum(layer.kept for layer in self.layers.values())
+
+    @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """Channels, height and width of an image; None if the file states no plausible shape."""
         shape = self.preprocessing.get("input_shape")

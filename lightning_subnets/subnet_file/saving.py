@@ -182,7 +182,7 @@ def _write(
     for key, buffer in net.state_dict().items():
         if key not in every_name:
             tensors[f"state/{key}"] = _copy((start or {}).get(key, buffer))
-    header.density = sum(layer.kept for layer in header.layers.values()) / header.total
+    header.density = header.kept / header.total
     header.digests = Digests(weights_digest.hexdigest(), masks_digest.hexdigest())
     plain = building.num_elements(net) - sum(
         each.scores.numel() for each in weights.values() if each.scores is not None
