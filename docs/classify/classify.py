@@ -15,7 +15,7 @@ mean, std = (np.array(about["preprocessing"][key], np.float32) for key in ("mean
 
 photo = Image.open(file)
 if photo.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip
-    photo = Image.fromarray(np.rint(np.asarray(photo) * (255 / 65535)).astype(np.uint8))
+    photo = Image.fromarray(np.rint(np.asarray(photo) * (255 / 65535)).clip(0, 255).astype(np.uint8))
 photo = photo.convert("RGB")
 shorter = about["preprocessing"].get("resize", max(height, width))  # side of the photo that the centre is cut out of
 photo = photo.resize([shorter * side // min(photo.size) for side in photo.size], Image.Resampling.BILINEAR)

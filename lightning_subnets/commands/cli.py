@@ -235,6 +235,8 @@ class SubnetCLI(LightningCLI):
                 checkpoint.validate_and_complete_(self.content, self.model, to_train=True)
             if isinstance(self.datamodule, ImageDataModule):
                 self.datamodule.prepare_data()
+                if self.content and "data" in self.content["run"]:
+                    self.datamodule.check_classes(self.content["run"]["data"]["classes"])
             preflight.check(self.model, self.trainer, self.datamodule, before_fit=self.subcommand == "fit")
             if self.last:
                 self.last.check_room(self.model)

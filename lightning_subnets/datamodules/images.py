@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -111,7 +110,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """What a checkpoint states about the data: the classes, and which of the training images were held out."""
         names = "\0".join(map(self.name_of, self.split()[1].tolist()))
         digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest() if names else ""
-        return {"classes": list(self.classes), "num_train": self.num_train, "held_out": digest}
+        return {"classes": list(map(str, self.classes)), "num_train": self.num_train, "held_out": digest}
 
     def check_identity(self, theirs: Mapping[str, Any], *, validates: bool) -> None:
         """Check that these are the data of a checkpoint, by the ``identity`` in it.
@@ -123,20 +122,21 @@ class ImageDataModule(LightningDataModule, ABC):
         if validates and self.validation_fraction and self.identity["held_out"] != theirs["held_out"]:
             raise UserError(
                 f"the run has trained on some of the images that would be held out now: it had {theirs['num_train']} "
-                f"training images and there are {self.num_train}, or a name, the seed or validation_fraction has "
-                "changed. Restore them, or begin another run"
+                f"training images and there are {self.num_train}, or a name, the seed, the loader or "
+                "validation_fraction has changed. Restore them, or begin another run"
             )
 
     def check_classes(self, learned: Sequence[str]) -> None:
-        """Check that these are the classes that a network has learned, in their order.
+        """Check that no class that a network has learned has another number here; other names for all may be right.
 
         Raises:
-            ValueError: naming the first difference.
+            ValueError: naming the first class that has.
         """
-        for label, (theirs, ours) in enumerate(zip_longest(learned, self.classes)):
-            if theirs != ours:
+        ours = {str(name): label for label, name in enumerate(self.classes)}
+        for label, name in enumerate(learned):
+            if ours.get(name, label) != label:
                 raise UserError(
-                    f"the network has learned {theirs!r} as class {label}, and in the data class {label} is {ours!r}: "
+                    f"the network has learned {name!r} as class {label}, and in the data it is class {ours[name]}: "
                     "give the directories of the classes the names that they had, or train another network"
                 )
 

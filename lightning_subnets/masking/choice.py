@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import nn
 
-from lightning_subnets.errors import UserError, unknown
+from lightning_subnets.errors import UserError, listed, unknown
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.maskable import NORMS, Weight, find_weights, matching, padding_row
 from lightning_subnets.masking.masked_weight import is_masked
@@ -77,18 +77,24 @@ def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice
     distribution = distribution_for(method, weights)
     if choice.norms == "trained":
         _check_norms(network, method)
-    masked, dense, others = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
-    if unmasked := [name for name, each in others.items() if may_be_weight(name, each)]:
-        warnings.warn(
-            f"{', '.join(unmasked)} of {type(network).__name__} stay without a mask, because weights are named weight, "
-            f"*_weight or weight_*: name those that are weights in also_mask={unmasked}",
-            stacklevel=1,
-        )
+    masked, dense, _ = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
     if distribution is not None:
         _check_padding(masked)
     num_kept, densities = _num_kept(method, masked, choice)
     _check_distribution(method, distribution, min(densities.values()))
     return Plan(masked, dense, distribution, num_kept, densities)
+
+
+def warn_of_matrices(network: nn.Module, choice: Choice) -> None:
+    """Name the trainable matrices that stay without a mask only because they are not named like weights."""
+    others = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask).others
+    matrices = [name for name, each in others.items() if each.parameter.requires_grad and may_be_weight(name, each)]
+    if matrices:
+        warnings.warn(
+            f"{listed(matrices)} of {type(network).__name__} stay without a mask, because weights are named weight, "
+            "*_weight or weight_*: name those that are weights in also_mask",
+            stacklevel=1,
+        )
 
 
 def distribution_for(method: Method, weights: str | None) -> str | None:

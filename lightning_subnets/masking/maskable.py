@@ -159,7 +159,7 @@ def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
         if isinstance(module, nn.RNNBase):
             raise UserError(
                 f"{name!r} of {kind} belongs to a {layer}, whose weights cannot be masked, because it copies them into "
-                f"one block of memory: keep_dense=[{name.rpartition('.')[0] + '.*' if '.' in name else '*'!r}]"
+                f"one block of memory: keep_dense=[{name.rpartition('.')[0] + '.*' if '.' in name else 'weight_*'!r}]"
             )
         if isinstance(module, _TABLES) and module.max_norm is not None:
             raise UserError(f"{name!r} of {kind} is an {layer} with max_norm, which changes its rows: build it without")
@@ -180,8 +180,9 @@ def _check_modules(network: nn.Module, kind: str) -> None:
     """Refuse modules whose weights are no parameters, because they would stay dense without a word."""
     for name, module in network.named_modules():
         layer = f"the layer {name!r} of {kind}"
-        tensors = [key for key, value in vars(module).items() if isinstance(value, Tensor)]
-        computed = any(key == "weight" or f"{key}_orig" in module._parameters for key in tensors)
+        tensors = {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
+        pruned = any(f"{key}_orig" in module._parameters and is_weight(module, key, tensors[key]) for key in tensors)
+        computed = pruned or "weight" in tensors
         if parametrize.is_parametrized(module) or computed:
             raise UserError(
                 f"the weight of {layer} is computed from other parameters (pruning, parametrization, weight norm or "

@@ -105,9 +105,9 @@ def _load_from_state_dict(module: nn.Module, state_dict: Mapping[str, Any], pref
     """Refuse the scores of a method of another kind: copied into a mask, each score that is not 0 would be True."""
     for name, scores in ((scores_key(key), MaskedWeight(module, key).scores) for key in states_of(module)):
         given = state_dict.get(prefix + name)
-        if not isinstance(given, Tensor) or scores is None:
+        if not isinstance(given, Tensor) or scores is None or given.is_floating_point() == scores.is_floating_point():
             continue  # torch reports a missing or foreign value
-        if given.is_floating_point() != scores.is_floating_point():
+        if scores.is_floating_point() or not bool(((given == 0) | (given == 1)).all()):  # a mask may have been cast
             raise UserError(
                 f"{prefix}{name} is {given.dtype} in the state dict and {scores.dtype} in this network, which has "
                 "another method: load it into a network that is masked as the one that it comes from"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.masking import cached_weight, initialization, masked_class, masked_weight
-from lightning_subnets.masking.choice import Choice, Norms, Plan, norm_parameters, plan
+from lightning_subnets.masking.choice import Choice, Norms, Plan, norm_parameters, plan, warn_of_matrices
 from lightning_subnets.masking.maskable import Weight, padding_row
 from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_weights, states_of
 from lightning_subnets.masking.method import Method, PruningData
@@ -73,7 +73,9 @@ def mask_(
             nothing, or the method lacks batches or an input shape, or finds no masks. After any exception the network
             is as it was.
     """
-    planned = plan(network, method, weights, Choice.of(keep_dense, also_mask, densities, norms))
+    choice = Choice.of(keep_dense, also_mask, densities, norms)
+    planned = plan(network, method, weights, choice)
+    warn_of_matrices(network, choice)
     data = PruningData(list(batches) if method.requires else (), input_shape, seed).checked_for(method)
     with _unchanged_after_an_error(network):
         _install_(network, method, seed, planned, norms)

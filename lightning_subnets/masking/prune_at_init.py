@@ -51,13 +51,13 @@ class PruneAtInit(Method):
     def prune_(self, network: nn.Module, data: PruningData) -> None:
         data = data._replace(weights=tuple(masked_weights(network)))
         # Compiling would take longer than the few passes that a score needs.
-        with temporarily_unmasked(network), _restored(network), torch.compiler.set_stance("force_eager"):
+        with temporarily_unmasked(network), restored(network), torch.compiler.set_stance("force_eager"):
             masks = self.compute_masks(network, data)
         set_masks_(network, masks)
 
 
 @contextmanager
-def _restored(network: nn.Module) -> Iterator[None]:
+def restored(network: nn.Module) -> Iterator[None]:
     """Begin without gradients, and give a network its gradients, buffers and modes back at the end."""
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
@@ -70,7 +70,8 @@ def _restored(network: nn.Module) -> Iterator[None]:
             module.training = training
         with torch.no_grad():
             for buffer, value in buffers:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):  # an expanded buffer cannot be written to
+                    buffer.copy_(value)
         for parameter, gradient in gradients:
             parameter.grad = gradient
 

@@ -22,7 +22,7 @@ from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.datamodules.pruning_batches import pruning_data
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, prune_at_init
-from lightning_subnets.masking.choice import Choice, Norms, distribution_for
+from lightning_subnets.masking.choice import Choice, Norms, distribution_for, warn_of_matrices
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint as subnet_checkpoint
 from lightning_subnets.training import checkpoint_schema, preflight, resuming, run_masks, trial_pass
@@ -117,6 +117,7 @@ class SubnetModule(MaskedModule):
             "seed": seed,
             **choice.identity(),
         }
+        warn_of_matrices(network, choice)
         masking.install_masks_(network, method, weights=weights, seed=seed, choice=choice)
         self.optimizer, self.lr_batch_size = optimizer, lr_batch_size
         self.schedule, self.warmup_epochs, self.allow_collapse = schedule, warmup_epochs, allow_collapse

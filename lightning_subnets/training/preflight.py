@@ -79,7 +79,7 @@ def check(
     fitting = trainer.state.fn == TrainerFn.FITTING
     if fitting:
         _check_all_masked(module)
-    check_identity(type(module.method).__name__, module.method.identity())
+    check_identity(type(module.method).__name__, module.identity)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for refused, reason in _REFUSED.items():
             if isinstance(callback, refused):

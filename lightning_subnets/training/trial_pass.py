@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_subnets.datamodules.labelled_batch import labelled_batch
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import masked_weights
+from lightning_subnets.masking.prune_at_init import restored
 from lightning_subnets.training.lightning_internals import batch_on_device
 from lightning_subnets.training.masked_module import MaskedModule
 
@@ -112,16 +113,8 @@ def weights_without_gradient(module: MaskedModule, image: Tensor) -> list[str]:
 @contextmanager
 def trial_pass(network: nn.Module, *, training: bool) -> Iterator[None]:
     """Restore modes and buffers of the network and the random number generators after a trial forward pass."""
-    modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     devices = {parameter.device.index for parameter in network.parameters() if parameter.is_cuda}
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        try:
-            network.train(training)
-            with torch.compiler.set_stance("force_eager"):  # compiling would take longer than the pass
-                yield
-        finally:
-            for module, was_training in modes:
-                module.training = was_training
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    with restored(network), torch.no_grad(), torch.random.fork_rng(devices):
+        network.train(training)
+        with torch.compiler.set_stance("force_eager"):  # compiling would take longer than the pass
+            yield

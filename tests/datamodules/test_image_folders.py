@@ -117,7 +117,7 @@ def test_other_files_are_counted_by_their_extensions(root: Path) -> None:
         path.touch()
     (cat / "a.eps").touch()
     (cat / "cat_boxes.txt").touch()
-    with pytest.warns(UserWarning, match=r"train: 7 files are left out, .*: \.heic \(2\), .*, \.\.\.$") as caught:
+    with pytest.warns(UserWarning, match=r"train: 7 files are left out, .*: \.heic \(2\), .*, and 2 more$") as caught:
         assert files(root / "train") == PLAIN
     assert len(caught) == 1
 

@@ -57,7 +57,7 @@ def after_linear(module: nn.Module) -> nn.Sequential:
 
 CASES = {
     "recurrent": (after_linear(nn.LSTM(4, 4)), r"'1\.weight_ih_l0' .* LSTM.*keep_dense=\['1\.\*'\]"),
-    "recurrent alone": (nn.LSTM(4, 4), r"'weight_ih_l0' .* LSTM.*keep_dense=\['\*'\]"),
+    "recurrent alone": (nn.LSTM(4, 4), r"'weight_ih_l0' .* LSTM.*keep_dense=\['weight_\*'\]"),
     "lazy": (after_linear(nn.LazyLinear(4)), r"'1.*' of Sequential is .*lazy.*pass a batch"),
     "its own scores": (after_linear(with_scores()), r"'1\.weight' .*has an attribute 'scores'"),
     "tied": (tied_to_an_embedding(), r"'0\.weight' .*Embedding.*also_mask=\['0\.weight'\]"),
@@ -113,3 +113,9 @@ def test_a_network_that_is_not_masked_is_an_error_that_says_what_to_call(functio
 def test_a_class_instead_of_a_method_is_an_error() -> None:
     with pytest.raises(UserError, match=r"EdgePopup\(density=0.3\) is one"):
         mask_(small_network(), EdgePopup)  # type: ignore[arg-type]
+
+
+def test_a_bias_that_torch_has_pruned_is_no_obstacle() -> None:
+    layer = nn.Linear(4, 4)
+    prune.l1_unstructured(layer, "bias", 0.5)  # type: ignore[no-untyped-call]
+    assert density(mask_(nn.Sequential(layer), EdgePopup(0.5))) == 0.5

@@ -103,6 +103,12 @@ def test_the_scores_of_a_method_that_trains_them_are_no_masks(methods: tuple[Met
     assert density(network) == 0.5
 
 
+def test_a_mask_that_was_cast_is_still_a_mask() -> None:
+    network, other = (mask_(nn.Sequential(nn.Linear(4, 2)), Magnitude(density)) for density in (0.5, 0.25))
+    network.load_state_dict({name: value.half() for name, value in other.state_dict().items()})
+    assert torch.equal(network[0].scores, other[0].scores)  # type: ignore[index]
+
+
 def test_hooks_and_parameters_are_kept() -> None:
     network = small_network()
     parameters = dict(network.named_parameters())

@@ -91,6 +91,7 @@ def test_gradients_buffers_and_modes_are_restored_for_any_method(old: float | No
     gradients = [None if old is None else torch.full_like(each, old) for each in network.parameters()]
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         parameter.grad = gradient
+    network.register_buffer("expanded", torch.ones(1).expand(8))  # which cannot be written to
     parameters, buffers = [*network.parameters()], copy.deepcopy([*network.buffers()])
     mask_(network, Backward(), batches=scoring_of(8).batches)
     assert 0.2 < density(network) < 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from small_runs import quiet_trainer
-from torch import nn
+from torch import Tensor, nn
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.masking.method import ScoredWeight
 from lightning_subnets.training.checkpoint import read
 from lightning_subnets.training.module import SubnetModule
 
@@ -194,3 +196,14 @@ def test_frozen_weights_that_have_changed_are_refused(tmp_path: Path) -> None:
     trainer.save_checkpoint(path)
     with pytest.raises(ls.UserError, match=r"the weights drawn here .* are not those of the checkpoint"):
         quiet_trainer().test(small_module(), datamodule=Digits(), ckpt_path=path, verbose=False)
+
+
+def test_a_method_may_keep_what_it_computed() -> None:
+    class Remembering(ls.EdgePopup):
+        def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
+            self.newest = super().masks(weights)
+            return self.newest
+
+    module, trainer = small_module(method=Remembering(0.5)), quiet_trainer(max_steps=1)
+    trainer.fit(module, datamodule=Digits())
+    trainer.test(module, datamodule=Digits(), verbose=False)

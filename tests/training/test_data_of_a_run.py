@@ -63,13 +63,33 @@ def test_classes_of_other_names_are_refused_and_a_file_has_the_learned_ones(
     evaluations = [[verb, f"--ckpt_path={RUN}"] for verb in ("validate", "test", "predict")]
     for command in (*evaluations, ["test", f"--ckpt_path={FILE}"], resume()):
         error = mistake(command)
-        assert "has learned 'class_0' as class 0, and in the data class 0 is 'class_1': give the" in error, command
+        assert "has learned 'class_1' as class 1, and in the data it is class 0: give the" in error, command
     shutil.copytree(place / "own" / "train" / "z", place / "own" / "train" / "zz")
     subnets.main(["export", str(RUN), "mine.subnet"])
     assert Container("mine.subnet").header.classes == ["class_0", "class_1", "class_2"]
     shutil.rmtree(place / "own")
     subnets.main(["export", str(RUN), "mine.subnet", "--force"])
     assert Container("mine.subnet").header.classes == ["class_0", "class_1", "class_2"]
+
+
+@pytest.mark.parametrize(
+    ("learned", "moved"),
+    [
+        (["class_0", "class_1", "class_2"], None),
+        (["0", "1", "2"], None),  # as files by FFCV's own writer number them
+        (["tench", "shark", "hen"], None),
+        (["tench", "class_1", "hen"], None),
+        (["class_1", "class_0", "class_2"], "class_1"),
+        (["class_1", "class_2"], "class_1"),
+    ],
+)
+def test_only_a_class_with_another_number_is_refused(learned: list[str], moved: str | None, place: Path) -> None:
+    data = ImageFolder("own")
+    if moved is None:
+        data.check_classes(learned)
+    else:
+        with pytest.raises(UserError, match=f"has learned '{moved}' as class 0, and in the data it is class 1"):
+            data.check_classes(learned)
 
 
 def test_images_that_were_trained_on_are_not_held_out_later(place: Path, mistake: Callable[..., str]) -> None:

@@ -43,7 +43,7 @@ def rounded(value: Cell) -> str:
     """Write a number with four digits, or in full if it is an integer or at least 1,000; other values as they are."""
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def written(axis: str, value: Value) -> str:
