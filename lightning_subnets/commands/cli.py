@@ -215,8 +215,6 @@ class SubnetCLI(LightningCLI):
             self.model.double()
         if self.subnet:
             load_subnet(self.subnet, network=self.model.unmask_()).to(self.model.dtype)  # a file may be of any dtype
-            if isinstance(self.datamodule, ImageDataModule) and (learned := Container(self.subnet).header.classes):
-                self.datamodule.check_classes(learned)
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
@@ -234,7 +232,9 @@ class SubnetCLI(LightningCLI):
             if self.content:
                 checkpoint.validate_and_complete_(self.content, self.model, to_train=True)
             if isinstance(self.datamodule, ImageDataModule):
-                self.datamodule.prepare_data()
+                self.datamodule.prepare_data()  # which may download the names of the classes
+                if self.subnet:
+                    self.datamodule.check_classes(Container(self.subnet).header.classes)
                 if self.content and "data" in self.content["run"]:
                     self.datamodule.check_classes(self.content["run"]["data"]["classes"])
             preflight.check(self.model, self.trainer, self.datamodule, before_fit=self.subcommand == "fit")

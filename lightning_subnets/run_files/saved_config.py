@@ -83,7 +83,7 @@ class _Config(Strict):
 class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Refuses a mapping that has a key twice, of which YAML's own loader keeps the last, and the key ``<<``.
 
-    With ``<<``, a few lines can stand for so many keys that no machine can read them, and no file of ours has it.
+    A few lines with ``<<`` can stand for more keys than any machine can read. No file of this package needs that key.
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:

@@ -92,6 +92,18 @@ def test_only_a_class_with_another_number_is_refused(learned: list[str], moved: 
             data.check_classes(learned)
 
 
+def test_the_classes_of_a_file_are_compared_after_the_download(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(_: ImageFolder) -> None:
+        for part in ("train", "test"):
+            if (place / "own" / part / "z").is_dir():
+                (place / "own" / part / "z").rename(place / "own" / part / "class_0")
+
+    for part in ("train", "test"):
+        (place / "own" / part / "class_0").rename(place / "own" / part / "z")
+    monkeypatch.setattr(ImageFolder, "prepare_data", download)
+    main(["test", f"--ckpt_path={FILE}"])
+
+
 def test_images_that_were_trained_on_are_not_held_out_later(place: Path, mistake: Callable[..., str]) -> None:
     shutil.copy(place / "own/train/class_0/0.jpg", place / "own/train/class_0/00.jpg")
     for command in (["validate", f"--ckpt_path={RUN}"], resume()):
