@@ -96,6 +96,7 @@ def install_masks_(
 @torch.no_grad()
 def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: Norms) -> None:
     distribution = plan.distribution
+    network.zero_grad()  # no optimizer of scores would clear the gradients of frozen weights, and clipping counts them
     trained = {parameter: parameter.requires_grad for parameter in network.parameters()}
     if distribution is not None:
         initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
@@ -211,9 +212,9 @@ def _draw_(weight: Weight, origin: Origin, *, biases: bool) -> None:
 
 @contextmanager
 def _unchanged_after_an_error(network: nn.Module) -> Iterator[None]:
-    """Give a network its numbers, classes, attributes and ``requires_grad`` back if the context ends with an error."""
+    """Give a network its numbers, classes, attributes, gradients and ``requires_grad`` back after an error."""
     tensors = [*network.parameters(), *network.buffers()]
-    values = [(each.detach().clone(), each.requires_grad) for each in tensors]
+    values = [(each.detach().clone(), each.requires_grad, each.grad) for each in tensors]
     modules = [(module, type(module), dict(vars(module)), dict(module._parameters)) for module in network.modules()]
     hooks = dict(network._forward_pre_hooks)
     try:
@@ -228,6 +229,7 @@ def _unchanged_after_an_error(network: nn.Module) -> Iterator[None]:
         network._forward_pre_hooks.clear()
         network._forward_pre_hooks.update(hooks)
         with torch.no_grad():
-            for tensor, (value, trained) in zip(tensors, values, strict=True):
+            for tensor, (value, trained, gradient) in zip(tensors, values, strict=True):
                 tensor.requires_grad_(trained).copy_(value)
+                tensor.grad = gradient
         raise

@@ -219,6 +219,9 @@ def test_after_any_failure_the_network_is_as_it_was(
     network = convs()
     network.get_parameter("0.bias").requires_grad_(False)
     hook = network.register_forward_pre_hook(lambda *_: None)
+    gradients = {name: torch.ones_like(each) for name, each in network.named_parameters()}
+    for name, each in network.named_parameters():
+        each.grad = gradients[name]
     before = {key: value.clone() for key, value in network.state_dict().items()}
     attributes = {name: set(vars(module)) for name, module in network.named_modules()}
     classes = [type(module) for module in network.modules()]
@@ -226,6 +229,7 @@ def test_after_any_failure_the_network_is_as_it_was(
         mask_(network, method, **options)
     assert list(network.state_dict()) == list(before)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
+    assert all(each.grad is gradients[name] for name, each in network.named_parameters())
     assert [name for name, each in network.named_parameters() if not each.requires_grad] == ["0.bias"]
     assert [type(module) for module in network.modules()] == classes
     assert {name: set(vars(module)) for name, module in network.named_modules()} == attributes

@@ -172,6 +172,13 @@ def test_a_method_that_trains_weights_starts_from_biases_of_the_seed_and_neutral
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_the_gradients_of_the_network_before_it_was_masked_are_gone() -> None:
+    network = small_network()
+    network(IMAGES).sum().backward()
+    mask_(network, EdgePopup(0.5))
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
 @pytest.mark.parametrize("kept", [0.1, 0.3, 1.0])
 def test_the_density_is_the_number_kept_over_the_total(kept: float) -> None:
     network = mask_(small_network(), EdgePopup(kept))
