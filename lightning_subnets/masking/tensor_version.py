@@ -22,6 +22,7 @@ class TensorVersion:
         self.version = None if tensor.is_inference() else tensor._version
 
     def is_unchanged(self, tensor: Tensor) -> bool:
+        """Return whether this is the tensor, with the same values; False if another process could have changed it."""
         return (
             tensor is self.tensor()
             and self.version is not None
@@ -29,6 +30,7 @@ class TensorVersion:
             and tensor.untyped_storage()._cdata == self.storage.cdata
             and self.offset == tensor.storage_offset()
             and tensor.stride() == self.stride
+            and not (tensor.is_cpu and tensor.untyped_storage().is_shared())  # each process counts its own versions
         )
 
 
