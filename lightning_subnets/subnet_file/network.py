@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
@@ -31,6 +32,7 @@ Builder = Callable[..., nn.Module]
 _DOWNLOADING = {"weights", "weights_backbone", "checkpoint_path", "cache_dir", "progress"}  # and pretrained*
 _MAX_ARGUMENT = 100_000  # for a number, and for the sum of a list, because builders add up depths
 _MAX_MODULES = 5_000  # a large network has a thousand
+_SAME_NUMBERS = {"training", "grad_checkpointing", "memory_efficient"}  # attributes that change no parameter or output
 
 
 def builder(name: str) -> Builder | None:
@@ -208,13 +210,14 @@ def difference(expected: nn.Module, network: nn.Module) -> str | None:
 def _options(module: nn.Module) -> dict[str, Any]:
     kind, scores = plain_class(module), scores_names(module)
     options: dict[str, Any] = {
-        "class": kind.__qualname__,
+        # A network of several processes has other classes of batch norms, which compute the same.
+        "class": "BatchNorm" if kind.__base__ is _BatchNorm else kind.__qualname__,
         "extra_repr": kind.extra_repr(module),
         "shapes": {key: each.shape for key, each in module.named_parameters(recurse=False) if key not in scores},
     }
     if not isinstance(module, nn.Conv2d | nn.Linear):  # extra_repr states all options of these
         for key, value in vars(module).items():
-            if key != "training" and key[0] != "_" and isinstance(value, bool | int | float | str | tuple):
+            if key not in _SAME_NUMBERS and key[0] != "_" and isinstance(value, bool | int | float | str | tuple):
                 options[key] = value
     return options
 

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from small_subnets import small
 from torch import nn
 
@@ -218,6 +219,15 @@ def test_another_network_is_not_identified() -> None:
     scaled.register_parameter("zoom", nn.Parameter(torch.tensor(1.0)))
     for network in (small(), timm.create_model("resnet26"), changed, scaled):
         assert identify(network) is None
+
+
+def test_what_changes_no_number_does_not_keep_a_network_from_being_saved() -> None:
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(torchvision.models.shufflenet_v2_x0_5())
+    assert identify(synchronized) == (SHUFFLENET, {})
+    assert identify(TorchSyncBatchNorm().revert(synchronized)) == (SHUFFLENET, {})
+    saving_memory = timm.create_model("resnet26")
+    saving_memory.set_grad_checkpointing()
+    assert difference(timm.create_model("resnet26"), saving_memory) is None
 
 
 class Scale(nn.Module):
