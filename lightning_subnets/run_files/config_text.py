@@ -25,9 +25,27 @@ def completed(text: str) -> str:
         return text
     if not isinstance(content, dict) or [*(found := complete(content)).items()] == [*content.items()]:
         return text
-    # With quotes, a string such as '1e-3' stays a string, and other values have tags.
-    dumped: str = yaml.safe_dump(found, default_style='"', sort_keys=False)
-    return dumped
+    return dumped(found)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
+    """Quotes a string such as 1e-3, which is a number for jsonargparse's loader and none for PyYAML."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        try:
+            number = isinstance(get_loader("yaml")(text), float)
+        except yaml.YAMLError:
+            number = False
+        return self.represent_scalar("tag:yaml.org,2002:str", text, '"' if number else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def dumped(content: Any) -> str:
+    """Return the YAML of plain values, which jsonargparse's loader reads as they are."""
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.experiments.sweep.figure import (
@@ -26,6 +24,7 @@ from lightning_subnets.experiments.sweep.figure import (
     content_of,
     figure_of,
 )
+from lightning_subnets.run_files.config_text import dumped
 from lightning_subnets.run_files.names import plain_name
 from lightning_subnets.run_files.shipped_configs import FOLDER, shipped_config
 
@@ -100,9 +99,7 @@ class Sweep:
     def write(self, path: Path) -> None:
         """Write the figure, so that a report needs only this file and the results."""
         content = {"name": self.name, "scale": self.scale_name, "figure": asdict(self.figure)}
-        # With quotes, a name such as '1e-3' stays a name, and other values have tags.
-        text = yaml.safe_dump(content, default_style='"', sort_keys=False, allow_unicode=True, width=120)
-        atomic_file.write(path, text)
+        atomic_file.write(path, dumped(content))
 
     @property
     def scale(self) -> Scale:

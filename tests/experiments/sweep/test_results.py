@@ -78,6 +78,7 @@ def test_names_that_look_like_other_values_stay_names(sweep: Sweep, tmp_path: Pa
         sweep.figure, lines=lines, axes={"lr": {name: {"b": values} for name in names}}, plots=[Plot("lr")]
     )
     rows = results.write(Sweep(sweep.name, named, "smoke", tmp_path), tmp_path)
+    assert "scale: smoke" in (tmp_path / sweep.name / "sweep.yaml").read_text()  # with no more quotes than are needed
     assert results.write(Sweep(sweep.name, named, "smoke", tmp_path), tmp_path) == rows
     read, again = results.read(tmp_path / sweep.name)
     assert (read.figure, again) == (named, rows)
@@ -153,7 +154,7 @@ def test_damaged_results_are_a_mistake(sweep: Sweep, tmp_path: Path) -> None:
         ):
             results.read(folder)
     settings = folder / "sweep.yaml"
-    settings.write_text(settings.read_text().replace('"scale": "smoke"', '"scale": "paper"'))
+    settings.write_text(settings.read_text().replace("scale: smoke", "scale: paper"))
     with pytest.raises(UserError, match=r"unknown scale of .*sweep.yaml 'paper'"):
         results.read(folder)
 
