@@ -76,23 +76,25 @@ def measured(name: str, results: Path) -> list[str]:
         return []
     found = {density for cells in rows.values() for density in cells} - {DENSE}
     columns = [*sorted(found, key=float), *([DENSE] if name != "Dense" else [])]
-    heads = [each if each == DENSE else f"{float(each):.2g}" for each in columns]
-    lines = [["figure", *heads], ["---"] * (1 + len(columns))]
+    lines = [["figure", *columns], ["---"] * (1 + len(columns))]
     lines += [[figure, *(cells.get(column, "") for column in columns)] for figure, cells in rows.items()]
     return [RANGE, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
 
 def by_density(file: Path, name: str) -> dict[str, list[list[float]]]:
-    """Return the accuracies of a method in a figure: for each density and each setting, those of all seeds."""
+    """Return the accuracies of a method in a figure: for each fraction kept and each setting, those of all seeds."""
     with file.open() as lines:
         rows = [row for row in csv.DictReader(lines) if row["method"] == name and row["status"] == "finished"]
-    found: dict[str, dict[tuple[str, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
+    settings: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         if int(row["steps"]):  # a figure may show networks before training
-            setting = tuple(row.values())[: [*row].index("seed")]
-            density = row.get("density") or f"{int(row['kept']) / int(row['total']):.1g}"
-            found[density][setting].append(100 * float(row["test_accuracy"]))
-    return {density: [*settings.values()] for density, settings in found.items()}
+            settings[tuple(row.values())[: [*row].index("seed")]].append(row)
+    found: dict[str, list[list[float]]] = defaultdict(list)
+    for seeds in settings.values():
+        # Of all seeds together, because the scores of some methods decide how many weights each seed keeps.
+        kept, total = (sum(int(row[column]) for row in seeds) for column in ("kept", "total"))
+        found[f"{kept / total:.2g}"].append([100 * float(row["test_accuracy"]) for row in seeds])
+    return found
 
 
 def cell(runs: list[list[float]]) -> str:

@@ -19,8 +19,8 @@ class GraSP(PruneByLoss):
     highest. There is no absolute value. Batch norm and dropout behave as in ``ScoringLoss``.
 
     The gradient may become a thousand times that of the dense network, above all without norms; then use a smaller
-    learning rate. A data module provides the images sorted by class in two batches, because the statistics of batch
-    norm depend on it; ``mask_`` uses batches as they are.
+    learning rate. A data module provides the images sorted by class, in two batches, or in more if half of the images
+    exceed the batch size, because the statistics of batch norm depend on it; ``mask_`` uses batches as they are.
 
     Args:
         density: fraction of all weights kept, in (0, 1].
