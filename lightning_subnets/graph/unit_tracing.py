@@ -82,7 +82,8 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
         for node, key in program.graph_signature.inputs_to_parameters.items()
         if (parameter := parameters[key]) in names
     }
-    return _Tracing(type(network).__name__, weights).run(program)
+    with torch.device("cpu"):  # the numbers of units, even if new tensors are on a GPU by default
+        return _Tracing(type(network).__name__, weights).run(program)
 
 
 class _Tracing:

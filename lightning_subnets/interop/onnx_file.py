@@ -50,7 +50,7 @@ def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[s
             "export it as .safetensors"
         )
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randn(size, *input_shape, generator=generator) for size in (1, 3)]
+    images = [torch.randn(size, *input_shape, generator=generator, device="cpu") for size in (1, 3)]
     try:
         with torch.inference_mode():
             outputs = [network(batch) for batch in images]

@@ -60,7 +60,7 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
     if kind == "as built":
         return None
     if kind in ("scale", "shift"):
-        return torch.full(parameter.shape, 1.0 if kind == "scale" else 0.0)
+        return torch.full(parameter.shape, 1.0 if kind == "scale" else 0.0, device="cpu")
     table = initialization.draw_table(parameter.shape, seed=seed, stream=stream)
     if (row := padding_row(module)) is not None:
         table[row] = 0

@@ -40,7 +40,7 @@ class PruneAtInit(Method):
         return None
 
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
-        return torch.ones(shape, dtype=torch.bool)
+        return torch.ones(shape, dtype=torch.bool, device="cpu")
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         return mask

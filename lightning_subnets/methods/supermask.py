@@ -55,7 +55,7 @@ class Supermask(Method):
         return None
 
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
-        return torch.full(shape, math.log(self.density / (1 - self.density)))
+        return torch.full(shape, math.log(self.density / (1 - self.density)), device="cpu")
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         # The probabilities are near 1 and 0, and their sum is the number of weights kept.

@@ -68,7 +68,7 @@ def decode(layer: Layer, stored: Tensor, mask: Tensor, out: Tensor) -> None:
         negative = np.unpackbits(stored.numpy()).view(np.bool_)
         if negative[layer.kept :].any():
             raise UserError("the signs of a layer are followed by extra bits")
-        magnitude = torch.tensor(layer.magnitude, dtype=out.dtype)
+        magnitude = torch.tensor(layer.magnitude, dtype=out.dtype, device="cpu")
         stored = torch.where(torch.from_numpy(negative[: layer.kept]), -magnitude, magnitude)
     out.zero_()[mask.to(out.device)] = stored.to(out.device)
 
@@ -78,5 +78,5 @@ def apply_(layer: Layer, weight: Tensor, multiplier: Tensor) -> None:
     if layer.of == "sign":
         weight.sign_()
     if layer.gain is not None:
-        weight.mul_(torch.tensor(layer.gain, dtype=weight.dtype))
+        weight.mul_(torch.tensor(layer.gain, dtype=weight.dtype, device=weight.device))
     weight.mul_(multiplier.to(weight.device))

@@ -61,6 +61,25 @@ def test_every_method_is_restored_and_continues_training(row: Row, tmp_path: Pat
             assert changed
 
 
+@pytest.mark.parametrize("row", [*EVERY, *OTHERS], ids=str)
+def test_new_tensors_may_be_on_another_device_by_default(row: Row, tmp_path: Path) -> None:
+    network, again, plain, path = small(), small(), small(), tmp_path / "a.subnet"
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.where(parameter < 0, -0.1, 0.1))  # a file holds the signs of such weights
+    method, batches = row(), [(torch.randn(20, 1, 8, 8), torch.arange(20) % 10)]
+    weights = "kaiming_normal" if method.rerandomizes else None
+    with torch.device("meta"):  # as torch.set_default_device("cuda") on a machine with a GPU
+        ls.mask_(network, method, weights=weights, batches=batches)
+        save_subnet(network, path, network="of_mine.small")
+        load_subnet(path, network=again, masked=True)
+        load_subnet(path, network=plain)
+        found = ls.diagnose(network, (1, 8, 8))
+    assert found == ls.diagnose(again, (1, 8, 8))
+    assert all(torch.equal(mask, ls.masks(again)[name]) for name, mask in ls.masks(network).items())
+    assert torch.equal(plain(batches[0][0]), unmasked(network)(batches[0][0]))
+
+
 @pytest.mark.parametrize(
     "method", [ls.EdgePopup(0.3), ls.SNIP(0.3), ls.Dense(), ls.Biprop(0.3)], ids=lambda method: type(method).__name__
 )
