@@ -99,6 +99,8 @@ def export(
     others = {each.dtype for each in net.parameters() if each.is_floating_point()} - {torch.float32}
     if path.suffix == ".onnx" and others:
         print(f"the network is {', '.join(sorted(map(str, others)))}, and {printable(str(path))} computes in float32")
+    if shape:
+        details["preprocessing"] = {**details["preprocessing"], "input_shape": list(shape)}
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
     eight = exporting.export(
         net.eval(),

@@ -99,6 +99,8 @@ def test_missing_data_or_config_of_a_run_are_named(
     assert (header.classes, header.preprocessing) == ([str(digit) for digit in range(10)], {})
     assert "--input_shape=" in mistake(["export", last(run), str(tmp_path / "blind.onnx")], main)
     main(["export", last(run), str(tmp_path / "told.onnx"), "--input_shape=[1, 8, 8]"])
+    metadata = onnxruntime.InferenceSession(tmp_path / "told.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["preprocessing"]) == {"input_shape": [1, 8, 8]}
     assert "nowhere lacks train.beton" in mistake(["check", last(run)], main)
     (run / "config.yaml").unlink()
     assert "config.yaml is missing: it says how the network of" in mistake(["inspect", last(run)], main)
