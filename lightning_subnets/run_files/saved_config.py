@@ -33,6 +33,8 @@ _OF_TRAINING = ("download", "num_workers", "train_size")
 
 _LARGEST_BATCH = 8192  # of an evaluation, whose result does not depend on it
 
+_LONGEST_NUMBER = 100  # characters of a number in YAML
+
 # Options of a command that ends while it is parsed, or whose config the parser finds incomplete.
 _COMPLETE = re.compile("-c|--c|-h|--help|--print_config|--model")
 
@@ -80,11 +82,20 @@ class _Config(Strict):
     seed_everything: Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses a mapping that has a key twice, of which YAML's own loader keeps the last, and the key ``<<``.
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Refuses a key that is there twice, of which YAML's own loader keeps the last, the key ``<<`` and long numbers.
 
-    A few lines with ``<<`` can stand for more keys than any machine can read. No file of this package needs that key.
+    A few lines with ``<<`` can stand for more keys than any machine can read. Numbers in hexadecimal or in base 60,
+    as 1:30, escape Python's limit of 4,300 digits, and a long one takes minutes. No file of this package needs them.
     """
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and len(node.value) > _LONGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(
+                problem=f"a number has {len(node.value):,} characters: write at most {_LONGEST_NUMBER}",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_scalar(node)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         for key, _ in node.value:
@@ -118,7 +129,7 @@ def read_yaml(path: Path, schema: Any, otherwise: str) -> tuple[Any, Any]:
         ValueError: if the file cannot be read, or does not fit; ``otherwise`` says what the file then is.
     """
     try:
-        content = yaml.load(path.read_text(), _UniqueKeys)
+        content = yaml.load(path.read_text(), _PlainLoader)
         return content, TypeAdapter(schema).validate_python(content)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its path and its permissions") from error

@@ -227,6 +227,10 @@ def facts(path: Path) -> dict[str, Any]:
         ("a: &a {k: 1}\nb: {<<: [*a, *a]}", "the key << merges mappings: write their keys out"),
         ("x.subnet: {file: 3}\nx.subnet: {file: 4}", "the key 'x.subnet' is there twice: remove one"),
         ("x.subnet: {test: {accuracy: 0.9, accuracy: 0.1}}", "the key 'accuracy' is there twice: remove one"),
+        *(
+            (f"x.subnet: {{file: {{kept: {number}}}}}", f"a number has {len(number):,} characters: write at most 100")
+            for number in ("0x" + "f" * 5_000, "1" + ":1" * 200_000, "1" + ":1" * 5_000 + ".5", "9" * 101)
+        ),
     ],
 )
 def test_hostile_claims_are_one_line(

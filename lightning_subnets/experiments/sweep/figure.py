@@ -136,7 +136,7 @@ def content_of(path: Path, *, aliases: bool = True) -> Any:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; name another file") from error
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
 
 

@@ -233,6 +233,7 @@ def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
     [
         ("name: &a [1, 1]\nscale: [*a, *a]", "has aliases, as .*name, which subnets sweep does not write"),
         ("name: !!int x", "is not YAML"),
+        ("name: 1" + ":1" * 5_000 + ".5", "is not YAML: int too large"),
     ],
 )
 def test_a_strangers_sweep_is_read_in_little_time_and_memory(text: str, message: str, tmp_path: Path) -> None:
