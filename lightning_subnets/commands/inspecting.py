@@ -92,13 +92,20 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
         ]
         for name, each in header.layers.items()
     }
-    network = load_subnet(path) if builder(header.network.builder) else None
+    known, reason = None, ""
+    try:
+        known = builder(header.network.builder)
+    except UserError as error:  # only the paths need the network
+        reason = str(error)
+    network = load_subnet(path) if known else None
     common = _overlap(kept, against, network) if against else None
     console.print(_facts(header, file.size))
     console.print(_table(titles, rows, common))
     image_shape = input_shape or header.image_shape
     if network and image_shape:
         _print_paths(console, network, kept, image_shape, diagnose(network, image_shape, kept))
+    if reason:
+        console.print(_shown(f"no paths: {reason}"))
     _print_common(console, common, against)
 
 

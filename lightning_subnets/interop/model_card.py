@@ -128,8 +128,12 @@ def _summary(header: Header) -> str:
 
 def _code_to_load(header: Header, path: Path) -> str:
     """Return lines of Python that run beside the file."""
+    try:
+        builds = builder(header.network.builder) is not None
+    except UserError:  # timm is missing here, or is of another version
+        builds = True
     # ASCII in a literal of Python, so that no name can end the line or the block.
-    if builder(header.network.builder) is None:
+    if not builds:
         return f"import lightning_subnets as ls\n\nnetwork = ls.load_subnet({path.name!a}, network=YOUR_NETWORK)"
     lines = ["import lightning_subnets as ls", f"network = ls.load_subnet({path.name!a})"]
     if header.image_shape:

@@ -6,10 +6,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from repository import ROOT
 from torch import nn
 
 import lightning_subnets as ls
@@ -210,3 +212,17 @@ def test_without_the_package_nothing_is_written(
     error = mistake(["export", "last.ckpt", str(tmp_path / "a.subnet"), "--model_card"], main)
     assert 'pip install "lightning-subnets[hub]"' in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("timm", [None, SimpleNamespace(list_models=list, model_entrypoint=None)])
+def test_a_file_whose_network_timm_does_not_build_here_has_a_card_and_is_inspected_without_paths(
+    timm: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    vit, card = str(ROOT / "results" / "zoo" / "digits_vit.subnet"), tmp_path / "README.md"
+    main(["export", vit, str(card)])
+    assert "load_subnet('digits_vit.subnet')" in block(ModelCard.load(card), "python")
+    main(["inspect", vit, "--against", vit])
+    said = " ".join(capsys.readouterr().out.split())
+    for part in ("vit_small_patch16_rope_224(", "blocks.0", "no paths: ", "100.00% of the weights that either keeps"):
+        assert part in said
