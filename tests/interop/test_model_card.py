@@ -104,7 +104,9 @@ def test_the_lines_of_python_run_beside_the_file(tmp_path: Path, monkeypatch: py
     subnet = saved(tmp_path / 'it\'s "one" ```.subnet')
     found: dict[str, Any] = {}
     monkeypatch.chdir(tmp_path)
-    exec(block(written(subnet), "python"), found)
+    card = written(subnet)
+    assert block(card, "bash") == 'pip install "lightning-subnets[hub]"\n'
+    exec(block(card, "python"), found)
     assert isinstance(found["network"], nn.Module)
     assert found["logits"].shape == (1, 10)
 
@@ -221,6 +223,7 @@ def test_a_file_whose_network_timm_does_not_build_here_has_a_card_and_is_inspect
     monkeypatch.setitem(sys.modules, "timm", timm)
     vit, card = str(ROOT / "results" / "zoo" / "digits_vit.subnet"), tmp_path / "README.md"
     main(["export", vit, str(card)])
+    assert block(ModelCard.load(card), "bash") == 'pip install "lightning-subnets[hub]" timm\n'
     assert "load_subnet('digits_vit.subnet')" in block(ModelCard.load(card), "python")
     main(["inspect", vit, "--against", vit])
     said = " ".join(capsys.readouterr().out.split())
