@@ -248,8 +248,12 @@ def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[
     arguments = {**arguments, **(config.get("dict_kwargs") or {})}
     if building.builder(name) is None:
         return name, arguments
-    # The file has the network's weights, so load_subnet need not download any.
-    arguments = {key: value for key, value in arguments.items() if not building.downloads_weights(key)}
+    # The file has the network's weights, so load_subnet need not download any. JSON has lists for tuples.
+    arguments = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in arguments.items()
+        if not building.downloads_weights(key)
+    }
     if differs := building.difference(building.build(name, arguments), net):
         call = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
         raise UserError(f"{call} does not build this network: {differs}. Check its arguments")

@@ -178,6 +178,14 @@ def test_arguments_may_be_split_as_in_a_config(tmp_path: Path) -> None:
     assert header["network"]["arguments"] == arguments
 
 
+def test_a_tuple_among_the_arguments_is_saved_as_a_list(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"channels": (2, 2, 2, 2, 2), "hidden_units": 2}
+    network = ls.mask_(ls.networks.AlexNet(**arguments), ls.EdgePopup(0.5))
+    named = {"class_path": "lightning_subnets.networks.AlexNet", "init_args": arguments}
+    save_subnet(network, tmp_path / "a.subnet", network=named)
+    assert not differing(ls.load_subnet(tmp_path / "a.subnet"), unmasked(network))
+
+
 @pytest.mark.parametrize(
     ("method", "weights"),
     [
