@@ -39,8 +39,9 @@ def load_subnet(
             mode with the mask folded into the weights. Scores are not in the file: they start again, higher for kept
             weights than for the others. A dropped weight is 0 if the seed does not give it. The file does not say what
             was trained beside the masks: if the method trains scores, a head that was trained without a mask is frozen.
-        network: a plain network with the same weights to load into, needed if torchvision.models, timm and this package
-            do not build the file's network. It is changed in place, even if loading fails.
+        network: a plain network with the same weights to load into, or a wrapper around it, such as ``torch.compile``
+            returns. It is needed if torchvision.models, timm and this package do not build the file's network. It is
+            changed in place, even if loading fails, and returned.
         task: the name of the task to load. Only the files of ``SupSup.save`` have tasks, and they need it.
 
     Raises:
@@ -51,7 +52,8 @@ def load_subnet(
     file = Container(path, task=task)
     # Weights drawn for a density of 1e-300 are infinite. The digest then refuses them.
     with naming_file(path), np.errstate(over="ignore"):
-        return load_from(file, masked=masked, network=network)
+        loaded = load_from(file, masked=masked, network=None if network is None else building.unwrapped(network))
+    return loaded if network is None else network.train(masked)
 
 
 def masks_in(path: str | Path) -> dict[str, Tensor]:

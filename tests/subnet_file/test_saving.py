@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import save_subnet
+from lightning_subnets.subnet_file.network import unwrapped
 
 
 class Transformed(ls.EdgePopup):
@@ -145,10 +146,17 @@ def test_a_save_that_fails_is_one_error_without_a_file(options: dict[str, Any], 
     [torch.compile, nn.DataParallel, AveragedModel, _by_fabric, lambda net: AveragedModel(nn.DataParallel(net))],
     ids=["compile", "parallel", "average", "fabric", "two"],
 )
-def test_a_wrapper_is_saved_as_the_network_in_it(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+def test_a_wrapper_is_saved_and_loaded_as_the_network_in_it(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
     network = masked()
     path = saved(tmp_path / "a.subnet", wrap(network))
     assert not differing(ls.load_subnet(path), unmasked(network))
+    for continued in (False, True):
+        wrapper = wrap(small())
+        assert ls.load_subnet(path, network=wrapper, masked=continued) is wrapper
+        assert {module.training for module in wrapper.modules()} == {continued}
+        assert not differing(unmasked(unwrapped(wrapper)) if continued else unwrapped(wrapper), unmasked(network))
 
 
 def test_a_network_with_state_that_is_not_a_tensor_is_refused(tmp_path: Path) -> None:
