@@ -43,23 +43,27 @@ def export(
     Returns: what was measured of an eight-bit file.
 
     Raises:
-        ValueError: see ``check``; if ONNX cannot express the network or computes different logits; or if the file
-            cannot be written.
+        ValueError: see ``check``; if ONNX cannot express the network or computes different logits; if a state dict
+            has more than tensors; or if the file cannot be written.
     """
     check(out, force=force)
     if is_masked(network):
         network = unmask_(copy.deepcopy(network))
     eight = None
     if out.suffix == ".onnx":
-        if any(each.dtype != torch.float32 for each in network.state_dict().values() if each.is_floating_point()):
+        numbers = (*network.parameters(), *network.buffers())
+        if any(each.dtype != torch.float32 for each in numbers if each.is_floating_point()):
             network = copy.deepcopy(network).float()  # its input is float32 in any program
         content = onnx_file.content(network, input_shape, details)
         if calibration is not None:
             eight = int8.quantized(content, network, calibration)
             content = eight.content
     else:
+        state = network.state_dict()
+        if other := next((key for key, each in state.items() if not isinstance(each, Tensor)), None):
+            raise UserError(f"{other!r} of the network is not a tensor, and {out} holds only tensors: remove it")
         # Clone each tensor, because torch.save writes the whole storage of a view.
-        state = {key: value.clone(memory_format=torch.contiguous_format) for key, value in network.state_dict().items()}
+        state = {key: each.clone(memory_format=torch.contiguous_format) for key, each in state.items()}
         if out.suffix == ".pt":
             buffer = io.BytesIO()
             torch.save(state, buffer)

@@ -43,7 +43,7 @@ def content(network: nn.Module, input_shape: tuple[int, ...], details: Mapping[s
             ONNX, or its logits differ by more than 1e-4 times the largest logit (1e-4 if that is below 1).
     """
     kind = type(network).__name__
-    size = sum(tensor.nbytes for tensor in network.state_dict().values())
+    size = sum(each.nbytes for each in (*network.parameters(), *network.buffers()))
     if size > LARGEST:
         raise UserError(
             f"{kind} has {size / 2**30:.2f} GiB of weights, more than an ONNX file can hold ({LARGEST / 2**30:.2f}): "

@@ -119,6 +119,22 @@ def test_a_view_does_not_bring_along_what_it_is_a_view_of(tmp_path: Path) -> Non
     assert (tmp_path / "net.pt").stat().st_size < 10_000
 
 
+class Counting(nn.Linear):
+    """Has something other than a tensor in its state dict."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seen": 3}
+
+
+def test_state_that_is_not_a_tensor_is_refused_in_a_state_dict_and_left_out_of_onnx(tmp_path: Path) -> None:
+    network = nn.Sequential(Counting(3, 2)).eval()
+    for ending in (".pt", ".safetensors"):
+        with pytest.raises(UserError, match=rf"'0\._extra_state' of the network is not a tensor, and .*{ending} holds"):
+            export(network, tmp_path / f"net{ending}", (3,))
+    export(network, tmp_path / "net.onnx", (3,))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.onnx"]
+
+
 @pytest.mark.parametrize("name", ["grouped", "transformer", pytest.param("shufflenet", marks=pytest.mark.long)])
 def test_onnx_is_one_quiet_file_with_the_logits_of_pytorch_for_any_number_of_images(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
