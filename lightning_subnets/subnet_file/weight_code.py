@@ -40,7 +40,7 @@ def encode(
         scale = (mask.numel() / mask.sum().clamp(min=1)).to(used)
         if torch.equal(used, kept * scale):
             layer.gain = float(scale)
-        elif torch.equal(used, kept.sign() * (gain := used[:1].abs())):
+        elif torch.equal(used, kept.sign() * (gain := used[:1].abs())) and gain.isfinite():
             layer.gain, layer.of = float(gain), "sign"
         else:  # a method of another package: only w_eff is stored
             weight, multiplier = effective, mask
@@ -48,7 +48,8 @@ def encode(
         return layer, None, multiplier
     kept = weight[mask]
     magnitude = kept[:1].abs()
-    if len(kept) and torch.equal(kept.abs(), magnitude.expand_as(kept)):
+    # The header has no infinity, so weights that have diverged to it are stored as values.
+    if len(kept) and magnitude.isfinite() and torch.equal(kept.abs(), magnitude.expand_as(kept)):
         layer.weights, layer.magnitude = "signs", float(magnitude)
         return layer, torch.from_numpy(np.packbits(kept.signbit().numpy())), multiplier
     layer.weights = "values"

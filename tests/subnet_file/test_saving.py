@@ -172,6 +172,16 @@ def test_a_network_with_state_that_is_not_a_tensor_is_refused(tmp_path: Path) ->
         ls.save_subnet(network, tmp_path / "a.subnet", network="my.Network")
 
 
+@pytest.mark.parametrize("method", [ls.EdgePopup(1.0), ls.Random(1.0), ls.Biprop(1.0)], ids=repr)
+def test_weights_that_have_diverged_to_infinity_are_saved(method: ls.Method, tmp_path: Path) -> None:
+    network = small()
+    with torch.no_grad():
+        network.get_parameter("classifier.1.weight").fill_(math.inf)
+        network.get_parameter("classifier.3.weight")[:, ::2] = -math.inf
+    ls.mask_(network, method, weights=None)
+    assert not differing(ls.load_subnet(saved(tmp_path / "a.subnet", network)), unmasked(network))
+
+
 def test_a_network_of_two_dtypes_is_refused(tmp_path: Path) -> None:
     network = masked()
     network.get_submodule("features.0").double()
