@@ -123,7 +123,9 @@ def _drawn(samples: Tensor, seed: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def _is_scaling(values: Any, shape: tuple[int, ...]) -> TypeGuard[list[float]]:
-    return isinstance(values, list) and len(values) == shape[0] and all(type(each) is float for each in values)
+    is_list = isinstance(values, list) and len(values) == shape[0]
+    # An integer in a file may be too large for a float.
+    return is_list and all(type(each) in (int, float) and abs(each) < 2**31 for each in values)
 
 
 def _pixels(path: str, shape: tuple[int, ...], resize: int | None) -> Tensor:

@@ -76,12 +76,15 @@ def test_a_folder_calibrates(capsys: pytest.CaptureFixture[str]) -> None:
     assert "calibrated on 3 images of photos" in out
 
 
-def test_the_ranges_are_those_of_the_images_after_normalisation(capsys: pytest.CaptureFixture[str]) -> None:
-    source, folder = file_of("signed_constant", PREPROCESSING), folder_of(2)
+@pytest.mark.parametrize(("std", "expected"), [(0.25, 4), (1, 1)])
+def test_the_ranges_are_those_of_the_images_after_normalisation(
+    std: float, expected: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = file_of("signed_constant", PREPROCESSING | {"std": [std]}), folder_of(2)
     for value, photo in zip((0, 255), sorted(Path(folder).iterdir()), strict=True):
         Image.new("L", (8, 8), value).save(photo)
     said(capsys, source, "net.onnx", "--int8", "--calibrate", folder)
-    assert range_of_images() == pytest.approx(4, rel=0.05)  # from -2 to 2, less two percent
+    assert range_of_images() == pytest.approx(expected, rel=0.05)  # from -2 to 2, or from -0.5 to 0.5, less two percent
 
 
 def test_photographs_are_scaled_and_their_centre_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,9 +133,9 @@ def test_other_weights_are_rounded_and_the_output_says_so(capsys: pytest.Capture
         ((CIFAR, "net.onnx", "--int8"), "names are not here: name a folder of images like them with --calibrate"),
         (("blind.subnet", "net.onnx", "--int8"), "does not say which images it was trained on"),
         ((DIGITS, "net.onnx", "--int8", "--input_shape=[1,9,9]"), "are 1x8x8, and --input_shape is 1x9x9"),
-        (
-            ("blind.subnet", "net.onnx", "--int8", "--calibrate=good", "--input_shape=[1,8,8]"),
-            "how images are normalised is unknown",
+        *(
+            ((source, "net.onnx", "--int8", "--calibrate=good", "--input_shape=[1,8,8]"), "are normalised is unknown")
+            for source in ("blind.subnet", "true.subnet", "huge.subnet")
         ),
     ],
 )
@@ -145,6 +148,8 @@ def test_mistakes_are_errors_and_nothing_is_written(
     Path("empty").mkdir()
     Path("there.onnx").write_bytes(b"mine")
     Path(file_of("signed_constant", {})).rename("blind.subnet")
+    for name, std in (("true", True), ("huge", 10**400)):
+        Path(file_of("signed_constant", PREPROCESSING | {"std": [std]})).rename(f"{name}.subnet")
     two = {"input_shape": [2, 8, 8], "mean": [0.5, 0.5], "std": [0.25, 0.25]}
     Path(file_of("signed_constant", two)).rename("two.subnet")
     before = sorted(Path().iterdir())
