@@ -256,7 +256,10 @@ def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[
     }
     if differs := building.difference(building.build(name, arguments), net):
         call = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
-        raise UserError(f"{call} does not build this network: {differs}. Check its arguments")
+        raise UserError(
+            f"{call} does not build this network: {differs}. Check its arguments, and state those that pretrained "
+            "weights have set"
+        )
     return name, arguments
 
 
