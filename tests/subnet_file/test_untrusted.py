@@ -126,7 +126,7 @@ def change_header_(header: dict[str, Any], rng: Rng) -> str:
     if kind == 0:
         del owner[key]
     elif kind == 1 and isinstance(owner, dict):
-        owner[pick(KEYS, rng)] = pick(VALUES, rng)
+        owner[pick(KEYS, rng)] = copy.deepcopy(pick(VALUES, rng))
     elif kind == 2 and isinstance(owner, dict):
         owner[pick([*KEYS, *owner], rng)] = owner.pop(key)
     elif kind == 3 and isinstance(old, int | float):
@@ -134,7 +134,7 @@ def change_header_(header: dict[str, Any], rng: Rng) -> str:
     elif kind == 4 and isinstance(old, list | dict):
         owner[key] = copy.deepcopy(at(header, pick(places(header), rng)))
     else:
-        owner[key] = pick(VALUES, rng)
+        owner[key] = copy.deepcopy(pick(VALUES, rng))
     return f"{path}, {kind}: {owner.get(key, 'gone') if isinstance(owner, dict) else owner!s:.100}"
 
 
