@@ -55,7 +55,7 @@ from lightning_subnets.training.callbacks import (
 )
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.training.checkpoint import CheckpointFiles
-from lightning_subnets.training.lightning_internals import copies_this_process
+from lightning_subnets.training.lightning_internals import copies_this_process, disable_signal_handlers
 from lightning_subnets.training.module import SubnetModule
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # the range of NumPy's seeds
@@ -219,6 +219,7 @@ class SubnetCLI(LightningCLI):
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False  # its checkpoint would be outside the run's directory
+        disable_signal_handlers(self.trainer)  # with Lightning's, SIGTERM ends a test with exit code 0 and no result
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = CheckpointFiles()
 
