@@ -170,7 +170,8 @@ class SubnetCLI(LightningCLI):
         callbacks: list[Callback] = []
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(Progress())
-        chosen_loggers, config.trainer.logger = config.trainer.logger, False
+        # With fast_dev_run, Lightning replaces any logger by one that writes nothing, which some callbacks ask for.
+        chosen_loggers, config.trainer.logger = config.trainer.logger, bool(config.trainer.fast_dev_run)
         self.save_config_callback = None
         self.fit_from: Path | str | None = config.get("ckpt_path")
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:

@@ -124,6 +124,23 @@ def test_a_checkpoint_is_evaluated_without_naming_its_config(
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("callback", "logger"),
+    [
+        ("LearningRateMonitor", []),
+        (
+            "lightning_subnets.training.callbacks.ScoreHistograms",
+            ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=runs"],
+        ),
+    ],
+)
+def test_fast_dev_run_tries_a_callback_that_needs_a_logger_and_writes_nothing(
+    callback: str, logger: list[str], tmp_path: Path
+) -> None:
+    main(["fit", "-c", QUICKSTART, f"--trainer.callbacks+={callback}", *logger, "--trainer.fast_dev_run=2", *SHORT])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_predictions_are_written_and_never_overwritten(finished_run: Path, mistake: Callable[..., str]) -> None:
     arguments = ["predict", f"--ckpt_path={finished_run}/checkpoints/last.ckpt", "--predictions.path=found.csv"]
     main(arguments)

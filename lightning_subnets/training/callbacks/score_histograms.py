@@ -30,7 +30,7 @@ class ScoreHistograms(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         shows = any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in trainer.loggers)
-        if stage == "fit" and not shows:
+        if stage == "fit" and not shows and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(
                 "ScoreHistograms needs W&B or TensorBoard: add --trainer.logger=WandbLogger, or "
                 "--trainer.logger=TensorBoardLogger --trainer.logger.save_dir=runs"
