@@ -246,6 +246,7 @@ class _ModelCheckpoint(_Part):
 _CALLBACKS: dict[str, type[BaseModel]] = {
     "MaskStatistics": _MaskStatistics,
     "LastCheckpoint": _dict({"seconds": Annotated[float, Field(ge=0, allow_inf_nan=False)]}),
+    "BestCheckpoint": _ModelCheckpoint,
     "ModelCheckpoint": _ModelCheckpoint,
     "IterativePruning": _dict(
         {

@@ -80,10 +80,6 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
         ["WeightAveraging and EMAWeightAveraging average the network", "keep one of them"],
     ),
     (
-        [f"--trainer.callbacks{option}" for option in ("+=ModelCheckpoint", ".monitor=val/accuracy", ".mode=max")],
-        ["more than one stateful callback of type `BestCheckpoint`"],
-    ),
-    (
         ["--model.lr_batch_size=64", "--trainer.callbacks+=GradientAccumulationScheduler", CHANGES],
         ["GradientAccumulationScheduler changes the number of images", "set --trainer.accumulate_grad_batches"],
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
@@ -23,8 +24,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        # The keys of checkpoints are public, and Lightning's begins with the name of the class.
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+        # Lightning's key is made of the options, and a user may add a ModelCheckpoint with the same ones.
+        return type(self).__qualname__
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["callbacks"]
+        former = super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+        if former in states and self.state_key not in states:  # a checkpoint of an earlier commit
+            states[self.state_key] = states.pop(former)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))
