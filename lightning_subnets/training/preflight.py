@@ -11,8 +11,10 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
+    EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
 )
@@ -86,6 +88,8 @@ def check(
                 raise UserError(f"{refused.__name__} {reason}")
         if isinstance(callback, (GradualDensity, IterativePruning)):
             callback.check(module, trainer)
+    if fitting or before_fit:
+        _check_monitors(module, trainer)
     if isinstance(data, ImageDataModule):
         _check_images(module, data)
         if (fitting or before_fit) and data.batch_size == 1:
@@ -130,6 +134,24 @@ _REFUSED: dict[type[Callback], str] = {
     ModelPruning: "changes frozen weights instead of masks: take --model.method=Magnitude or IterativePruning",
     BackboneFinetuning: "changes which parameters are trained, and the method decides that: remove this callback",
 }
+
+
+def _check_monitors(module: MaskedModule, trainer: Trainer) -> None:
+    """Check that what callbacks monitor exists; Lightning only notices after an epoch.
+
+    The names that begin as our metrics do are known, unless a subclass or another package's callback logs more.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if {type(each).__module__.partition(".")[0] for each in (module, *callbacks)} - {"lightning", "lightning_subnets"}:
+        return
+    logged = [name for name in module.metrics if not name.startswith("test/")]
+    for callback in callbacks:
+        monitored = callback.monitor if isinstance(callback, (EarlyStopping, ModelCheckpoint)) else None
+        if monitored and monitored not in logged and monitored.startswith(("loss", "acc", "train_", "val", "test")):
+            raise UserError(
+                f"{type(callback).__name__} monitors {monitored}, which training does not log: set its monitor to "
+                f"{', '.join(logged[:-1])} or {logged[-1]}"
+            )
 
 
 def _check_all_masked(module: MaskedModule) -> None:

@@ -80,6 +80,14 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
         ["WeightAveraging and EMAWeightAveraging average the network", "keep one of them"],
     ),
     (
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+        ["EarlyStopping monitors val_loss, which", "set its monitor to train/loss, train/accuracy, val/loss, val/acc"],
+    ),
+    (
+        ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=test/loss"],
+        ["ModelCheckpoint monitors test/loss, which training does not log", "val/accuracy or val/top5"],
+    ),
+    (
         ["--model.lr_batch_size=64", "--trainer.callbacks+=GradientAccumulationScheduler", CHANGES],
         ["GradientAccumulationScheduler changes the number of images", "set --trainer.accumulate_grad_batches"],
     ),

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from small_runs import quiet_trainer
 from test_module import fit, sgd, small_module, small_network
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.errors import UserError
+from lightning_subnets.training.module import SubnetModule
 
 
 def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
@@ -75,3 +78,18 @@ def test_soft_labels_count_as_their_most_probable_class_in_accuracies_and_as_the
         found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
     assert {"train/accuracy", "val/accuracy", "val/top5"} <= found[0].keys()
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_early_stopping_takes_a_metric_of_ones_own_and_refuses_one_that_nobody_logs() -> None:
+    class Logs(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: SubnetModule) -> None:  # type: ignore[override]
+            pl_module.log("val_own", 0.5)
+
+    def epochs(*callbacks: Callback) -> int:
+        trainer = quiet_trainer(callbacks=[*callbacks, EarlyStopping("val_own", patience=2)], max_epochs=9)
+        trainer.fit(small_module(), datamodule=Digits(batch_size=1000))
+        return trainer.current_epoch
+
+    assert epochs(Logs()) == 3
+    with pytest.raises(UserError, match="EarlyStopping monitors val_own, which training does not log"):
+        epochs()
