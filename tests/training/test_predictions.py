@@ -82,3 +82,11 @@ def test_two_predictions_at_once_get_a_file_each(
     lines = {path.name: len(path.read_text().splitlines()) for path in tmp_path.iterdir()}
     assert lines == {"predictions.csv": 1 + 4, "predictions_1.csv": 1 + 1}
     assert [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()] == [*lines]
+
+
+def test_each_call_of_predict_writes_a_file_of_its_own(tmp_path: Path) -> None:
+    trainer, images = quiet_trainer(callbacks=[Predictions(str(tmp_path))]), torch.rand(3, 1, 8, 8)
+    for count in (1, 2, 3):
+        trainer.predict(small_module(), DataLoader(images[:count]))  # type: ignore[arg-type]
+    lines = {path.name: len(path.read_text().splitlines()) for path in tmp_path.iterdir()}
+    assert lines == {"predictions.csv": 2, "predictions_1.csv": 3, "predictions_2.csv": 4}

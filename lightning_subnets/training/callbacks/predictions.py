@@ -37,14 +37,14 @@ class Predictions(Callback):
     """
 
     def __init__(self, path: str | None = None) -> None:
-        self.path = Path(path or ".")
+        self._given = Path(path or ".")
         self._writing: ExitStack | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
             return
-        is_directory = self.path.is_dir()
-        self.path = self.path / "predictions.csv" if is_directory else self.path
+        is_directory = self._given.is_dir()
+        self.path = self._given / "predictions.csv" if is_directory else self._given
         if trainer.world_size > 1:
             self.path = self.path.with_suffix(f".{trainer.global_rank}{self.path.suffix}")
         if not self.path.parent.is_dir():
