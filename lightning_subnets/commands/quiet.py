@@ -21,6 +21,8 @@ def quiet() -> None:
     """Keep Lightning from printing what a user cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):  # hides advertisements and the list of the hardware
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("profilers", "callbacks.early_stopping", "callbacks.model_summary"):  # print only if a user adds one
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     # Show the message that rank 0 kills all ranks because another rank has ended.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in _EXPECTED_WARNINGS:
