@@ -170,6 +170,20 @@ class Validated(Callback):
             self.epochs[trainer.current_epoch] = found
 
 
+def test_until_its_first_update_the_average_is_the_network_in_training(tmp_path: Path) -> None:
+    def run(name: str, *averages: Callback) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        validated = Validated()
+        last = fit(with_norms("EdgePopup"), tmp_path / name, *averages, validated)["state_dict"]
+        return last, list(validated.epochs.values())
+
+    network, epochs = run("alone")
+    _, (before, after) = run("late", EMAWeightAveraging(update_starting_at_step=EPOCH + 1))
+    never, _ = run("never", EMAWeightAveraging(update_starting_at_step=2 * EPOCH))
+    assert differing(before, epochs[0]) == []
+    assert "network.0.scores" in differing(after, epochs[1])
+    assert differing(never, network) == []
+
+
 def test_pruning_in_rounds_prunes_the_average_too_and_rewinds_it(tmp_path: Path) -> None:
     def rounds(*averages: Callback) -> list[dict[str, Tensor]]:
         validated, pruning = Validated(), IterativePruning(rounds=2, epochs_per_round=1, fraction=0.5)
@@ -183,7 +197,7 @@ def test_pruning_in_rounds_prunes_the_average_too_and_rewinds_it(tmp_path: Path)
     assert not any(torch.equal(averaged["network.5.weight"], each["network.5.weight"]) for each in (first, trained))
     for average, alone in zip(rewound, pruned, strict=True):
         assert [name for name in masks if not torch.equal(average[name], alone[name])] == []
-        assert [name for name in names if not torch.equal(average[name], first[name])] == []
+        assert [name for name in names if not torch.equal(average[name], alone[name])] == []
     assert [sum(int(each[name].sum()) for name in masks) for each in rewound] == [738, 369]
 
 

@@ -23,6 +23,10 @@ class Averaging(Callback):
     equal values is not always that value to the bit: 0.9 w + 0.1 w is not always w. A boolean mask cannot be averaged.
     And weights that a method draws again or prunes have to change in the average at once.
 
+    Until its first update the average is the network in training, so an average that begins late has sensible
+    validations before, and a run that ends earlier keeps what it has trained. Lightning would take the network that the
+    run began with.
+
     The average replaces the network in each validation and when training ends. A checkpoint holds both, and one that is
     saved with save_weights_only holds the average.
 
@@ -36,6 +40,12 @@ class Averaging(Callback):
         for average in _averages(trainer):  # the user's callbacks come first, so the average exists by now
             _share_frozen_(average, pl_module)
             _average_trained_(average)
+
+    # This callback comes after those that average, and before those that write checkpoints.
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        for average in _averages(trainer):
+            if not average.n_averaged:
+                _restart_(average, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.training and "averaging_state" in checkpoint and not _callbacks(trainer):
@@ -84,9 +94,13 @@ def averaged_networks(trainer: Trainer) -> list[nn.Module]:
 def restart_(trainer: Trainer, module: LightningModule) -> None:
     """Set every average to the network as it is now, and begin averaging again from there."""
     for average in _averages(trainer):
-        average.n_averaged.zero_()
-        average.update_parameters(module)  # the first update copies
-        average.n_averaged.zero_()
+        _restart_(average, module)
+
+
+def _restart_(average: AveragedModel, module: LightningModule) -> None:
+    average.n_averaged.zero_()
+    average.update_parameters(module)  # the first update copies
+    average.n_averaged.zero_()
 
 
 def _callbacks(trainer: Trainer) -> list[WeightAveraging]:
