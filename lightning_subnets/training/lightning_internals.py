@@ -154,6 +154,11 @@ def average_of(callback: WeightAveraging) -> AveragedModel | None:
     return callback._average_model
 
 
+def begin_averaging(callback: WeightAveraging) -> None:
+    """Make a callback forget the steps and epochs of a run before, in which it would update nothing."""
+    callback._latest_update_step, callback._latest_update_epoch = 0, -1  # as Lightning's class begins
+
+
 def end_with_average(callback: WeightAveraging, module: LightningModule) -> None:
     """Set the module to the average that a callback keeps."""
     callback._copy_average_to_current(module)

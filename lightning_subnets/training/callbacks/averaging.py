@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.training.lightning_internals import average_of, end_with_average
+from lightning_subnets.training.lightning_internals import average_of, begin_averaging, end_with_average
 from lightning_subnets.training.masked_module import MaskedModule
 
 
@@ -37,6 +37,8 @@ class Averaging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        for callback in _callbacks(trainer):
+            begin_averaging(callback)
         for average in _averages(trainer):  # the user's callbacks come first, so the average exists by now
             _share_frozen_(average, pl_module)
             _average_trained_(average)
