@@ -82,10 +82,17 @@ class IterativePruning(Callback):
             raise UserError("fractions need the scope layer: set scope to layer, or take fraction")
         self.rounds, self.epochs_per_round, self.fraction = rounds, epochs_per_round, fraction
         self.scope, self.rewind_to, self.fractions = scope, rewind_to, fractions or {}
+        self._begin()
+
+    def _begin(self) -> None:
         self.pruned = 0  # the number of prunings so far
         self._kept: dict[str, Tensor] = {}  # the values to rewind to, by name, on the CPU
         self._steps_per_epoch: int | None = None  # at the start of the run; rewind_to counts them
         self._resumed = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # a checkpoint is loaded later
+            self._begin()
 
     def check(self, module: MaskedModule, trainer: Trainer) -> None:
         """Check method, patterns and epochs before training, see ``preflight``."""

@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from small_runs import conv_module, quiet_trainer
 from torch import Tensor
 
-from lightning_subnets import EdgePopup, Method
+from lightning_subnets import EdgePopup, Magnitude, Method
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.training.callbacks import GradientNorm, GradualDensity, IterativePruning, MaskStatistics
 
 
 class EveryEpoch(WeightAveraging):
@@ -20,9 +21,19 @@ class EveryEpoch(WeightAveraging):
         return epoch_idx is not None
 
 
+def rounds(rewind_to: int | None) -> Callable[[], Callback]:
+    return lambda: IterativePruning(rounds=1, epochs_per_round=1, fraction=0.5, rewind_to=rewind_to)
+
+
 CALLBACKS: dict[str, tuple[Callable[[], Callback], Callable[[], Method]]] = {
     "average of steps": (lambda: EMAWeightAveraging(decay=0.5), lambda: EdgePopup(0.5)),
     "average of epochs": (EveryEpoch, lambda: EdgePopup(0.5)),
+    "rounds": (rounds(None), lambda: Magnitude(1.0)),
+    "rounds with a rewind": (rounds(0), lambda: Magnitude(1.0)),
+    "rounds with a rewind to a step": (rounds(2), lambda: Magnitude(1.0)),
+    "gradual density": (GradualDensity, lambda: EdgePopup(0.25)),
+    "mask statistics": (MaskStatistics, lambda: EdgePopup(0.5)),
+    "norm of the gradient": (GradientNorm, lambda: EdgePopup(0.5)),
 }
 
 
