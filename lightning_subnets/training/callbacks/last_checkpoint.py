@@ -77,6 +77,9 @@ class LastCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        self._signal = self._to_do = 0
+        if not trainer.global_step:  # a new run, or one whose checkpoint is loaded later
+            self.seconds, self._limit = 0.0, math.inf
         timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
         for timer in timers:
             if (seconds := timer.time_remaining()) is not None:

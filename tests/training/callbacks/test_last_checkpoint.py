@@ -219,3 +219,25 @@ def test_the_seconds_of_training_are_those_of_all_its_parts(tmp_path: Path) -> N
         run(tmp_path, hooks=at_step(7, send(signal.SIGUSR1)) | {"on_train_epoch_start": lambda _: time.sleep(0.3)})
     (state,) = (v for k, v in run(tmp_path)["callbacks"].items() if "LastCheckpoint" in k)
     assert 0.6 < state["seconds"] < 30
+
+
+@pytest.mark.parametrize(
+    ("hooks", "limit"),
+    [(at_step(1, send(signal.SIGUSR1)), {}), ({}, {"max_time": {"seconds": 1}})],
+    ids=["signal", "max_time"],
+)
+def test_what_has_stopped_a_run_does_not_stop_the_next_one_with_the_same_callback(
+    hooks: Hooks, limit: dict[str, Any], tmp_path: Path
+) -> None:
+    last = LastCheckpoint(tmp_path)
+
+    def fit(hooks: Hooks, **arguments: Any) -> int:
+        trainer = quiet_trainer(callbacks=[Do(hooks), last], **arguments)
+        trainer.fit(conv_module(), datamodule=Digits(batch_size=288))
+        return trainer.global_step
+
+    with pytest.raises(Stopped):
+        fit({"on_train_batch_start": lambda _: time.sleep(0.5)} | hooks, **limit)
+    start = time.monotonic()
+    assert fit({}) == 5
+    assert 0 < last.seconds < time.monotonic() - start
