@@ -99,13 +99,21 @@ def check(
 
 
 def check_optimizers(module: MaskedModule, trainer: Trainer, ours: Callable[..., object]) -> None:
-    """Check that neither a subclass nor Lightning's command line overrides our ``configure_optimizers``.
+    """Check that the optimizer of ``SubnetModule`` is used, by its own steps.
 
     Raises:
-        ValueError: before a fit, if one does. The message names the argument to use instead.
+        ValueError: before a fit, if a subclass or Lightning's command line overrides our ``configure_optimizers``, or
+            if a subclass steps the optimizer itself. The message says what to do instead.
     """
-    replaced = getattr(module.configure_optimizers, "__func__", None) is not ours
-    if replaced and trainer.state.fn == TrainerFn.FITTING:
+    if trainer.state.fn != TrainerFn.FITTING:
+        return
+    if not module.automatic_optimization:
+        raise UserError(
+            f"{type(module).__name__} sets automatic_optimization = False, and then Lightning calls neither the "
+            "learning rate schedule nor what a method does after a step: leave it True and return the loss from "
+            "training_step, or train the masked network in a loop of your own"
+        )
+    if getattr(module.configure_optimizers, "__func__", None) is not ours:
         raise UserError(
             f"{type(module).__name__} overrides configure_optimizers, and a run is resumed with the optimizer and the "
             "schedule of SubnetModule: remove the method, and pass schedule, warmup_epochs and optimizer=lambda "

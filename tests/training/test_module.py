@@ -127,6 +127,14 @@ def test_an_optimizer_that_could_not_be_resumed_is_an_error_that_names_the_argum
         fit(module, Digits(), tmp_path)
 
 
+def test_an_optimization_by_hand_is_an_error_before_a_fit_alone(tmp_path: Path) -> None:
+    module = small_module()
+    module.automatic_optimization = False
+    quiet_trainer().test(module, datamodule=Digits(), verbose=False)
+    with pytest.raises(ls.UserError, match=r"SubnetModule sets automatic_optimization = False.*return the loss"):
+        fit(module, Digits(), tmp_path)
+
+
 def test_a_cosine_without_an_end_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match="needs an end"):
         fit(small_module(), Digits(), tmp_path, max_epochs=-1)
