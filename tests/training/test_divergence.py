@@ -9,12 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_module import fit, small_module
+from test_module import fit, sgd, small_module, small_network
 from torch import Tensor
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.callbacks.last_checkpoint import LastCheckpoint
+from lightning_subnets.training.module import SubnetModule
 
 
 class Poison(Callback):
@@ -47,6 +48,19 @@ def test_a_diverged_run_names_its_step_and_keeps_the_last_good_checkpoint(
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 10
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_a_batch_that_the_training_step_skips_does_not_end_the_run(tmp_path: Path) -> None:
+    class Skipping(SubnetModule):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) if batch[0].isfinite().all() else None
+
+    poison = Poison("on_train_batch_start", 2, lambda _, arguments: arguments[0][0])
+    module = Skipping(small_network(), ls.EdgePopup(0.5), optimizer=sgd())
+    with pytest.warns(UserWarning, match="`training_step` returned `None`"):
+        trainer = fit(module, Digits(batch_size=144), tmp_path, callbacks=[poison])
+    assert trainer.global_step == 10
+    assert trainer.callback_metrics["train/loss"].isfinite()
 
 
 def test_no_checkpoint_within_an_epoch_replaces_the_last_good_one_after_a_divergence(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ class Divergence(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self._first is not None
-        diverged = torch.where(outputs["loss"].isfinite(), _NEVER, self._step)
-        torch.minimum(self._first, diverged, out=self._first)
+        if outputs:  # empty if training_step has returned None, to skip the batch
+            diverged = torch.where(outputs["loss"].isfinite(), _NEVER, self._step)
+            torch.minimum(self._first, diverged, out=self._first)
         interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
         at_interval = trainer.is_last_batch or (interval and not (batch_idx + 1) % interval)
         if at_interval or (trainer.world_size == 1 and pl_module.device.type == "cpu"):
