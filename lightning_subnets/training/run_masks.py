@@ -49,7 +49,9 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
         ValueError: if the run is of another network, or of a method that this package does not have.
     """
     identity, device = content["subnet"], next(network.parameters()).device
-    states = {key.removeprefix("network."): value for key, value in content["state_dict"].items()}
+    # A subclass may have states beside the network: the weights of a loss, or a teacher.
+    prefix = "network."
+    states = {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
     twin = copy.deepcopy(network)
     choice = Choice(**{key: identity[key] for key in Choice._fields if key in identity})
     # A method that prunes at initialization stores its masks as scores, so any such method reads them.
@@ -60,8 +62,7 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
         twin.double()
     scores = scores_names(twin)
     own = {key: value for key, value in twin.state_dict().items() if key in states or key in scores}
-    stored = {key: value for key, value in states.items() if not key.startswith("metrics.")}
-    check_shapes(stored, own, "the checkpoint is")
+    check_shapes(states, own, "the checkpoint is")
     twin.load_state_dict(states, strict=False)
     return {name: mask.to(device) for name, mask in masking.masks(twin).items()}
 

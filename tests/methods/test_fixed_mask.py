@@ -9,7 +9,17 @@ import torch
 from table import quiet_trainer
 from torch import nn
 
-from lightning_subnets import FixedMask, Multicoated, UserError, mask_, masked_weights, masks, raw_weight, read_masks
+from lightning_subnets import (
+    EdgePopup,
+    FixedMask,
+    Multicoated,
+    UserError,
+    mask_,
+    masked_weights,
+    masks,
+    raw_weight,
+    read_masks,
+)
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import initialization
 from lightning_subnets.networks import Conv2, Conv4
@@ -78,6 +88,16 @@ def test_a_run_under_a_fixed_mask_resumes_without_the_file_of_the_mask(tmp_path:
     assert torch.equal(masks(of_another.network)["1.weight"], mask)
     found = read_masks(str(tmp_path / "run.ckpt"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     assert torch.equal(found["1.weight"], mask)
+
+
+def test_states_beside_the_network_do_not_matter(tmp_path: Path) -> None:
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), EdgePopup(0.5), optimizer=torch.optim.SGD)
+    module.loss, module.teacher = nn.CrossEntropyLoss(weight=torch.ones(10)), nn.Linear(2, 2).requires_grad_(False)
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=1)
+    trainer.fit(module, datamodule=Digits())
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    found = read_masks(str(tmp_path / "run.ckpt"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    assert torch.equal(found["1.weight"], masks(module.network)["1.weight"])
 
 
 def test_a_checkpoint_of_a_method_from_elsewhere_is_an_error(finished_run: Path, tmp_path: Path) -> None:
