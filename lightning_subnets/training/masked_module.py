@@ -47,6 +47,7 @@ class MaskedModule(LightningModule):
     metrics: nn.ModuleDict
     memory_format: torch.memory_format
     _weights: list[MaskedWeight]
+    _pruned: bool = False  # whether the method has pruned at initialization
     _to_unfreeze: tuple[nn.Parameter, ...] = ()  # the parameters that ``freeze`` has frozen
 
     def freeze(self) -> Self:

@@ -53,7 +53,8 @@ class SubnetModule(MaskedModule):
     Logs ``train/loss`` and ``train/accuracy`` by epoch, the same with ``_step`` and ``learning_rate`` by step, and
     ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are fractions; top5 counts a hit among the
     five largest logits. Labels (batch,) are classes. Soft labels (batch, classes), as MixUp and CutMix make them, count
-    as their most probable class in the accuracies, and as they are in the loss.
+    as their most probable class in the accuracies, and as they are in the loss. A hook that a subclass overrides has to
+    call the one here, ``super().on_fit_start()`` for instance.
 
     Args:
         network: from torchvision, timm, ``lightning_subnets.networks`` or elsewhere; it is masked in place.
@@ -131,7 +132,6 @@ class SubnetModule(MaskedModule):
         # Ignoring NaN would hide a diverged loss, and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
         self._checked: set[Any] = set()  # stages with a first batch that fits the network
-        self._pruned = False  # whether the method has pruned at initialization
         self._resumed: dict[str, Any] | None = None
         self.known_digest: tuple[object, str] | None = None
 

@@ -25,12 +25,19 @@ class Collapse(Callback):
         allow_collapse: train a collapsed network too.
 
     Raises:
-        ValueError: if no path is left.
+        ValueError: if no path is left, or if a subclass of ``SubnetModule`` has kept the method from pruning.
     """
 
     def __init__(self, allow_collapse: bool) -> None:
         self.allow_collapse = allow_collapse
         self._density: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not pl_module._pruned:
+            raise UserError(
+                f"{type(pl_module).__name__} overrides on_fit_start, in which SubnetModule lets the method prune: call "
+                "super().on_fit_start() there, and likewise in every other hook that it overrides"
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network = network_of(pl_module)

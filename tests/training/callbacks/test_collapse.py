@@ -12,7 +12,7 @@ from small_runs import quiet_trainer
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from lightning_subnets import EdgePopup, FixedMask, Method, Supermask, UserError, density
+from lightning_subnets import SNIP, EdgePopup, FixedMask, Method, Supermask, UserError, density
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
 from lightning_subnets.masking.maskable import find_weights
@@ -136,3 +136,12 @@ def test_a_network_whose_units_cannot_be_followed_is_trained_all_the_same(
     assert fit(module_of(network, EdgePopup(0.5)), max_epochs=2).global_step == 4
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("whether a path ")]
     assert reason in said
+
+
+def test_a_subclass_whose_hook_keeps_the_method_from_pruning_is_an_error() -> None:
+    class Own(SubnetModule):
+        def on_fit_start(self) -> None:
+            pass
+
+    with pytest.raises(UserError, match=r"Own overrides on_fit_start.* call super\(\)\.on_fit_start\(\) there"):
+        fit(Own(chain(), SNIP(0.1), optimizer=torch.optim.SGD))
