@@ -129,11 +129,12 @@ _REFUSED: dict[type[Callback], str] = {
         "--trainer.accumulate_grad_batches instead"
     ),
     BatchSizeFinder: (
-        "changes the batch size after the learning rate and its schedule are computed for it: set --data.batch_size"
+        "changes the batch size after the learning rate and its schedule are computed for it: set --data.batch_size "
+        "(batch_size= of the data module in Python)"
     ),
     LearningRateFinder: (
         "cannot set the learning rate, because the optimizer and the schedule have it already: compare short runs "
-        "with different values of --model.optimizer.lr"
+        "with different values of --model.optimizer.lr (optimizer= in Python)"
     ),
     StochasticWeightAveraging: (
         "cannot be resumed, and its average is in no checkpoint: take WeightAveraging, which averages all steps "

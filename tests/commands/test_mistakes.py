@@ -69,7 +69,10 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
     ),
     (["--seed_everything=-1"], ["seed_everything", "-1"]),
     (["--ckpt_path=missing.ckpt"], ["missing.ckpt does not exist"]),
-    (["--trainer.callbacks+=LearningRateFinder"], ["LearningRateFinder cannot set", "--model.optimizer.lr"]),
+    (
+        ["--trainer.callbacks+=LearningRateFinder"],
+        ["LearningRateFinder cannot set", "--model.optimizer.lr (optimizer= in Python)"],
+    ),
     (["--trainer.callbacks+=BackboneFinetuning"], ["BackboneFinetuning changes which parameters", "remove this"]),
     (
         ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
