@@ -222,10 +222,11 @@ def test_another_network_is_not_identified() -> None:
 
 
 def test_what_changes_no_number_does_not_keep_a_network_from_being_saved() -> None:
-    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(torchvision.models.shufflenet_v2_x0_5())
+    of_several_processes = TorchSyncBatchNorm()
+    synchronized = of_several_processes.apply(torchvision.models.shufflenet_v2_x0_5())
     assert identify(synchronized) == (SHUFFLENET, {})
-    assert identify(TorchSyncBatchNorm().revert(synchronized)) == (SHUFFLENET, {})
-    saving_memory = timm.create_model("resnet26")
+    assert identify(of_several_processes.revert(synchronized)) == (SHUFFLENET, {})
+    saving_memory: Any = timm.create_model("resnet26")
     saving_memory.set_grad_checkpointing()
     assert difference(timm.create_model("resnet26"), saving_memory) is None
 
