@@ -25,7 +25,7 @@ from lightning_subnets import masking
 from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
 from lightning_subnets.commands.arguments import with_home
-from lightning_subnets.commands.lost_ranks import ending_with_launcher
+from lightning_subnets.commands.lost_ranks import end_on_sigterm, ending_with_launcher
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
 from lightning_subnets.commands.quiet import quiet
@@ -55,7 +55,7 @@ from lightning_subnets.training.callbacks import (
 )
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.training.checkpoint import CheckpointFiles
-from lightning_subnets.training.lightning_internals import copies_this_process, disable_signal_handlers
+from lightning_subnets.training.lightning_internals import copies_this_process
 from lightning_subnets.training.module import SubnetModule
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # the range of NumPy's seeds
@@ -220,7 +220,7 @@ class SubnetCLI(LightningCLI):
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False  # its checkpoint would be outside the run's directory
-        disable_signal_handlers(self.trainer)  # with Lightning's, SIGTERM ends a test with exit code 0 and no result
+        end_on_sigterm(self.trainer)
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = CheckpointFiles()
 

@@ -1,15 +1,19 @@
-"""The end of a rank when another rank of its run is lost, or ends with an error."""
+"""The end of a rank when another rank of its run is lost, ends with an error, or gets SIGTERM."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from lightning.pytorch import Trainer
 from torch import distributed
+
+from lightning_subnets.training.lightning_internals import disable_signal_handlers
 
 GRACE = 30.0  # seconds in which rank 0 may end by itself, and tell W&B how the run ended
 
@@ -18,6 +22,21 @@ def lost_rank(error: BaseException) -> bool:
     """Return whether gloo or NCCL raised an error because another rank cannot be reached."""
     by_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
     return by_gloo or isinstance(error, distributed.DistBackendError | distributed.DistNetworkError)
+
+
+def end_on_sigterm(trainer: Trainer) -> None:
+    """Let SIGTERM end this process and the ranks that it has started, with exit code 143.
+
+    With Lightning's handler, a test would end with exit code 0 and no result. ``LastCheckpoint`` has one of its own.
+    """
+    disable_signal_handlers(trainer)
+
+    def end(number: int, _: object) -> None:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(number)  # type: ignore[attr-defined]
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager
@@ -37,6 +56,7 @@ def ending_with_launcher() -> Iterator[None]:
     if launcher is not None:
         threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     os.environ[_LAUNCHER] = str(os.getpid())  # for the ranks that are started from here
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         yield
     except BaseException as error:
@@ -47,6 +67,7 @@ def ending_with_launcher() -> Iterator[None]:
                     time.sleep(0.1)
         raise
     finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
         del os.environ[_LAUNCHER]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from repository import ROOT
 
 from lightning_subnets.commands.cli import main
+from lightning_subnets.commands.lost_ranks import end_on_sigterm, ending_with_launcher
 from lightning_subnets.training.module import SubnetModule
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -27,14 +31,28 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 def test_sigterm_ends_a_command_that_has_no_checkpoint_to_write(
     command: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handlers, forward = [signal.getsignal(signal.SIGTERM)], SubnetModule.forward
+    passes, before, forward = [0], signal.getsignal(signal.SIGTERM), SubnetModule.forward
 
-    def noting(self: SubnetModule, images: torch.Tensor) -> torch.Tensor:
-        handlers.append(signal.getsignal(signal.SIGTERM))
+    def signalling(self: SubnetModule, images: torch.Tensor) -> torch.Tensor:
+        passes[0] += 1
+        if passes[0] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, images)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(SubnetModule, "forward", noting)
-    main([*command, *([] if command[0] == "fit" else [f"--ckpt_path={finished_run}/checkpoints/last.ckpt"])])
-    assert len(handlers) > 4
-    assert len(set(handlers)) == 1
+    monkeypatch.setattr(SubnetModule, "forward", signalling)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, *([] if command[0] == "fit" else [f"--ckpt_path={finished_run}/checkpoints/last.ckpt"])])
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert passes == [3]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_goes_to_the_ranks_that_this_process_has_started() -> None:
+    told: list[int] = []
+    launcher = SimpleNamespace(kill=told.append)
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), _signal_connector=SimpleNamespace())
+    with pytest.raises(SystemExit), ending_with_launcher():
+        end_on_sigterm(trainer)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert told == [signal.SIGTERM]
