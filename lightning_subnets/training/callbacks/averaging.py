@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -23,9 +24,9 @@ class Averaging(Callback):
     equal values is not always that value to the bit: 0.9 w + 0.1 w is not always w. A boolean mask cannot be averaged.
     And weights that a method draws again or prunes have to change in the average at once.
 
-    Until its first update the average is the network in training, so an average that begins late has sensible
-    validations before, and a run that ends earlier keeps what it has trained. Lightning would take the network that the
-    run began with.
+    Until its first update, the average is the network in training wherever it is read. So an average that begins late
+    has sensible validations before, and a run that ends earlier keeps what it has trained. Lightning would take the
+    network that the run began with.
 
     The average replaces the network in each validation and when training ends. A checkpoint holds both, and one that is
     saved with save_weights_only holds the average.
@@ -43,11 +44,12 @@ class Averaging(Callback):
             _share_frozen_(average, pl_module)
             _average_trained_(average)
 
-    # This callback comes after those that average, and before those that write checkpoints.
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        for average in _averages(trainer):
-            if not average.n_averaged:
-                _restart_(average, pl_module)
+    # This callback comes after those that average, and before those that write checkpoints. The average is read after
+    # these hooks. A checkpoint that is being saved holds its tensors themselves.
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        _follow_(trainer, pl_module)
+
+    on_train_epoch_end = on_save_checkpoint = on_validation_start
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.training and "averaging_state" in checkpoint and not _callbacks(trainer):
@@ -68,6 +70,7 @@ class Averaging(Callback):
         A validation measures the average, so a checkpoint that is kept for its score has to hold the average.
         """
         if "optimizer_states" not in checkpoint:
+            _follow_(trainer, trainer.lightning_module)
             for average in _averages(trainer):
                 checkpoint["state_dict"] = average.module.state_dict()
 
@@ -96,13 +99,26 @@ def averaged_networks(trainer: Trainer) -> list[nn.Module]:
 def restart_(trainer: Trainer, module: LightningModule) -> None:
     """Set every average to the network as it is now, and begin averaging again from there."""
     for average in _averages(trainer):
-        _restart_(average, module)
+        _copy_(module, average.module)
+        average.n_averaged.zero_()
 
 
-def _restart_(average: AveragedModel, module: LightningModule) -> None:
-    average.n_averaged.zero_()
-    average.update_parameters(module)  # the first update copies
-    average.n_averaged.zero_()
+def _follow_(trainer: Trainer, module: LightningModule) -> None:
+    """Set every average that has not been updated yet to the network as it is now."""
+    for callback in _callbacks(trainer):
+        average = average_of(callback)
+        counts_updates = type(callback).on_train_batch_end is WeightAveraging.on_train_batch_end
+        if average is not None and counts_updates and not average.n_averaged:
+            _copy_(module, average.module)
+
+
+@torch.no_grad()
+def _copy_(source: nn.Module, target: nn.Module) -> None:
+    """Copy what the two do not share, because a copy of frozen weights onto themselves would outdate their masks."""
+    ours, theirs = ((*each.parameters(), *each.buffers()) for each in (source, target))
+    for value, copied in zip(ours, theirs, strict=True):
+        if value.data_ptr() != copied.data_ptr():
+            copied.copy_(value)
 
 
 def _callbacks(trainer: Trainer) -> list[WeightAveraging]:
