@@ -32,6 +32,7 @@ Builder = Callable[..., nn.Module]
 _DOWNLOADING = {"weights", "weights_backbone", "checkpoint_path", "cache_dir", "progress"}  # and pretrained*
 _MAX_ARGUMENT = 100_000  # for a number, and for the sum of a list, because builders add up depths
 _MAX_MODULES = 5_000  # a large network has a thousand
+_BATCH_NORMS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _SAME_NUMBERS = {"training", "grad_checkpointing", "memory_efficient"}  # attributes that change no parameter or output
 
 
@@ -210,8 +211,8 @@ def difference(expected: nn.Module, network: nn.Module) -> str | None:
 def _options(module: nn.Module) -> dict[str, Any]:
     kind, scores = plain_class(module), scores_names(module)
     options: dict[str, Any] = {
-        # A network of several processes has other classes of batch norms, which compute the same.
-        "class": "BatchNorm" if kind.__base__ is _BatchNorm else kind.__qualname__,
+        # The batch norms of a network of several processes are of other classes, and compute the same.
+        "class": "BatchNorm" if kind.forward in _BATCH_NORMS else kind.__qualname__,
         "extra_repr": kind.extra_repr(module),
         "shapes": {key: each.shape for key, each in module.named_parameters(recurse=False) if key not in scores},
     }

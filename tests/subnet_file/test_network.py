@@ -212,12 +212,19 @@ def test_a_stock_network_is_identified_with_its_outputs_masked_or_not() -> None:
     assert identify(network) == (SHUFFLENET, {"num_classes": 7})
 
 
+class Renorm(nn.modules.batchnorm._BatchNorm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * super().forward(x)
+
+
 def test_another_network_is_not_identified() -> None:
     changed = torchvision.models.shufflenet_v2_x0_5()
     changed.conv1[0].stride = (1, 1)
+    renormed = torchvision.models.shufflenet_v2_x0_5()
+    renormed.conv1[1] = Renorm(24)
     scaled = nn.Linear(2, 2)
     scaled.register_parameter("zoom", nn.Parameter(torch.tensor(1.0)))
-    for network in (small(), timm.create_model("resnet26"), changed, scaled):
+    for network in (small(), timm.create_model("resnet26"), changed, renormed, scaled):
         assert identify(network) is None
 
 
