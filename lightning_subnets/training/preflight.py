@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
+    LambdaCallback,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
@@ -148,14 +149,18 @@ _REFUSED: dict[type[Callback], str] = {
 def _check_monitors(module: MaskedModule, trainer: Trainer) -> None:
     """Check that what callbacks monitor exists; Lightning only notices after an epoch.
 
-    The names that begin as our metrics do are known, unless a subclass or another package's callback logs more.
+    A name like those of our metrics is refused only if nothing but classes of Lightning and of this package is in the
+    run, because a subclass, or another callback, may log it.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if {type(each).__module__.partition(".")[0] for each in (module, *callbacks)} - {"lightning", "lightning_subnets"}:
+    packages = {type(each).__module__.partition(".")[0] for each in (module, *callbacks)}
+    if packages - {"lightning", "lightning_subnets"} or any(isinstance(each, LambdaCallback) for each in callbacks):
         return
     logged = [name for name in module.metrics if not name.startswith("test/")]
     for callback in callbacks:
         monitored = callback.monitor if isinstance(callback, (EarlyStopping, ModelCheckpoint)) else None
+        if isinstance(callback, EarlyStopping) and not callback.strict:  # the metric may be missing
+            continue
         if monitored and monitored not in logged and monitored.startswith(("loss", "acc", "train_", "val", "test")):
             raise UserError(
                 f"{type(callback).__name__} monitors {monitored}, which training does not log: set its monitor to "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
 from small_runs import quiet_trainer
 from test_module import fit, sgd, small_module, small_network
 from torch import nn
@@ -85,11 +85,14 @@ def test_early_stopping_takes_a_metric_of_ones_own_and_refuses_one_that_nobody_l
         def on_validation_epoch_end(self, trainer: Trainer, pl_module: SubnetModule) -> None:  # type: ignore[override]
             pl_module.log("val_own", 0.5)
 
-    def epochs(*callbacks: Callback) -> int:
-        trainer = quiet_trainer(callbacks=[*callbacks, EarlyStopping("val_own", patience=2)], max_epochs=9)
+    def epochs(*callbacks: Callback, strict: bool = True) -> int:
+        stopping = EarlyStopping("val_own", patience=2, strict=strict)
+        trainer = quiet_trainer(callbacks=[*callbacks, stopping], max_epochs=9)
         trainer.fit(small_module(), datamodule=Digits(batch_size=1000))
         return trainer.current_epoch
 
     assert epochs(Logs()) == 3
+    assert epochs(LambdaCallback(on_validation_epoch_end=lambda _, module: module.log("val_own", 0.5))) == 3
+    assert epochs(strict=False) == 9
     with pytest.raises(UserError, match="EarlyStopping monitors val_own, which training does not log"):
         epochs()
