@@ -11,6 +11,7 @@ from torch import nn
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError, listed
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
+from lightning_subnets.masking.prune_at_init import PruneAtInit
 from lightning_subnets.training.masked_module import network_of
 
 
@@ -33,10 +34,10 @@ class Collapse(Callback):
         self._density: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not pl_module._pruned:
+        if not pl_module._pruned and isinstance(pl_module.method, PruneAtInit):
             raise UserError(
                 f"{type(pl_module).__name__} overrides on_fit_start, in which SubnetModule lets the method prune: call "
-                "super().on_fit_start() there, and likewise in every other hook that it overrides"
+                "super().on_fit_start() there"
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
