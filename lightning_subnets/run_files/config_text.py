@@ -34,8 +34,10 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
     def represent_str(self, text: str) -> yaml.ScalarNode:
         try:
             number = isinstance(get_loader("yaml")(text), float)
-        except yaml.YAMLError:
+        except yaml.YAMLError:  # a text with a colon, for instance, which PyYAML quotes itself
             number = False
+        except (ValueError, OverflowError, RecursionError):  # "._" for instance, a number without digits
+            number = True
         return self.represent_scalar("tag:yaml.org,2002:str", text, '"' if number else None)
 
 

@@ -71,7 +71,7 @@ def test_a_table_is_read_as_it_was_written(sweep: Sweep, tmp_path: Path) -> None
 
 
 def test_names_that_look_like_other_values_stay_names(sweep: Sweep, tmp_path: Path) -> None:
-    names = ["1e-3", "5e-4", "0.5", "null", "true", "~", "2026-01-02", "0x1f"]
+    names = ["1e-3", "5e-4", "0.5", "null", "true", "~", "2026-01-02", "0x1f", "._", "0x_", "a: b: c", "1:1.5"]
     values: list[Any] = [*names, 1e-3, 1e300, True, None, 3]
     lines = {name: Line("base.yaml", options={"a": value}) for name, value in zip(names, values, strict=False)}
     named = dataclasses.replace(
