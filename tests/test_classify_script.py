@@ -42,11 +42,11 @@ def test_a_network_that_was_exported_for_another_shape_gets_images_of_that_shape
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = mask_(torchvision.models.squeezenet1_1(num_classes=2), EdgePopup(density=0.5))
-    stated = {"input_shape": [3, 64, 64], "mean": [0.5] * 3, "std": [0.25] * 3}
+    stated = {"input_shape": [3, 64, 64], "mean": [0.5] * 3, "std": [0.25] * 3, "resize": 73}
     subnet, net, photo = (str(tmp_path / name) for name in ("net.subnet", "net.onnx", "photo.png"))
     save_subnet(network, subnet, classes=["cat", "dog"], preprocessing=stated)
     main(["export", subnet, net, "--input_shape=[3, 48, 32]"])
     Image.new("RGB", (90, 60)).save(photo)
     monkeypatch.setattr(sys, "argv", ["classify.py", net, photo])
-    assert runpy.run_path(SCRIPT)["about"]["preprocessing"] == stated | {"input_shape": [3, 48, 32]}
+    assert runpy.run_path(SCRIPT)["about"]["preprocessing"] == stated | {"input_shape": [3, 48, 32], "resize": 37}
     assert "cat" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import torch
 from rich.filesize import decimal
 
 from lightning_subnets import masking
+from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.interop import exporting, model_card
 from lightning_subnets.interop.int8 import EightBit
@@ -101,6 +102,8 @@ def export(
         print(f"the network is {', '.join(sorted(map(str, others)))}, and {printable(str(path))} computes in float32")
     if shape:
         details["preprocessing"] = {**details["preprocessing"], "input_shape": list(shape)}
+    if input_shape and "resize" in details["preprocessing"]:
+        details["preprocessing"]["resize"] = shorter_side(min(input_shape[1:]))  # of photographs
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
     eight = exporting.export(
         net.eval(),
