@@ -30,7 +30,8 @@ class TensorVersion:
             and tensor.untyped_storage()._cdata == self.storage.cdata
             and self.offset == tensor.storage_offset()
             and tensor.stride() == self.stride
-            and not (tensor.is_cpu and tensor.untyped_storage().is_shared())  # each process counts its own versions
+            # Each process counts its own versions, so a network in shared memory chooses its masks at each read.
+            and not (tensor.is_cpu and tensor.untyped_storage().is_shared())
         )
 
 

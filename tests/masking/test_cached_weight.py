@@ -156,16 +156,6 @@ def test_an_edit_in_place_is_used(edit: str, mode: Callable[[], torch.no_grad]) 
         assert is_fresh(network)
 
 
-def test_what_another_process_writes_to_shared_memory_is_used() -> None:
-    network = masked_network().share_memory()
-    layer = layer_of(network)
-    assert layer.scores is not None
-    for _ in range(2):
-        assert is_fresh(network)
-        layer.scores.detach().numpy()[...] = torch.rand(layer.scores.shape)  # as another process: no new version
-    assert is_fresh(network)
-
-
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
 def test_a_replacement_is_used(replacement: str) -> None:
     network = masked_network()

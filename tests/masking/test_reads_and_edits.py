@@ -189,3 +189,13 @@ def test_numbers_that_move_to_another_place_of_their_memory_are_used(method: Met
         if parameter.dim() == 2:
             parameter.data = parameter.data.T
             check()
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.5), EdgePopup(0.5, allocation="global")], ids=repr)
+def test_what_another_process_writes_to_shared_memory_is_used(method: Method) -> None:
+    network = mask_(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)), method).share_memory()
+    x, scores = torch.randn(2, 6), network.get_parameter("2.scores")
+    for _ in range(3):
+        outputs, plain = network(x), unmask_(copy.deepcopy(network))
+        assert torch.equal(outputs, plain(x))
+        scores.detach().numpy()[...] = torch.rand(6, 6)  # as another process: without a new version
