@@ -33,7 +33,7 @@ def end_on_sigterm(trainer: Trainer) -> None:
 
     def end(number: int, _: object) -> None:
         if trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(number)  # type: ignore[attr-defined]
+            trainer.strategy.launcher.kill(number)
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, end)

@@ -61,7 +61,10 @@ def export(
     else:
         state = network.state_dict()
         if other := next((key for key, each in state.items() if not isinstance(each, Tensor)), None):
-            raise UserError(f"{other!r} of the network is not a tensor, and {out} holds only tensors: remove it")
+            raise UserError(
+                f"{other!r} of the network is not a tensor, and {out} holds only tensors: export it as .onnx, or "
+                "remove get_extra_state from its module"
+            )
         # Clone each tensor, because torch.save writes the whole storage of a view.
         state = {key: each.clone(memory_format=torch.contiguous_format) for key, each in state.items()}
         if out.suffix == ".pt":

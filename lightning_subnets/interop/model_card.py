@@ -71,7 +71,7 @@ def write(subnet: str | Path, out: Path, *, data: str | None, license: str | Non
         template_path=str(TEMPLATE),
         title=_code(name),
         summary=_summary(header),
-        install='pip install "lightning-subnets[hub]"' + " timm" * header.network.builder.startswith("timm."),
+        install=f'pip install "lightning-subnets[hub]"{" timm" if header.network.builder.startswith("timm.") else ""}',
         code=_code_to_load(header, path),
         address=_code(f"hf://USER/REPOSITORY/{path.name}"),
         facts=_facts(header, container.size, data) | {"SHA-256 of the file": f"`{_sha256(path)}`"},

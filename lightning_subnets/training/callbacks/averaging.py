@@ -46,10 +46,13 @@ class Averaging(Callback):
 
     # This callback comes after those that average, and before those that write checkpoints. The average is read after
     # these hooks. A checkpoint that is being saved holds its tensors themselves.
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _follow_(trainer, pl_module)
 
-    on_train_epoch_end = on_save_checkpoint = on_validation_start
+    on_train_epoch_end = on_validation_start
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        _follow_(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.training and "averaging_state" in checkpoint and not _callbacks(trainer):

@@ -31,7 +31,7 @@ class BestCheckpoint(ModelCheckpoint):
         states = checkpoint["callbacks"]
         former = super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
         if former in states and self.state_key not in states:  # a checkpoint of an earlier commit
-            states[self.state_key] = states.pop(former)
+            states[self.state_key] = states[former]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))
