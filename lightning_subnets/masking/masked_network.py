@@ -96,7 +96,6 @@ def install_masks_(
 @torch.no_grad()
 def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: Norms) -> None:
     distribution = plan.distribution
-    network.zero_grad()  # no optimizer of scores would clear the gradients of frozen weights, and clipping counts them
     trained = {parameter: parameter.requires_grad for parameter in network.parameters()}
     if distribution is not None:
         initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
@@ -117,6 +116,9 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
             scores = method.initial_scores(each.parameter.shape, seed=seed, stream=stream)
             edges = method.frozen_edges(each.parameter.shape, density, seed=seed, stream=stream)
             masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin, edges), scores)
+    for parameter in trained:
+        if not parameter.requires_grad:  # no optimizer of the scores would clear its gradient, and clipping counts it
+            parameter.grad = None
     masked = list(masked_weights(network).values())
     if method.trainable == "last layer":
         weights = plan.masked | plan.dense

@@ -172,11 +172,14 @@ def test_a_method_that_trains_weights_starts_from_biases_of_the_seed_and_neutral
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_gradients_of_the_network_before_it_was_masked_are_gone() -> None:
+@pytest.mark.parametrize("method", [EdgePopup(0.5), Magnitude(0.5)], ids=repr)
+def test_frozen_parameters_lose_the_gradients_of_the_network_before_it_was_masked(method: Method) -> None:
     network = small_network()
     network(IMAGES).sum().backward()
-    mask_(network, EdgePopup(0.5))
-    assert all(parameter.grad is None for parameter in network.parameters())
+    before = {parameter: parameter.grad for parameter in network.parameters()}
+    mask_(network, method)
+    for parameter, gradient in before.items():
+        assert parameter.grad is (gradient if parameter.requires_grad else None)
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.3, 1.0])
