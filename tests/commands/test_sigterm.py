@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from repository import ROOT
 
 from lightning_subnets.commands.cli import main
-from lightning_subnets.commands.lost_ranks import end_on_sigterm, ending_with_launcher
 from lightning_subnets.training.module import SubnetModule
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -46,14 +43,3 @@ def test_sigterm_ends_a_command_that_has_no_checkpoint_to_write(
     assert ended.value.code == 128 + signal.SIGTERM
     assert passes == [3]
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_sigterm_goes_to_the_ranks_that_this_process_has_started() -> None:
-    told: list[int] = []
-    launcher = SimpleNamespace(kill=told.append)
-    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), _signal_connector=SimpleNamespace())
-    with ending_with_launcher():
-        end_on_sigterm(trainer)
-        with pytest.raises(SystemExit):
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert told == [signal.SIGTERM]

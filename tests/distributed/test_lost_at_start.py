@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from rank_processes import free_port
 from torch import distributed
 
 from lightning_subnets.commands import lost_ranks
-from lightning_subnets.commands.lost_ranks import ending_with_launcher
+from lightning_subnets.commands.lost_ranks import end_on_sigterm, ending_with_launcher
 
 _SUBREAPER = 36  # of linux/prctl.h
 
@@ -85,6 +86,32 @@ def test_a_rank_that_rank_0_has_started_ends_when_rank_0_is_killed(importing: bo
     assert (tmp_path / "said").read_text() == (
         "error: rank 1 ends because rank 0, which started it, was killed or has ended\n"
     )
+
+
+def start_rank_1_and_get_sigterm(folder: Path) -> None:
+    def told(kill: Callable[[int], None] | None) -> Any:
+        launcher = SimpleNamespace(kill=kill) if kill else None
+        return SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), _signal_connector=SimpleNamespace())
+
+    with ending_with_launcher():
+        rank_1 = os.fork()
+        if rank_1:
+            end_on_sigterm(told(lambda number: os.kill(rank_1, number)))
+            (folder / "process").write_text(str(rank_1))
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.environ["LOCAL_RANK"] = "1"
+        try:
+            with ending_with_launcher():
+                end_on_sigterm(told(None))
+                time.sleep(60.0)
+        except SystemExit as end:
+            os._exit(int(str(end.code)))
+        os._exit(9)
+
+
+def test_sigterm_to_rank_0_ends_the_rank_that_it_has_started(tmp_path: Path) -> None:
+    assert exit_codes(start_rank_1_and_get_sigterm, tmp_path) == (143, 143)
 
 
 def start_rank_1_with_nccl_and_die(folder: Path) -> None:
