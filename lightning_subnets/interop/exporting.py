@@ -16,6 +16,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.interop import int8, onnx_file
 from lightning_subnets.interop.int8 import EightBit
 from lightning_subnets.masking import is_masked, unmask_
+from lightning_subnets.subnet_file.network import check_tensors
 
 
 def export(
@@ -60,11 +61,7 @@ def export(
             content = eight.content
     else:
         state = network.state_dict()
-        if other := next((key for key, each in state.items() if not isinstance(each, Tensor)), None):
-            raise UserError(
-                f"{other!r} of the network is not a tensor, and {out} holds only tensors: export it as .onnx, or "
-                "remove get_extra_state from its module"
-            )
+        check_tensors(state, str(out))
         # Clone each tensor, because torch.save writes the whole storage of a view.
         state = {key: each.clone(memory_format=torch.contiguous_format) for key, each in state.items()}
         if out.suffix == ".pt":

@@ -246,6 +246,19 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network if inner is None else unwrapped(inner)
 
 
+def check_tensors(state: Mapping[str, Any], file: str) -> None:
+    """Check that a state dict has only tensors, because ``get_extra_state`` of a module may return anything.
+
+    Raises:
+        ValueError: naming the first value that is no tensor, and the ``file`` that cannot hold it.
+    """
+    if other := next((key for key, each in state.items() if not isinstance(each, Tensor)), None):
+        raise UserError(
+            f"{other!r} of the network is not a tensor, and {file} holds only tensors: remove get_extra_state from its "
+            "module"
+        )
+
+
 def num_elements(network: nn.Module) -> int:
     """Return the number of values in parameters and buffers."""
     return sum(each.numel() for each in (*network.parameters(), *network.buffers()))

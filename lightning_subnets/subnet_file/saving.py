@@ -115,8 +115,7 @@ def _header(
         raise UserError(f"classes is the string {classes!r:.100}: give a list of names")
     weights, scores = masked_weights(net), scores_names(net)
     state = {key: each for key, each in net.state_dict().items() if key not in scores}
-    if other := next((key for key, each in state.items() if not isinstance(each, Tensor)), None):
-        raise UserError(f"{other!r} of the network is not a tensor, and a .subnet file holds only tensors: remove it")
+    building.check_tensors(state, "a .subnet file")
     dtypes = {each.dtype for each in state.values() if each.dtype.is_floating_point or each.dtype.is_complex}
     if len(dtypes) > 1:
         raise UserError(f"the network has several dtypes, {', '.join(sorted(map(str, dtypes)))}: call net.float()")
