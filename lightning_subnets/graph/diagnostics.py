@@ -103,10 +103,10 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
         masks = masking.masks(network)
         with masking.temporarily_unmasked(network):
             return diagnose(network, input_shape, masks)
-    graph = trace(network, input_shape)
-    whole = {name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in weights_of(network).items()}
-    every = whole | dict(masks)
     _check_masks(masks, network)
+    graph = trace(network, input_shape, masks)
+    weights = weights_of(network, masks)
+    every = {name: torch.ones_like(each.parameter, dtype=torch.bool) for name, each in weights.items()} | dict(masks)
     kept = {name: mask.reshape(*mask.shape[:2], -1).sum(2).double().cpu().numpy() for name, mask in every.items()}
     into, onward = graph.log_paths(kept), graph.log_paths(kept, backward=True)
     layers = _layers(graph, kept, into > -np.inf, onward > -np.inf)
@@ -160,7 +160,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         squares: dict[str, Tensor] = {}
         parameters = dict(network.named_parameters())
         _check_masks(masks, network)
-        for name in {**weights_of(network), **masks}:
+        for name in weights_of(network, masks):
             weight, mask = parameters[name].detach(), masks.get(name)
             if mask is not None:
                 factor = mask * multiplier[name] if name in methods else mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +27,7 @@ from lightning_subnets.graph.unit_tensors import (
     tidy,
 )
 from lightning_subnets.masking.maskable import weights_of
+from lightning_subnets.masking.other_parameters import is_table
 
 # Names of aten operations, without the underscore of in-place variants.
 # These only move elements; tracing runs them on the numbers of units.
@@ -52,7 +53,7 @@ _POOLING |= {"upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_nearest3
 _REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp"}
 
 
-def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
+def trace(network: nn.Module, input_shape: Sequence[int], masked: Container[str] = ()) -> UnitGraph:
     """Return the graph of a plain network's units, for samples of this shape; the network stays unchanged.
 
     torch.export records the forward pass in evaluation mode, without computing anything. Tracing then replaces every
@@ -68,13 +69,16 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> UnitGraph:
     queries and keys. So the weights of queries and keys lie on paths, and a feature of the values reaches the output
     without them too: without queries or keys, attention is a mean over tokens.
 
+    The weights are those that are weights by their names, and parameters whose names are in ``masked``, unless these
+    are tables, scales or shifts, which are constants.
+
     Raises:
         ValueError: if the network cannot be recorded for such samples, or has an operation through which units cannot
             be followed, or a weight whose zeros are not missing edges, because the network standardises it, cuts it
             into parts, or multiplies by it element by element; the message names the operation. ``MultiheadAttention``
             cuts ``in_proj_weight`` into parts if queries, keys and values come from different tensors.
     """
-    names = {each.parameter: name for name, each in weights_of(network).items()}
+    names = {each.parameter: name for name, each in weights_of(network, masked).items() if not is_table(name, each)}
     program = record(network, input_shape, next(iter(names)))
     parameters = dict(network.named_parameters(remove_duplicate=False))
     weights = {

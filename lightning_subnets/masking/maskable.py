@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar
 
@@ -33,6 +33,11 @@ class Weight(NamedTuple):
         module, key = self.owners[0]
         return module._parameters[key]  # type: ignore[return-value]
 
+    @property
+    def named(self) -> bool:
+        """Whether it is a weight by its name, see ``is_weight``."""
+        return any(is_weight(*own, self.parameter) for own in self.owners)
+
 
 class Weights(NamedTuple):
     """The parameters of a network by their full names: weights to mask, weights that stay dense, and all others."""
@@ -61,14 +66,16 @@ def padding_row(module: nn.Module) -> int | None:
     return module.padding_idx if isinstance(module, _TABLES) else None
 
 
-def weights_of(network: nn.Module) -> dict[str, Weight]:
+def weights_of(network: nn.Module, also: Container[str] = ()) -> dict[str, Weight]:
     """Return the weights of a plain network by name, see ``is_weight``, whichever of them are masked.
+
+    ``also`` has the names of further parameters to return.
 
     Raises:
         ValueError: if there is none, or the weight of a layer is no parameter.
     """
     _check_modules(network, type(network).__name__)
-    if not (weights := _weights_in(_parameters(network))):
+    if not (weights := {name: each for name, each in _parameters(network).items() if each.named or name in also}):
         raise _none_in(network)
     return weights
 
@@ -87,7 +94,7 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     kind = type(network).__name__
     _check_modules(network, kind)
     parameters = _parameters(network)
-    weights = _weights_in(parameters)
+    weights = {name: each for name, each in parameters.items() if each.named}
     also = matching(also_mask, parameters, "also_mask")
     chosen = weights | also
     dense = matching(keep_dense, chosen, "keep_dense")
@@ -104,12 +111,6 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     if not masked:
         raise _none_in(network)
     return Weights(masked, dense, others)
-
-
-def _weights_in(parameters: Mapping[str, Weight]) -> dict[str, Weight]:
-    return {
-        name: each for name, each in parameters.items() if any(is_weight(*own, each.parameter) for own in each.owners)
-    }
 
 
 def _none_in(network: nn.Module) -> UserError:

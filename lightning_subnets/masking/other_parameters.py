@@ -69,9 +69,17 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
 
 def may_be_weight(name: str, weight: Weight) -> bool:
     """Return whether a parameter that is no weight by its name has a weight's shape, and is nothing known here."""
+    return _kinds(name, weight) == {"unknown"} and _is_matrix(weight.parameter)
+
+
+def is_table(name: str, weight: Weight) -> bool:
+    """Return whether a parameter that is no weight by its name is a table, a scale or a shift by it."""
+    return not weight.named and not _kinds(name, weight).isdisjoint({"table", "scale", "shift"})
+
+
+def _kinds(name: str, weight: Weight) -> set[str]:
     key = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")  # a ParameterList has a name
-    kinds = {_kind(module, key.lower(), weight.parameter) for module, _ in weight.owners}
-    return kinds == {"unknown"} and _is_matrix(weight.parameter)
+    return {_kind(module, key.lower(), weight.parameter) for module, _ in weight.owners}
 
 
 def _kind(module: nn.Module, key: str, parameter: Tensor) -> Literal["as built", "scale", "shift", "table", "unknown"]:

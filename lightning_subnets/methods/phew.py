@@ -62,7 +62,7 @@ class PHEW(PruneAtInit):
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         assert data.input_shape is not None
         weights = {name: each.detach() for name, each in weights_to_mask(network, data).items()}
-        graph = trace(network, data.input_shape)
+        graph = trace(network, data.input_shape, weights)
         names = dict.fromkeys(step.name for step in graph.steps if isinstance(step, Edges))
         if outside := [name for name in weights if name not in names]:
             raise UserError(

@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import PHEW, EdgePopup, Method, Supermask, UserError, density, mask_, masked_weights, masks
+from lightning_subnets import (
+    PHEW,
+    EdgePopup,
+    Method,
+    Supermask,
+    UserError,
+    density,
+    mask_,
+    masked_weights,
+    masks,
+    unmask_,
+)
 from lightning_subnets.graph.diagnostics import diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.masking import initialization
 from lightning_subnets.masking.maskable import find_weights
@@ -226,6 +237,33 @@ def test_a_weight_that_is_also_an_embedding_is_followed_whatever_was_chosen_for_
     assert not found.collapsed
     assert found.density == density(network)
     assert math.isfinite(log10_path_kernel_trace(network, masks(network), (6,)))
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.4), PHEW(0.4)], ids=repr)
+def test_a_matrix_that_only_also_mask_names_is_a_layer_and_a_table_is_none(method: Method) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(3, 2)
+            self.matrices, self.position = nn.ParameterList([torch.randn(3, 5)]), nn.Parameter(torch.randn(1, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.first(x).relu() + self.position
+            out: Tensor = self.last(nn.functional.linear(features, self.matrices[0]).relu())
+            return out
+
+    also = ["matrices.0"] if isinstance(method, PHEW) else ["matrices.0", "position"]
+    network = mask_(Own(), method, weights="kaiming_normal", input_shape=(4,), also_mask=also)
+    kept = masks(network)
+    plain = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
+    named = {"first.weight": "0.weight", "matrices.0": "2.weight", "last.weight": "4.weight"}
+    expected = diagnose(plain, (4,), {other: kept[name] for name, other in named.items()})
+    found = diagnose(network, (4,))
+    assert found.log10_paths == expected.log10_paths > 0
+    assert {name: found.layers[name] for name in named} == {name: expected.layers[named[name]] for name in named}
+    assert [name for name, layer in found.layers.items() if not layer.used] == also[1:]
+    kept["matrices.0"][:] = False
+    assert diagnose(unmask_(network), (4,), kept).cut_off == ["first.weight", "last.weight"]
 
 
 @pytest.mark.parametrize("network", [nn.Sequential(nn.ReLU()), nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))])
