@@ -117,7 +117,7 @@ def diagnose(network: nn.Module, input_shape: Sequence[int], masks: Mapping[str,
 
 
 def _check_masks(masks: Mapping[str, Tensor], network: nn.Module) -> None:
-    shapes = {name: tuple(each.shape) for name, each in network.named_parameters(remove_duplicate=False)}
+    shapes = {name: tuple(each.shape) for name, each in network.named_parameters()}
     for name, mask in masks.items():
         if name not in shapes:
             raise unknown("weight in masks", name, shapes)

@@ -199,6 +199,16 @@ def test_a_mask_of_another_network_is_a_mistake_of_the_caller(name: str, shape: 
         log10_path_kernel_trace(nn.Linear(2, 2), masks, (2,))
 
 
+def test_a_mask_under_the_second_name_of_a_shared_weight_is_a_mistake_of_the_caller() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].weight = network[0].weight
+    masks = {"1.weight": mask_of([0, 0], [0, 0])}
+    with pytest.raises(UserError, match=r"unknown weight in masks '1\.weight'.*0\.weight"):
+        diagnose(network, (2,), masks)
+    with pytest.raises(UserError, match=r"unknown weight in masks '1\.weight'.*0\.weight"):
+        log10_path_kernel_trace(network, masks, (2,))
+
+
 def test_a_network_that_is_not_masked_needs_masks() -> None:
     with pytest.raises(ValueError, match="Residual is not masked"):
         diagnose(Residual(), (1, 4, 4))
