@@ -161,6 +161,25 @@ def test_a_sum_that_exceeds_the_range_of_float64_is_an_error_and_a_dropped_weigh
     assert log10_path_kernel_trace(network, masks, (2,)) == -math.inf
 
 
+class Storing(nn.Linear):
+    """A layer that stores its bias in the first evaluation, as the attention of timm's LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+        self.stored: dict[str, Tensor] = {}
+
+    def forward(self, features: Tensor) -> Tensor:
+        bias = self.bias if self.training else self.stored.setdefault("bias", self.bias * 2)
+        return nn.functional.linear(features, self.weight, bias)
+
+
+def test_a_network_stores_nothing_of_the_computation() -> None:
+    network = Storing().eval()
+    assert 10 ** log10_path_kernel_trace(network, {}, (4,)) == pytest.approx(8)  # 1 for each weight
+    assert not network.stored
+    assert network(torch.ones(1, 4)).dtype == torch.float32
+
+
 class OwnNorm(nn.Module):
     """A norm of one's own, whose small number has another name."""
 
