@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError, unknown
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import is_masked, masked_weights
@@ -130,7 +131,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
     pi_p is the product of the weights along the path and of the scales of its norms; a norm with running statistics
     scales by gamma / sqrt(var + eps). w_k is the effective weight, which for ``Biprop`` and a scaled ``Supermask``
-    differs from the drawn weight. R2 is the sum of the outputs, in float64 and evaluation mode, for a sample of ones,
+    differs from the drawn weight. R2 is the sum of the logits, in float64 and evaluation mode, for a sample of ones,
     if every factor of pi_p is squared and every shift (biases, means of norms) is 0.
 
     All other operations stay as they are: a mean over n positions divides by n, not by n^2, and a max-pool takes the
@@ -147,7 +148,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
     Raises:
         ValueError: if a term is negative, the sum exceeds float64's range (a ResNet-152 is at about 1e50), or the
-            network does not compute in float64, has no gradient, or returns more than one tensor.
+            network does not compute in float64, has no gradient, or returns no logits, see ``logits_of``.
     """
     kind = type(network).__name__
     methods = {name: each.method for name, each in masked_weights(network).items()} if is_masked(network) else {}
@@ -167,8 +168,11 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         tensors = _other_factors_squared(network) | squares
         try:
             # A copy, because a network may store what it computes, such as position biases, and use it again.
-            total = functional_call(copy.deepcopy(network).eval(), tensors, (images,)).sum()
+            output = functional_call(copy.deepcopy(network).eval(), tensors, (images,))
+            total = logits_of(network, output).sum()
             gradients = torch.autograd.grad(total, list(squares.values()), materialize_grads=True)
+        except UserError:
+            raise
         except Exception as error:  # whatever the network's own code raises
             raise UserError(
                 f"{kind} does not compute in float64 for samples of shape {tuple(input_shape)}: {error}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +44,17 @@ class Chain(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+class Returning(nn.Linear):
+    """A layer that returns its logits in a dict or in an object."""
+
+    def __init__(self, inputs: int, outputs: int, kind: Callable[..., Any]) -> None:
+        super().__init__(inputs, outputs)
+        self.kind = kind
+
+    def forward(self, features: Tensor) -> Any:
+        return self.kind(logits=super().forward(features))
 
 
 class Residual(nn.Module):
@@ -175,13 +188,16 @@ def test_a_weight_that_stays_dense_keeps_all_its_numbers_and_does_not_count_in_t
 
 
 def test_a_trace_that_cannot_be_computed_is_a_mistake_of_the_caller() -> None:
-    class Number(nn.Linear):
-        def forward(self, features: Tensor) -> Any:
-            return {"logits": super().forward(features)}
-
-    network = Number(2, 2)
-    with pytest.raises(UserError, match=r"Number does not compute in float64 for samples of shape \(2,\)"):
+    network = Returning(2, 2, dict)
+    with pytest.raises(UserError, match=r"Returning does not compute in float64 for samples of shape \(3,\)"):
+        log10_path_kernel_trace(network, full(network), (3,))
+    with pytest.raises(UserError, match=r"Returning returns a dict with the keys \['logits'\]: return a tensor"):
         log10_path_kernel_trace(network, full(network), (2,))
+
+
+def test_the_trace_of_a_network_that_returns_an_object_is_that_of_its_logits() -> None:
+    network = Returning(2, 2, SimpleNamespace)
+    assert 10 ** log10_path_kernel_trace(network, full(network), (2,)) == pytest.approx(4)  # 1 for each weight
 
 
 @pytest.mark.parametrize(
