@@ -182,12 +182,15 @@ def _check_modules(network: nn.Module, kind: str) -> None:
     for name, module in network.named_modules():
         layer = f"the layer {name!r} of {kind}"
         tensors = {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
-        pruned = any(f"{key}_orig" in module._parameters and is_weight(module, key, tensors[key]) for key in tensors)
-        computed = pruned or "weight" in tensors
+        computed = any(
+            (key == "weight" or f"{key}_orig" in module._parameters) and is_weight(module, key, value)
+            for key, value in tensors.items()
+        )
         if parametrize.is_parametrized(module) or computed:
             raise UserError(
                 f"the weight of {layer} is computed from other parameters (pruning, parametrization, weight norm or "
-                "spectral norm of torch.nn.utils): remove that first, so that it is a parameter again"
+                "spectral norm of torch.nn.utils): remove that first, so that it is a parameter again. If it is a "
+                "constant, register it as a buffer"
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"{layer} is a scripted module, whose code cannot be changed: mask the original network")

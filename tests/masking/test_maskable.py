@@ -115,7 +115,18 @@ def test_a_class_instead_of_a_method_is_an_error() -> None:
         mask_(small_network(), EdgePopup)  # type: ignore[arg-type]
 
 
-def test_a_bias_that_torch_has_pruned_is_no_obstacle() -> None:
+def with_a_pruned_bias() -> nn.Module:
     layer = nn.Linear(4, 4)
     prune.l1_unstructured(layer, "bias", 0.5)  # type: ignore[no-untyped-call]
-    assert density(mask_(nn.Sequential(layer), EdgePopup(0.5))) == 0.5
+    return layer
+
+
+def with_weights_of_classes() -> nn.Module:
+    network, loss = nn.Sequential(nn.Linear(4, 4)), nn.Module()
+    loss.weight = torch.ones(4)
+    return network.append(loss)
+
+
+@pytest.mark.parametrize("build", [with_a_pruned_bias, with_weights_of_classes])
+def test_a_tensor_that_is_no_weight_is_no_obstacle(build: Callable[[], nn.Module]) -> None:
+    assert density(mask_(nn.Sequential(build()), EdgePopup(0.5))) == 0.5
