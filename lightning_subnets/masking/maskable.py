@@ -162,6 +162,11 @@ def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
                 f"{name!r} of {kind} belongs to a {layer}, whose weights cannot be masked, because it copies them into "
                 f"one block of memory: keep_dense=[{name.rpartition('.')[0] + '.*' if '.' in name else 'weight_*'!r}]"
             )
+        if isinstance(module, torch.fx.GraphModule):
+            raise UserError(
+                f"{name!r} of {kind} is a parameter of a traced module itself, whose copies would lose the mask: give "
+                f"it a module of its own before tracing, such as a Linear, or keep_dense=[{name!r}]"
+            )
         if isinstance(module, _TABLES) and module.max_norm is not None:
             raise UserError(f"{name!r} of {kind} is an {layer} with max_norm, which changes its rows: build it without")
         if hasattr(module, scores := scores_key(key)):

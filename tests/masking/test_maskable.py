@@ -51,6 +51,15 @@ def with_scores() -> nn.Linear:
     return layer
 
 
+class WithItsOwnWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
 def after_linear(module: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 4), module)
 
@@ -68,6 +77,7 @@ CASES = {
         after_linear(nn.Linear(4, 4, device="meta")),
         r"'1\.weight' of Sequential has no weights to draw",
     ),
+    "traced": (torch.fx.symbolic_trace(WithItsOwnWeight()), r"'weight' of .* of a traced module itself.*a Linear"),
     "no layer": (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), r"Sequential has no weight to mask"),
     "masked": (masked_network(), r"Sequential is masked already: call unmask_"),
 }
