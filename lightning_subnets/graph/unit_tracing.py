@@ -62,7 +62,8 @@ def trace(network: nn.Module, input_shape: Sequence[int], masked: Container[str]
     classifier, is not in the graph, and neither is a layer whose input is a constant, such as one for position biases.
 
     The inputs of the graph are the channels of (channels, height, width) and (channels, length), or the features of
-    (features,), and of (tokens, features) if the network starts with a Linear. Tokens are joined like positions.
+    (features,), and of (tokens, features) if the network starts with a Linear or multiplies by a weight as one does.
+    Tokens are joined like positions.
 
     A product joins its factors, as in squeeze-and-excitation, and so does attention: softmax(queries keys^T) values.
     Each output feature of a head joins the same feature of its values with a unit of the head, which joins the head's
@@ -111,7 +112,7 @@ class _Tracing:
             elif node.op == "call_function":
                 self.units[node] = self._followed(node)
             elif node.name in signature.user_inputs:
-                dim = _dim_of_units(node)
+                dim = _dim_of_units(node, self.weights)
                 inputs = self.joining.new(value.shape[dim])
                 self.units[node] = along_dim(inputs, dim, value.shape)
             else:
@@ -228,13 +229,17 @@ class _Tracing:
         return torch.constant_pad_nd(units, sizes, NOTHING)
 
 
-def _dim_of_units(images: Node) -> int:
+def _dim_of_units(images: Node, weights: dict[str, NamedWeight]) -> int:
     """Return the dimension of the network's input along which its units differ."""
     shape, reached = images.meta["val"].shape, {images}
+    weights = dict(weights)
     for node in images.graph.nodes:
+        before = weights.get(node.all_input_nodes[0].name) if node.all_input_nodes else None
+        if before and (after := before.after(node)):
+            weights[node.name] = after
         if reached.isdisjoint(node.all_input_nodes):
             continue
-        if call := layer_call(node, {}):
+        if call := layer_call(node, weights):
             linear = call.weight.meta["val"].dim() == 2 and call.images.meta["val"].shape[-1] == shape[-1]
             return 2 if linear and len(shape) == 3 else 1
         reached.add(node)

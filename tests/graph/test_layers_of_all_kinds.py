@@ -23,9 +23,18 @@ from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods.phew import PHEW
 
+
+class Product(nn.Linear):
+    """A Linear that multiplies tokens by its transposed weight, as a forward pass of one's own may."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.weight.T
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "features": (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (3,)),
     "tokens": (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (5, 3)),
+    "tokens in a product": (lambda: nn.Sequential(Product(3, 4), nn.ReLU(), nn.Linear(4, 2)), (5, 3)),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(4, 4, 3, padding=4), nn.ReLU(), nn.Conv1d(4, 2, 3, groups=2)), (4, 3)),
     "conv3d": (lambda: nn.Sequential(nn.Conv3d(2, 4, 2, padding=2), nn.Conv3d(4, 3, (1, 2, 1))), (2, 2, 2, 2)),
     "depthwise": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3, padding=2, groups=2), nn.Conv2d(4, 3, 1)), (2, 2, 2)),
