@@ -69,7 +69,10 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
 
 def may_be_weight(name: str, weight: Weight) -> bool:
     """Return whether a parameter that is no weight by its name has a weight's shape, and is nothing known here."""
-    return _kinds(name, weight) == {"unknown"} and _is_matrix(weight.parameter)
+    kinds = _kinds(name, weight)
+    # Zeros are the first numbers of a factor that is to be trained, as LoRA's; frozen, they switch it off for ever.
+    zeros = kinds == {"as built"} and not weight.parameter.any()
+    return (zeros or kinds == {"unknown"}) and _is_matrix(weight.parameter)
 
 
 def is_table(name: str, weight: Weight) -> bool:

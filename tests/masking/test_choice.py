@@ -89,14 +89,14 @@ def test_a_matrix_that_only_its_name_keeps_from_being_masked_is_named_in_a_warni
     network.W, network.weights = nn.Parameter(torch.rand(6, 6)), nn.Parameter(torch.rand(2, 6, 6))
     network.kernels = nn.ParameterList([nn.Parameter(torch.rand(6, 6))])
     network.pos_embeds = nn.ParameterList([nn.Parameter(torch.rand(6, 6))])
-    network.equal = nn.Parameter(torch.ones(6, 6))
+    network.equal, network.lora_b = nn.Parameter(torch.ones(6, 6)), nn.Parameter(torch.zeros(6, 6))
     network.projection = nn.Parameter(torch.rand(6, 6), requires_grad=False)
-    names = ["W", "weights", "kernels.0"]
-    with pytest.warns(UserWarning, match=r"W, weights, kernels.0 of Block stay .* in also_mask$") as caught:
+    names = ["W", "weights", "lora_b", "kernels.0"]
+    with pytest.warns(UserWarning, match=r"W, weights, lora_b, kernels.0 of Block stay .* in also_mask$") as caught:
         mask_(copy.deepcopy(network), method)
     assert len(caught) == 1
     mask_(network, method, also_mask=names, keep_dense=["W"])
-    assert masked_weights(network).keys() == {"weights", "kernels.0", "fc.weight"}
+    assert masked_weights(network).keys() == {"weights", "lora_b", "kernels.0", "fc.weight"}
 
 
 def tied(layer: nn.Embedding) -> nn.Sequential:
