@@ -25,6 +25,7 @@ from lightning_subnets import masking
 from lightning_subnets._version import in_words
 from lightning_subnets.commands import failures
 from lightning_subnets.commands.arguments import with_home
+from lightning_subnets.commands.help import DESCRIPTIONS
 from lightning_subnets.commands.lost_ranks import end_on_sigterm, ending_with_launcher
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.commands.parser import Parser
@@ -89,10 +90,7 @@ class SubnetCLI(LightningCLI):
                 LightningDataModule,
                 subclass_mode_data=True,
                 parser_class=Parser,
-                parser_kwargs={
-                    "version": in_words(),
-                    "description": "Find, test and apply a network inside a network.",
-                },
+                parser_kwargs={"version": in_words(), **DESCRIPTIONS},
                 trainer_defaults={"default_root_dir": ROOT, "enable_model_summary": False},
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,

@@ -13,7 +13,20 @@ from lightning_subnets import datamodules, methods, networks
 
 _TRAINER = "https://lightning.ai/docs/pytorch/stable/common/trainer.html"
 _HIDDEN = ("trainer", "model", "predictions", "weights_only", "print_config", "model.seed", "data.init_args.seed")
+_SUBCOMMANDS = {
+    "fit": "Train a network, and test it if there are test images.",
+    "validate": "Evaluate a checkpoint on the validation images.",
+    "test": "Evaluate a checkpoint or a .subnet file on the test images.",
+    "predict": "Classify images by a checkpoint or a .subnet file, and write a CSV file.",
+}
+DESCRIPTIONS = {
+    "description": "Find, test and apply a network inside a network.",
+    **{name: {"description": text} for name, text in _SUBCOMMANDS.items()},
+}
+# Lightning's headings of groups, which are the beginnings of docstrings.
+_HEADINGS = {"A DataModule": "data", "Runs the": "checkpoint", "Perform one": "checkpoint", "Run inf": "checkpoint"}
 _HELP = {  # replaces longer texts, and those of Lightning
+    **_SUBCOMMANDS,
     "trainer.max_epochs": "epochs to train",
     "trainer.max_steps": "optimizer steps to train, at most",
     "trainer.max_time": "stop this call after DD:HH:MM:SS, with a checkpoint; the same command resumes the run",
@@ -50,7 +63,8 @@ class Help(DefaultHelpFormatter):
         super().add_usage(usage, actions, *args, **kwargs)
 
     def start_section(self, heading: str | None) -> None:
-        super().start_section("data" if heading and heading.startswith("A DataModule") else heading)
+        own = (name for start, name in _HEADINGS.items() if heading and heading.startswith(start))
+        super().start_section(next(own, heading))
 
     def add_arguments(self, actions: Iterable[Action]) -> None:
         shown, others = [], []

@@ -43,6 +43,15 @@ def test_the_help_of_fit_fits_three_screens_and_names_every_method_and_network(
     assert "torchvision.models.resnet" not in text
 
 
+def test_no_help_of_a_command_is_the_beginning_of_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = " ".join(_output(lightning, ["--help"], capsys).split())
+    assert "predict Classify images by a checkpoint or a .subnet file, and write a CSV file." in listed
+    text = _output(lightning, ["test", "--help"], capsys)
+    assert "\nEvaluate a checkpoint or a .subnet file on the test images.\n" in text
+    assert "\ncheckpoint:\n" in text
+    assert "never run on your" not in listed + text
+
+
 def test_the_help_of_a_method_keeps_the_types_of_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(_output(lightning, ["fit", "--model.method.help", "EdgePopup"], capsys).split())
     assert "--model.method.density DENSITY fraction of the weights kept, in (0, 1]. (required, type: float)" in text
