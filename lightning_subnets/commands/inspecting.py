@@ -41,7 +41,10 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
     """Print the weights of a run, with the units and paths that its masks keep; draw ``widths.png`` beside it."""
     run, console = SavedRun(checkpoint), Console()
     network = run.module().network
-    shape = input_shape or run.data().image_shape
+    try:
+        shape = input_shape or run.data().image_shape
+    except UserError as error:
+        raise UserError(f"{error}; or name the shape of an image, as in --input_shape='[3, 224, 224]'") from error
     kept = masking.masks(network)
     with masking.temporarily_unmasked(network):
         diagnosis = diagnose(network, shape, kept)

@@ -64,7 +64,10 @@ class SavedRun:
         parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
         data = self._instantiate(parser, "data", "init_args.seed")
         if not isinstance(data, ImageDataModule):
-            raise UserError(f"{type(data).__name__} is no ImageDataModule, so its images are unknown here")
+            raise UserError(
+                f"{type(data).__name__} is no ImageDataModule, so its images are unknown here: derive it from "
+                "lightning_subnets.datamodules.images.ImageDataModule"
+            )
         return data
 
     def details(self, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_a_network_whose_paths_cannot_be_summed_has_no_trace_and_a_line_says_why
 
 @pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
 def test_data_without_test_images_are_reported_as_not_tested(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: Callable[..., str]
 ) -> None:
     main([*options(tmp_path), "--data=test_reports.WithoutTest"])
     summary = json.loads((tmp_path / "quickstart" / "version_0" / "summary.json").read_text())
@@ -106,6 +107,11 @@ def test_data_without_test_images_are_reported_as_not_tested(
     assert "not tested" in said.out
     assert "WithoutTest has no test images, so the run ends without a test" in said.err
     assert "classes and preprocessing are left out: WithoutTest is no ImageDataModule, so its images" in said.err
+    run = str(tmp_path / "quickstart" / "version_0")
+    for command, shape in (("inspect", True), ("check", False)):
+        error = mistake([command, run], subnets)
+        assert "derive it from lightning_subnets.datamodules.images.ImageDataModule" in error
+        assert ("--input_shape='[3, 224, 224]'" in error) == shape
 
 
 def test_a_network_whose_units_cannot_be_followed_is_reported_without_them(
