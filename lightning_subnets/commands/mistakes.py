@@ -24,6 +24,13 @@ _CLASS = re.compile(
     r"(?:class_path '|import path string: |Not a valid subclass of \w+\. Got value: )([\w.]+)"
     r"(?:':\s*(No module .*|.* has no .*))?"
 )
+# Options that users look for elsewhere.
+_SOUGHT = {
+    "density": "model.method.density",
+    "lr": "model.optimizer.lr",
+    "batch_size": "data.batch_size",
+    "seed": "seed_everything",
+}
 # The classes that are known for a config's keys: how they are spelled, and whether an error lists them all.
 _KNOWN: dict[str, list[tuple[str, Iterable[str], bool]]] = {
     "model.method": [(f"{methods.__name__}.", methods.__all__, True)],
@@ -46,7 +53,7 @@ class CommandLine(NamedTuple):
 
     def place(self, key: str, value: str = "") -> tuple[str, str]:
         """Return the whole key that ends with a key and has a value, and the config and line that it is in."""
-        for arg in self.args:
+        for arg in sorted(self.args, key=lambda arg: arg.partition("=")[0] != f"--{key}"):  # the key itself comes first
             name = arg.partition("=")[0].lstrip("-")
             if arg.startswith("--") and _ends_with(name, key) and value in arg:
                 return f"--{name}", ""
@@ -100,8 +107,14 @@ def _unknown_key(key: str, known: list[str], line: CommandLine) -> str:
     group, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
     nearest = difflib.get_close_matches(last if siblings else key, [*siblings] or known, n=1)
+    elsewhere = ""
+    if whole.lstrip("-") == key:
+        inner = (name for name in known if not group and name.endswith(f".{key}"))
+        elsewhere = _SOUGHT.get(last) or next(inner, "")
     found = f"{place}{whole} is not known."
-    if nearest:
+    if elsewhere:
+        found += f" Did you mean {whole.removesuffix(key)}{elsewhere}?"
+    elif nearest:
         found += f" Did you mean {whole.removesuffix(key)}{siblings.get(nearest[0], nearest[0])}?"
     elif siblings:
         found += f" Known: {', '.join(sorted(siblings))}."

@@ -40,7 +40,8 @@ class Parser(LightningArgumentParser):
     line: ClassVar[CommandLine] = CommandLine()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": Help, **kwargs})
+        # An abbreviation may be another option: --model.lr would set model.lr_batch_size.
+        super().__init__(*args, **{"formatter_class": Help, "allow_abbrev": False, **kwargs})
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Action:
         action: Action = super().add_argument(*args, **kwargs)
