@@ -18,6 +18,7 @@ from lightning_subnets.run_files.config_files import Entry, entries
 from lightning_subnets.run_files.shipped_configs import no_config
 
 _KEY = re.compile(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.+]+)(?:' is not accepted$|'$|=|$| )")
+_ABSENT = re.compile(r"the following arguments are required: (\w+(?:, \w+)*)")
 _NO_FILE = re.compile(r"File does not exist: '(.*)'")
 _CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]")
 _CLASS = re.compile(
@@ -85,6 +86,12 @@ def explained(message: str, known: Iterable[str], line: CommandLine) -> str | No
                 return (
                     f"{line.shown(entry)}{entry.key} needs the class_path of the optimizer beside it, in the same file"
                 )
+    if absent := _ABSENT.fullmatch(message):
+        first = absent[1].partition(",")[0]
+        return (
+            f"a class that the command line or a config names needs {absent[1]}: on the command line it follows the "
+            f"class, as in --model.method.{first}=..., and in a file it is under the init_args of the class"
+        )
     key = re.search(r'key "([\w.]+)"', message)
     if key and key[1] == "config" and (absent := _NO_FILE.search(message)):
         path = Path(absent[1])
