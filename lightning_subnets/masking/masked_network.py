@@ -178,7 +178,7 @@ def unmask_(network: nn.Module) -> nn.Module:
 def invalidate_(network: nn.Module) -> None:
     """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``).
 
-    This drops an edit of an effective weight in place too; everything else refuses to lose it.
+    It also drops an in-place edit of an effective weight, for which everything else raises an error.
     """
     cached_weight.forget_(masked_weights(network).values())
 
