@@ -81,8 +81,12 @@ def explained(message: str, known: Iterable[str], line: CommandLine) -> str | No
         line: the command line.
     """
     if message.startswith('Key "class_path" not found'):  # jsonargparse cannot add arguments to an optimizer
-        for entry in entries(line.args, line.here):
-            if entry.key.startswith("model.optimizer.init_args"):
+        found = [
+            each for each in entries(line.args, line.here) if each.key.startswith("model.optimizer") and each.value
+        ]
+        complete = {entry.file for entry in found if entry.key in ("model.optimizer", "model.optimizer.class_path")}
+        for entry in found:
+            if entry.file not in complete:
                 return (
                     f"{line.shown(entry)}{entry.key} needs the class_path of the optimizer beside it, in the same file"
                 )

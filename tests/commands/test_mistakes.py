@@ -147,6 +147,8 @@ class Fragile(nn.Module):
             "line 5: trainer.callbacks.init_args.decy is not known. Did you mean trainer.callbacks.init_args.decay?",
         ),
         (["model.optimizer.init_args.lr: 0.1"], "line 2: model.optimizer.init_args.lr needs the class_path of the"),
+        (["model.optimizer.lr: 0.1"], "line 2: model.optimizer.lr needs the class_path of the optimizer beside it"),
+        (["model.optimizer: {lr: 0.1}"], "line 2: model.optimizer.lr needs the class_path of the optimizer beside it"),
         (["trainer.logger: WandbLoger"], "line 2: trainer.logger = 'WandbLoger' names no class. Did you mean Wandb"),
         (["model.method.class_path: EdgPopup"], "line 2: model.method.class_path = 'EdgPopup' names no class. Did you"),
     ],
