@@ -159,7 +159,8 @@ def unmask_(network: nn.Module) -> nn.Module:
 
     Nothing of this package remains in the network, and its state dict is that of the plain network. Parameters that
     ``mask_`` has frozen are trainable again, and no others, whether the network is the one that was masked, a part of
-    it, or a wrapper around it. (If a part was unmasked before, this includes what you froze in it since.)
+    it, or a wrapper around it. (If a part was unmasked before, this includes what you froze in it since.) If a method
+    ranks the scores of all layers together, unmask the whole network, because the other parts have no masks without it.
 
     Returns: the same network.
     """

@@ -73,8 +73,9 @@ class MaskedWeight:
 
     @property
     def state(self) -> MaskState:
-        states: dict[str, MaskState] = self.module._masked  # type: ignore[assignment]
-        return states[self.key]
+        if (state := states_of(self.module).get(self.key)) is None:
+            raise self._no_longer_masked()
+        return state
 
     @property
     def weight(self) -> nn.Parameter:
@@ -83,7 +84,17 @@ class MaskedWeight:
 
     @property
     def scores(self) -> nn.Parameter | None:
-        return self.module._parameters[scores_key(self.key)]
+        try:
+            return self.module._parameters[scores_key(self.key)]
+        except KeyError as error:
+            raise self._no_longer_masked() from error
+
+    def _no_longer_masked(self) -> UserError:
+        return UserError(
+            f"the {self.key} of a {type(self.module).__name__} is masked no longer: call masked_weights(network) "
+            "again. If a method ranks the scores of all layers together, build and mask the network again, and unmask "
+            "all of it"
+        )
 
     @property
     def method(self) -> Method:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_subnets import EdgePopup, density, mask_, masked_weights, masks, unmask_
+from lightning_subnets import EdgePopup, UserError, density, mask_, masked_weights, masks, unmask_
 from lightning_subnets.masking import MaskedWeight
 
 
@@ -61,6 +61,14 @@ def test_an_edit_of_one_layer_is_seen_by_all_and_not_by_a_copy(edited: int) -> N
     assert layers[edited].mask().all()
     assert not layers[1 - edited].mask().any()
     assert all(torch.equal(mask, before[name]) for name, mask in masks(copied).items())
+
+
+def test_a_network_of_which_a_part_was_unmasked_has_no_ranking_left() -> None:
+    network, first, _ = pair(EdgePopup(0.5, allocation="global"))
+    unmask_(first.module)
+    for use in (masks, unmask_, lambda network: network(torch.ones(1, 2))):
+        with pytest.raises(UserError, match=r"the weight of a Linear is masked no longer.* unmask all of it$"):
+            use(network)
 
 
 def test_without_absolute_values_a_negative_score_is_a_low_one() -> None:
