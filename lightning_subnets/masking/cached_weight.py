@@ -122,7 +122,6 @@ def _is_fresh(weight: MaskedWeight) -> bool:
         cached is not None
         and cached.num_kept == weight.num_kept
         and (cached.mask is not None or not weight.weight.requires_grad)
-        and len(cached.sources) == len(sources)
         and all(map(TensorVersion.is_unchanged, cached.sources, sources))
     )
 
