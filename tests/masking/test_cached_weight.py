@@ -194,6 +194,7 @@ def test_a_step_of_one_network_leaves_the_graph_of_another() -> None:
 
 def test_trained_weights_get_the_gradient_of_the_mask_that_was_used() -> None:
     method, network = counted()
+    network(IMAGES)  # while the weights are frozen, so that no mask is kept
     network.requires_grad_(True)
     layer = layer_of(network)
     mask = layer.mask()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from masked_networks import IMAGES, masked_network, small_network
+from masked_networks import IMAGES, loss_of, masked_network, small_network
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_subnets import (
     DNW,
     EdgePopup,
+    Magnitude,
     Method,
     Supermask,
     UserError,
@@ -171,6 +172,17 @@ def test_fx_refuses_to_record_a_mask_and_a_traced_network_that_is_masked_follows
 def test_the_copies_of_data_parallel_are_an_error_that_names_distributed_data_parallel() -> None:
     with pytest.raises(UserError, match=r"use nn\.parallel\.DistributedDataParallel"):
         masked_network().get_submodule("0")._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("method", [DNW(0.5), Magnitude(0.5)], ids=repr)
+def test_trained_weights_are_used_after_a_step_that_leaves_no_trace(method: Method) -> None:
+    network = mask_(small_network(), method, weights="kaiming_normal").eval()
+    trained = [each for each in network.parameters() if each.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1, fused=True)
+    for _ in range(2):
+        torch.autograd.backward(loss_of(network))
+        optimizer.step()
+        assert torch.equal(network(IMAGES), unmask_(copy.deepcopy(network))(IMAGES))
 
 
 @pytest.mark.parametrize("method", [EdgePopup(0.5), EdgePopup(0.5, allocation="global"), DNW(0.5)], ids=repr)
