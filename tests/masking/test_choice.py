@@ -160,6 +160,14 @@ def test_a_scaled_weight_is_scaled_by_its_own_density() -> None:
     assert second.weight.abs().max() == pytest.approx((2 / 36 / 0.3) ** 0.5)
 
 
+def test_a_weight_of_which_nothing_is_kept_is_not_scaled() -> None:
+    layers = nn.Linear(20, 5, bias=False), nn.Linear(5, 20, bias=False)
+    network = mask_(nn.Sequential(*layers), EdgePopup(0.005, allocation="equal"), weights="scaled_signed_constant")
+    assert density(network, per_weight=True) == {"0.weight": 0.01, "1.weight": 0.0}
+    sizes = [float(each.weight.abs().max()) for each in masked_weights(network).values()]
+    assert sizes == pytest.approx([(2 / 20 / 0.005) ** 0.5, (2 / 5) ** 0.5])
+
+
 def test_an_embedding_is_masked_if_it_is_named() -> None:
     network = mask_(Block(), EdgePopup(0.5), also_mask=["embed", "cls_token"])
     assert list(masked_weights(network)) == ["cls_token", "fc.weight", "embed.weight"]

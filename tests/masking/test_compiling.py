@@ -85,6 +85,8 @@ def test_a_network_compiled_with_its_masks_outside_chooses_none_in_its_graph() -
     assert torch.equal(network(IMAGES), before)
     refresh_(layers_of(network))
     assert not torch.equal(network(IMAGES), before)
+    again: Any = torch.compile(copy.deepcopy(network), backend="aot_eager")  # a copy is not compiled
+    torch.testing.assert_close(again(IMAGES), network(IMAGES))
 
 
 def test_the_selection_is_a_proper_operator_of_a_graph() -> None:

@@ -172,6 +172,13 @@ def test_a_method_that_trains_weights_starts_from_biases_of_the_seed_and_neutral
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_a_bias_is_drawn_beside_a_weight_of_that_name_alone() -> None:
+    module = nn.Module()
+    module.weight_a, module.bias = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3))
+    mask_(module, Dense(), weights="kaiming_normal")
+    assert torch.equal(module.bias, torch.zeros(3))
+
+
 @pytest.mark.parametrize("method", [EdgePopup(0.5), Magnitude(0.5)], ids=repr)
 def test_frozen_parameters_lose_the_gradients_of_the_network_before_it_was_masked(method: Method) -> None:
     network = small_network()

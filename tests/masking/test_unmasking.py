@@ -29,6 +29,7 @@ from lightning_subnets import (
     save_subnet,
     unmask_,
 )
+from lightning_subnets.masking import is_masked
 from lightning_subnets.masking.masked_class import effective_weight
 
 
@@ -130,10 +131,18 @@ def test_norms_that_were_converted_since_are_trainable_again(copied: bool) -> No
     assert [name for name, each in network.named_parameters() if not each.requires_grad] == ["1.bias"]
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["", "masked before and unmasked in parts"])
 @pytest.mark.parametrize("method", [Dense(), Magnitude(0.5), DNW(0.5)], ids=repr)
-def test_what_the_user_froze_since_stays_frozen(method: Method) -> None:
-    network = mask_(small_network(), method)
-    for parameter in network[:3].parameters():  # type: ignore[index]
+def test_what_the_user_froze_since_stays_frozen(method: Method, before: bool) -> None:
+    network = small_network()
+    if before:
+        mask_(network, EdgePopup(0.5))
+        for part in network.children():
+            if is_masked(part):
+                unmask_(part)
+        network.requires_grad_(True)
+    mask_(network, method)
+    for parameter in network[:3].parameters():
         parameter.requires_grad_(False)
     unmask_(network)
     names = [name for name, each in network.named_parameters() if not each.requires_grad]

@@ -163,6 +163,15 @@ def test_a_tied_weight_is_restored_in_all_its_modules(
     assert not [name for name in content(tmp_path / "a.subnet")[1] if "last.weight" in name]
 
 
+def test_a_module_that_is_used_twice_is_restored_in_the_dtype_of_its_weight(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(4, 4)
+        return nn.Sequential(layer, nn.ReLU(), layer)
+
+    network = ls.mask_(build().bfloat16(), ls.EdgePopup(0.5))  # its scores are float32
+    check_restored(network, tmp_path / "a.subnet", NAME, build)
+
+
 class Odd(nn.Module):
     """Has weights whose names are patterns, each of which would match the next name too."""
 
