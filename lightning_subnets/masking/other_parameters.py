@@ -28,11 +28,10 @@ def initialize_others_(network: nn.Module, weights: Container[str], *, seed: int
 
     Args:
         network: plain or masked.
-        weights: the names of the parameters to leave.
+        weights: the names of the parameters to leave; of a tied one, the first.
         seed: of the tokens and tables.
     """
-    # A tied weight has several names.
-    left = {id(each) for name, each in network.named_parameters(remove_duplicate=False) if name in weights}
+    left = {id(each) for name, each in network.named_parameters() if name in weights}
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module.reset_running_stats()

@@ -77,9 +77,7 @@ def load_from(file: Container, *, masked: bool, network: nn.Module | None) -> nn
     weights, scores = (masked_weights(network), scores_names(network)) if masked else ({}, set())
     parameters = dict(sorted(network.named_parameters()))
     every_name = dict(network.named_parameters(remove_duplicate=False))  # a tied parameter has several
-    filled = {id(parameters[name]) for name in (*header.layers, *header.dense)}
-    left = {name for name, each in every_name.items() if id(each) in filled} | scores
-    initialize_others_(network, left, seed=header.weights.seed)
+    initialize_others_(network, header.layers.keys() | header.dense.keys() | scores, seed=header.weights.seed)
     weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
     for key, parameter in parameters.items():
         if key in header.layers:
