@@ -33,10 +33,12 @@ class Throughput(Callback):
     count. A resumed epoch counts from where it resumes. The callback never waits for a GPU.
     """
 
+    def __init__(self) -> None:
+        self._epoch, self._step = _Span(), _Span()  # a Trainer may validate without a fit before
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._epoch, self._step = _Span(), _Span()
         # Only the profiler is told when Lightning asks for a batch and when it has the batch.
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         start, stop, started = profiler.start, profiler.stop, dict[str, float]()

@@ -75,6 +75,7 @@ def test_only_loading_and_steps_of_training_count(tmp_path: Path) -> None:
     trainer = fit(tmp_path, ModelCheckpoint(tmp_path / "saved", every_n_train_steps=3))
     loader: Any = DataLoader(_Batches(), batch_size=None)
     trainer.test(trainer.lightning_module, loader, verbose=False)
+    quiet_trainer(callbacks=[Throughput()]).validate(trainer.lightning_module, loader, verbose=False)
     for suffix, steps in (("", [7, 15]), ("_step", [1, 3, 5, 7, 9, 11, 13, 15])):
         assert column(tmp_path, f"train/images_per_second{suffix}") == each(steps, IMAGES / 3)
         assert column(tmp_path, f"train/data_wait{suffix}") == each(steps, 1 / 3)
