@@ -45,6 +45,7 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.masking.masked_weight import multipliers
 from lightning_subnets.masking.method import is_plain
 from lightning_subnets.networks import Conv4
 from lightning_subnets.training.module import SubnetModule
@@ -85,6 +86,27 @@ def test_a_run_with_densities_of_numpy_has_plain_values_to_keep() -> None:
     module = SubnetModule(Conv4(width_multiplier=0.25), EdgePopup(np.float64(0.5)), densities={"*": np.float64(0.25)})
     assert is_plain(module.identity)
     assert density(module.network) == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_layer_of_which_nothing_is_kept_is_0() -> None:
+    for row in (*EVERY, Row(Supermask, {"density": 0.3, "dynamic_scaling": True})):
+        assert not row().effective_weight(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)).any(), row
+
+
+@torch.no_grad()
+def test_first_scores_are_moved_so_that_they_give_any_mask() -> None:
+    for row in (each for each in EVERY if each.kind.trainable == "scores"):
+        network = mask_(nn.Sequential(nn.Linear(1, 2), nn.Linear(30, 20)), row(), weights="kaiming_normal")
+        scores = {name: each.scores for name, each in masked_weights(network).items() if each.scores is not None}
+        first = {name: each.clone() for name, each in scores.items()}
+        first["1.weight"][0, :2] = torch.tensor([float(first["1.weight"].abs().max()), 0.0])
+        for _ in range(20):
+            for name, each in scores.items():
+                each.copy_(torch.randn_like(each) * first[name].abs().max())
+            expected = multipliers(network)
+            for name, each in scores.items():
+                each.copy_(masked_weights(network)[name].method.scores_for_mask(expected[name], first[name]))
+            assert all(torch.equal(found, expected[name]) for name, found in multipliers(network).items()), row
 
 
 @each_of(EXACT)

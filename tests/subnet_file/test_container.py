@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from small_subnets import content, digest_in, masked, resealed, rewrite, saved
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import container, load_subnet
+from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,14 @@ def test_the_same_network_gives_the_same_bytes_with_default_permissions(file: Pa
     (tmp_path / "other").touch()
     assert saved(tmp_path / "b.subnet").read_bytes() == file.read_bytes()
     assert (tmp_path / "b.subnet").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 8 * NUMBERS_PER_BYTE, 8 * NUMBERS_PER_BYTE + 1])
+def test_a_file_is_as_large_as_the_numbers_need_that_it_describes(more: int, file: Path, tmp_path: Path) -> None:
+    numbers = file.stat().st_size * NUMBERS_PER_BYTE + more
+    container.write(tmp_path / "a.subnet", Container(file).header, load_file(file), numbers=numbers)
+    assert (tmp_path / "a.subnet").stat().st_size * NUMBERS_PER_BYTE >= numbers
+    assert content(tmp_path / "a.subnet")[0] == content(file)[0]
 
 
 def test_an_existing_file_is_not_replaced_unless_asked(tmp_path: Path) -> None:

@@ -147,7 +147,9 @@ def tiny() -> tuple[nn.Module, MaskedWeight, MaskedWeight]:
 def test_the_smallest_remaining_weights_of_the_network_are_pruned() -> None:
     network, first, second = tiny()
     pruning = IterativePruning(rounds=3, epochs_per_round=1, fraction=0.4)
+    before = ls.masks(network)
     pruning.prune_(network)  # 8 - int(0.4 * 8) = 5: of the two 0.5 the first stays
+    assert all(mask.all() for mask in before.values())
     assert first.mask().tolist() == [[True, True, True], [False, True, True]]
     assert second.mask().tolist() == [[False, False]]
     with torch.no_grad():
