@@ -140,6 +140,13 @@ def test_many_tasks_take_time_in_proportion(header: Json) -> None:
     assert time.process_time() - begin < 4
 
 
+def test_what_a_task_states_takes_the_place_of_what_the_file_states(header: Json) -> None:
+    own = {"name": "a", "masks": "", "layers": [{"kept": 0, "code": ""}], "preprocessing": {"mean": [0.5]}}
+    first, shared = dict([next(iter(header["layers"].items()))]), {"mean": [0.1], "std": [0.2]}
+    found = read(header | {"layers": first, "preprocessing": shared, "tasks": [own]}).of_task("a")
+    assert found.preprocessing == {"mean": [0.5], "std": [0.2]}
+
+
 def test_each_order_of_pixels_is_checked_once(header: Json) -> None:
     reads: list[object] = []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import conv_module, quiet_trainer
 
 from lightning_subnets.commands.cli import main
 from lightning_subnets.training.callbacks import BestCheckpoint
@@ -43,6 +44,12 @@ def test_a_moved_run_keeps_its_best_checkpoint_and_another_run_has_its_own(
     state = best["callbacks"]["BestCheckpoint"]
     assert state["best_model_path"] == str((other / "checkpoints" / "best.ckpt").resolve())
     assert (best["epoch"], state["best_model_score"]) == (3, 0.0)
+
+
+def test_the_checkpoints_of_a_user_with_the_same_options_are_not_taken_for_the_best_one(tmp_path: Path) -> None:
+    states = {FORMER_KEY: {"of": "the user"}, "BestCheckpoint": {"of": "the run"}}
+    BestCheckpoint(tmp_path).on_load_checkpoint(quiet_trainer(), conv_module(), {"callbacks": states})
+    assert states["BestCheckpoint"] == {"of": "the run"}
 
 
 def test_a_run_that_resumes_from_its_best_checkpoint_alone_keeps_it(finished_run: Path, tmp_path: Path) -> None:
