@@ -158,7 +158,7 @@ class IterativePruning(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         beyond_first = trainer.current_epoch - self.epochs_per_round
         begun = 0 if beyond_first < 0 else 1 + beyond_first // self._later_epochs
-        if self.pruned >= min(begun, self.rounds):
+        if self.pruned >= begun:
             return
         network = network_of(pl_module)
         self.prune_(network)
