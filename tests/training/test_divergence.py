@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from test_module import fit, sgd, small_module, small_network
 from torch import Tensor
 
@@ -72,6 +72,18 @@ def test_no_checkpoint_within_an_epoch_replaces_the_last_good_one_after_a_diverg
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 4
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+@pytest.mark.filterwarnings("ignore:.*ckpt_path")  # of every fit with a callback that is a Checkpoint
+def test_a_checkpoint_that_an_exception_saves_is_not_checked(tmp_path: Path) -> None:
+    class Failing(Callback):
+        def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+            module.get_parameter("network.0.weight").detach().fill_(math.nan)
+            raise RuntimeError("of the user")
+
+    with pytest.raises(RuntimeError, match="of the user"):
+        fit(small_module(method=ls.Dense()), Digits(), tmp_path, callbacks=[Failing(), OnExceptionCheckpoint(tmp_path)])
+    assert (tmp_path / "on_exception.ckpt").exists()
 
 
 def test_a_nan_score_is_an_error_that_names_the_step(tmp_path: Path) -> None:

@@ -68,8 +68,13 @@ def test_after_an_interruption_the_network_has_the_methods_density() -> None:
     module, gradual = conv_module(ls.EdgePopup(0.25), allow_collapse=True), GradualDensity(until=1.0)
     with pytest.raises(SystemExit):
         quiet_trainer(callbacks=[gradual, Interrupt()]).fit(module, datamodule=Digits())
-    with pytest.raises(ls.UserError, match=r"needs an end: set --trainer\.max_epochs"):
-        quiet_trainer(callbacks=[gradual], max_epochs=-1).fit(conv_module(schedule="constant"), datamodule=Digits())
+    for schedule in ("cosine", "constant", "cosine"):  # the cosine schedule fails before training starts
+        other = conv_module(ls.EdgePopup(0.5), schedule=schedule)
+        with pytest.raises(ls.UserError, match=r"needs an end: set --trainer\.max_epochs"):
+            quiet_trainer(callbacks=[gradual], max_epochs=-1).fit(other, datamodule=Digits())
+        assert _kept(other) == {name: total // 2 for name, total in TOTALS.items()}
+        # The same after a fit that ends.
+        quiet_trainer(callbacks=[gradual], max_steps=1).fit(conv_module(ls.EdgePopup(0.25)), datamodule=Digits())
     assert _kept(module) == {name: total // 4 for name, total in TOTALS.items()}
     assert int((module.network[0].weight != 0).sum()) == 9  # type: ignore[index]
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from small_runs import conv_module, quiet_trainer
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
-from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics
+from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics, last_checkpoint
 from lightning_subnets.training.callbacks.last_checkpoint import SIGNALS, Stopped
 from lightning_subnets.training.loggers import MetricsFile
 
@@ -135,10 +136,12 @@ def test_a_signal_in_validation_waits_for_its_end(whole: Callable[..., dict[str,
 
 
 @pytest.mark.parametrize(
-    ("minutes", "expected"), [(0.0, list(range(10))), (1000.0, [0] * 5 + [5] * 5)], ids=["due", "not due"]
+    ("minutes", "expected"),
+    [(0.0, list(range(10))), (1.5, [0, 0, 2, 2, 4, 5, 5, 7, 7, 9]), (1000.0, [0] * 5 + [5] * 5)],
+    ids=["due", "due every second step", "not due"],
 )
 def test_a_checkpoint_is_written_after_each_epoch_and_when_it_is_due(
-    minutes: float, expected: list[int], tmp_path: Path
+    minutes: float, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[int] = []
 
@@ -146,8 +149,12 @@ def test_a_checkpoint_is_written_after_each_epoch_and_when_it_is_due(
         path = tmp_path / "last.ckpt"
         found.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else 0)
 
-    run(tmp_path, hooks={"on_train_batch_start": look}, minutes=minutes)
+    clock = SimpleNamespace(monotonic=lambda: 60.0 * len(found))  # a step takes a minute
+    monkeypatch.setattr(last_checkpoint, "time", clock)
+    content = run(tmp_path, hooks={"on_train_batch_start": look}, minutes=minutes)
     assert found == expected
+    (state,) = (value for key, value in content["callbacks"].items() if "LastCheckpoint" in key)
+    assert state["seconds"] == 600
 
 
 def test_with_shorter_epochs_the_rate_continues_at_the_same_share_of_the_run(

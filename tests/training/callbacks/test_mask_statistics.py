@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from small_runs import quiet_trainer
@@ -34,19 +35,20 @@ class _Swap(Callback):
         scores.copy_(values.view_as(scores))
 
 
-def _fit(method: ls.Method, **options: Any) -> Trainer:
+def _fit(method: ls.Method, epochs: int = 1, **options: Any) -> Trainer:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     module = SubnetModule(network, method, optimizer=torch.optim.SGD, **options)
     callbacks = [_Swap(), MaskStatistics()] if method.trainable == "scores" else [MaskStatistics()]
-    trainer = quiet_trainer(callbacks=callbacks, limit_train_batches=1)
+    trainer = quiet_trainer(callbacks=callbacks, limit_train_batches=1, max_epochs=epochs)
     trainer.fit(module, datamodule=Digits())
     return trainer
 
 
-def test_density_and_swapped_edges_are_counted_by_layer() -> None:
-    metrics = _fit(ls.EdgePopup(0.5)).callback_metrics
+@pytest.mark.parametrize(("epochs", "swapped"), [(1, 3), (2, 0)])
+def test_density_and_swapped_edges_are_counted_by_layer_and_epoch(epochs: int, swapped: int) -> None:
+    metrics = _fit(ls.EdgePopup(0.5), epochs).callback_metrics
     assert metrics["density/1.weight"] == 0.5
-    assert metrics["swapped/1.weight"] == torch.tensor(3 / 320)
+    assert metrics["swapped/1.weight"] == torch.tensor(swapped / 320)
 
 
 def test_an_empty_layer_has_no_swapped_edges() -> None:
