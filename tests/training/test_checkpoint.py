@@ -17,7 +17,7 @@ import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.digest import weights_digest
 from lightning_subnets.masking.method import ScoredWeight
-from lightning_subnets.training.checkpoint import read
+from lightning_subnets.training.checkpoint import read, whole_epochs
 from lightning_subnets.training.module import SubnetModule
 
 
@@ -156,6 +156,13 @@ def test_a_checkpoint_omits_the_weights_that_the_seed_gives_and_restores_them(tm
     restored = small_module()
     quiet_trainer().test(restored, datamodule=Digits(), ckpt_path=path, verbose=False)
     assert all(torch.equal(value, restored.state_dict()[key]) for key, value in module.state_dict().items())
+
+
+def test_a_checkpoint_of_a_run_that_has_not_begun_has_no_epoch(tmp_path: Path) -> None:
+    path, trainer = tmp_path / "run.ckpt", quiet_trainer(max_steps=0)
+    trainer.fit(small_module(), datamodule=Digits())
+    trainer.save_checkpoint(path)
+    assert whole_epochs(read(path)) == 0
 
 
 @pytest.mark.parametrize("kept", [{"weights": None}, {"method": ls.Dense()}], ids=["given", "trained"])
