@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from torch.func import functional_call
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.graph.logits import logits_of
+from lightning_subnets.graph.recording import evaluating
 from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import is_masked, masked_weights
@@ -153,7 +153,11 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
     kind = type(network).__name__
     methods = {name: each.method for name, each in masked_weights(network).items()} if is_masked(network) else {}
     multiplier = multipliers(network) if methods else {}
-    with masking.temporarily_unmasked(network) if methods else nullcontext(), torch.enable_grad():
+    with (
+        masking.temporarily_unmasked(network) if methods else nullcontext(),
+        evaluating(network),
+        torch.enable_grad(),
+    ):
         squares: dict[str, Tensor] = {}
         parameters = dict(network.named_parameters())
         _check_masks(masks, network)
@@ -167,9 +171,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
         images = torch.ones((1, *input_shape), dtype=torch.float64, device=device)
         tensors = _other_factors_squared(network) | squares
         try:
-            # A copy, because a network may store what it computes, such as position biases, and use it again.
-            output = functional_call(copy.deepcopy(network).eval(), tensors, (images,))
-            total = logits_of(network, output).sum()
+            total = logits_of(network, functional_call(network, tensors, (images,))).sum()
             gradients = torch.autograd.grad(total, list(squares.values()), materialize_grads=True)
         except UserError:
             raise

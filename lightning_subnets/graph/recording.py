@@ -40,14 +40,25 @@ def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> Expo
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode inside the context, then restore the mode of each module."""
-    training = [module for module in network.modules() if module.training]
+    """Put a network into evaluation mode inside the context, then restore the attributes of each module.
+
+    A forward pass may set attributes and use them in the next one, such as the position biases of timm's LeViT.
+    """
+    before = [(vars(module), dict(vars(module))) for module in network.modules()]
+    kept = [(each, list(each)) for _, values in before for each in values.values() if isinstance(each, list)]
+    held = [(each, dict(each)) for _, values in before for each in values.values() if isinstance(each, dict)]
     network.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for attributes, values in before:
+            attributes.clear()
+            attributes.update(values)
+        for numbered, items in kept:
+            numbered[:] = items
+        for named, content in held:
+            named.clear()
+            named.update(content)
 
 
 @contextmanager

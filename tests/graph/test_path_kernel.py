@@ -167,16 +167,25 @@ class Storing(nn.Linear):
     def __init__(self) -> None:
         super().__init__(4, 2)
         self.stored: dict[str, Tensor] = {}
+        self.inputs: list[Tensor] = []
 
     def forward(self, features: Tensor) -> Tensor:
         bias = self.bias if self.training else self.stored.setdefault("bias", self.bias * 2)
-        return nn.functional.linear(features, self.weight, bias)
+        self.inputs.append(features)
+        self.output = nn.functional.linear(features, self.weight, bias)
+        return self.output
 
 
 def test_a_network_stores_nothing_of_the_computation() -> None:
-    network = Storing().eval()
-    assert 10 ** log10_path_kernel_trace(network, {}, (4,)) == pytest.approx(8)  # 1 for each weight
-    assert not network.stored
+    network = Storing()
+    output = network(torch.ones(1, 4))  # no leaf, so the network cannot be copied
+    for mode in (True, False):
+        network.train(mode)
+        assert 10 ** log10_path_kernel_trace(network, {}, (4,)) == pytest.approx(8)  # 1 for each weight
+        assert not network.stored
+        assert len(network.inputs) == 1
+        assert network.output is output
+        assert network.training == mode
     assert network(torch.ones(1, 4)).dtype == torch.float32
 
 
