@@ -27,7 +27,6 @@ from lightning_subnets.graph.unit_tensors import (
     tidy,
 )
 from lightning_subnets.masking.maskable import weights_of
-from lightning_subnets.masking.other_parameters import is_table
 
 # Names of aten operations, without the underscore of in-place variants.
 # These only move elements; tracing runs them on the numbers of units.
@@ -70,8 +69,8 @@ def trace(network: nn.Module, input_shape: Sequence[int], masked: Container[str]
     queries and keys. So the weights of queries and keys lie on paths, and a feature of the values reaches the output
     without them too: without queries or keys, attention is a mean over tokens.
 
-    The weights are those that are weights by their names, and parameters whose names are in ``masked``, unless these
-    are tables, scales or shifts, which are constants.
+    The weights are those that are weights by their names, and parameters whose names are in ``masked``, if the network
+    multiplies by them as by the weight of a layer; where it does not, such as by adding a table, they are constants.
 
     Raises:
         ValueError: if the network cannot be recorded for such samples, or has an operation through which units cannot
@@ -79,7 +78,8 @@ def trace(network: nn.Module, input_shape: Sequence[int], masked: Container[str]
             into parts, or multiplies by it element by element; the message names the operation. ``MultiheadAttention``
             cuts ``in_proj_weight`` into parts if queries, keys and values come from different tensors.
     """
-    names = {each.parameter: name for name, each in weights_of(network, masked).items() if not is_table(name, each)}
+    found = weights_of(network, masked)
+    names = {each.parameter: name for name, each in found.items()}
     program = record(network, input_shape, next(iter(names)))
     parameters = dict(network.named_parameters(remove_duplicate=False))
     weights = {
@@ -88,14 +88,20 @@ def trace(network: nn.Module, input_shape: Sequence[int], masked: Container[str]
         if (parameter := parameters[key]) in names
     }
     with torch.device("cpu"):  # the numbers of units, even if new tensors are on a GPU by default
-        return _Tracing(type(network).__name__, weights).run(program)
+        maybe = {name for name, each in found.items() if not each.named}
+        return _Tracing(type(network).__name__, weights, maybe).run(program)
 
 
 class _Tracing:
-    """Follow units through a recorded forward pass of a network of this kind."""
+    """Follow units through a recorded forward pass of a network of this kind.
 
-    def __init__(self, kind: str, weights: dict[str, NamedWeight]) -> None:
-        self.kind, self.weights = kind, weights
+    Args:
+        weights: by the name of the node.
+        maybe: the names of the weights that are constants where they are not used as the weight of a layer.
+    """
+
+    def __init__(self, kind: str, weights: dict[str, NamedWeight], maybe: set[str]) -> None:
+        self.kind, self.weights, self.maybe = kind, weights, maybe
         self.joining = Joining()
         self.units: dict[Node, Any] = {}
 
@@ -143,14 +149,14 @@ class _Tracing:
         if not tensors_of(value):
             return None  # an assertion, or a number
         operands: list[Tensor] = [units for each in node.all_input_nodes for units in tensors_of(self.units[each])]
-        used = node.all_input_nodes[:1] if name == "type_as" else node.all_input_nodes
-        weights = [self.weights[each.name] for each in used if each.name in self.weights]
         call = layer_call(node, self.weights)
+        used = [call.images] if call else node.all_input_nodes[:1] if name == "type_as" else node.all_input_nodes
+        weights = [self.weights[each.name] for each in used if each.name in self.weights]
         result: Any
         if name.startswith("new_") or name in EMPTYING:
             result = _map(constant, value)
-        elif weights and (call is None or call.images.name in self.weights):
-            result = self._recast(node, weights, value)
+        elif weights and self._stays(node, weights):
+            result = constant(value)
         elif all(map(is_constant, operands)):
             result = _map(constant, value)
         elif call:
@@ -161,12 +167,13 @@ class _Tracing:
             self.units[node.args[0]] = result  # type: ignore[index]
         return result
 
-    def _recast(self, node: Node, weights: list[NamedWeight], value: Any) -> Tensor:
-        recast = weights[0].after(node)
-        if recast is None:
-            raise self._refused(node, f"it uses {weights[0].name}, but not as the weight of a layer")
-        self.weights[node.name] = recast
-        return constant(value)
+    def _stays(self, node: Node, weights: list[NamedWeight]) -> bool:
+        """Return whether an operation on weights gives a weight, and note it; otherwise they must be constants."""
+        if after := weights[0].after(node):
+            self.weights[node.name] = after
+        elif certain := [each.name for each in weights if each.name not in self.maybe]:
+            raise self._refused(node, f"it uses {certain[0]}, but not as the weight of a layer")
+        return after is not None
 
     def _through(self, node: Node, call: LayerCall, value: Tensor) -> Tensor:
         units = self.units[call.images]

@@ -56,7 +56,7 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
     - Everything else: as built if all its numbers are equal, and drawn as a table if they differ.
     """
     kind = _kind(module, key.lower(), parameter)
-    if kind == "as built":
+    if kind in ("as built", "zeros"):
         return None
     if kind in ("scale", "shift"):
         return torch.full(parameter.shape, 1.0 if kind == "scale" else 0.0, device="cpu")
@@ -68,23 +68,14 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
 
 def may_be_weight(name: str, weight: Weight) -> bool:
     """Return whether a parameter that is no weight by its name has a weight's shape, and is nothing known here."""
-    kinds = _kinds(name, weight)
-    # Zeros are the first numbers of a factor that is to be trained, as LoRA's; frozen, they switch it off for ever.
-    zeros = kinds == {"as built"} and not weight.parameter.any()
-    return (zeros or kinds == {"unknown"}) and _is_matrix(weight.parameter)
-
-
-def is_table(name: str, weight: Weight) -> bool:
-    """Return whether a parameter that is no weight by its name is a table, a scale or a shift by it."""
-    return not weight.named and not _kinds(name, weight).isdisjoint({"table", "scale", "shift"})
-
-
-def _kinds(name: str, weight: Weight) -> set[str]:
     key = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")  # a ParameterList has a name
-    return {_kind(module, key.lower(), weight.parameter) for module, _ in weight.owners}
+    kinds = {_kind(module, key.lower(), weight.parameter) for module, _ in weight.owners}
+    return kinds in ({"unknown"}, {"zeros"}) and _is_matrix(weight.parameter)
 
 
-def _kind(module: nn.Module, key: str, parameter: Tensor) -> Literal["as built", "scale", "shift", "table", "unknown"]:
+def _kind(
+    module: nn.Module, key: str, parameter: Tensor
+) -> Literal["as built", "scale", "shift", "table", "zeros", "unknown"]:
     if not parameter.numel():
         return "as built"
     if isinstance(module, NORMS):
@@ -97,6 +88,8 @@ def _kind(module: nn.Module, key: str, parameter: Tensor) -> Literal["as built",
         return "shift"
     if _SCALE.search(key) and not _is_matrix(parameter):
         return "scale"
+    if not parameter.any():  # a factor that is to be trained, such as LoRA's: frozen, it switches its branch off
+        return "zeros"
     return "as built" if bool((parameter == parameter.flatten()[0]).all()) else "unknown"
 
 

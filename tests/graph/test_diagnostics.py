@@ -271,24 +271,24 @@ def test_a_matrix_that_only_also_mask_names_is_a_layer_and_a_table_is_none(metho
         def __init__(self) -> None:
             super().__init__()
             self.first, self.last = nn.Linear(4, 5), nn.Linear(3, 2)
-            self.matrices, self.position = nn.ParameterList([torch.randn(3, 5)]), nn.Parameter(torch.randn(1, 5))
+            self.query, self.table = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(1, 5))
 
         def forward(self, x: Tensor) -> Tensor:
-            features = self.first(x).relu() + self.position
-            out: Tensor = self.last(nn.functional.linear(features, self.matrices[0]).relu())
+            features = self.first(x + nn.functional.linear(self.table, self.first.weight.T)).relu() + self.table
+            out: Tensor = self.last(nn.functional.linear(features, self.query).relu())
             return out
 
-    also = ["matrices.0"] if isinstance(method, PHEW) else ["matrices.0", "position"]
+    also = ["query"] if isinstance(method, PHEW) else ["query", "table"]
     network = mask_(Own(), method, weights="kaiming_normal", input_shape=(4,), also_mask=also)
     kept = masks(network)
     plain = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
-    named = {"first.weight": "0.weight", "matrices.0": "2.weight", "last.weight": "4.weight"}
+    named = {"first.weight": "0.weight", "query": "2.weight", "last.weight": "4.weight"}
     expected = diagnose(plain, (4,), {other: kept[name] for name, other in named.items()})
     found = diagnose(network, (4,))
     assert found.log10_paths == expected.log10_paths > 0
     assert {name: found.layers[name] for name in named} == {name: expected.layers[named[name]] for name in named}
     assert [name for name, layer in found.layers.items() if not layer.used] == also[1:]
-    kept["matrices.0"][:] = False
+    kept["query"][:] = False
     assert diagnose(unmask_(network), (4,), kept).cut_off == ["first.weight", "last.weight"]
 
 

@@ -90,6 +90,7 @@ def test_a_matrix_that_only_its_name_keeps_from_being_masked_is_named_in_a_warni
     network.kernels = nn.ParameterList([nn.Parameter(torch.rand(6, 6))])
     network.pos_embeds = nn.ParameterList([nn.Parameter(torch.rand(6, 6))])
     network.equal, network.lora_b = nn.Parameter(torch.ones(6, 6)), nn.Parameter(torch.zeros(6, 6))
+    network.temperature, network.empty = nn.Parameter(torch.zeros(6, 6)), nn.Parameter(torch.zeros(0, 6, 6))
     network.projection = nn.Parameter(torch.rand(6, 6), requires_grad=False)
     names = ["W", "weights", "lora_b", "kernels.0"]
     with pytest.warns(UserWarning, match=r"W, weights, lora_b, kernels.0 of Block stay .* in also_mask$") as caught:
