@@ -164,8 +164,8 @@ def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
             )
         if isinstance(module, torch.fx.GraphModule):
             raise UserError(
-                f"{name!r} of {kind} is a parameter of a traced module itself, whose copies would lose the mask: give "
-                f"it a module of its own before tracing, such as a Linear, or keep_dense=[{name!r}]"
+                f"{name!r} of {kind} is a parameter of a traced module itself, whose copies would lose the mask: "
+                f"wrap what has it in a module before tracing, or keep_dense=[{name!r}]"
             )
         if isinstance(module, _TABLES) and module.max_norm is not None:
             raise UserError(f"{name!r} of {kind} is an {layer} with max_norm, which changes its rows: build it without")
@@ -187,16 +187,15 @@ def _check_modules(network: nn.Module, kind: str) -> None:
     for name, module in network.named_modules():
         layer = f"the layer {name!r} of {kind}"
         tensors = {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
-        computed = any(
-            (key == "weight" or f"{key}_orig" in module._parameters) and is_weight(module, key, value)
-            for key, value in tensors.items()
-        )
-        if parametrize.is_parametrized(module) or computed:
+        pruned = any(f"{key}_orig" in module._parameters and is_weight(module, key, tensors[key]) for key in tensors)
+        computed = "weight" in tensors and any(key.startswith("weight_") for key in module._parameters)
+        if parametrize.is_parametrized(module) or pruned or computed:
             raise UserError(
                 f"the weight of {layer} is computed from other parameters (pruning, parametrization, weight norm or "
-                "spectral norm of torch.nn.utils): remove that first, so that it is a parameter again. If it is a "
-                "constant, register it as a buffer"
+                "spectral norm of torch.nn.utils): remove that first, so that it is a parameter again"
             )
+        if "weight" in tensors and is_weight(module, "weight", tensors["weight"]):
+            raise UserError(f"the weight of {layer} is a tensor and no parameter: make it one, or a buffer if constant")
         if isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"{layer} is a scripted module, whose code cannot be changed: mask the original network")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):

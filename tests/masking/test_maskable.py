@@ -39,6 +39,18 @@ def attention_pruned_by_torch() -> nn.MultiheadAttention:
     return layer
 
 
+def norm_pruned_by_torch() -> nn.BatchNorm1d:
+    norm = nn.BatchNorm1d(4)
+    prune.identity(norm, "weight")  # type: ignore[no-untyped-call]
+    return norm
+
+
+def with_a_constant_kernel() -> nn.Module:
+    module = nn.Module()
+    module.weight = torch.ones(4, 4)
+    return module
+
+
 def tied_to_an_embedding() -> nn.Sequential:
     network = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4, bias=False))
     network[1].weight = network[0].weight
@@ -73,11 +85,13 @@ CASES = {
     "parametrization": (after_linear(parametrizations.weight_norm(nn.Linear(4, 4, bias=False))), r"'1\b"),
     "weight recomputed by a hook": (after_linear(pruned_by_torch()), r"'1'"),
     "attention pruned by torch": (after_linear(attention_pruned_by_torch()), r"'1' of Sequential is computed from"),
+    "norm pruned by torch": (after_linear(norm_pruned_by_torch()), r"'1' of Sequential is computed from"),
+    "a constant": (after_linear(with_a_constant_kernel()), r"'1' of Sequential is a tensor and no parameter"),
     "no weights in memory": (
         after_linear(nn.Linear(4, 4, device="meta")),
         r"'1\.weight' of Sequential has no weights to draw",
     ),
-    "traced": (torch.fx.symbolic_trace(WithItsOwnWeight()), r"'weight' of .* of a traced module itself.*a Linear"),
+    "traced": (torch.fx.symbolic_trace(WithItsOwnWeight()), r"'weight' of .* of a traced module itself"),
     "no layer": (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), r"Sequential has no weight to mask"),
     "masked": (masked_network(), r"Sequential is masked already: call unmask_"),
 }
