@@ -91,10 +91,9 @@ def explained(message: str, known: Iterable[str], line: CommandLine) -> str | No
                     f"{line.shown(entry)}{entry.key} needs the class_path of the optimizer beside it, in the same file"
                 )
     if absent := _ABSENT.fullmatch(message):
-        first = absent[1].partition(",")[0]
         return (
-            f"a class that the command line or a config names needs {absent[1]}: on the command line it follows the "
-            f"class, as in --model.method.{first}=..., and in a file it is under the init_args of the class"
+            f"a class that the command line or a config names needs {absent[1]}: write it after the class, as in "
+            "--model.method=FixedMask --model.method.masks=..., or in a file under the init_args of the class"
         )
     key = re.search(r'key "([\w.]+)"', message)
     if key and key[1] == "config" and (absent := _NO_FILE.search(message)):

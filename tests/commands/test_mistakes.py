@@ -28,7 +28,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
     (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
     (["--model.lr=1"], ["--model.lr is not known. Did you mean --model.optimizer.lr?"]),  # it abbreviates lr_batch_size
-    (["--model.method=FixedMask"], ["needs masks: ", "--model.method.masks=...", "under the init_args of the class"]),
+    (["--model.method=FixedMask"], ["needs masks: write it after the class", "under the init_args"]),
     (["--data.batch_szie=3"], ["--data.batch_szie is not known. Did you mean --data.batch_size?"]),
     (["--model.network.num_classes=9"], ["9 outputs", "10 classes", "--model.network.num_classes=10"]),
     (["--model.optimizer.lr=-1"], ["learning rate", "-1"]),
@@ -45,7 +45,7 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--max_epochs=1"], ["--max_epochs is not known. Did you mean --trainer.max_epochs?"]),
     (
         ["--trainer.callbacks+=IterativePruning"],
-        ["needs rounds, epochs_per_round: ", "--model.method.rounds=..."],
+        ["needs rounds, epochs_per_round: write it after the class", "under the init_args of the class"],
     ),
     (["--trainer.wings=3"], ["--trainer.wings is not known. Known: accelerator, ", "val_check_interval."]),
     (["--trainer.logger=WandbLoger"], ["--trainer.logger = 'WandbLoger'", "Did you mean WandbLogger", "CSVLogger"]),
