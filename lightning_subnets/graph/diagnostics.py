@@ -131,8 +131,8 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
     pi_p is the product of the weights along the path and of the scales of its norms; a norm with running statistics
     scales by gamma / sqrt(var + eps). w_k is the effective weight, which for ``Biprop`` and a scaled ``Supermask``
-    differs from the drawn weight. R2 is the sum of the logits, in float64 and evaluation mode, for a sample of ones,
-    if every factor of pi_p is squared and every shift (biases, means of norms) is 0.
+    differs from the drawn weight. R2 is the sum of the logits for a sample of ones, with every factor of pi_p squared
+    and every shift (biases, means of norms) set to 0. It is computed in float64 and evaluation mode.
 
     All other operations stay as they are: a mean over n positions divides by n, not by n^2, and a max-pool takes the
     largest value. If activations do more than cut at 0, the result is not a sum over paths, but it still compares masks
