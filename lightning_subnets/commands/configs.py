@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.run_files.shipped_configs import copy_of, description, no_config, shipped_configs
+from lightning_subnets.run_files.shipped_configs import command_for, copy_of, description, no_config, shipped_configs
 
 
 def configs(copy: str | None = None, out: str | None = None, force: bool = False) -> None:
@@ -33,5 +33,4 @@ def configs(copy: str | None = None, out: str | None = None, force: bool = False
     path = Path(out or source.name)
     atomic_file.check_place(path, force=force)
     atomic_file.write(path, copy_of(source), advice="name another --out")
-    command = {"figures": "subnets sweep", "continual": "subnets continual"}.get(source.parent.name, "lightning fit -c")
-    print(f"{printable(str(path))}: edit it, then {command} {printable(shlex.quote(str(path)))}")
+    print(f"{printable(str(path))}: edit it, then {command_for(source)} {printable(shlex.quote(str(path)))}")

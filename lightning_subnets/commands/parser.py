@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Action
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import Namespace
@@ -12,7 +13,7 @@ from lightning_subnets.commands import failures, mistakes
 from lightning_subnets.commands.help import Help
 from lightning_subnets.commands.mistakes import CommandLine
 from lightning_subnets.run_files import config_text
-from lightning_subnets.run_files.shipped_configs import shipped_config
+from lightning_subnets.run_files.shipped_configs import command_for, shipped_config
 
 _CHECKPOINT = (
     "Checkpoint of a run, the run's directory, last or best of the newest run, or a .subnet file to evaluate. If no "
@@ -24,9 +25,11 @@ _CONFIG = "A config: the path of a file, or a name that subnets configs lists."
 
 def _config(value: Any) -> Any:
     """Return the path of a shipped config instead of its name; other values are the parser's, such as paths."""
-    path = shipped_config(value) if isinstance(value, str) else None
-    if path and (command := {"figures": "sweep", "continual": "continual"}.get(path.parent.name)):
-        failures.end(f"{value} is not the config of a run; its command is: subnets {command} {path.stem}")
+    if not isinstance(value, str):
+        return value
+    path = shipped_config(value)
+    if (command := command_for(path or Path(value))).startswith("subnets"):
+        failures.end(f"{value} is not the config of a run; its command is: {command} {value}")
     return str(path) if path else value
 
 

@@ -35,15 +35,21 @@ def shipped_config(value: str, folder: Path = Path()) -> Path | None:
     return None if found is None or (folder / value).is_file() else found
 
 
-def named_config(value: str, group: str = "") -> Path:
+def named_config(value: str, group: str) -> Path:
     """Return the file that a user names: a path, or the name of a shipped config, which may leave out its group.
 
     Raises:
-        UserError: if there is neither, with the nearest names.
+        UserError: if there is neither, with the nearest names, or if the file is for another command.
     """
     found = shipped_config(value) or shipped_config(f"{group}/{value}") or Path(value)
     if not found.is_file():
         raise UserError(no_config(value, group))
+    expected, kind = {
+        "figures": ("subnets sweep", "figure"),
+        "continual": ("subnets continual", "continual experiment"),
+    }[group]
+    if (command := command_for(found)) not in ("", expected):
+        raise UserError(f"{value} is no {kind}; its command is: {command} {value}")
     return found
 
 
@@ -67,6 +73,20 @@ def description(path: Path) -> str:
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     comment = " ".join(line.removeprefix("#").strip() for line in lines)
     return textwrap.shorten(re.split(r"\.(?= [A-Z]|$)", comment)[0], 84, placeholder=" ...")
+
+
+def command_for(path: Path) -> str:
+    """Return the command that a config is for, by the keys at its top; empty if they do not say."""
+    try:
+        keys = set(re.findall(r"(?m)^(\w+)", path.read_text(errors="replace")))
+    except OSError:
+        return ""  # because whatever reads the content has the error for it
+    if {"lines", "scales"} <= keys:
+        return "subnets sweep"
+    if {"option", "tasks"} <= keys:
+        return "subnets continual"
+    runs = not keys & {"title", "lines", "scales", "option", "tasks"}  # a figure that lacks a key is not a run's
+    return "lightning fit -c" if runs and keys & {"config", "model", "data", "trainer"} else ""
 
 
 def copy_of(path: Path) -> str:

@@ -64,7 +64,7 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--model.network.in_chans=1"], ["in_chans", "--model.network.dict_kwargs.in_chans=..."]),
     (["--model.network.in_channels=3"], ["Conv2 cannot take", "(1, 8, 8)"]),
     (["--trainer.precision=8"], ["--trainer.precision = '8' is not known", "Known: 64, 32, 16", "bf16-mixed"]),
-    (["--config=figures/figure3"], ["figures/figure3 is not the config of a run", "subnets sweep figure3"]),
+    (["--config=figures/figure3"], ["figures/figure3 is not the config of a run", "subnets sweep figures/figure3"]),
     (["--trainer.precision=bf16-true"], ["bf16-true would round the weights and the scores", "take bf16-mixed"]),
     (["--trainer.devices=2", "--trainer.accelerator=gpu"], ["gpu"]),
     (

@@ -130,3 +130,24 @@ def test_a_copy_replaces_nothing_unless_forced(mistake: Mistake) -> None:
     assert Path("quickstart.yaml").read_text() == "mine"
     subnets(["configs", "--copy", "quickstart", "--force"])
     assert Path("quickstart.yaml").read_text() == (ROOT / "configs/quickstart.yaml").read_text()
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["shipped", "own"])
+@pytest.mark.parametrize(
+    ("config", "command"),
+    [
+        ("digits/fast", "lightning fit -c"),
+        ("figures/figure3", "subnets sweep"),
+        ("continual/permuted_digits", "subnets continual"),
+    ],
+)
+def test_a_config_for_another_command_names_its_command(
+    config: str, command: str, copied: bool, mistake: Mistake, capsys: Printed
+) -> None:
+    if copied:
+        subnets(["configs", "--copy", config, "--out", "mine.yaml"])
+        assert f"then {command} mine.yaml" in capsys.readouterr().out
+    given = "mine.yaml" if copied else config
+    for other, entry in (("lightning fit -c", main), ("subnets sweep", subnets), ("subnets continual", subnets)):
+        if other != command:
+            assert f"its command is: {command} {given}\n" in mistake([*other.split()[1:], given], entry)
