@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 Values = dict[str, list[float]]
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16")
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 PACKAGES = ("torch", "torchvision", "lightning", "numpy")
 
 
