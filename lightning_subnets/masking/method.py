@@ -119,7 +119,11 @@ class Method(ABC):
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.identity().items())})"
 
     def identity(self) -> dict[str, Any]:
-        """Return the arguments of the method's constructor, as plain values for a checkpoint."""
+        """Return the arguments of the method's constructor, as plain values for a checkpoint.
+
+        By default, these are all attributes. If training changes one that the constructor sets, such as a temperature,
+        checkpoints hold its new value beside the first one, and restore it.
+        """
         return vars(self)
 
     def too_short(self, steps: float) -> str | None:

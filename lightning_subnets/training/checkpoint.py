@@ -18,6 +18,7 @@ from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.masking.masked_weight import check_shapes
+from lightning_subnets.masking.method import check_identity
 from lightning_subnets.subnet_file import hub
 from lightning_subnets.training import checkpoint_schema, torch_file
 from lightning_subnets.training.masked_module import MaskedModule
@@ -83,6 +84,18 @@ class CheckpointFiles(TorchCheckpointIO):
         return read(path)
 
 
+def of_module(module: MaskedModule) -> dict[str, Any]:
+    """Return what a checkpoint states about its module, with the arguments of the method that training has changed.
+
+    Raises:
+        ValueError: if one of these arguments has become a value that a checkpoint cannot hold.
+    """
+    now = {key: value for key, value in module.method.identity().items() if key in module.identity}
+    check_identity(type(module.method).__name__, now)
+    changed = {key: value for key, value in now.items() if value != module.identity[key]}
+    return {"subnet": module.identity, **({"method_state": changed} if changed else {})}
+
+
 def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) -> None:
     """Replace the weights that the seed gives by their digest in a checkpoint.
 
@@ -96,7 +109,7 @@ def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) 
 
 
 def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, to_train: bool) -> None:
-    """Check that a checkpoint is of this module, and add the frozen weights that it omits.
+    """Check that a checkpoint is of this module, give the method its state, and add the weights that it omits.
 
     Args:
         checkpoint: see ``read``.
@@ -108,6 +121,8 @@ def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, 
             message names what differs.
     """
     _check_identity(checkpoint["subnet"], module.identity)
+    if foreign := checkpoint.get("method_state", {}).keys() - vars(module.method).keys():
+        raise UserError(f"the checkpoint is damaged: {type(module.method).__name__} has no {min(foreign):.60}")
     own, theirs = module.state_dict(), checkpoint["state_dict"]
     left_out = {key: own.pop(key) for key in _frozen(module) - theirs.keys()}
     for name in _states(checkpoint):
@@ -123,6 +138,8 @@ def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, 
         _prepare_to_train_(checkpoint, module)
     for name in _states(checkpoint):
         checkpoint[name] = checkpoint[name] | left_out
+    for key, value in checkpoint.get("method_state", {}).items():
+        setattr(module.method, key, value)
 
 
 def in_float64(checkpoint: Mapping[str, Any]) -> bool:

@@ -178,6 +178,7 @@ _CHECKPOINT = _dict(
         "state_dict": dict[str, Tensor],
         "loops": _LOOPS,
         "subnet": _Identity,
+        "method_state": (dict[str, Annotated[Any, AfterValidator(_plain)]], {}),
         "optimizer": Name,
         "run": _LAYOUT,
         "weights_digest": (str, ""),

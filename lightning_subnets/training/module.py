@@ -277,7 +277,7 @@ class SubnetModule(MaskedModule):
         return torch.stack([logits.softmax(dim=-1) for logits in self._logits(images, batch_idx)]).mean(dim=0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["subnet"] = self.identity
+        checkpoint |= subnet_checkpoint.of_module(self)
         checkpoint["optimizer"] = type(self.build_optimizer()).__name__
         checkpoint["run"] = resuming.state(self.trainer, [*self._metrics_of("train").values()])
         Averaging.save_(self.trainer, checkpoint)

@@ -214,3 +214,51 @@ def test_a_method_may_keep_what_it_computed() -> None:
     module, trainer = small_module(method=Remembering(0.5)), quiet_trainer(max_steps=1)
     trainer.fit(module, datamodule=Digits())
     trainer.test(module, datamodule=Digits(), verbose=False)
+
+
+class Cooled(ls.EdgePopup):
+    """A method of one's own whose masks are softer at a higher temperature, which falls with each step."""
+
+    cacheable = False
+
+    def __init__(self, density: float) -> None:
+        super().__init__(density)
+        self.temperature: Any = 1.0
+
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        assert weight.scores is not None
+        soft: Tensor = weight.weight * (weight.scores / self.temperature).sigmoid()
+        return soft
+
+    def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
+        self.temperature *= 0.8
+
+
+def test_what_training_changes_in_a_method_is_restored(tmp_path: Path) -> None:
+    module, again, last = small_module(method=Cooled(0.5)), small_module(method=Cooled(0.5)), tmp_path / "last.ckpt"
+    content = saved(module, last)
+    assert content["method_state"] == {"temperature": pytest.approx(0.64)}
+    assert content["subnet"]["temperature"] == 1.0
+    found = [
+        quiet_trainer().test(each, datamodule=Digits(), ckpt_path=path, verbose=False)
+        for each, path in ((module, None), (again, last))
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_method_without_a_state_adds_nothing_to_a_checkpoint(tmp_path: Path) -> None:
+    assert "method_state" not in saved(small_module(), tmp_path / "last.ckpt")
+
+
+def test_a_state_of_a_method_that_no_checkpoint_can_hold_is_named(tmp_path: Path) -> None:
+    method = Cooled(0.5)
+    module = small_module(method=method)
+    content = saved(module, tmp_path / "last.ckpt")
+    method.temperature = torch.tensor(0.5)
+    with pytest.raises(ls.UserError, match=r"Cooled.identity\(\) has temperature = tensor"):
+        saved(module, tmp_path / "last.ckpt")
+    torch.save(content | {"method_state": {"masks": 1}}, tmp_path / "damaged.ckpt")
+    with pytest.raises(ls.UserError, match="the checkpoint is damaged: Cooled has no masks"):
+        quiet_trainer().test(
+            small_module(method=Cooled(0.5)), datamodule=Digits(), ckpt_path=tmp_path / "damaged.ckpt", verbose=False
+        )
