@@ -83,7 +83,8 @@ def export(
                 "names its network: leave it out"
             )
         run = SavedRun(checkpoint)
-        net, details = run.module().network, run.details()
+        net = run.module().network
+        details = run.details(net)
         shape = input_shape or details["preprocessing"].get("input_shape")
         trained_on = partial(calibration.of_run, run)
         if not masked:

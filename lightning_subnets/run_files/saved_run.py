@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
+from torch import nn
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, printable
+from lightning_subnets.masking.masked_weight import masked_weights, multipliers
 from lightning_subnets.run_files.builders import (
     accept_builders_without_annotation,
     as_constructor_error,
@@ -70,10 +73,11 @@ class SavedRun:
             )
         return data
 
-    def details(self, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def details(self, network: nn.Module, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the optional arguments of ``save_subnet`` for this run.
 
-        ``summary`` is that of the run; by default it is read from the run's directory, if it is there.
+        ``network`` is masked. ``summary`` is that of the run; by default it is read from the run's directory, if it is
+        there.
         """
         learned: dict[str, Any] = self._content["run"].get("data", {"classes": []})
         classes: list[str] = learned["classes"]
@@ -91,11 +95,9 @@ class SavedRun:
         for name in ("default_root_dir", "logger"):
             trainer.pop(name, None)
         summary = summary or read_summary(self._folder) or {}
-        # A Supermask run measured a sampled mask, and the file has the most probable one.
-        sampled = summary.get("method") == "Supermask"
         limit = trainer.get("limit_test_batches")
         limited = limit is not None and (type(limit), limit) != (float, 1.0)  # the integer 1 is one batch
-        if sampled or limited or summary.get("steps") != self._content["global_step"]:
+        if limited or not _computes_with_its_masks(network) or summary.get("steps") != self._content["global_step"]:
             summary = {}
         accuracy = {name: summary.get(name) for name in ("test_accuracy", "test_top5")}
         return {
@@ -120,6 +122,20 @@ class SavedRun:
             raise as_constructor_error(error) from error
 
 
+@torch.no_grad()
+def _computes_with_its_masks(network: nn.Module) -> bool:
+    """Return whether a masked network computes with the w * m that its file has.
+
+    A ``Supermask`` draws other masks than the likeliest one, and a method of one's own may have a soft mask.
+    """
+    masks = multipliers(network)
+    return all(
+        each.method.cacheable
+        or torch.equal(each.method.masked_weight(each), each.method.effective_weight(each.weight, masks[name]))
+        for name, each in masked_weights(network).items()
+    )
+
+
 def save_subnet_beside(last_checkpoint: Path | None, module: SubnetModule, summary: Mapping[str, Any]) -> int | None:
     """Save the subnetwork of a run that is done as ``last.subnet`` beside its last checkpoint.
 
@@ -131,7 +147,7 @@ def save_subnet_beside(last_checkpoint: Path | None, module: SubnetModule, summa
         return None
     path = last_checkpoint.with_suffix(".subnet")
     try:
-        save_subnet(module.network, path, **SavedRun(str(last_checkpoint)).details(summary), force=True)
+        save_subnet(module.network, path, **SavedRun(str(last_checkpoint)).details(module.network, summary), force=True)
     except UserError as error:
         print(f"the run has no {path.name}: {printable(str(error))}", file=sys.stderr)
         return None

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import Tensor, nn
 
+import lightning_subnets as ls
+from lightning_subnets.masking.method import ScoredWeight
 from lightning_subnets.run_files.saved_run import SavedRun
 
 
@@ -21,6 +24,37 @@ def test_the_accuracy_on_some_of_the_test_images_is_not_stated(
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["trainer"]["limit_test_batches"] = limit
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    stated = SavedRun(str(run / "checkpoints" / "last.ckpt")).details()["accuracy"]
+    saved = SavedRun(str(run / "checkpoints" / "last.ckpt"))
+    stated = saved.details(saved.module().network)["accuracy"]
     summary = json.loads((run / "summary.json").read_text())
     assert stated == ({key: summary[key] for key in ("test_accuracy", "test_top5")} if whole else {})
+
+
+class Soft(ls.EdgePopup):
+    """A method of one's own that computes with probabilities, of which a file has only the mask."""
+
+    cacheable = False
+
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        assert weight.scores is not None
+        soft: Tensor = weight.weight * weight.scores.sigmoid()
+        return soft
+
+
+class Hard(Soft):
+    """The same, but it computes with the mask of the file."""
+
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        return self.effective_weight(weight.weight, self.masks([weight])[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "stated"),
+    [(ls.EdgePopup(0.5), True), (Hard(0.5), True), (ls.Dense(), True), (ls.Supermask(0.5), False), (Soft(0.5), False)],
+    ids=lambda each: type(each).__name__,
+)
+def test_the_accuracy_with_other_masks_than_those_of_the_file_is_not_stated(
+    method: ls.Method, stated: bool, finished_run: Path
+) -> None:
+    network = ls.mask_(nn.Sequential(nn.Linear(8, 4)), method)
+    assert bool(SavedRun(str(finished_run / "checkpoints" / "last.ckpt")).details(network)["accuracy"]) == stated

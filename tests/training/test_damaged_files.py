@@ -60,8 +60,7 @@ def test_a_config_of_any_values_builds_the_run_or_is_refused(count: int, run: Pa
 
     def read() -> None:
         saved = SavedRun(str(run / "checkpoints" / "last.ckpt"))
-        saved.module()
-        saved.details()
+        saved.details(saved.module().network)
 
     found = []
     read_here = {key: config[key] for key in ("model", "data", "seed_everything")}
