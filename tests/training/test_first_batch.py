@@ -56,6 +56,12 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(name: str, s
         fit([sample] * 8, conv_module(), sanity_steps)
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_that_does_not_fit_is_found_wherever_it_is_in_the_batch(label: int) -> None:
+    with pytest.raises(ls.UserError, match=f"has labels {label}, and Sequential has 10 outputs"):
+        fit([(IMAGE, 1), (IMAGE, label), (IMAGE, 1), (IMAGE, 2)], conv_module(), 0)
+
+
 def test_a_dict_is_refused_in_batches_of_one_too() -> None:
     with pytest.raises(ls.UserError, match="is a dict with the keys"):
         fit([SAMPLES["dict"][0]] * 8, conv_module(), 0, batch_size=1)
@@ -63,8 +69,17 @@ def test_a_dict_is_refused_in_batches_of_one_too() -> None:
 
 def test_a_network_with_an_output_of_another_kind_is_refused_by_name() -> None:
     module = SubnetModule(Named(), ls.EdgePopup(0.5), optimizer=lambda scores: optim.SGD(scores, lr=0.1))
+    for batch_size in (4, 1):
+        with pytest.raises(
+            ls.UserError, match=r"^Named returns a dict with the keys \['scores'\]: return a tensor of l"
+        ):
+            fit([(IMAGE, 1)] * 8, module, 0, batch_size)
+
+
+def test_logits_of_another_shape_are_refused() -> None:
+    module = SubnetModule(nn.Sequential(nn.Flatten(2), nn.Linear(64, 10)), ls.EdgePopup(0.5))
     with pytest.raises(
-        ls.UserError, match=r"Named returns a dict with the keys \['scores'\]: return a tensor of logits"
+        ls.UserError, match=r"Sequential gives logits of shape \(1, 1, 10\) for one image: return \(bat"
     ):
         fit([(IMAGE, 1)] * 8, module, 0)
 
