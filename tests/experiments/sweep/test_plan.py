@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import ROOT
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -79,6 +80,7 @@ def test_the_options_of_an_axis_override_those_of_a_line_and_of_the_scale(
         "--model.method.density=0.5",
         "--seed_everything=0",
     )
+    assert learned.name.startswith("digits_base-density=0.5-network=Conv4-weights=signed_constant-max_epochs=1-seed=0-")
     assert "--model.weights=kaiming_normal" in dense.arguments
 
 
@@ -117,6 +119,8 @@ def test_runs_have_the_same_name_if_and_only_if_their_arguments_are_the_same(tmp
     assert len({run.name for run in runs}) == len(runs) == 16
     turned = FIGURE | {"axes": dict(reversed(FIGURE["axes"].items()))}
     assert {run.name for run in Sweep.read(written(turned, tmp_path), "paper").runs()} == {run.name for run in runs}
+    namesakes = changed(axes={"density": {"a": {"model.x": "a.Same"}, "b": {"model.x": "b.Same"}}}, lines=["U_k"])
+    assert len({run.name for run in Sweep.read(written(namesakes, tmp_path), "smoke").runs()}) == 2 * 2
 
 
 def test_a_changed_config_gives_another_run(tmp_path: Path) -> None:
@@ -130,6 +134,14 @@ def test_a_changed_config_gives_another_run(tmp_path: Path) -> None:
     assert dense() == before
     base.write_text("model.lr: 0.2\n")  # the base of dense.yaml
     assert dense() != before
+    config, names = tmp_path / "digits" / "dense.yaml", set()
+    for shipped in ("quickstart", ROOT / "configs" / "quickstart.yaml"):
+        config.write_text(f"config: {shipped}\nmodel.method: Dense\n")
+        names.add(dense())
+    assert len(names) == 1
+    config.write_text("- model.method: Dense\n")
+    with pytest.raises(UserError, match=r"dense.yaml is not a config: it must be a mapping from keys to values"):
+        dense()
 
 
 @pytest.mark.parametrize("base", ["base.yaml", "dense.yaml", "../digits/base.yaml"])
@@ -151,6 +163,7 @@ def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
     ("figure", "message"),
     [
         (changed(seeds=[0, 0]), r"seeds of figure3-smoke are \[0, 0\]: each once, and none below 0"),
+        (changed(seeds=[-1]), r"seeds of figure3-smoke are \[-1\]: each once, and none below 0"),
         (changed(axes={"desnity": [0.5]}), r"unknown axis of the scale smoke .* 'desnity'. Did you mean 'density'"),
         (changed(axes={"density": 0.5}), r"figure3.yaml is not a figure"),
         (
@@ -193,6 +206,7 @@ def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
         ),
         (FIGURE | {"axes": {}}, r"unknown axis 'network'"),
         (FIGURE | {"plots": [{"x": "densty"}]}, r"unknown quantity of a plot of .*'densty'. Did you mean 'density'"),
+        (FIGURE | {"plots": [{"y": "accuracy"}]}, r"unknown quantity of a plot of .*'accuracy'. Did .*test_accuracy"),
         (FIGURE | {"plots": [{"panels": "depth"}]}, r"unknown axis of a plot of .*'depth'.*Known: density, network"),
         (changed(axes={"kept": {"a": [1]}}, lines=["U_k"]) | OVER_KEPT, r"calls an axis 'kept'"),
     ],
@@ -212,6 +226,8 @@ def test_an_unknown_scale_or_file_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"name": "a", "scale": ["smoke"], "figure": FIGURE}))
     with pytest.raises(UserError, match=r"unknown scale of .*sweep.yaml"):
         Sweep.load(tmp_path / "sweep.yaml")
+    with pytest.raises(UserError, match=r"figure3.yaml is not a file of subnets sweep: repeat the sweep"):
+        Sweep.load(written(FIGURE, tmp_path))
     assert Sweep.read(written(FIGURE, tmp_path), None).scale_name == "smoke"
     only = FIGURE | {"scales": {"paper": FIGURE["scales"]["paper"]}}
     assert Sweep.read(written(only, tmp_path), None).scale_name == "paper"
