@@ -66,12 +66,23 @@ def test_a_batch_that_the_training_step_skips_does_not_end_the_run(tmp_path: Pat
 def test_no_checkpoint_within_an_epoch_replaces_the_last_good_one_after_a_divergence(tmp_path: Path) -> None:
     # As on a GPU, where losses are read at the logging interval only: nothing is read between this step and the save.
     poison = Poison("on_train_batch_end", 5, lambda module, _: module.get_parameter("network.0.weight"))
-    options: dict[str, Any] = {"callbacks": [poison, LastCheckpoint(tmp_path, minutes=0)], "log_every_n_steps": 100}
+    older = ModelCheckpoint(tmp_path, filename="older", every_n_train_steps=2)
+    callbacks = [poison, older, LastCheckpoint(tmp_path, minutes=0)]
+    options: dict[str, Any] = {"callbacks": callbacks, "log_every_n_steps": 100}
     with pytest.raises(ls.UserError, match=r"diverged at step 5.*last\.ckpt"):
         fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **options)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 4
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_a_checkpoint_can_be_saved_before_the_first_step(tmp_path: Path) -> None:
+    class Saving(Callback):
+        def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / "first.ckpt")
+
+    fit(small_module(), Digits(), tmp_path, callbacks=[Saving()], limit_train_batches=1)
+    assert torch.load(tmp_path / "first.ckpt", weights_only=True)["global_step"] == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*ckpt_path")  # of every fit with a callback that is a Checkpoint

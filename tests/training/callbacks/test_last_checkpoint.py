@@ -34,7 +34,7 @@ class Do(Callback):
             setattr(self, name, lambda trainer, *_, function=function, **__: function(trainer))
 
 
-def at_step(step: int, what: Callable[[], None]) -> Hooks:
+def at_step(step: int, what: Callable[[], object]) -> Hooks:
     """Return a hook that acts after a number of optimizer steps."""
     return {"on_train_batch_end": lambda trainer: what() if trainer.global_step == step else None}
 
@@ -204,7 +204,14 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGTERM, signal.SIGUSR1)])
+def test_a_run_that_is_cancelled_at_its_time_limit_is_not_started_again(signals: list[int], tmp_path: Path) -> None:
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path, hooks=at_step(2, lambda: [send(signum)() for signum in signals]))
+    assert stopped.value.code == 143
+
+
+def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def twice() -> None:
         send(signal.SIGINT)()
         send(signal.SIGINT)()
@@ -213,6 +220,7 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
         run(tmp_path, hooks=at_step(2, twice))
     assert not isinstance(exit_info.value, Stopped)
     assert not (tmp_path / "last.ckpt").exists()
+    assert "to resume" not in capsys.readouterr().err
 
 
 def test_a_disk_without_room_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
