@@ -15,8 +15,8 @@ Schedule = Literal["cosine", "constant"]
 def learning_rate_factor(step: float, steps: float, warmup: float, schedule: Schedule) -> float:
     """Return the factor of the learning rate at an optimizer step.
 
-    Linear warm-up: (t + 1) / W for t < W. Then cosine: (1 + cos(pi (t - W) / (T - W))) / 2, which is 0 at
-    t = T, after the last step; or constant: 1.
+    Linear warm-up: min(1, (t + 1) / W) for t < W. Then cosine: (1 + cos(pi (t - W) / (T - W))) / 2, which is 0
+    at t = T, after the last step; or constant: 1.
 
     Args:
         step: t, the number of steps done.

@@ -81,9 +81,11 @@ def test_the_schedule_warms_up_linearly_and_falls_to_zero_after_the_last_step() 
     assert rates[30] == pytest.approx((1 + math.cos(math.pi * 20 / 90)) / 2)
     assert rates[100] == 0.0
     assert [learning_rate_factor(step, 100, 10, "constant") for step in (4, 10, 99)] == [0.5, 1.0, 1.0]
+    assert learning_rate_factor(2, 10, 2.5, "cosine") == 1.0  # the warm-up ends within a step
+    assert learning_rate_factor(10, 10, 10, "cosine") == 1.0  # the run ends with the warm-up
 
 
-@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 6}])
+@pytest.mark.parametrize("end", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 6}])
 def test_each_step_has_its_own_rate_and_warmup_is_counted_in_epochs(end: dict[str, int], tmp_path: Path) -> None:
     used: list[float] = []
 
@@ -92,8 +94,8 @@ def test_each_step_has_its_own_rate_and_warmup_is_counted_in_epochs(end: dict[st
             used.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     options: dict[str, Any] = {"accumulate_grad_batches": 2, "callbacks": [Watch()]} | end
-    fit(small_module(warmup_epochs=1), Digits(batch_size=360), tmp_path, **options)
-    assert used == pytest.approx([0.1 * learning_rate_factor(step, 6, 2, "cosine") for step in range(6)])
+    fit(small_module(warmup_epochs=1), Digits(batch_size=288), tmp_path, **options)  # the last of 5 batches is a step
+    assert used == pytest.approx([0.1 * learning_rate_factor(step, 6, 3, "cosine") for step in range(6)])
 
 
 @pytest.mark.parametrize("method", [ls.EdgePopup(0.5), ls.Random(0.5)], ids=str)
@@ -138,6 +140,10 @@ def test_an_optimization_by_hand_is_an_error_before_a_fit_alone(tmp_path: Path) 
 def test_a_cosine_without_an_end_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match="needs an end"):
         fit(small_module(), Digits(), tmp_path, max_epochs=-1)
+
+
+def test_a_run_without_batches_has_a_schedule_and_a_warmup_of_no_steps(tmp_path: Path) -> None:
+    assert fit(small_module(warmup_epochs=1), Digits(), tmp_path, limit_train_batches=0).global_step == 0
 
 
 def test_plain_loaders_work_without_a_data_module(tmp_path: Path) -> None:
