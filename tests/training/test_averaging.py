@@ -272,6 +272,14 @@ def test_summary_checkpoint_and_exported_file_of_an_averaged_run_agree(tmp_path:
     assert {key for key in summary if summary[key] != again[key]} <= {"finished", "seconds"}
 
 
+def test_a_checkpoint_of_weights_alone_before_the_first_update_holds_the_network(tmp_path: Path) -> None:
+    steps, folder = Steps(), tmp_path / "alone"
+    alone = ModelCheckpoint(folder, filename="first", save_weights_only=True, every_n_train_steps=4)
+    fit(with_norms("EdgePopup"), tmp_path / "last", AVERAGES["late EMA"](), steps, alone, epochs=1)
+    found = read(folder / "first.ckpt")["state_dict"]
+    assert all(torch.equal(found[name], value) for name, value in steps.after[3].items())
+
+
 @pytest.mark.parametrize("name", ["EMA", pytest.param("mean", marks=pytest.mark.thorough)])
 def test_a_checkpoint_of_weights_alone_holds_the_average(name: str, tmp_path: Path) -> None:
     alone = ModelCheckpoint(tmp_path / "alone", save_weights_only=True, monitor="val/accuracy", save_top_k=-1)
