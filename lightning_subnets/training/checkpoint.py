@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.masking.masked_weight import check_shapes
-from lightning_subnets.masking.method import check_identity
 from lightning_subnets.subnet_file import hub
-from lightning_subnets.training import checkpoint_schema, torch_file
+from lightning_subnets.training import checkpoint_schema, identity, torch_file
 from lightning_subnets.training.masked_module import MaskedModule
 from lightning_subnets.training.schema import first_mistake
 
@@ -84,18 +82,6 @@ class CheckpointFiles(TorchCheckpointIO):
         return read(path)
 
 
-def of_module(module: MaskedModule) -> dict[str, Any]:
-    """Return what a checkpoint states about its module, with the arguments of the method that training has changed.
-
-    Raises:
-        ValueError: if one of these arguments has become a value that a checkpoint cannot hold.
-    """
-    now = {key: value for key, value in module.method.identity().items() if key in module.identity}
-    check_identity(type(module.method).__name__, now)
-    changed = {key: value for key, value in now.items() if value != module.identity[key]}
-    return {"subnet": module.identity, **({"method_state": changed} if changed else {})}
-
-
 def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) -> None:
     """Replace the weights that the seed gives by their digest in a checkpoint.
 
@@ -120,7 +106,7 @@ def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, 
         ValueError: if network, method, density, weights, seed, optimizer, a shape or the frozen weights differ. The
             message names what differs.
     """
-    _check_identity(checkpoint["subnet"], module.identity)
+    identity.check(checkpoint["subnet"], module.identity)
     if foreign := checkpoint.get("method_state", {}).keys() - vars(module.method).keys():
         raise UserError(f"the checkpoint is damaged: {type(module.method).__name__} has no {min(foreign):.60}")
     own, theirs = module.state_dict(), checkpoint["state_dict"]
@@ -272,12 +258,3 @@ def _shapes_and_types(state: Mapping[str, Any]) -> dict[str, object]:
         key: (value.shape, value.is_floating_point()) if isinstance(value, Tensor) else type(value)
         for key, value in state.items()
     }
-
-
-def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    for key in dict.fromkeys((*ours, *theirs)):
-        if ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"the checkpoint has {key} = {reprlib.repr(theirs.get(key)):.200} and this run has {key} = "
-                f"{ours.get(key)!r}: run it with the config.yaml beside its checkpoints"
-            )

@@ -25,7 +25,7 @@ from lightning_subnets.masking import cached_weight, prune_at_init
 from lightning_subnets.masking.choice import Choice, Norms, distribution_for, warn_of_matrices
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint as subnet_checkpoint
-from lightning_subnets.training import checkpoint_schema, preflight, resuming, run_masks, trial_pass
+from lightning_subnets.training import checkpoint_schema, identity, preflight, resuming, run_masks, trial_pass
 from lightning_subnets.training.callbacks import (
     Averaging,
     Collapse,
@@ -110,14 +110,7 @@ class SubnetModule(MaskedModule):
         weights = distribution_for(method, weights)
         choice = Choice.of(keep_dense, also_mask, densities, norms)
         self.network, self.method, self.seed = network, method, seed
-        self.identity = {
-            "network": type(network).__name__,
-            "method": type(method).__name__,
-            **method.identity(),
-            "weights": weights,
-            "seed": seed,
-            **choice.identity(),
-        }
+        self.identity = identity.of_run(network, method, weights=weights, seed=seed, choice=choice)
         warn_of_matrices(network, choice)
         masking.install_masks_(network, method, weights=weights, seed=seed, choice=choice)
         self.optimizer, self.lr_batch_size = optimizer, lr_batch_size
@@ -277,7 +270,9 @@ class SubnetModule(MaskedModule):
         return torch.stack([logits.softmax(dim=-1) for logits in self._logits(images, batch_idx)]).mean(dim=0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= subnet_checkpoint.of_module(self)
+        checkpoint["subnet"] = self.identity
+        if changed := identity.changed_by_training(self):
+            checkpoint["method_state"] = changed
         checkpoint["optimizer"] = type(self.build_optimizer()).__name__
         checkpoint["run"] = resuming.state(self.trainer, [*self._metrics_of("train").values()])
         Averaging.save_(self.trainer, checkpoint)

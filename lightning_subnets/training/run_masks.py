@@ -17,6 +17,7 @@ from lightning_subnets.masking.choice import Choice
 from lightning_subnets.masking.masked_weight import check_shapes, scores_names
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training import checkpoint
+from lightning_subnets.training.identity import OF_THE_RUN
 from lightning_subnets.training.schema import first_mistake
 
 
@@ -67,14 +68,14 @@ def masks_of(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor
     return {name: mask.to(device) for name, mask in masking.masks(twin).items()}
 
 
-_OF_THE_NETWORK = ("network", "method", "weights", "seed", *Choice._fields)
-
-
 def _method(identity: Mapping[str, Any]) -> Method:
     name = identity["method"]
     if name not in methods.__all__:
-        raise UserError(f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}")
-    arguments = {key: value for key, value in identity.items() if key not in _OF_THE_NETWORK}
+        raise UserError(
+            f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}: take the run's "
+            ".subnet file, which has the masks themselves"
+        )
+    arguments = {key: value for key, value in identity.items() if key not in OF_THE_RUN}
     kind = getattr(methods, name)
     types = get_type_hints(kind.__init__)
     try:

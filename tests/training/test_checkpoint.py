@@ -205,6 +205,16 @@ def test_frozen_weights_that_have_changed_are_refused(tmp_path: Path) -> None:
         quiet_trainer().test(small_module(), datamodule=Digits(), ckpt_path=path, verbose=False)
 
 
+def test_an_argument_of_a_method_with_the_name_of_one_of_the_run_is_refused() -> None:
+    class Seeded(ls.EdgePopup):
+        def __init__(self, density: float, seed: int) -> None:
+            super().__init__(density)
+            self.seed = seed
+
+    with pytest.raises(ls.UserError, match=r"Seeded.identity\(\) has seed, which checkpoints have for the run"):
+        small_module(method=Seeded(0.5, seed=1))
+
+
 def test_a_method_may_keep_what_it_computed() -> None:
     class Remembering(ls.EdgePopup):
         def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:

@@ -125,7 +125,8 @@ def test_a_layer_that_is_added_after_masking_is_an_error_before_training() -> No
         with pytest.raises(ls.UserError, match=r"head\.weight of Headed would be dense.*keep_dense=\['head\.weight'\]"):
             trained(module)
     module = headed(auxiliary=True, keep_dense=["head", "auxiliary"])
-    module.network.head, module.network.auxiliary = nn.Linear(16, 10), None
+    module.network.head = nn.Linear(16, 10)
+    module.network.register_module("auxiliary", None)
     trained(module)
 
 

@@ -23,7 +23,7 @@ from lightning_subnets.training.callbacks import LastCheckpoint, MaskStatistics,
 from lightning_subnets.training.callbacks.last_checkpoint import SIGNALS, Stopped
 from lightning_subnets.training.loggers import MetricsFile
 
-Hooks = dict[str, Callable[[Trainer], None]]
+Hooks = dict[str, Callable[[Trainer], object]]
 
 
 class Do(Callback):
