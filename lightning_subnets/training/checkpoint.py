@@ -107,8 +107,6 @@ def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, 
             message names what differs.
     """
     identity.check(checkpoint["subnet"], module.identity)
-    if foreign := checkpoint.get("method_state", {}).keys() - vars(module.method).keys():
-        raise UserError(f"the checkpoint is damaged: {type(module.method).__name__} has no {min(foreign):.60}")
     own, theirs = module.state_dict(), checkpoint["state_dict"]
     left_out = {key: own.pop(key) for key in _frozen(module) - theirs.keys()}
     for name in _states(checkpoint):
@@ -124,8 +122,7 @@ def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, 
         _prepare_to_train_(checkpoint, module)
     for name in _states(checkpoint):
         checkpoint[name] = checkpoint[name] | left_out
-    for key, value in checkpoint.get("method_state", {}).items():
-        setattr(module.method, key, value)
+    identity.restore_(module.method, module.identity, checkpoint.get("method_state", {}))
 
 
 def in_float64(checkpoint: Mapping[str, Any]) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from lightning_subnets import methods
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.choice import Choice
 from lightning_subnets.masking.method import Method, check_identity
-from lightning_subnets.training.masked_module import MaskedModule
 
 # The keys of an identity that are not arguments of the method.
 OF_THE_RUN = {"network", "method", "weights", "seed", *Choice._fields}
@@ -29,18 +30,37 @@ def of_run(network: nn.Module, method: Method, *, weights: str | None, seed: int
             f"names of the run are {', '.join(sorted(OF_THE_RUN))}"
         )
     names = {"network": type(network).__name__, "method": type(method).__name__}
-    return {**names, **method.identity(), "weights": weights, "seed": seed, **choice.identity()}
+    arguments = copy.deepcopy(method.identity())  # because training may change a list in place
+    return {**names, **arguments, "weights": weights, "seed": seed, **choice.identity()}
 
 
-def changed_by_training(module: MaskedModule) -> dict[str, Any]:
-    """Return the arguments of a module's method that are no longer those of its identity.
+def state_of(method: Method, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an own method that training has changed since its identity was taken.
 
     Raises:
         ValueError: if one of them has become a value that a checkpoint cannot hold.
     """
-    now = {key: value for key, value in module.method.identity().items() if key in module.identity}
-    check_identity(type(module.method).__name__, now)
-    return {key: value for key, value in now.items() if value != module.identity[key]}
+    if not _has_state(method):
+        return {}
+    now = {key: value for key, value in method.identity().items() if key in identity}
+    check_identity(type(method).__name__, now)
+    return {key: value for key, value in now.items() if value != identity[key]}
+
+
+def restore_(method: Method, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Give a method the arguments of a checkpoint: those in its state, and the first values of all others.
+
+    Raises:
+        ValueError: if the state is not one of such a method.
+    """
+    first = {key: value for key, value in identity.items() if key not in OF_THE_RUN and _has_state(method)}
+    for key, value in state.items():
+        if key not in first or not _may_follow(value, first[key]):
+            raise UserError(
+                f"the checkpoint is damaged: {type(method).__name__} cannot have {key!r:.60} = {value!r:.60}"
+            )
+    for key, value in {**first, **state}.items():
+        setattr(method, key, copy.deepcopy(value))
 
 
 def check(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -55,3 +75,12 @@ def check(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
                 f"the checkpoint has {key} = {reprlib.repr(theirs.get(key)):.200} and this run has {key} = "
                 f"{ours.get(key)!r}: run it with the config.yaml beside its checkpoints"
             )
+
+
+def _has_state(method: Method) -> bool:
+    # The package's own methods change none of their arguments, and another identity may not be the attributes.
+    return type(method).identity is Method.identity and not type(method).__module__.startswith(f"{methods.__name__}.")
+
+
+def _may_follow(value: object, first: object) -> bool:
+    return first is None or type(value) is type(first) or {type(value), type(first)} == {int, float}

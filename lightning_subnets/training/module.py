@@ -271,8 +271,8 @@ class SubnetModule(MaskedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["subnet"] = self.identity
-        if changed := identity.changed_by_training(self):
-            checkpoint["method_state"] = changed
+        if state := identity.state_of(self.method, self.identity):
+            checkpoint["method_state"] = state
         checkpoint["optimizer"] = type(self.build_optimizer()).__name__
         checkpoint["run"] = resuming.state(self.trainer, [*self._metrics_of("train").values()])
         Averaging.save_(self.trainer, checkpoint)

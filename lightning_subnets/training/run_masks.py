@@ -72,8 +72,8 @@ def _method(identity: Mapping[str, Any]) -> Method:
     name = identity["method"]
     if name not in methods.__all__:
         raise UserError(
-            f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}: take the run's "
-            ".subnet file, which has the masks themselves"
+            f"the checkpoint is of the method {name}, which is not one of {', '.join(methods.__all__)}: subnets "
+            "export writes its masks into a .subnet file, which can be read without the method"
         )
     arguments = {key: value for key, value in identity.items() if key not in OF_THE_RUN}
     kind = getattr(methods, name)

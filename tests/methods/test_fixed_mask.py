@@ -104,5 +104,5 @@ def test_a_checkpoint_of_a_method_from_elsewhere_is_an_error(finished_run: Path,
     content = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
     content["subnet"]["method"] = "Mine"
     torch.save(content, tmp_path / "mine.ckpt")
-    with pytest.raises(UserError, match=r"of the method Mine, .*: take the run's \.subnet file"):
+    with pytest.raises(UserError, match=r"of the method Mine, .*: subnets export writes its masks into a \.subnet"):
         read_masks(str(tmp_path / "mine.ckpt"), Conv2(in_channels=1, image_size=8, norm="batch"))

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking import cached_weight
 from lightning_subnets.training.masked_module import MaskedModule, network_of
 from lightning_subnets.training.schedule import step_of_run, steps_of_run
 
@@ -73,6 +74,7 @@ class GradualDensity(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.on_train_batch_end(trainer, pl_module)  # within a step, because the network may still be used
         self._kept = {}
+        cached_weight.forget_(masking.masked_weights(network_of(pl_module)).values())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._kept = {}
