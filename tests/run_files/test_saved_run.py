@@ -41,6 +41,15 @@ class Soft(ls.EdgePopup):
         return soft
 
 
+class StraightThrough(Soft):
+    """The same, but the probabilities only have the gradient: the mask is that of the file, up to rounding."""
+
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        assert weight.scores is not None
+        soft = weight.scores.sigmoid()
+        return weight.weight * (self.masks([weight])[0] + soft - soft.detach())
+
+
 class Hard(Soft):
     """The same, but it computes with the mask of the file."""
 
@@ -48,9 +57,19 @@ class Hard(Soft):
         return self.effective_weight(weight.weight, self.masks([weight])[0])
 
 
+class Converged(ls.Supermask):
+    """A Supermask whose draws are all the same, as far as one can see."""
+
+    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+        return self.effective_weight(weight.weight, self.masks([weight])[0])
+
+
 @pytest.mark.parametrize(
     ("method", "stated"),
-    [(ls.EdgePopup(0.5), True), (Hard(0.5), True), (ls.Dense(), True), (ls.Supermask(0.5), False), (Soft(0.5), False)],
+    [
+        *((ls.EdgePopup(0.5), True), (ls.Dense(), True), (Hard(0.5), True), (StraightThrough(0.5), True)),
+        *((ls.Supermask(0.5), False), (Converged(0.5), False), (Soft(0.5), False)),
+    ],
     ids=lambda each: type(each).__name__,
 )
 def test_the_accuracy_with_other_masks_than_those_of_the_file_is_not_stated(
