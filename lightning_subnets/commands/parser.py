@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Action
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_subnets.commands import failures, mistakes
 from lightning_subnets.commands.help import Help
 from lightning_subnets.commands.mistakes import CommandLine
+from lightning_subnets.errors import printable
 from lightning_subnets.run_files import config_text
 from lightning_subnets.run_files.shipped_configs import command_for, shipped_config
 
@@ -29,7 +31,7 @@ def _config(value: Any) -> Any:
         return value
     path = shipped_config(value)
     if (command := command_for(path or Path(value))).startswith("subnets"):
-        failures.end(f"{value} is not the config of a run; its command is: {command} {value}")
+        failures.end(f"{value} is not the config of a run; its command is: {command} {printable(shlex.quote(value))}")
     return str(path) if path else value
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import shlex
 import textwrap
 from functools import cache
 from pathlib import Path
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, printable
 
 FOLDER = (Path(__file__).parents[1] / "configs").resolve()  # in a checkout, a link to the repository's configs
 
@@ -49,7 +50,7 @@ def named_config(value: str, group: str) -> Path:
         "continual": ("subnets continual", "continual experiment"),
     }[group]
     if (command := command_for(found)) not in ("", expected):
-        raise UserError(f"{value} is no {kind}; its command is: {command} {value}")
+        raise UserError(f"{value} is no {kind}; its command is: {command} {printable(shlex.quote(value))}")
     return found
 
 
@@ -76,11 +77,12 @@ def description(path: Path) -> str:
 
 
 def command_for(path: Path) -> str:
-    """Return the command that a config is for, by the keys at its top; empty if they do not say."""
+    """Return the command that a config is for, by the keys at the start of its lines; empty if they do not say."""
     try:
-        keys = set(re.findall(r"(?m)^(\w+)", path.read_text(errors="replace")))
+        text = path.read_text(errors="replace") if path.is_file() else ""  # a pipe can be read only once
     except OSError:
         return ""  # because whatever reads the content has the error for it
+    keys = set(re.findall(r"(?m)^(\w+)", text))
     if {"lines", "scales"} <= keys:
         return "subnets sweep"
     if {"option", "tasks"} <= keys:

@@ -145,9 +145,9 @@ def test_a_config_for_another_command_names_its_command(
     config: str, command: str, copied: bool, mistake: Mistake, capsys: Printed
 ) -> None:
     if copied:
-        subnets(["configs", "--copy", config, "--out", "mine.yaml"])
-        assert f"then {command} mine.yaml" in capsys.readouterr().out
-    given = "mine.yaml" if copied else config
+        subnets(["configs", "--copy", config, "--out", "my file.yaml"])
+        assert f"then {command} 'my file.yaml'" in capsys.readouterr().out
+    given, quoted = ("my file.yaml", "'my file.yaml'") if copied else (config, config)
     for other, entry in (("lightning fit -c", main), ("subnets sweep", subnets), ("subnets continual", subnets)):
         if other != command:
-            assert f"its command is: {command} {given}\n" in mistake([*other.split()[1:], given], entry)
+            assert f"its command is: {command} {quoted}\n" in mistake([*other.split()[1:], given], entry)
