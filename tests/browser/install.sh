@@ -12,7 +12,8 @@ if ! command -v chromium > /dev/null || ! command -v npm > /dev/null; then
     { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; } || skip "they need chromium and npm."
     echo "Installing chromium and npm"
     # npm is a package of Debian, and a part of the nodejs that others publish, which conflicts with it.
-    DEBIAN_FRONTEND=noninteractive sh -c "apt-get update -qq &&
+    # One apt-get at a time, because the SLURM tests may install theirs beside these.
+    DEBIAN_FRONTEND=noninteractive flock /var/lib/apt sh -c "apt-get update -qq &&
         apt-get install -qq -y --no-install-recommends chromium &&
         { apt-get install -qq -y --no-install-recommends npm 2> /dev/null ||
             apt-get install -qq -y --no-install-recommends nodejs; }" > /dev/null ||

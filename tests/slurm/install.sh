@@ -18,7 +18,8 @@ if ! command -v apt-get > /dev/null; then
     exit 1
 fi
 echo "Installing slurm-wlm and munge"
-if ! DEBIAN_FRONTEND=noninteractive sh -c \
+# One apt-get at a time, because the tests in a browser may install theirs beside these.
+if ! DEBIAN_FRONTEND=noninteractive flock /var/lib/apt sh -c \
     "apt-get update -qq && apt-get install -qq -y --no-install-recommends slurm-wlm munge" > /dev/null; then
     echo "The SLURM tests are skipped: slurm-wlm and munge cannot be installed, the lines above say why."
     exit 1
