@@ -121,8 +121,9 @@ class Method(ABC):
     def identity(self) -> dict[str, Any]:
         """Return the arguments of the method's constructor, as plain values for a checkpoint.
 
-        By default, these are all attributes. If training then changes one that the constructor sets, such as a
-        temperature, checkpoints hold its new value beside the first one, and restore it.
+        By default, these are all attributes. If training changes one of them that the constructor sets, such as a
+        temperature, checkpoints hold its new value beside the first one, and restore it. They do so only for methods
+        that do not override this.
         """
         return vars(self)
 

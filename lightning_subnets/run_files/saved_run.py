@@ -97,7 +97,7 @@ class SavedRun:
         summary = summary or read_summary(self._folder) or {}
         limit = trainer.get("limit_test_batches")
         limited = limit is not None and (type(limit), limit) != (float, 1.0)  # the integer 1 is one batch
-        if limited or not _computes_with_its_masks(network) or summary.get("steps") != self._content["global_step"]:
+        if limited or summary.get("steps") != self._content["global_step"] or not _computes_with_its_masks(network):
             summary = {}
         accuracy = {name: summary.get(name) for name in ("test_accuracy", "test_top5")}
         return {
@@ -128,15 +128,19 @@ def _computes_with_its_masks(network: nn.Module) -> bool:
 
     A ``Supermask`` draws other masks than the likeliest one, and a method of one's own may have a soft mask.
     """
+    weights = masked_weights(network)
+    if any(each.method.draws_masks for each in weights.values()):
+        return False
+    if all(each.method.cacheable for each in weights.values()):
+        return True  # without choosing the masks of a large network once more
     masks = multipliers(network)
-    for name, each in masked_weights(network).items():
-        if each.method.draws_masks:
-            return False
-        if not each.method.cacheable:
-            of_file = each.method.effective_weight(each.weight, masks[name])
-            if not torch.allclose(each.method.masked_weight(each), of_file, rtol=1e-5, atol=0.0):
-                return False
-    return True
+    return all(
+        torch.allclose(
+            each.method.masked_weight(each), each.method.effective_weight(each.weight, masks[name]), rtol=1e-5, atol=0.0
+        )
+        for name, each in weights.items()
+        if not each.method.cacheable
+    )
 
 
 def save_subnet_beside(last_checkpoint: Path | None, module: SubnetModule, summary: Mapping[str, Any]) -> int | None:
