@@ -108,7 +108,7 @@ def seeded(loader: DataLoader[Any], *, seed: int, rank: int, ranks: int, train: 
     sampler: Any = batches.sampler
     size = len(data)
     samples, shuffle = torch.arange(size), type(sampler) is not SequentialSampler
-    if isinstance(sampler, SequentialSampler | RandomSampler):
+    if type(sampler) in (SequentialSampler, RandomSampler):
         if len(sampler) != size or getattr(sampler, "replacement", False):
             return None
     elif type(sampler) is SubsetRandomSampler:

@@ -111,16 +111,21 @@ def train_loaders(trainer: Trainer) -> list[Any]:
     return loader.flattened
 
 
-def restore_loaders(trainer: Trainer) -> None:
-    """Give the loaders the state that a checkpoint has for them.
+def restore_loaders(trainer: Trainer) -> bool:
+    """Give the loaders the state that a checkpoint has for them, and return whether there is one that they can take.
 
     Lightning does so when it sets up the loaders. Here that is before the checkpoint is loaded, because the schedule
     needs the number of steps. Some loaders read their state only in ``iter``.
     """
     loop: Any = trainer.fit_loop
-    if loop.restarting and loop._combined_loader_states_to_load:
-        loop._load_combined_loader_states()
-        iter(loop._data_fetcher)
+    states = loop._combined_loader_states_to_load if loop.restarting else []
+    takers = [each for each in train_loaders(trainer) if hasattr(each, "load_state_dict")]
+    if not states or len(states) != len(takers):  # the run had another kind of loader before
+        loop._combined_loader_states_to_load = []
+        return False
+    loop._load_combined_loader_states()
+    iter(loop._data_fetcher)
+    return True
 
 
 def shards_loaders(trainer: Trainer) -> bool:

@@ -18,6 +18,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
@@ -137,7 +138,7 @@ def test_a_run_that_resumes_in_the_middle_of_an_epoch_sees_what_it_would_have_se
     assert same
     epochs = [torch.cat(whole.images[epoch * batches : (epoch + 1) * batches])[:, 0, 0, 0] for epoch in range(3)]
     assert all(len(set(epoch.tolist())) == len(epoch) for epoch in epochs)
-    if not isinstance(loader().sampler, torch.utils.data.SequentialSampler):
+    if not isinstance(loader().sampler, SequentialSampler):
         assert not torch.equal(epochs[0], epochs[1])
 
 
@@ -200,7 +201,27 @@ def test_a_line_says_that_a_loader_of_unknown_order_may_repeat_samples(
     run(by_weight, rest, tmp_path / "middle.ckpt")
     assert len(rest.images) == 45
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "repeat" in line)
-    assert "order of its DataLoader is not known: the rest of this epoch may repeat samples and omit others" in line
+    assert "samples this epoch has already had is not known: the rest of it may repeat samples and omit others" in line
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
+@pytest.mark.parametrize("known_first", [True, False])
+def test_a_run_may_resume_with_a_loader_of_another_kind(
+    known_first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_weight = DataLoader(Noisy(), SIZE, sampler=WeightedRandomSampler([1.0] * COUNT, COUNT))
+    before, after = (LOADERS["shuffled"](), by_weight) if known_first else (by_weight, LOADERS["shuffled"]())
+    rest = Watch()
+    run(before, Watch(30, tmp_path / "middle.ckpt"))
+    run(after, rest, tmp_path / "middle.ckpt")
+    assert len(rest.images) == 45
+    assert "may repeat samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("known", [RandomSampler, SequentialSampler])
+def test_a_subclass_of_a_known_sampler_keeps_its_own_order(known: Any) -> None:
+    own = type("Backwards", (known,), {"__iter__": lambda self: iter(range(COUNT - 1, -1, -1))})
+    assert seeded(DataLoader(Noisy(), SIZE, sampler=own(Noisy())), seed=0, rank=0, ranks=1) is None
 
 
 class Eager:

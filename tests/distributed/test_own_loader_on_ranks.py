@@ -94,6 +94,30 @@ def test_an_evaluation_by_a_users_loader_counts_each_image_once(shuffle: bool) -
         assert [found[f"{stage}/accuracy"] for stage in ("val", "test")] == pytest.approx([0.6, 0.6])
 
 
+def one_image_tested() -> None:
+    loader: DataLoader[Any] = DataLoader(TensorDataset(torch.ones(1, 3), torch.tensor([1])), 2)
+    trainer().test(SubnetModule(nn.Sequential(nn.Linear(3, 2)), ls.Dense()), loader, verbose=False)
+
+
+def test_fewer_images_than_ranks_are_not_counted_twice() -> None:
+    with pytest.raises(AssertionError, match="1 images are too few for 2 processes: start at most 1"):
+        on_ranks(one_image_tested)
+
+
+def overfitted() -> int:
+    """Return the number of steps of two epochs that repeat one batch."""
+    loader: DataLoader[Any] = DataLoader(TensorDataset(torch.rand(16, 3), torch.arange(16) % 2), 4)
+    network = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
+    module = SubnetModule(network, ls.EdgePopup(0.5), optimizer=lambda scores: torch.optim.SGD(scores, lr=1e-6))
+    whole = trainer(max_epochs=2, overfit_batches=1)
+    whole.fit(module, loader, loader)
+    return whole.global_step
+
+
+def test_ranks_repeat_a_batch_of_a_users_loader() -> None:
+    assert on_ranks(overfitted) == [2, 2]
+
+
 class Noise(Dataset[tuple[torch.Tensor, int]]):
     """Images of a random number that a worker draws."""
 

@@ -34,7 +34,8 @@ class OwnLoader(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             _replace(internals.train_data_source(trainer), lambda loader: _seeded(loader, trainer, pl_module))
-        if trainer.world_size > 1 and internals.shards_loaders(trainer):
+        repeats = stage == "fit" and getattr(trainer, "overfit_batches", False)  # the same batches again
+        if trainer.world_size > 1 and internals.shards_loaders(trainer) and not repeats:
             for source in internals.evaluation_data_sources(trainer):
                 _replace(source, lambda loader: _shared_out(loader, trainer))
 
@@ -46,15 +47,13 @@ class OwnLoader(Callback):
         self.teardown(trainer, pl_module, "fit")  # Lightning does not call it after an exception
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        internals.restore_loaders(trainer)
-        if trainer.fit_loop.restarted_mid_epoch and trainer.is_global_zero:
-            for loader in internals.train_loaders(trainer):
-                if not (hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")):
-                    print(
-                        f"the run resumes in the middle of an epoch, and the order of its {type(loader).__name__} is "
-                        "not known: the rest of this epoch may repeat samples and omit others",
-                        file=sys.stderr,
-                    )
+        restored = internals.restore_loaders(trainer)
+        if trainer.fit_loop.restarted_mid_epoch and trainer.is_global_zero and not restored:
+            print(
+                "the run resumes in the middle of an epoch, and which samples this epoch has already had is not known: "
+                "the rest of it may repeat samples and omit others",
+                file=sys.stderr,
+            )
 
 
 def _replace(source: Any, replacement: Callable[[DataLoader[Any]], EpochLoader | DataLoader[Any]]) -> None:
@@ -70,7 +69,13 @@ def _replace(source: Any, replacement: Callable[[DataLoader[Any]], EpochLoader |
 
 def _shared_out(loader: DataLoader[Any], trainer: Trainer) -> EpochLoader | DataLoader[Any]:
     """Return a loader of this rank's share of the samples, for an evaluation."""
-    return seeded(loader, seed=0, rank=trainer.global_rank, ranks=trainer.world_size, train=False) or loader
+    ours = seeded(loader, seed=0, rank=trainer.global_rank, ranks=trainer.world_size, train=False)
+    images = len(ours.sampler.samples) if ours else 0
+    if ours is None or not images:
+        return loader
+    if images < trainer.world_size:
+        raise UserError(f"{images} images are too few for {trainer.world_size} processes: start at most {images}")
+    return ours
 
 
 def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) -> EpochLoader | DataLoader[Any]:
