@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+from urllib.error import URLError
 
 import torch
 
@@ -28,7 +29,8 @@ class CIFAR10(InMemoryDataModule):
         validation_fraction: fraction of the training set that is held out; with 0, validation is on the test set.
         download: download torchvision's files if they are missing.
         seed: seed of the order of the samples, their augmentation and the held-out images.
-        padding: pixels on each side of a training image, by default 4 as in the paper; 2 in the fast recipe.
+        padding: pixels on each side of a training image, by default 4 as in the paper, 2 in the fast recipe. With 0,
+            images are neither cut nor mirrored.
         permutation: seed of a fixed random order of the pixels after the augmentation; null leaves them in place.
 
     Source: Krizhevsky 2009.
@@ -67,7 +69,13 @@ class CIFAR10(InMemoryDataModule):
 
     def prepare_data(self) -> None:
         if self.download and not self._is_folder:
-            self._torchvision(train=False, download=True)
+            try:
+                self._torchvision(train=False, download=True)
+            except (URLError, ConnectionError, TimeoutError) as error:
+                raise UserError(
+                    f"{self.base_folder} cannot be downloaded ({error}): run the command once on a machine with "
+                    f"internet access, or copy that directory into {self.root}"
+                ) from error
 
     def _torchvision(self, *, train: bool, download: bool = False) -> datasets.CIFAR10:
         from torchvision import datasets

@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -109,3 +110,14 @@ def test_missing_and_damaged_files_are_errors_that_say_how_to_download_them(tmp_
     write_torchvision_files(tmp_path, CIFAR10)
     with pytest.raises(UserError, match=rf"{place}.* is incomplete or damaged .*download=true"):
         CIFAR10(str(tmp_path)).setup("fit")
+
+
+def test_a_download_without_internet_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise URLError("Temporary failure in name resolution")
+
+    monkeypatch.setattr("urllib.request.urlopen", fail)
+    with pytest.raises(UserError, match=r"cannot be downloaded .*: run the command once on a machine with internet"):
+        CIFAR10(str(tmp_path), download=True).prepare_data()
