@@ -26,7 +26,8 @@ def read_image(path: Path | str) -> Image:
     """Return the image in a file, or the first of its frames, as RGB with 8 bits a channel.
 
     Grey of 16 bits is scaled to 8 bits, 65535 to 255. For colour of 16 bits a channel, Pillow keeps the upper 8 bits.
-    Transparency is dropped. The orientation in EXIF is ignored, as torchvision's ``ImageFolder`` does.
+    Transparency is dropped. The orientation in EXIF is ignored, as torchvision's ``ImageFolder`` does;
+    only TIFF files are turned, by Pillow.
 
     Raises:
         UserError: if the file is not a whole image, or its format does not define which value is white.
@@ -64,7 +65,11 @@ def common_classes(train: Path, test: Path) -> list[str]:
     ours, theirs = class_names(train), class_names(test)
     for folder, classes in ((train, ours), (test, theirs)):
         if not classes:
-            raise UserError(f"{folder} is missing or empty: it should contain a directory of images for each class")
+            state = "has no directories" if folder.is_dir() and any(folder.iterdir()) else "is missing or empty"
+            raise UserError(
+                f"{folder} {state}: it should contain a directory of images for each class. If validation images are "
+                "all in one directory, a list gives their labels, see data/README.md"
+            )
     if differing := sorted(set(ours) ^ set(theirs)):
         raise UserError(
             f"{train} has {len(ours)} classes and {test} has {len(theirs)}; only one of them has {listed(differing)}"

@@ -58,6 +58,10 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     images = {path.stem: path for path in paths}
     if len(images) < len(paths):
         raise UserError(f"{directory} has {len(paths) - len(images)} images with the name of another image")
+
+    def image(name: str) -> str:  # lists give names with or without the extension
+        return Path(name).name if Path(name).name in images else Path(name).stem
+
     named = {name: index for index, name in enumerate(classes)}
     numbered = {str(index): index for index in range(len(classes))}
     try:
@@ -69,11 +73,11 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
         if len(lines) != len(images):
             raise UserError(f"{labels} has {len(lines)} labels for the {len(images)} images in {directory}")
         lines = _lines_of_the_kit(labels, [number for (number,) in lines], list(images))
-    elif lines[0][-1] not in named | numbered and Path(lines[0][0]).stem not in images:
+    elif lines[0][-1] not in named | numbered and image(lines[0][0]) not in images:
         del lines[0]
     if short := [line for line in lines if len(line) == 1]:
         raise UserError(f"{labels} has a line {short[0][0]!r} without a class")
-    labelled = {Path(name).stem: label for name, label, *_ in lines}
+    labelled = {image(name): label for name, label, *_ in lines}
     if len(labelled) < len(lines):
         raise UserError(f"{labels} has {len(lines) - len(labelled)} labels for an image that already has one")
     stated = {*labelled.values()}

@@ -206,7 +206,7 @@ THIRD = "val/ILSVRC2012_val_00000003.JPEG"
 MISTAKES: dict[str, tuple[Layout, Layout, str]] = {
     "no training images": (kaggle, remove("train"), "{source}/train is missing or empty"),
     "no validation images": (by_class, remove("val"), "{source}/val is missing or empty"),
-    "no list": (flat, lambda _: None, "{source}/val is missing or empty: it should contain a directory of images"),
+    "no list": (flat, lambda _: None, "{source}/val has no directories: it should contain a directory of images"),
     "an image less": (kaggle, remove(THIRD), "LOC_val_solution.csv and {source}/val do not match: 1 names are in one"),
     "an image more": (caffe, lambda source: touch(source / "val/0.png"), "1 names are in one only, such as 0"),
     "the first image less": (
@@ -267,3 +267,11 @@ def test_a_mismatch_is_an_error_that_names_it(layout: Layout, mistake: Layout, m
     mistake(source)
     with pytest.raises(UserError, match=re.escape(message.format(source=source))):
         found(source)
+
+
+def test_names_without_extension_may_have_dots(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        touch(tmp_path / "train" / name / "1.jpg")
+        touch(tmp_path / "val" / f"2021.05.0{number}.jpg")
+    (tmp_path / "val.txt").write_text("2021.05.00 cat\n2021.05.01 dog\n")
+    assert [label for _, label in find_images(tmp_path, "train", "val", None)[2]] == [0, 1]
