@@ -62,4 +62,4 @@ pip=("$python" -m pip install --quiet --disable-pip-version-check --constraint "
 "${pip[@]}" numba opencv-python-headless setuptools tqdm
 # Skip the dependencies that FFCV declares: OpenCV with a window system, and packages that only its benchmarks import.
 "${pip[@]}" --no-deps --no-cache-dir "$ffcv"
-imports
+"$python" -W ignore -c "import ffcv"  # shows the reason if it cannot be imported

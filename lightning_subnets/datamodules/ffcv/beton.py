@@ -89,7 +89,10 @@ class Beton:
                 if header["version"] != VERSION:
                     raise UserError(f"{path} is not in FFCV's format, version {VERSION} (found {header['version']})")
                 if header["num_fields"] != len(FIELDS) or fields[["type", "name"]].tolist() != FIELDS:
-                    raise UserError(f"{path} does not hold an image and a label for each sample")
+                    raise UserError(
+                        f"{path} has other fields than an RGBImageField named image and an IntField named label, in "
+                        "this order: write it again with these two, see data/README.md"
+                    )
                 # Python integers, because sums of hostile 64-bit numbers could overflow.
                 count, end = int(header["num_samples"]), int(header["allocations"])
                 start = HEAD_SIZE + count * SAMPLE.itemsize

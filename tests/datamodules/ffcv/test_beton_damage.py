@@ -24,7 +24,7 @@ COUNT, PAGE = 12, 1 << 14
 JPEG, RAW, LAST = 4, 5, COUNT - 1  # an image of each kind in the middle of the file, and the last image
 HUGE = 2**64 - 1
 LENGTH = "bytes long, which contradicts its header"
-FIELDS = "does not hold an image and a label for each sample"
+FIELDS = "has other fields than an RGBImageField named image and an IntField named label"
 
 
 @pytest.fixture(scope="module")
