@@ -254,3 +254,35 @@ def test_a_network_that_cannot_be_masked_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ls.UserError, match=message):
             load_subnet(path, network=network)
+
+
+class Rotating(nn.Module):
+    """Has tables that are not in its state dict: a complex one, and one of a finer dtype than its weights."""
+
+    turns: Tensor
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("turns", torch.polar(torch.ones(4), torch.arange(4.0)), persistent=False)
+        self.register_buffer("table", torch.arange(8, dtype=torch.float64) / 3, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = torch.view_as_complex(self.linear(x).view(-1, 4, 2)) * self.turns
+        return torch.view_as_real(turned).flatten(1) + self.table
+
+
+@pytest.mark.parametrize("as_masked", [False, True])
+def test_tables_outside_the_state_dict_keep_their_numbers(as_masked: bool, tmp_path: Path) -> None:
+    network, x = ls.mask_(Rotating(), ls.EdgePopup(0.5)).eval(), torch.randn(3, 8)
+    save_subnet(network, tmp_path / "a.subnet", network="of_mine.Rotating")
+    again = load_subnet(tmp_path / "a.subnet", masked=as_masked, network=Rotating()).eval()
+    assert torch.equal(again(x), network(x))
+
+
+def test_complex_tables_stay_complex_if_the_dtype_changes(tmp_path: Path) -> None:
+    network, x = ls.mask_(Rotating(), ls.EdgePopup(0.5)).double().eval(), torch.randn(3, 8).double()
+    save_subnet(network, tmp_path / "a.subnet", network="of_mine.Rotating")
+    again = load_subnet(tmp_path / "a.subnet", network=Rotating())
+    torch.testing.assert_close(again(x), network(x))
