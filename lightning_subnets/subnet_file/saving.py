@@ -245,6 +245,10 @@ def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[
             "{'class_path': 'torchvision.models.resnet18', 'init_args': {'num_classes': 10}} do"
         )
     arguments = {**arguments, **(config.get("dict_kwargs") or {})}
+    if name.startswith("timm.") and name.endswith(".create_model") and isinstance(arguments.get("model_name"), str):
+        name = f"timm.models.{arguments['model_name'].partition('.')[0]}"  # the function that builds it, without a tag
+        of_the_factory = ("model_name", "scriptable", "exportable", "no_jit")
+        arguments = {key: each for key, each in arguments.items() if key not in of_the_factory and each is not None}
     if building.builder(name) is None:
         return name, arguments
     # The file has the network's weights, so load_subnet need not download any. JSON has lists for tuples.

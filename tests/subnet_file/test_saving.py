@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import timm
 import torch
 import torchvision
 from lightning.fabric import Fabric
@@ -55,6 +56,19 @@ def test_saving_changes_neither_the_network_nor_the_random_numbers(tmp_path: Pat
         assert not differing(before, network)
         assert network.training
         assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_of_timms_factory_is_named_by_its_own_function(tmp_path: Path) -> None:
+    network = ls.mask_(timm.create_model("test_vit", num_classes=4), ls.EdgePopup(0.5))
+    named = {
+        "class_path": "timm.create_model",
+        "init_args": {"model_name": "test_vit.r160_in1k", "pretrained": False, "no_jit": None},
+        "dict_kwargs": {"num_classes": 4},
+    }
+    header, _ = content(saved(tmp_path / "a.subnet", network, network=named))
+    assert header["network"]["builder"] == "timm.models.test_vit"
+    assert header["network"]["arguments"] == {"num_classes": 4}
+    assert not differing(ls.load_subnet(tmp_path / "a.subnet"), unmasked(network))
 
 
 def test_the_header_describes_the_network(tmp_path: Path) -> None:
