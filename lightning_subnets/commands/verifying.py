@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.run_files import claims
 from lightning_subnets.run_files.claims import Claim, File, Test
+from lightning_subnets.subnet_file.network import builder
 
 
 def verify(folder: Path, arguments: dict[str, Any]) -> bool:
@@ -62,6 +63,8 @@ def _verdict(path: Path, claim: Claim, arguments: dict[str, Any]) -> tuple[str, 
     try:
         if (kind := claims.kind_of(path)) != claim.test.data:
             return "wrong", None, f"data is {kind} instead of {claim.test.data}"
+        if builder(claim.file.network) is None:
+            return "not checked", None, f"{claim.file.network} is not of torchvision, timm or this package"
         data = claims.data_of(path, arguments)
     except UserError as error:
         return "not checked", None, str(error)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,3 +271,26 @@ def test_every_file_of_the_zoo_holds_what_it_claims(capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     others = len(stated) - len(embedded)
     assert f"{len(embedded)} of {len(stated)} claims verified, 0 wrong, {others} not checked" in printed
+
+
+@pytest.mark.parametrize("timm", [None, SimpleNamespace(list_models=list, model_entrypoint=None)])
+def test_a_network_that_timm_does_not_build_here_is_not_checked(
+    timm: object, verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    shutil.copy(ROOT / "results/zoo/digits_vit.subnet", tmp_path)
+    stated = yaml.safe_load((ROOT / "results/zoo/claims.yaml").read_text())["digits_vit.subnet"]
+    code, printed = verify({"digits_vit.subnet": stated})
+    assert code == 0
+    assert "0 wrong, 1 not checked" in printed
+
+
+def test_a_network_of_ones_own_is_not_checked(claims: dict[str, Any], verify: Verify, tmp_path: Path) -> None:
+    path, (claim,) = tmp_path / "digits.subnet", claims.values()
+    network = mask_(Conv2(**NETWORK), EdgePopup(0.5), weights="signed_constant", seed=0)
+    save_subnet(network, path, network="mine.Net", config={"data": {"class_path": "Digits"}}, force=True)
+    content = path.read_bytes()
+    claim["file"] |= {"network": "mine.Net", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    code, printed = verify(claims)
+    assert code == 0
+    assert "not checked: mine.Net is not of torchvision, timm or this package" in printed
