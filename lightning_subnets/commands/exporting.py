@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.filesize import decimal
 
-from lightning_subnets import masking
+from lightning_subnets import datamodules, masking
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.interop import exporting, model_card
@@ -95,16 +96,18 @@ def export(
         if card:
             _write_card(str(path), place, license, force=force)
         return
+    if int8 or (shape and list(shape) != list(details["preprocessing"].get("input_shape", shape))):
+        details["accuracy"] = {}  # it was measured in float32, and on images of another shape
+    if shape:
+        details["preprocessing"] = {**details["preprocessing"], "input_shape": list(shape)}
+    if input_shape and "resize" in details["preprocessing"]:
+        details["preprocessing"]["resize"] = shorter_side(min(input_shape[1:]))  # of photographs
     images = _images(trained_on, calibrate, details, shape) if int8 else None
     if path.suffix == ".onnx" and not shape:
         raise UserError("the shape of an image is unknown: set it, for example --input_shape='[3, 224, 224]'")
     others = {each.dtype for each in net.parameters() if each.is_floating_point()} - {torch.float32}
     if path.suffix == ".onnx" and others:
         print(f"the network is {', '.join(sorted(map(str, others)))}, and {printable(str(path))} computes in float32")
-    if shape:
-        details["preprocessing"] = {**details["preprocessing"], "input_shape": list(shape)}
-    if input_shape and "resize" in details["preprocessing"]:
-        details["preprocessing"]["resize"] = shorter_side(min(input_shape[1:]))  # of photographs
     texts = {name: json.dumps(details[name]) for name in ("classes", "accuracy", "preprocessing")}
     eight = exporting.export(
         net.eval(),
@@ -149,13 +152,27 @@ def _print_measured(eight: EightBit, images: Calibration) -> None:
 
 
 def _write_card(subnet: str, card: Path, license: str | None, *, force: bool) -> None:
-    file = Container(subnet)
-    try:
-        data: str | None = data_of_file(file, subnet)[0]
-    except UserError:  # the file names no data of this package
-        data = None
-    model_card.write(subnet, card, data=data, license=license, force=force)
+    model_card.write(subnet, card, data=_data_set(subnet), license=license, force=force)
     print(f"{printable(str(card))}: the model card, to be read before it is published")
+
+
+def _data_set(subnet: str) -> str | None:
+    """Return the class of the data of a file's accuracy, or None if they may be other images than its class is for."""
+    try:
+        name, arguments = data_of_file(Container(subnet), subnet)
+    except UserError:  # the file names no data of this package
+        return None
+    kind = getattr(datamodules, name)
+    if not issubclass(kind, datamodules.CIFAR10):
+        return name
+    root = Path(str(arguments.get("root", signature(kind).parameters["root"].default)))
+    if (root / kind.base_folder).is_dir() and not (root / "train").is_dir():
+        return name
+    print(
+        f"the card does not say that the accuracy is on {name}: {printable(str(root))} does not hold its own files "
+        "here, and a folder of images may hold others, such as JPEG files"
+    )
+    return None
 
 
 def print_size(path: Path) -> None:

@@ -74,6 +74,9 @@ def write(subnet: str | Path, out: Path, *, data: str | None, license: str | Non
         install=f'pip install "lightning-subnets[hub]"{" timm" if header.network.builder.startswith("timm.") else ""}',
         code=_code_to_load(header, path),
         address=_code(f"hf://USER/REPOSITORY/{path.name}"),
+        trainable=", and `masked=True` gives a masked network to continue training"
+        if header.method.name in methods.__all__
+        else "",
         facts=_facts(header, container.size, data) | {"SHA-256 of the file": f"`{_sha256(path)}`"},
     )
     atomic_file.write(out, str(card), advice="name another place")
@@ -116,14 +119,19 @@ def _card_data(header: Header, name: str, data: str | None, license: str | None)
 
 def _summary(header: Header) -> str:
     stored = sum(layer.weights != "drawn" for layer in header.layers.values())
+    which = "which of the weights are kept"
+    if any(layer.flipped for layer in header.layers.values()):
+        which += ", and which of these are negated"
+    if any(layer.levels for layer in header.layers.values()):
+        which += ", and by which small integer each is multiplied"
     if not stored:
         return (
-            "A subnetwork of a network of random weights. The file holds a seed, and one bit for each masked weight, "
-            "which says whether it is kept. The masked weights were never trained: the seed gives each of them."
+            f"A subnetwork of a network of random weights. The file holds a seed, and says {which}. The masked weights "
+            "were never trained: the seed gives each of them."
         )
     return (
-        "A subnetwork: the file holds one bit for each masked weight, which says whether it is kept. It also holds the "
-        f"weights of {stored} of the {len(header.layers)} masked tensors, because the seed does not give them."
+        f"A subnetwork: the file says {which}. It also holds the weights of {stored} of the {len(header.layers)} "
+        "masked tensors, because the seed does not give them."
     )
 
 

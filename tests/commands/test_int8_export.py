@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from repository import ROOT
 
 from lightning_subnets import Dense, mask_, save_subnet
 from lightning_subnets.commands.subnets import main
-from lightning_subnets.networks import Conv2
+from lightning_subnets.networks import Conv2, ResNet20
 
 DIGITS = str(ROOT / "results" / "zoo" / "digits_conv2.subnet")
 CIFAR = str(ROOT / "results" / "zoo" / "cifar10_airbench.subnet")
@@ -158,3 +159,24 @@ def test_mistakes_are_errors_and_nothing_is_written(
     assert len(error.splitlines()) == 1
     assert sorted(Path().iterdir()) == before
     assert Path("there.onnx").read_bytes() == b"mine"
+
+
+def test_an_accuracy_is_stated_only_of_the_network_and_the_images_it_was_measured_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cases: Any = (DIGITS, [], True), (DIGITS, ["--int8"], False), (CIFAR, ["--input_shape=[3,48,48]"], False)
+    for source, options, stated in cases:
+        said(capsys, source, "net.onnx", "--force", *options)
+        about = onnxruntime.InferenceSession("net.onnx").get_modelmeta().custom_metadata_map
+        assert bool(json.loads(about["accuracy"])) == stated
+
+
+def test_photographs_are_scaled_for_the_shape_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    network, folder = mask_(ResNet20(width_multiplier=0.25), Dense(), seed=0), folder_of(2)
+    about = {"input_shape": [3, 16, 16], "mean": [0.5] * 3, "std": [0.25] * 3, "resize": 18}
+    build = {"class_path": "lightning_subnets.networks.ResNet20", "init_args": {"width_multiplier": 0.25}}
+    save_subnet(network, "own.subnet", network=build, preprocessing=about)
+    for value, photo in zip((64, 192), sorted(Path(folder).iterdir()), strict=True):
+        Image.new("RGB", (40, 40), (value,) * 3).save(photo)
+    said(capsys, "own.subnet", "net.onnx", "--int8", "--calibrate", folder, "--input_shape=[3,32,32]")
+    assert range_of_images() == pytest.approx(4 * (192 - 64) / 255, rel=0.05)  # no black border

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,40 @@ def test_the_lines_of_python_run_beside_the_file(tmp_path: Path, monkeypatch: py
     exec(block(card, "python"), found)
     assert isinstance(found["network"], nn.Module)
     assert found["logits"].shape == (1, 10)
+
+
+def test_the_text_says_what_signs_and_coats_do(tmp_path: Path) -> None:
+    text = written(saved(tmp_path / "small.subnet", ls.Multicoated(density=0.3, signed=True))).text
+    assert "kept, and which of these are negated, and by which small integer each is multiplied." in text
+    assert "`masked=True` gives a masked network" in text
+
+
+class Own(ls.EdgePopup):
+    pass
+
+
+def test_a_network_of_an_own_method_cannot_be_loaded_to_train_it(tmp_path: Path) -> None:
+    subnet = saved(tmp_path / "small.subnet", Own(density=0.3))
+    assert "masked=True" not in written(subnet).text
+    with pytest.raises(ls.UserError, match="without masked=True"):
+        ls.load_subnet(subnet, masked=True)
+
+
+def test_an_accuracy_on_images_in_a_folder_is_not_that_of_cifar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "test"):
+        Path("data/cifar10", part, "cat").mkdir(parents=True)
+    main(["export", str(ROOT / "results/zoo/cifar10_airbench.subnet"), "README.md"])
+    card = ModelCard.load("README.md")
+    assert card.data.eval_results is None
+    assert "on CIFAR-10" not in card.text
+    assert "does not say that the accuracy is on CIFAR10: data/cifar10 does not hold its own" in capsys.readouterr().out
+    shutil.rmtree("data/cifar10")
+    Path("data/cifar10/cifar-10-batches-py").mkdir(parents=True)
+    main(["export", str(ROOT / "results/zoo/cifar10_airbench.subnet"), "README.md", "--force"])
+    assert "on CIFAR-10" in ModelCard.load("README.md").text
 
 
 def test_weights_that_were_trained_are_not_called_untrained(tmp_path: Path) -> None:
