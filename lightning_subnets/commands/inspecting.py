@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,9 @@ from lightning_subnets.training.run_masks import read_masks
 
 Shape = tuple[int, ...]
 Common = tuple[float, dict[str, float]]
+
+# The numbers of an image on which a file's paths are traced, such as 3 x 418 x 418: a stranger's file may state any.
+LARGEST = 2**19
 
 
 def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) -> None:
@@ -105,6 +109,9 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
     console.print(_facts(header, file.size))
     console.print(_table(titles, rows, common))
     image_shape = input_shape or header.image_shape
+    if image_shape and not input_shape and math.prod(image_shape) > LARGEST:
+        reason = reason or f"the file states images of {'x'.join(map(str, image_shape))}: set --input_shape to use it"
+        image_shape = None
     if network and image_shape:
         _print_paths(console, network, kept, image_shape, diagnose(network, image_shape, kept))
     if reason:

@@ -15,7 +15,7 @@ from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
-from lightning_subnets.networks import Conv2
+from lightning_subnets.networks import Conv2, ResNet20
 from lightning_subnets.run_files import calibration
 from lightning_subnets.run_files.saved_config import data_of_file
 from lightning_subnets.subnet_file.container import Container
@@ -128,3 +128,16 @@ def test_large_images_are_calibrated_on_fewer(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(calibration, "LARGEST", 3 * 64)
     found = calibration.of_folder(str(tmp_path), {"mean": [0.5], "std": [0.5]}, (1, 8, 8))
     assert found.images.shape == (3, 1, 8, 8)
+
+
+def test_inspecting_a_file_takes_no_images_as_large_as_it_likes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = mask_(ResNet20(width_multiplier=0.25), EdgePopup(0.5))
+    builder = {"class_path": "lightning_subnets.networks.ResNet20", "init_args": {"width_multiplier": 0.25}}
+    path = tmp_path / "large.subnet"
+    save_subnet(network, path, network=builder, preprocessing={"input_shape": [3, 2048, 2048]})
+    subnets(["inspect", str(path)])
+    assert "no paths: the file states images of 3x2048x2048: set --input_shape" in capsys.readouterr().out
+    subnets(["inspect", str(path), "--input_shape=[3,8,8]"])
+    assert "paths from inputs to outputs" in capsys.readouterr().out
