@@ -131,10 +131,11 @@ class SupSup:
         """
         if not self._tasks:
             raise UserError("there are no tasks to choose from: add(name) after training on each")
-        plain, mean, state = self._mixture = self._mixture or self._mix()
-        weights = {key: each.detach().requires_grad_() for key, each in mean.items()}
-        with torch.enable_grad():
-            output = functional_call(plain, weights | state, (images,))
+        with torch.inference_mode(False), torch.enable_grad():  # inference mode has no gradients
+            plain, mean, state = self._mixture = self._mixture or self._mix()
+            weights = {key: each.detach().requires_grad_() for key, each in mean.items()}
+            # A tensor that inference mode has made has no gradients either.
+            output = functional_call(plain, weights | state, (images.clone() if images.is_inference() else images,))
             chances = logits_of(plain, output).log_softmax(dim=-1)
             entropy = -(chances.exp() * chances).sum(dim=-1).mean()
             gradients = torch.autograd.grad(entropy, list(weights.values()), allow_unused=True)

@@ -156,6 +156,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
     with (
         masking.temporarily_unmasked(network) if methods else nullcontext(),
         evaluating(network),
+        torch.inference_mode(False),
         torch.enable_grad(),
     ):
         squares: dict[str, Tensor] = {}

@@ -173,3 +173,10 @@ def test_mistakes_say_what_to_do() -> None:
         tasks.net.get_parameter("fc.bias").add_(1)
     with pytest.raises(ls.UserError, match="frozen weights have changed"):
         tasks.add("b")
+
+
+def test_a_task_is_inferred_in_inference_mode_too() -> None:
+    tasks, _ = learned(masked(), 2)
+    with torch.inference_mode():
+        found = tasks.slopes(IMAGES + 0)  # a tensor of inference mode
+    assert found == tasks.slopes(IMAGES)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
+from lightning_subnets import EdgePopup, mask_, masks
 from lightning_subnets.errors import UserError
 from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
 from lightning_subnets.masking.maskable import find_weights
@@ -213,3 +214,10 @@ def test_a_norm_that_subtracts_a_mean_has_no_sum_over_paths() -> None:
     masks = {name: torch.ones_like(each.parameter).bool() for name, each in find_weights(network).masked.items()}
     with pytest.raises(UserError, match="terms of the sum are negative, because the network subtracts, as LayerNorm"):
         log10_path_kernel_trace(network, masks, (4,))
+
+
+def test_the_trace_is_the_same_in_inference_mode() -> None:
+    network = mask_(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), EdgePopup(0.5))
+    expected = log10_path_kernel_trace(network, masks(network), (4,))
+    with torch.inference_mode():
+        assert log10_path_kernel_trace(network, masks(network), (4,)) == expected
