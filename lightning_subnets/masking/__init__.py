@@ -13,8 +13,14 @@ Start reading at ``mask_`` in ``masked_network.py``. It takes five steps:
 many of each weight's numbers are kept. Of the package, this room imports only ``errors``.
 """
 
-from lightning_subnets.masking.masked_class import temporarily_unmasked
-from lightning_subnets.masking.masked_network import density, install_masks_, invalidate_, mask_, unmask_
+from lightning_subnets.masking.masked_network import (
+    density,
+    install_masks_,
+    invalidate_,
+    mask_,
+    temporarily_unmasked,
+    unmask_,
+)
 from lightning_subnets.masking.masked_weight import (
     MaskedWeight,
     Origin,

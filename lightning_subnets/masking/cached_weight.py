@@ -103,7 +103,7 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     with _lock:
         modules = list(_modules)
-    known = [MaskedWeight(module, key) for module in modules for key in states_of(module)]
+    known = [MaskedWeight(each, key) for each in modules for key in states_of(each) if key in each._parameters]
     changed = [each for each in known if id(each.weight) in stepped or id(each.scores) in stepped]
     for each in changed:
         each.drawn = None

@@ -6,8 +6,7 @@ what they saw before. The module's own forward, whatever it computes, reads ``se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +21,6 @@ from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import (
     MaskedWeight,
     MaskState,
-    masked_weights,
-    multipliers,
     scores_key,
     states_of,
 )
@@ -44,6 +41,7 @@ def masked_class(base: type[nn.Module], keys: tuple[str, ...]) -> type[nn.Module
         "_apply": _apply,
         "_load_from_state_dict": _load_from_state_dict,
         "_replicate_for_data_parallel": _replicate,
+        "__delattr__": lambda module, name: _delete(base, module, name),
     }
     # Errors name the class of a module: that of the base, which the user wrote. Only its repr is "MaskedLinear(...)".
     return type(base.__name__, (base,), attributes)
@@ -73,6 +71,16 @@ def _effective_attribute(key: str) -> property:
             raise RuntimeError(f"the effective weight cannot be computed: {error}") from error
 
     return property(get, doc="The effective weight, weight * mask; ``raw_weight`` returns the Parameter.")
+
+
+def _delete(base: type[nn.Module], module: nn.Module, name: str) -> None:
+    """Refuse to delete a parameter, as torch does to register a parametrization, before the module is damaged."""
+    if name in module._parameters:
+        raise UserError(
+            f"{name!r} belongs to a masked {type(module).__name__}: call unmask_(network) before a parametrization is "
+            "registered or the parameter is deleted"
+        )
+    base.__delattr__(module, name)
 
 
 def _reduce(module: nn.Module, protocol: Any) -> Any:
@@ -112,7 +120,21 @@ def _load_from_state_dict(module: nn.Module, state_dict: Mapping[str, Any], pref
                 f"{prefix}{name} is {given.dtype} in the state dict and {scores.dtype} in this network, which has "
                 "another method: load it into a network that is masked as the one that it comes from"
             )
+    for key, state in states_of(module).items():
+        weight, ours = state_dict.get(prefix + key), module._parameters[key]
+        if not (state.frozen and state.origin and prefix + scores_key(key) in state_dict and ours is not None):
+            continue
+        if isinstance(weight, Tensor) and weight.shape == ours.shape and not _nearly_equal(weight, ours):
+            raise UserError(
+                f"{prefix}{key} of the state dict is not the weight of this network, so the frozen edges, which follow "
+                "from the seed and are in no state dict, may be others too: mask this network with the same seed and "
+                "weights as the one that it comes from"
+            )
     plain_class(module)._load_from_state_dict(module, state_dict, prefix, *args)
+
+
+def _nearly_equal(weight: Tensor, ours: Tensor) -> bool:
+    return torch.allclose(weight.to(ours), ours, rtol=1e-2, atol=1e-6)  # the state dict may have been cast
 
 
 def _replicate(module: nn.Module) -> nn.Module:
@@ -263,38 +285,3 @@ def install_(owners: list[tuple[nn.Module, str]], state: MaskState, scores: Tens
         module.__dict__["_masked"] = states | {key: state}
         module.__class__ = masked_class(base, (*states, key))  # type: ignore[arg-type]
         module.register_parameter(scores_key(key), parameter)
-
-
-@torch.no_grad()
-def remove_(network: nn.Module) -> None:
-    """Give the modules of a masked network their plain classes, in place, with the masks folded into the weights."""
-    weights, multiplier = masked_weights(network), multipliers(network)
-    cached_weight.check_unedited(weights.values())
-    for name, each in weights.items():
-        each.weight.copy_(each.method.effective_weight(each.weight, multiplier[name]))
-    for module in network.modules():
-        if states := states_of(module):
-            module.__class__ = plain_class(module)
-            del module.__dict__["_masked"]
-            for key in states:
-                del module._parameters[scores_key(key)]
-
-
-@contextmanager
-def temporarily_unmasked(network: nn.Module) -> Iterator[nn.Module]:
-    """Give a masked network its plain classes and all its weights for as long as the context lasts."""
-    # A copy of the plain network must not hold on to the memory of cached weights.
-    cached_weight.drop_([*masked_weights(network).values()])
-    modules = [(module, type(module), states_of(module)) for module in network.modules() if states_of(module)]
-    scores = [(module, key, module._parameters.pop(scores_key(key))) for module, _, keys in modules for key in keys]
-    try:
-        for module, _, _ in modules:
-            module.__class__ = plain_class(module)
-            del module.__dict__["_masked"]
-        yield network
-    finally:
-        for module, kind, states in modules:
-            module.__dict__["_masked"] = states
-            module.__class__ = kind
-        for module, key, parameter in scores:
-            module.register_parameter(scores_key(key), parameter)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_subnets.masking import cached_weight, initialization, masked_class, masked_weight
 from lightning_subnets.masking.choice import Choice, Norms, Plan, norm_parameters, plan, warn_of_matrices
 from lightning_subnets.masking.maskable import Weight, padding_row
-from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_weights, states_of
+from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_weights, scores_key, states_of
 from lightning_subnets.masking.method import Method, PruningData
 from lightning_subnets.masking.other_parameters import initialize_others_
 
@@ -154,6 +154,7 @@ def draw_masks_again_(network: nn.Module, *_: object) -> None:
             state.drawn = None
 
 
+@torch.no_grad()
 def unmask_(network: nn.Module) -> nn.Module:
     """Turn a masked network into a plain one in place: fold the masks into the weights.
 
@@ -164,8 +165,16 @@ def unmask_(network: nn.Module) -> nn.Module:
 
     Returns: the same network.
     """
-    masked_class.remove_(network)
+    weights, multipliers = masked_weights(network), masked_weight.multipliers(network)
+    cached_weight.check_unedited(weights.values())
+    for name, each in weights.items():
+        each.weight.copy_(each.method.effective_weight(each.weight, multipliers[name]))
     for module in network.modules():
+        if states := states_of(module):
+            module.__class__ = masked_class.plain_class(module)
+            del module.__dict__["_masked"]
+            for of_weight in states:
+                del module._parameters[scores_key(of_weight)]
         for key, hook in list(module._forward_pre_hooks.items()):
             if hook is draw_masks_again_:
                 del module._forward_pre_hooks[key]
@@ -179,7 +188,8 @@ def unmask_(network: nn.Module) -> nn.Module:
 def invalidate_(network: nn.Module) -> None:
     """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``).
 
-    It also drops an in-place edit of an effective weight, for which everything else raises an error.
+    It also drops an in-place edit of an effective weight, for which everything else raises an error. (If a method draws
+    its masks, an edit is lost without an error, because each read is a new tensor.)
     """
     cached_weight.forget_(masked_weights(network).values())
 
@@ -214,6 +224,26 @@ def _draw_(weight: Weight, origin: Origin, *, biases: bool) -> None:
 
 
 @contextmanager
+def temporarily_unmasked(network: nn.Module) -> Iterator[nn.Module]:
+    """Give a masked network its plain classes and all its weights for as long as the context lasts."""
+    # A copy of the plain network must not hold on to the memory of cached weights.
+    cached_weight.drop_([*masked_weights(network).values()])
+    modules = [(module, type(module), states_of(module)) for module in network.modules() if states_of(module)]
+    scores = [(module, key, module._parameters.pop(scores_key(key))) for module, _, keys in modules for key in keys]
+    try:
+        for module, _, _ in modules:
+            module.__class__ = masked_class.plain_class(module)
+            del module.__dict__["_masked"]
+        yield network
+    finally:
+        for module, kind, states in modules:
+            module.__dict__["_masked"] = states
+            module.__class__ = kind
+        for module, key, parameter in scores:
+            module.register_parameter(scores_key(key), parameter)
+
+
+@contextmanager
 def _unchanged_after_an_error(network: nn.Module) -> Iterator[None]:
     """Give a network its numbers, classes, attributes, gradients and ``requires_grad`` back after an error."""
     tensors = [*network.parameters(), *network.buffers()]
@@ -233,6 +263,8 @@ def _unchanged_after_an_error(network: nn.Module) -> Iterator[None]:
         network._forward_pre_hooks.update(hooks)
         with torch.no_grad():
             for tensor, (value, trained, gradient) in zip(tensors, values, strict=True):
-                tensor.requires_grad_(trained).copy_(value)
+                tensor.requires_grad_(trained)
+                if not (0 in tensor.stride() and torch.equal(tensor, value)):  # an expanded buffer cannot be written to
+                    tensor.copy_(value)
                 tensor.grad = gradient
         raise

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.maskable import find_weights
-from lightning_subnets.masking.masked_class import temporarily_unmasked
+from lightning_subnets.masking.masked_network import temporarily_unmasked
 from lightning_subnets.masking.masked_weight import check_shapes, masked_weights
 from lightning_subnets.masking.method import Method, PruningData, ScoredWeight
 

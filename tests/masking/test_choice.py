@@ -226,6 +226,7 @@ def test_after_any_failure_the_network_is_as_it_was(
     method: Method, options: dict[str, Any], error: type[BaseException]
 ) -> None:
     network = convs()
+    network.register_buffer("expanded", torch.ones(1).expand(8))
     network.get_parameter("0.bias").requires_grad_(False)
     hook = network.register_forward_pre_hook(lambda *_: None)
     gradients = {name: torch.ones_like(each) for name, each in network.named_parameters()}

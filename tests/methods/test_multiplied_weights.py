@@ -149,3 +149,14 @@ def test_layers_that_keep_equally_many_weights_keep_all_they_have_at_most() -> N
 def test_an_argument_out_of_range_is_an_error_that_names_it(build: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("method", [PartiallyFrozen(0.3), SignedSupermask(0.3, frozen=0.5)])
+def test_a_state_of_another_seed_has_other_frozen_edges_and_is_refused(method: Method) -> None:
+    first, same, other = (mask_(nn.Linear(9, 9), method, seed=seed) for seed in (7, 7, 0))
+    same.load_state_dict(first.state_dict())
+    same.load_state_dict({key: each.half() for key, each in first.state_dict().items()})
+    with pytest.raises(
+        UserError, match=r"weight of the state dict is not the weight of this network, so the frozen ed"
+    ):
+        other.load_state_dict(first.state_dict())
