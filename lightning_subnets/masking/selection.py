@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, library
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from lightning_subnets.errors import UserError
 
@@ -44,6 +45,17 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
         masks: list[Tensor] = _in_a_graph(list(scores), list(counts), absolute)
         return masks
     return _select(list(scores), list(counts), absolute)
+
+
+def check_numbers(scores: Tensor) -> None:
+    """Refuse NaN, as ``top_k`` does, for a method that compares scores with a threshold.
+
+    Raises:
+        ValueError: if a score on a CPU is NaN. On a GPU, or in a graph, a check would wait for the device.
+    """
+    traced = torch.compiler.is_compiling() or type(scores) is not Tensor or get_proxy_mode() is not None
+    if not traced and scores.device.type == "cpu" and bool(scores.isnan().any()):
+        raise UserError("a score is NaN")
 
 
 def nested_each(scores: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import allocation, initialization, masked_weights
+from lightning_subnets.masking import allocation, initialization, masked_weights, selection
 from lightning_subnets.masking.allocation import check_density
 from lightning_subnets.masking.method import Method, ScoredWeight
 
@@ -72,14 +72,19 @@ class GemMiner(Method):
         return torch.where(mask, 0.5 + scores.clamp(min=1e-3) / 2, scores * 0.499)
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        return [each.scores.detach() > 0.5 for each in weights if each.scores is not None]
+        scores = [each.scores.detach() for each in weights if each.scores is not None]
+        for each in scores:
+            selection.check_numbers(each)
+        return [each > 0.5 for each in scores]
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         return (weight * gradient).masked_fill_(scores < 0, 0)
 
     @torch.no_grad()
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
-        scores = {name: each.scores for name, each in masked_weights(network).items() if each.scores is not None}
+        # Another method may mask other parts of the network.
+        ours = {name: each for name, each in masked_weights(network).items() if isinstance(each.method, GemMiner)}
+        scores = {name: each.scores for name, each in ours.items() if each.scores is not None}
         for each in scores.values():
             # This changes no mask, so ``data``, which leaves no trace, spares a second computation of all w * m.
             # An optimizer's momentum also moves the scores of dropped edges, by far less than half.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import initialization
+from lightning_subnets.masking import initialization, selection
 from lightning_subnets.masking.frozen_edges import check_frozen
 from lightning_subnets.masking.method import Method, ScoredWeight
 
@@ -58,7 +58,7 @@ class SignedSupermask(Method):
         found = []
         for each in weights:
             assert each.scores is not None
-            scores = each.scores.detach()
+            selection.check_numbers(scores := each.scores.detach())
             multiplier = (scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8)
             if each.frozen:
                 pattern = each.frozen.on(scores.device)

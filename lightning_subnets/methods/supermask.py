@@ -72,6 +72,8 @@ class Supermask(Method):
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         scores = [each.scores.detach() for each in weights if each.scores is not None]
+        for each in scores:
+            selection.check_numbers(each)
         expected = torch.stack([_expected(each) for each in scores]).round()
         return selection.top_k_each(scores, [int(count) for count in expected.tolist()])
 
@@ -79,6 +81,7 @@ class Supermask(Method):
         assert weight.scores is not None
         probability = weight.scores.sigmoid()
         if weight.drawn is None:  # every read in one forward pass gets the same mask
+            selection.check_numbers(weight.scores.detach())
             weight.drawn = torch.bernoulli(probability.detach())
         mask: Tensor = _StraightThrough.apply(probability, weight.drawn)
         return self.effective_weight(weight.weight, mask).to(weight.weight.dtype)

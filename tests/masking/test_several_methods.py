@@ -13,6 +13,7 @@ from torch import nn
 from lightning_subnets import (
     EdgePopup,
     GemMiner,
+    IteRand,
     Magnitude,
     Method,
     Multicoated,
@@ -94,3 +95,11 @@ def test_tasks_are_learned_by_methods_that_change_no_weight() -> None:
     mask_(network[6], Magnitude(0.5), weights="kaiming_normal")
     with pytest.raises(UserError, match="Magnitude changes weights: take a method that trains scores"):
         SupSup(network)
+
+
+def test_a_method_changes_after_a_step_only_what_it_masks() -> None:
+    for method in (GemMiner(0.5, every=1), IteRand(0.5, every=1, share=1.0)):
+        network = masked_by(method, EdgePopup(0.4), EdgePopup(0.4))
+        before = {key: value.clone() for key, value in network[3:].state_dict().items()}
+        method.after_step_(network, 1, 128)
+        assert all(torch.equal(value, before[key]) for key, value in network[3:].state_dict().items())

@@ -271,3 +271,13 @@ def test_the_masks_on_a_gpu_are_those_of_a_cpu(row: Row) -> None:
     for name, mask in masks(moved).items():
         assert mask.device.type == "cuda"
         assert torch.equal(mask.cpu(), expected[name]), name
+
+
+@pytest.mark.parametrize("row", SCORES_TRAINED, ids=str)
+def test_scores_of_nan_are_an_error_whatever_the_method(row: Row) -> None:
+    layer = mask_(nn.Linear(30, 20), row(), weights="kaiming_normal")
+    with torch.no_grad():
+        layer.get_parameter("scores").fill_(math.nan)
+    for use in (density, lambda net: net(torch.ones(1, 30))):
+        with pytest.raises(UserError, match="a score is NaN"):
+            use(layer)
