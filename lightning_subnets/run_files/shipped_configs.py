@@ -39,10 +39,13 @@ def shipped_config(value: str, folder: Path = Path()) -> Path | None:
 def named_config(value: str, group: str) -> Path:
     """Return the file that a user names: a path, or the name of a shipped config, which may leave out its group.
 
+    A path is preferred to a name: ``figure3.yaml`` is a copy that ``subnets configs --copy figures/figure3`` has made.
+
     Raises:
         UserError: if there is neither, with the nearest names, or if the file is for another command.
     """
-    found = shipped_config(value) or shipped_config(f"{group}/{value}") or Path(value)
+    path = Path(value)
+    found = path if path.is_file() else shipped_config(value) or shipped_config(f"{group}/{value}") or path
     if not found.is_file():
         raise UserError(no_config(value, group))
     expected, kind = {

@@ -13,7 +13,13 @@ from repository import ROOT
 from lightning_subnets.commands.cli import main
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.experiments.sweep.plan import Sweep
-from lightning_subnets.run_files.shipped_configs import copy_of, description, shipped_config, shipped_configs
+from lightning_subnets.run_files.shipped_configs import (
+    copy_of,
+    description,
+    named_config,
+    shipped_config,
+    shipped_configs,
+)
 
 Mistake = Callable[..., str]
 Printed = pytest.CaptureFixture[str]
@@ -122,6 +128,13 @@ def test_a_copy_of_a_figure_has_the_same_runs(name: str, capsys: Printed) -> Non
     for scale in yaml.safe_load(copy.read_text())["scales"]:
         shipped = [*Sweep.read(shipped_configs()[name], scale).runs()]
         assert [*Sweep.read(copy, scale).runs()] == shipped
+
+
+@pytest.mark.parametrize(("group", "name"), [("figures", "figure3"), ("continual", "permuted_digits")])
+def test_a_copy_is_preferred_to_the_shipped_file_of_its_name(group: str, name: str) -> None:
+    assert named_config(f"{name}.yaml", group) == shipped_configs()[f"{group}/{name}"]
+    subnets(["configs", "--copy", f"{group}/{name}"])
+    assert named_config(f"{name}.yaml", group) == Path(f"{name}.yaml")
 
 
 def test_a_copy_replaces_nothing_unless_forced(mistake: Mistake) -> None:
