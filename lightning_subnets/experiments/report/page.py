@@ -76,7 +76,7 @@ class RunSection(NamedTuple):
 
 def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
     """Draw and tabulate a sweep."""
-    files, axes, table = dict[str, bytes](), points.axes_of(sweep, rows), tables.of_sweep(sweep, rows)
+    files, axes = dict[str, bytes](), points.axes_of(sweep, rows)
     pictures: list[Picture] = []
     for number, plot in enumerate(sweep.figure.plots, start=1):
         figure, path = plots.draw(sweep, plot, rows), f"{name}/figure{'' if number == 1 else f'-{number}'}"
@@ -84,6 +84,7 @@ def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
             files[f"{path}.{form}"] = figure_layout.as_bytes(figure, form)
         shown = f"{quantity(plot.y).label} by {'layer' if plot.y == 'units_on_paths' else quantity(plot.x).label}"
         pictures.append((f"{path}.png", f"{sweep.figure.title}: {shown}", files[f"{path}.png"]))
+    table = tables.of_sweep(sweep, rows)  # after the plots, which say which of their quantities the results lack
     runs = [(points.describe_run(row, axes), row) for row in rows]
     missing, published = points.incomplete(rows, axes), "published_percent" in table.data[0]
     section = SweepSection(name, sweep, runs, files, pictures, table, published, missing, _facts(rows))

@@ -85,7 +85,8 @@ def of_sweep(sweep: Sweep, rows: Sequence[Row]) -> Table:
     is given at the scale ``paper`` only, because other scales use other data or train for a shorter time.
     """
     axes = points.axes_of(sweep, rows)
-    plotted = dict.fromkeys(name for plot in sweep.figure.plots for name in (plot.x, plot.y))
+    drawn = ((plot.y,) if plot.y == "units_on_paths" else (plot.x, plot.y) for plot in sweep.figure.plots)
+    plotted = dict.fromkeys(name for names in drawn for name in names)
     means = [name for name in plotted if name not in ("line", "test_accuracy", "kept", "units_on_paths", *axes)]
     titles = ["density" if axis == "density" else quantity(axis).label for axis in axes]
     columns = ["", *titles, "seeds", "test accuracy (%)", "weights kept", *(quantity(name).label for name in means)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from made_sweeps import DENSITIES, made, units
 
-from lightning_subnets.experiments.report import plots
+from lightning_subnets.errors import UserError
+from lightning_subnets.experiments.report import page, plots
 from lightning_subnets.experiments.sweep.figure import Plot
 
 
@@ -34,3 +36,12 @@ def test_units_that_span_decades_are_on_a_logarithmic_scale(fewest: float, form:
     sweep, rows = made({"a": None}, {}, [Plot(y="units_on_paths")], lambda row: {"units_on_paths": layers})
     (axes,) = plots.draw(sweep, sweep.figure.plots[0], rows).axes
     assert axes.get_yscale() == form
+
+
+def test_units_need_no_axis_of_densities_and_an_unknown_x_is_a_mistake() -> None:
+    layers = json.dumps({"first": 5.0})
+    sweep, rows = made({"a": None}, {}, [Plot(y="units_on_paths")], lambda row: {"units_on_paths": layers})
+    assert page.sweep_section("a", sweep, rows).table.columns == ["", "seeds", "test accuracy (%)", "weights kept"]
+    wrong = dataclasses.replace(sweep, figure=dataclasses.replace(sweep.figure, plots=[Plot("densty")]))
+    with pytest.raises(UserError, match="unknown axis or number 'densty'"):
+        page.sweep_section("a", wrong, rows)
