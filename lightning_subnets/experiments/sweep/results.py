@@ -172,7 +172,8 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         ) from error
     for row in rows:
         run = str(row["directory"])
-        if summary_of(run, out).is_file() or row["status"] != "finished":
+        here = directory_of(run, out).is_dir() or failure_of(run, out).is_file()
+        if summary_of(run, out).is_file() or (here and row["status"] != "finished"):
             row |= _measured(run, out)
     return sweep, rows
 

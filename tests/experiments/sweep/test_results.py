@@ -103,6 +103,15 @@ def test_results_of_runs_that_are_not_here_stay_as_they_were_written(sweep: Swee
     assert [row["kept"] for row in results.read(folder)[1]] == [31, 30, None]
 
 
+def test_why_a_run_failed_is_known_where_the_run_is_not(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    results.failure_of(next(sweep.runs()).name, tmp_path).write_text("out of memory\n")
+    rows = results.write(sweep, tmp_path)
+    assert [row["error"] for row in rows] == ["out of memory", None, None]
+    shutil.copytree(tmp_path / sweep.name, tmp_path / "sent" / sweep.name)
+    assert results.read(tmp_path / "sent" / sweep.name)[1] == rows
+
+
 def test_a_sweep_keeps_the_results_of_runs_whose_directories_were_removed(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
