@@ -48,6 +48,20 @@ def test_there_is_a_process_for_each_gpu_or_task_and_each_sees_all_gpus_of_its_n
     assert sorted(line for line in job.log.splitlines() if ": rank " in line) == expected
 
 
+def test_a_container_named_at_the_marked_place_starts_the_run(site: Site) -> None:
+    stand_in(site, "echo outside")
+    text = (site.directory / "slurm" / "fit.sbatch").read_text()
+    (site.directory / "slurm").unlink()  # a link to the repository's
+    (site.directory / "slurm").mkdir()
+    named = re.sub("(?m)^# In a container: .*$", "lightning=(env IN=container bash own)", text)
+    (site.directory / "slurm" / "fit.sbatch").write_text(named)
+    (site.directory / "own").write_text('echo "in $IN: $*"\n')
+    job = site.submit("fit.sbatch", options=())
+    assert job.wait_for_end() == "COMPLETED", job.log
+    assert "0: in container: fit --version" in job.log
+    assert "outside" not in job.log
+
+
 def test_too_few_cpus_for_the_gpus_are_an_error_that_says_what_to_add(site: Site) -> None:
     job = site.submit("fit.sbatch", options=("--gpus-per-node=2",))
     assert job.wait_for_end() == "FAILED"
