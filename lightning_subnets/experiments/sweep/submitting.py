@@ -120,6 +120,8 @@ def _forget_variables(wanted: Resources) -> None:
     """Remove variables that would change what is submitted, of sbatch and of the job that this process may be in."""
     chosen = {"SBATCH_PARTITION": wanted.partition, "SBATCH_TIMELIMIT": wanted.time}
     names = [*_NOT_FROM_OUTSIDE, *(name for name, value in chosen.items() if value)]
+    if not os.environ.get("SBATCH_GPUS_PER_NODE", "").endswith(f":{wanted.gpus}"):
+        names.append("SBATCH_GPUS_PER_NODE")  # it may add a kind of GPU, but a run has a process for each of its GPUs
     if "SLURM_JOB_ID" in os.environ:  # the new jobs would inherit them, and their srun would read them as options
         names += [name for name in os.environ if name.startswith("SLURM_") and name not in _OF_THE_CLUSTER]
     for name in names:

@@ -232,15 +232,17 @@ def test_a_sweep_waits_while_another_process_writes_the_table(cluster: Cluster) 
             results.locked(folder, patience=0).__enter__()
 
 
+@pytest.mark.parametrize(("gpus", "kept"), [("a100:2", {"SBATCH_GPUS_PER_NODE=a100:2"}), ("a100:1", set())])
 def test_an_option_wins_over_a_variable_of_sbatch_and_the_other_variables_count(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, gpus: str, kept: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", gpus)
     for name in ("ACCOUNT", "JOB_NAME", "PARTITION", "SIGNAL", "TIMELIMIT"):
         monkeypatch.setenv(f"SBATCH_{name}", "x")
     cluster.program("sbatch", "env > seen; echo Submitted batch job 79")
-    cluster.sweep("--slurm", "--partition=big")
+    cluster.sweep("--slurm", "--partition=big", "--gpus=2")
     seen = {line for line in Path("seen").read_text().splitlines() if line.startswith("SBATCH_")}
-    assert seen == {"SBATCH_ACCOUNT=x", "SBATCH_TIMELIMIT=x"}
+    assert seen == {"SBATCH_ACCOUNT=x", "SBATCH_TIMELIMIT=x"} | kept
 
 
 def test_squeue_shows_all_jobs_whatever_a_shell_has_set_for_it(
