@@ -220,7 +220,7 @@ def settings_of(config: Path, above: tuple[Path, ...] = ()) -> str:
 
 def _name(config: Path, settings: str, options: Options, seed: int) -> str:
     """Return the name of a run: readable words, and a digest of its config and its options."""
-    words = [f"{config.resolve().parent.name}_{config.stem}"]
+    words = [f"{config.resolve().parent.name}_{config.stem}".lstrip(".")]  # no directory of a run is hidden
     for key, value in sorted(options.items()):
         kind = str(value.get("class_path", "") if isinstance(value, dict) else value)
         words.append(f"{key.rsplit('.', 1)[-1]}={kind if _NUMBER.fullmatch(kind) else kind.rsplit('.', 1)[-1]}")

@@ -159,6 +159,12 @@ def test_the_name_of_a_run_can_be_a_directory(tmp_path: Path) -> None:
         assert run.name.replace("=", "").replace("-", "").replace("_", "").replace(".", "").isalnum()
 
 
+def test_a_run_of_a_config_in_a_hidden_directory_has_a_visible_name(tmp_path: Path) -> None:
+    path = written(changed(configs="../.mine"), tmp_path)
+    (tmp_path / "digits").rename(tmp_path / ".mine")
+    assert all(run.name.startswith("mine_") for run in Sweep.read(path, "smoke").runs())
+
+
 @pytest.mark.parametrize(
     ("figure", "message"),
     [
