@@ -82,5 +82,5 @@ def describe(rows: Sequence[Row], axes: Sequence[str]) -> str:
 
 def describe_run(row: Row, axes: Sequence[str]) -> str:
     """Return a run in words: its line, its value on each axis, and its seed."""
-    columns = [column for column in (*axes, "seed") if row[column] is not None]
-    return ", ".join([str(row["line"]), *(with_axis(column, row[column] or 0) for column in columns)])
+    words = [with_axis(column, value) for column in (*axes, "seed") if (value := row[column]) is not None]
+    return ", ".join([str(row["line"]), *words])
