@@ -134,7 +134,7 @@ class SubnetCLI(LightningCLI):
         """Check the checkpoint, instead of replacing the config by its hyperparameters as Lightning does."""
         config = self.config[self.config.subcommand]
         if config.name is None:
-            config.name = Path(str(config.config[-1])).stem if config.config else "unnamed"
+            config.name = Path(str(config.config[-1])).stem.lstrip(".") if config.config else "unnamed"
         root = config.trainer.default_root_dir
         if config.ckpt_path is None:
             if self.config.subcommand != "fit":

@@ -141,6 +141,12 @@ def test_fast_dev_run_tries_a_callback_that_needs_a_logger_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_of_a_hidden_config_has_a_visible_name() -> None:
+    Path(".mine.yaml").write_text("config: quickstart\ntrainer.limit_train_batches: 2\n")
+    main(["fit", "-c", ".mine.yaml", *SHORT, "--trainer.max_epochs=1"])
+    assert Path("runs/mine/version_0/summary.json").is_file()
+
+
 def test_predictions_are_written_and_never_overwritten(finished_run: Path, mistake: Callable[..., str]) -> None:
     arguments = ["predict", f"--ckpt_path={finished_run}/checkpoints/last.ckpt", "--predictions.path=found.csv"]
     main(arguments)
