@@ -69,10 +69,10 @@ def continual(file: Path, out: Path) -> None:
         try:
             learning.learn(found.tasks)
             matrix = learning.test()
-        except (KeyboardInterrupt, SystemExit):  # Lightning ends the process at Ctrl-C
+        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning ends the process at Ctrl-C, with exit code 1
             done = len(learning.tasks)
             print(f"stopped after {done} of {found.tasks} tasks; the same command resumes", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(143 if stop.args == (143,) else 130)  # 143 is the end by SIGTERM, see end_on_sigterm
         picture.draw(learning, matrix, out / "tasks.png", f"{found.tasks} tasks on one seed")
         show_panel({**learning.summary(), "directory": str(out), "picture": "tasks.png"}, file.stem)
     finally:

@@ -144,14 +144,19 @@ def test_the_answers_of_a_method_that_samples_masks_are_those_of_its_file(
     assert "2 of 2, bit for bit" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_in_the_tests_says_that_the_same_command_resumes(
-    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    code: int,
+    experiment: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SupSup, "slopes", interrupt)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(SupSup, "slopes", lambda *_: signal.raise_signal(number))
     with pytest.raises(SystemExit) as exit_info:
         main(["continual", str(experiment), "--out", str(tmp_path / "out")])
-    assert exit_info.value.code == 130
+    signal.signal(signal.SIGTERM, before)
+    assert exit_info.value.code == code
     assert "stopped after 2 of 2 tasks; the same command resumes" in capsys.readouterr().err
