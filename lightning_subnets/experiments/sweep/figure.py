@@ -27,6 +27,8 @@ NUMBERS = (
 MEASURED = (*NUMBERS, "units_on_paths", "epochs", "steps", "method", "weights", "weights_digest", "device")
 VERSIONS = ("torch", "torchvision", "lightning", "lightning_subnets")
 COLUMNS = ("line", "seed", "status", "error", *MEASURED, "finished", *VERSIONS, "directory", "command")
+# Further columns of a report's table.csv.
+OF_POINTS = ("planned", "test_accuracy_percent", "deviation", "published_percent", "difference")
 _CONFIG = ConfigDict(extra="forbid")
 
 

@@ -16,6 +16,7 @@ from lightning_subnets.errors import UserError, unknown
 from lightning_subnets.experiments.sweep.figure import (
     COLUMNS,
     NUMBERS,
+    OF_POINTS,
     Figure,
     Line,
     Options,
@@ -174,8 +175,8 @@ class Sweep:
                     f"the line {name!r} of {path} has an axis {unused[0]!r} that its `over` lacks: add it there"
                 )
         _check_known(f"published line of {path}", figure.published, figure.lines)
-        if taken := sorted(axes & {*COLUMNS}):
-            raise UserError(f"{path} calls an axis {taken[0]!r}, which is a column of results.csv: rename the axis")
+        if taken := sorted(axes & {*COLUMNS, *OF_POINTS}):
+            raise UserError(f"{path} calls an axis {taken[0]!r}, which is a column of the results: rename the axis")
         for axis in axes:
             values = [run.values[axis] for run in runs if axis in run.values]
             if len({isinstance(value, str) for value in values}) > 1:

@@ -35,7 +35,12 @@ FIGURE: dict[str, Any] = {
         },
     },
 }
-OVER_KEPT = {"lines": {"U_k": {"config": "base.yaml", "over": ["kept"]}}}
+
+
+def over(axis: str) -> dict[str, Any]:
+    """Return the figure with one axis of a name."""
+    only = {"lines": {"U_k": {"config": "base.yaml"}}, "axes": {axis: {"a": [1]}}, "plots": [{"x": axis}]}
+    return changed(axes={}) | only
 
 
 def written(figure: dict[str, Any], tmp_path: Path) -> Path:
@@ -214,7 +219,8 @@ def test_a_run_of_a_config_in_a_hidden_directory_has_a_visible_name(tmp_path: Pa
         (FIGURE | {"plots": [{"x": "densty"}]}, r"unknown quantity of a plot of .*'densty'. Did you mean 'density'"),
         (FIGURE | {"plots": [{"y": "accuracy"}]}, r"unknown quantity of a plot of .*'accuracy'. Did .*test_accuracy"),
         (FIGURE | {"plots": [{"panels": "depth"}]}, r"unknown axis of a plot of .*'depth'.*Known: density, network"),
-        (changed(axes={"kept": {"a": [1]}}, lines=["U_k"]) | OVER_KEPT, r"calls an axis 'kept'"),
+        (over("kept"), r"calls an axis 'kept', which is a column of the results: rename the axis"),
+        (over("planned"), r"calls an axis 'planned', which is a column of the results: rename the axis"),
     ],
 )
 def test_a_mistake_in_a_figure_is_named(figure: dict[str, Any], message: str, tmp_path: Path) -> None:
