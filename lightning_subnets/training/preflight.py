@@ -21,7 +21,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, listed
@@ -68,6 +69,11 @@ def check(
         raise UserError(
             f"precision {trainer.precision} would round the weights and the scores, so small updates would be lost: "
             f"take {mixed}, or one of {', '.join(_PRECISIONS)}"
+        )
+    if syncs_batchnorm(trainer) and (norms := _norms_that_compute_more(module.network)):
+        raise UserError(
+            f"--trainer.sync_batchnorm would replace {listed(norms)} of {type(module.network).__name__} by norms "
+            "without the activation that these compute too: leave it out, or take a network with torch's batch norms"
         )
     if syncs_batchnorm(trainer) and trainer.strategy.root_device.type == "cpu":
         raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm has no other implementation")
@@ -188,6 +194,13 @@ def _check_all_masked(module: MaskedModule) -> None:
             f"this weight: replace layers such as the head first, and then build SubnetModule; or set keep_dense="
             f"{names[:3]}"
         )
+
+
+def _norms_that_compute_more(network: nn.Module) -> list[str]:
+    """Return the names of the batch norms that compute more than torch's, an activation in many networks of timm."""
+    plain = _BatchNorm.forward, nn.SyncBatchNorm.forward
+    norms = {name: each for name, each in network.named_modules() if isinstance(each, _BatchNorm)}
+    return [name or type(each).__name__ for name, each in norms.items() if type(each).forward not in plain]
 
 
 def _image(module: MaskedModule, data: ImageDataModule) -> Tensor:

@@ -11,12 +11,14 @@ import torchvision
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small_runs import quiet_trainer
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import CIFAR10, Digits
 from lightning_subnets.masking.digest import weights_digest
+from lightning_subnets.training import preflight
 from lightning_subnets.training.checkpoint import read
 from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.schedule import learning_rate_factor
@@ -277,6 +279,15 @@ def test_a_checkpoint_can_be_saved_by_a_trainer_that_only_tested(tmp_path: Path)
     trainer.test(module, datamodule=Digits(), verbose=False)
     trainer.save_checkpoint(tmp_path / "tested.ckpt")
     assert torch.load(tmp_path / "tested.ckpt", weights_only=True)["optimizer"] == "SGD"
+
+
+def test_sync_batchnorm_is_refused_if_it_would_remove_the_activations_of_a_network() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), BatchNormAct2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    module = small_module(network=network.append(nn.Linear(32, 10)))
+    with pytest.raises(
+        ls.UserError, match=r"would replace 1 of Sequential by norms without the activation .*: leave it"
+    ):
+        preflight.check(module, quiet_trainer(sync_batchnorm=True, strategy="ddp"), None, before_fit=True)
 
 
 def test_masks_that_are_loaded_are_not_chosen_again(tmp_path: Path) -> None:
