@@ -30,6 +30,7 @@ def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
     sums = torch.stack([value for metric in metrics for value in (metric.mean_value, metric.weight)])
     of_ranks = [sums]
     if trainer.world_size > 1:
+        sums = sums.to(trainer.strategy.root_device)  # after a run they are on the CPU, see ``check_agreement``
         of_ranks = [torch.empty_like(sums) for _ in range(trainer.world_size)]
         distributed.all_gather(of_ranks, sums)
     data = trainer.datamodule  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from rank_processes import on_ranks, trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchmetrics import MeanMetric
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking import digest
+from lightning_subnets.training import resuming
 from lightning_subnets.training.callbacks import rank_consistency
 from lightning_subnets.training.callbacks.rank_consistency import Rank, roll_call
 from lightning_subnets.training.checkpoint import read
@@ -222,6 +225,18 @@ def test_sync_batchnorm_changes_neither_masks_nor_gradients() -> None:
         ours, theirs = ({n: p.grad for n, p in each.named_parameters() if p.requires_grad} for each in (plain, synced))
         assert ours.keys() == theirs.keys() == {"network.0.scores", "network.4.scores"}
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0)
+
+
+def test_ranks_exchange_on_the_device_of_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(found: list[Tensor], mine: Tensor) -> None:
+        raise LookupError(mine.device.type)
+
+    monkeypatch.setattr(torch.distributed, "all_gather", gather)
+    fit: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")), world_size=2)
+    with pytest.raises(LookupError, match="meta"):
+        rank_consistency.check_agreement(fit, module().network)
+    with pytest.raises(LookupError, match="meta"):
+        resuming.state(fit, [MeanMetric()])
 
 
 def train_alone() -> str:

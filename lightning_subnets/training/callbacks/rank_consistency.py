@@ -103,7 +103,8 @@ def roll_call(ranks: list[Rank]) -> str:
 def check_agreement(trainer: Trainer, network: nn.Module) -> None:
     """Stop the run on all ranks if they do not hold the same parameters and masks."""
     found = digest.fingerprints(network)
-    mine = torch.stack(list(found.values()))
+    # After a run the network is on the CPU again, and the group of the ranks exchanges tensors on GPUs alone.
+    mine = torch.stack(list(found.values())).to(trainer.strategy.root_device)
     of_ranks = [torch.empty_like(mine) for _ in range(trainer.world_size)]
     distributed.all_gather(of_ranks, mine)
     odd: dict[int, list[str]] = defaultdict(list)
