@@ -61,7 +61,7 @@ def check(
             f"{type(trainer.strategy).__name__} gives each process a part of a weight, and masks are chosen from whole "
             "weights: take --trainer.strategy=ddp"
         )
-    module.build_optimizer()
+    optimizer = module.build_optimizer()
     if module.network._compiled_call_impl and trainer.strategy.root_device.type == "cpu":
         module.compiled(torch.compile(torch.neg), torch.zeros(1))
     if trainer.precision not in _PRECISIONS:
@@ -86,6 +86,13 @@ def check(
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(module, trainer)
     fitting = trainer.state.fn == TrainerFn.FITTING
+    scales_back = trainer.precision == "16-mixed" and getattr(optimizer, "_step_supports_amp_scaling", False)
+    if (fitting or before_fit) and scales_back and trainer.gradient_clip_val:
+        raise UserError(
+            f"gradient_clip_val = {trainer.gradient_clip_val} cannot clip the gradients that 16-mixed has scaled: "
+            f"a fused {type(optimizer).__name__} scales them back in its step, so set --model.optimizer.fused=false "
+            "or --trainer.precision=bf16-mixed"
+        )
     if fitting:
         _check_all_masked(module)
     check_identity(type(module.method).__name__, module.identity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from conftest import QUICKSTART
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
 from small_runs import quiet_trainer
 from torch import Tensor
 
@@ -102,6 +104,20 @@ def test_a_precision_that_would_round_weights_is_an_error_before_training(precis
     instead = precision.replace("true", "mixed")
     with pytest.raises(UserError, match=f"{precision} would round the weights and the scores, .* take {instead}, or "):
         trainer(precision=precision).fit(module(EdgePopup(0.3)), datamodule=Digits())
+
+
+def test_a_fused_optimizer_cannot_clip_scaled_gradients() -> None:
+    def fit(fused: bool) -> None:
+        of = module(EdgePopup(0.3))
+        of.optimizer = partial(torch.optim.SGD, lr=0.1, fused=fused)
+        limits: dict[str, Any] = {"gradient_clip_val": 1.0, "max_steps": 1, "limit_val_batches": 0}
+        quiet_trainer(plugins=[MixedPrecision("16-mixed", "cpu")], **limits).fit(of, datamodule=Digits())
+
+    fit(fused=False)
+    with pytest.raises(
+        UserError, match=r"a fused SGD scales them back in its step, so set --model\.optimizer\.fused=false"
+    ):
+        fit(fused=True)
 
 
 def test_in_mixed_precision_the_weights_are_those_of_the_seed() -> None:
