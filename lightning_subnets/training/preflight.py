@@ -30,6 +30,7 @@ from lightning_subnets.masking.maskable import is_weight, matching
 from lightning_subnets.masking.masked_weight import scores_names, states_of
 from lightning_subnets.masking.method import check_identity
 from lightning_subnets.training.callbacks import averaging
+from lightning_subnets.training.callbacks.best_checkpoint import BestCheckpoint
 from lightning_subnets.training.callbacks.gradual_density import GradualDensity
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.lightning_internals import syncs_batchnorm, validates_by_time
@@ -169,10 +170,15 @@ def _check_monitors(module: MaskedModule, trainer: Trainer) -> None:
     packages = {type(each).__module__.partition(".")[0] for each in (module, *callbacks)}
     if packages - {"lightning", "lightning_subnets"} or any(isinstance(each, LambdaCallback) for each in callbacks):
         return
-    logged = [name for name in module.metrics if not name.startswith("test/")]
+    # Before a fit, the trainer does not know yet whether there are images to validate on.
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    validates = trainer.enable_validation if fitting else trainer.limit_val_batches != 0
+    logged = [name for name in module.metrics if name.startswith(("train/", "val/") if validates else "train/")]
     for callback in callbacks:
         monitored = callback.monitor if isinstance(callback, (EarlyStopping, ModelCheckpoint)) else None
         if isinstance(callback, EarlyStopping) and not callback.strict:  # the metric may be missing
+            continue
+        if isinstance(callback, BestCheckpoint):  # the command adds it, also if the data have no validation
             continue
         if monitored and monitored not in logged and monitored.startswith(("loss", "acc", "train_", "val", "test")):
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from small_runs import quiet_trainer
 from test_module import fit, sgd, small_module, small_network
 from torch import nn
@@ -16,7 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
+from lightning_subnets.training.callbacks import BestCheckpoint
 from lightning_subnets.training.module import SubnetModule
+
+LOADER = DataLoader(TensorDataset(torch.zeros(16, 1, 8, 8), torch.arange(16) % 10), 8)
 
 
 def test_metrics_are_exact_over_unequal_batches(tmp_path: Path) -> None:
@@ -96,3 +99,21 @@ def test_early_stopping_takes_a_metric_of_ones_own_and_refuses_one_that_nobody_l
     assert epochs(strict=False) == 9
     with pytest.raises(UserError, match="EarlyStopping monitors val_own, which training does not log"):
         epochs()
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.parametrize("callback", [EarlyStopping("val/loss"), ModelCheckpoint(monitor="val/loss")])
+def test_nothing_can_monitor_a_validation_that_there_is_not(callback: Callback) -> None:
+    message = r"monitors val/loss, .* set its monitor to train/loss or train/accuracy"
+    with pytest.raises(UserError, match=message):
+        quiet_trainer(limit_val_batches=0, callbacks=[callback]).fit(small_module(), datamodule=Digits())
+    with pytest.raises(UserError, match=message):
+        quiet_trainer(callbacks=[callback]).fit(small_module(), LOADER)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_the_best_checkpoint_that_the_command_adds_needs_no_validation(tmp_path: Path) -> None:
+    trainer = quiet_trainer(callbacks=[BestCheckpoint(tmp_path)])
+    trainer.fit(small_module(), LOADER)
+    assert trainer.global_step == 2
