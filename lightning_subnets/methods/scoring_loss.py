@@ -54,6 +54,10 @@ class ScoringLoss:
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.training = True  # not train(), because timm has norms with dropout inside
+            if isinstance(module, nn.SyncBatchNorm):
+                # Without a running mean it takes the statistics of the batch, as in training, but exchanges nothing: an
+                # exchange has no second derivative, and all ranks have the same images.
+                module.training, module.running_mean, module.running_var = False, None, None
         weights = weights_to_mask(self.network, data)
         self.weights = {name: weight.requires_grad_() for name, weight in weights.items()}
         self.batches, self.temperature = data.batches, temperature

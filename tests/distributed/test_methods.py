@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from rank_processes import on_ranks, trainer
 from torch import Tensor, distributed, nn
 
-from lightning_subnets import masked_weights
+from lightning_subnets import SNIP, GraSP, masked_weights
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.digest import fingerprints
 from lightning_subnets.masking.method import PruningData
@@ -55,6 +56,22 @@ def mask_of_rank() -> list[list[bool]]:
     trainer(max_steps=1, limit_val_batches=0).fit(module, datamodule=Digits(batch_size=16))
     masks: list[list[bool]] = next(iter(masked_weights(module.network).values())).mask().tolist()
     return masks
+
+
+def masks_with(convert: Callable[[nn.Module], nn.Module], method: PruneAtInit) -> list[Tensor]:
+    distributed.init_process_group("gloo", rank=int(os.environ["LOCAL_RANK"]))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    data = PruningData([(torch.randn(10, 1, 8, 8), torch.arange(10))], (1, 8, 8))
+    return [*method.compute_masks(convert(network), data).values()]
+
+
+@pytest.mark.parametrize("method", [SNIP(0.5), GraSP(0.5)], ids=repr)
+def test_synchronized_norms_are_scored_as_plain_ones(method: PruneAtInit) -> None:
+    plain = on_ranks(masks_with, nn.Identity(), method)
+    synced = on_ranks(masks_with, nn.SyncBatchNorm.convert_sync_batchnorm, method)
+    for one, other in zip(plain, synced, strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 def test_if_ranks_choose_different_masks_all_use_those_of_rank_0() -> None:
