@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import ShortenTraceback
 from torchmetrics import MeanMetric
 
 from lightning_subnets.datamodules.labelled_batch import hard_labels
@@ -78,7 +78,7 @@ class MaskedModule(LightningModule):
         """
         try:
             return function(tensor)
-        except BackendCompilerFailed as error:
+        except ShortenTraceback as error:  # the compiler has failed, or Triton is missing, or the GPU is too old for it
             reason = str(error).splitlines()[0]
             raise UserError(f"torch.compile does not work here ({reason}): set --model.compile=false") from error
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import ShortenTraceback
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
@@ -212,7 +212,7 @@ class SubnetModule(MaskedModule):
         try:
             logits = self(images)
         except UserError as error:
-            if isinstance(error.__cause__, BackendCompilerFailed):
+            if isinstance(error.__cause__, ShortenTraceback):
                 raise
             raise diverged_at(self.trainer, self.global_step, str(error)) from error
         loss: Tensor = self.loss(logits, labels)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from small_runs import quiet_trainer
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch._inductor.exc import TritonMissing
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_subnets as ls
@@ -279,6 +280,27 @@ def test_a_checkpoint_can_be_saved_by_a_trainer_that_only_tested(tmp_path: Path)
     trainer.test(module, datamodule=Digits(), verbose=False)
     trainer.save_checkpoint(tmp_path / "tested.ckpt")
     assert torch.load(tmp_path / "tested.ckpt", weights_only=True)["optimizer"] == "SGD"
+
+
+def test_a_gpu_without_triton_is_an_error_that_names_the_option(tmp_path: Path) -> None:
+    class Compiled(nn.Module):
+        """Fails in training as a compiled network does on a GPU."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = small_network()
+
+        def forward(self, images: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                raise TritonMissing(None)
+            logits: Tensor = self.layers(images)
+            return logits
+
+    module = small_module(network=Compiled())
+    with pytest.raises(
+        ls.UserError, match=r"^torch\.compile does not work here \(Cannot find .*set --model\.compile=false"
+    ):
+        fit(module, Digits(), tmp_path)
 
 
 def test_sync_batchnorm_is_refused_if_it_would_remove_the_activations_of_a_network() -> None:
