@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback, ModelCheckpoint
 from small_runs import conv_module, quiet_trainer
 from torch import Tensor, nn, optim
 
@@ -94,3 +94,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: 
     fit("stopped", epochs=1)
     resumed = fit("resumed", epochs=2, resume=tmp_path / "stopped" / "last.ckpt")
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
+
+
+def test_an_average_is_where_the_network_is_trained() -> None:
+    average, devices = EMAWeightAveraging(decay=0.9), set[str]()
+
+    def note(*_: object) -> None:
+        assert average._average_model is not None
+        devices.update(each.device.type for each in average._average_model.module.parameters())
+
+    watch = LambdaCallback(on_train_batch_end=note)
+    trainer = quiet_trainer(accelerator="gpu", devices=1, callbacks=[average, watch])
+    trainer.fit(conv_module(), datamodule=Digits())
+    assert devices == {"cuda"}

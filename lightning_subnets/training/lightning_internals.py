@@ -159,6 +159,11 @@ def average_of(callback: WeightAveraging) -> AveragedModel | None:
     return callback._average_model
 
 
+def follows_device(callback: WeightAveraging) -> bool:
+    """Return whether the average is to be on the device of the network, because the user has named none."""
+    return not callback._device
+
+
 def begin_averaging(callback: WeightAveraging) -> None:
     """Make a callback forget the steps and epochs of a run before, in which it would update nothing."""
     callback._latest_update_step, callback._latest_update_epoch = 0, -1  # as Lightning's class begins

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from lightning_subnets.masking.digest import weights_digest
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.training.callbacks import IterativePruning, LastCheckpoint
+from lightning_subnets.training.callbacks import Averaging, IterativePruning, LastCheckpoint
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
 from lightning_subnets.training.checkpoint import read, validate_and_complete_
 from lightning_subnets.training.module import SubnetModule
@@ -182,6 +183,20 @@ def test_until_its_first_update_the_average_is_the_network_in_training(tmp_path:
     assert differing(before, epochs[0]) == []
     assert "network.0.scores" in differing(after, epochs[1])
     assert differing(never, network) == []
+
+
+@pytest.mark.parametrize(("device", "where"), [(None, "meta"), ("cpu", "cpu")])
+def test_an_average_follows_the_network_to_its_device_unless_the_user_names_one(device: Any, where: str) -> None:
+    average, network = EMAWeightAveraging(device), with_norms("EdgePopup")
+    trainer: Any = SimpleNamespace(callbacks=[average])
+    for callback in (average, Averaging()):
+        callback.setup(trainer, network, "fit")
+    network.to("meta")  # as Lightning moves it to a GPU after setup
+    Averaging().on_fit_start(trainer, network)
+    averaged = average._average_model
+    assert averaged is not None
+    trained = [each for each in (*averaged.module.parameters(), *averaged.module.buffers()) if each.requires_grad]
+    assert {each.device.type for each in trained} == {where}
 
 
 def test_pruning_in_rounds_prunes_the_average_too_and_rewinds_it(tmp_path: Path) -> None:

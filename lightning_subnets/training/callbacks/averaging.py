@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.training.lightning_internals import average_of, begin_averaging, end_with_average
+from lightning_subnets.training.lightning_internals import average_of, begin_averaging, end_with_average, follows_device
 from lightning_subnets.training.masked_module import MaskedModule
 
 
@@ -43,6 +43,14 @@ class Averaging(Callback):
         for average in _averages(trainer):  # the user's callbacks come first, so the average exists by now
             _share_frozen_(average, pl_module)
             _average_trained_(average)
+
+    # Lightning makes the average, and loads that of a checkpoint, before it moves the network to its GPU. An average on
+    # the CPU would copy every trained parameter from the GPU at each step.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for callback in _callbacks(trainer):
+            average = average_of(callback)
+            if average is not None and follows_device(callback):
+                average.module.to(pl_module.device)
 
     # This callback comes after those that average, and before those that write checkpoints. The average is read after
     # these hooks. A checkpoint that is being saved holds its tensors themselves.
