@@ -68,7 +68,7 @@ def is_small(traffic: dict[str, Any], bytes_each: int = 4) -> bool:
     return all(gradients < step < gradients + SMALL for step in traffic["steps"])
 
 
-def test_a_step_sends_the_gradients_of_the_scores_and_frozen_weights_are_never_sent() -> None:
+def test_a_step_sends_the_gradients_of_the_scores_and_training_never_sends_frozen_weights() -> None:
     whole, half = on_ranks(train, "auto"), on_ranks(train, "ddp_bf16")
     assert all(is_small(rank) for rank in whole)
     assert all(is_small(rank, bytes_each=2) for rank in half)
