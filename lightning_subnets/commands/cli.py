@@ -44,6 +44,7 @@ from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.subnet_file.loading import cast_
 from lightning_subnets.training import checkpoint, loggers, preflight, strategies
 from lightning_subnets.training.callbacks import (
     BestCheckpoint,
@@ -213,7 +214,8 @@ class SubnetCLI(LightningCLI):
             # Lightning converts the network later, but checkpoints are compared with its weights before that.
             self.model.double()
         if self.subnet:
-            load_subnet(self.subnet, network=self.model.unmask_()).to(self.model.dtype)  # a file may be of any dtype
+            # A file may be of any dtype, and Module.to would also cast tables outside the state dict.
+            cast_(load_subnet(self.subnet, network=self.model.unmask_()), self.model.dtype)
 
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):

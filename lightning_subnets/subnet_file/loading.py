@@ -70,7 +70,7 @@ def load_from(file: Container, *, masked: bool, network: nn.Module | None) -> nn
         at_most = NUMBERS_PER_BYTE * file.size
         network = building.build(header.network.builder, header.network.arguments, at_most=at_most)
     choice = _choice(file, network)
-    _cast_(network, getattr(torch, header.network.dtype))
+    cast_(network, getattr(torch, header.network.dtype))
     if masked:
         drawn = header.weights
         masking.install_masks_(network, _method(header), weights=drawn.distribution, seed=drawn.seed, choice=choice)
@@ -108,7 +108,7 @@ def load_from(file: Container, *, masked: bool, network: nn.Module | None) -> nn
     return network.train()
 
 
-def _cast_(network: nn.Module, dtype: torch.dtype) -> None:
+def cast_(network: nn.Module, dtype: torch.dtype) -> None:
     """Give a network the dtype of a file, unless it has it; tables outside the state dict may have other dtypes."""
     state = [each for each in network.state_dict().values() if isinstance(each, Tensor) and each.is_floating_point()]
     if any(each.dtype != dtype for each in state):
