@@ -158,6 +158,8 @@ def _write(
     _check_readable(header)  # before the masks are encoded
     tensors: dict[str, Tensor] = dict(tasks or {})
     weights, scores = masked_weights(net), scores_names(net)
+    method = next(iter(weights.values())).method
+    counts = method.counts({key: each.weight.shape for key, each in weights.items()})  # as loading counts
     weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
     for key, current in sorted(net.named_parameters()):
         parameter = (start or {}).get(key, current)
@@ -165,6 +167,8 @@ def _write(
             each = weights[key], multiplier[key].cpu()
             parts: dict[str, Tensor] = {}
             header.layers[key], weight, stored = _encode_weight(key, *each, header.weights, parts)
+            if weights[key].num_kept != counts[key]:
+                header.layers[key].num_kept = weights[key].num_kept
             if tasks is None:
                 tensors |= parts
             else:
@@ -219,8 +223,6 @@ def _encode_weight(
     parts = multiplier_code.encode(entry, multiplier, masked.frozen)
     tensors |= {f"{part}/{name}": data for part, data in parts.items()}
     entry.stream, entry.density = stream, density
-    if masked.num_kept != masked.method.num_kept(weight.numel()):
-        entry.num_kept = masked.num_kept
     if stored is not None:
         tensors[f"{entry.weights}/{name}"] = stored
         weight_code.decode(entry, stored, as_mask(multiplier), out=(weight := torch.empty_like(weight)))

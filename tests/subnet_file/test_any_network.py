@@ -286,3 +286,8 @@ def test_complex_tables_stay_complex_if_the_dtype_changes(tmp_path: Path) -> Non
     save_subnet(network, tmp_path / "a.subnet", network="of_mine.Rotating")
     again = load_subnet(tmp_path / "a.subnet", network=Rotating())
     torch.testing.assert_close(again(x), network(x))
+
+
+def test_a_layer_that_keeps_the_methods_density_among_those_of_an_allocation_is_restored(tmp_path: Path) -> None:
+    network = masked(ls.EdgePopup(0.3, allocation="erk"), densities={"patches": 0.3})
+    check_restored(network, tmp_path / "a.subnet", NAME, Transformer)
