@@ -226,13 +226,14 @@ def print_checks(checkpoint: str, train_batches: int, images: int, seeds: int) -
     data.setup("fit")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = module.network.to(device)
+    like = next(network.parameters())
     seed_everything(module.seed, verbose=False)
     found: dict[str, list[float]] = {}
     total = 1 + 2 * seeds + len(sanity.VALUES)
     checks = sanity.checks(
         network,
-        lambda: _batches(data, data.train_dataloader(), train_batches * data.batch_size, device),
-        lambda: _batches(data, data.test_dataloader(), images, device),
+        lambda: _batches(data, data.train_dataloader(), train_batches * data.batch_size, like),
+        lambda: _batches(data, data.test_dataloader(), images, like),
         range(seeds),
     )
     for _, (what, accuracy) in zip(progress(range(total), "checking"), checks, strict=True):
@@ -247,10 +248,10 @@ def print_checks(checkpoint: str, train_batches: int, images: int, seeds: int) -
     )
 
 
-def _batches(data: ImageDataModule, loader: EpochLoader, images: int, device: torch.device) -> Iterator[Batch]:
-    """Yield normalised batches, until there are no more images or this many have been yielded."""
+def _batches(data: ImageDataModule, loader: EpochLoader, images: int, like: Tensor) -> Iterator[Batch]:
+    """Yield normalised batches of this many images, or of all if there are fewer, with a tensor's device and dtype."""
     for batch, labels in loader:
         if images <= 0:
             return
-        yield data.normalize(batch[:images].to(device)), labels[:images].to(device)
+        yield data.normalize(batch[:images].to(like.device)).to(like.dtype), labels[:images].to(like.device)
         images -= len(labels)

@@ -86,6 +86,7 @@ def test_a_run_in_float64_is_reported_evaluated_and_exported_as_one(tmp_path: Pa
         assert layer.weight.dtype == torch.float64
         assert torch.equal(layer.mask(), in_file[name].mask())
         assert torch.equal(layer.mask(), given[name])
+    subnets(["check", str(last), "--images=64", "--batches=1", "--seeds=1"])
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
