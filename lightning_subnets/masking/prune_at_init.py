@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed, nn
 
-from lightning_subnets.errors import UserError
+from lightning_subnets.errors import UserError, listed
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.masked_network import temporarily_unmasked
@@ -25,6 +25,7 @@ class PruneAtInit(Method):
     """
 
     trainable = "weights"
+    density = 1.0  # scaled distributions scale by its root; a method whose density is known sets its own
 
     @abstractmethod
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
@@ -85,6 +86,9 @@ def weights_to_mask(network: nn.Module, data: PruningData) -> dict[str, nn.Param
 def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
     """Set the masks of a network whose method is a ``PruneAtInit``, in place."""
     weights = masked_weights(network)
+    if masks.keys() < weights.keys():
+        missing = [name for name in weights if name not in masks]
+        raise UserError(f"there is no mask of {listed(missing)}: add a mask, or set keep_dense={missing[:3]}")
     check_shapes(masks, {name: each.weight for name, each in weights.items()}, "the masks are")
     for name, weight in weights.items():
         if masks[name].dtype != torch.bool:

@@ -34,8 +34,6 @@ class FixedMask(PruneAtInit):
         "Sanity-Checking Pruning Methods", section 3, on shuffled masks and redrawn weights.
     """
 
-    density = 1.0  # of the masks it is known only after the weights are drawn, so scaled distributions scale by 1
-
     def __init__(self, masks: str | Path | Mapping[str, Any], shuffle: bool = False) -> None:
         self.masks_given, self.shuffle = masks, shuffle
 

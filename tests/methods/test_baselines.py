@@ -8,12 +8,24 @@ from typing import Any
 import pytest
 import torch
 from table import shuffle_net
-from torch import nn
+from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets import DNW, Magnitude, Random, UserError, density, mask_, masked_weights, masks
+from lightning_subnets import (
+    DNW,
+    Magnitude,
+    PruneAtInit,
+    Random,
+    UserError,
+    density,
+    mask_,
+    masked_weights,
+    masks,
+    raw_weight,
+)
 from lightning_subnets.masking import allocation
 from lightning_subnets.masking.masked_class import effective_weight
+from lightning_subnets.masking.method import PruningData
 from lightning_subnets.networks import Conv4
 
 SHAPES = {"conv": torch.Size((20, 10, 3, 3)), "linear": torch.Size((10, 20))}  # 1800 and 200 weights
@@ -155,3 +167,19 @@ def test_linear_probe_trains_only_the_last_layer_and_keeps_given_weights(keep_de
     mask_(network, ls.LinearProbe(), weights=None, keep_dense=keep_dense)
     assert all(torch.equal(parameter, before[name]) for name, parameter in network.named_parameters())
     assert {name for name, each in network.named_parameters() if each.requires_grad} == {"fc.weight", "fc.bias"}
+
+
+class Above(PruneAtInit):
+    """Keeps the weights above a threshold: how many, only the weights say."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
+        return {name: each.abs() > self.threshold for name, each in network.named_parameters() if each.dim() > 1}
+
+
+def test_an_own_method_needs_no_density() -> None:
+    network = mask_(nn.Linear(30, 20), Above(0.05), weights="scaled_kaiming_normal")
+    assert density(network) == (raw_weight(network).abs() > 0.05).double().mean().item()
+    assert 0.1 < density(network) < 0.99
