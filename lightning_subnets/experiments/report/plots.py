@@ -49,7 +49,9 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     for axes, (title, _) in zip(layout.axes, panels, strict=True):
         layout.entitle(axes, title)
         if not drawn:
-            axes.text(0.5, 0.5, "nothing to draw yet", ha="center", va="center", transform=axes.transAxes)
+            done = bool(rows) and all(row["status"] == "finished" for row in rows)
+            words = f"no run has measured {plot.y}" if done else "nothing to draw yet"
+            axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
             axes.set(yticks=[])
     handles = [
         Line2D([], [], **looks[line] | ({} if drawn[line] else {"marker": "none"}), markersize=5, label=line)

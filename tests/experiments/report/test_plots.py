@@ -98,6 +98,10 @@ def test_a_sweep_without_results_is_drawn_empty(plot: Plot) -> None:
     assert "16 of 16 runs missing" in notes(figure)
     assert "and 13 more" in notes(figure)
     figure.draw_without_rendering()
+    for row in rows:  # of images without a test set
+        row["status"] = "finished"
+    for axes in plots.draw(sweep, plot, rows).axes:
+        assert [text.get_text() for text in axes.texts] == [f"no run has measured {plot.y}"]
 
 
 def test_names_on_x_keep_their_order_and_lines_are_side_by_side() -> None:
