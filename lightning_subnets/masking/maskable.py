@@ -75,7 +75,7 @@ def weights_of(network: nn.Module, also: Container[str] = ()) -> dict[str, Weigh
         ValueError: if there is none, or the weight of a layer is no parameter.
     """
     _check_modules(network, type(network).__name__)
-    if not (weights := {name: each for name, each in _parameters(network).items() if each.named or name in also}):
+    if not (weights := {name: each for name, each in parameters_of(network).items() if each.named or name in also}):
         raise _none_in(network)
     return weights
 
@@ -93,7 +93,7 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     """
     kind = type(network).__name__
     _check_modules(network, kind)
-    parameters = _parameters(network)
+    parameters = parameters_of(network)
     weights = {name: each for name, each in parameters.items() if each.named}
     also = matching(also_mask, parameters, "also_mask")
     chosen = weights | also
@@ -137,7 +137,7 @@ def matching(patterns: Iterable[str], values: Mapping[str, Value], argument: str
     return found
 
 
-def _parameters(network: nn.Module) -> dict[str, Weight]:
+def parameters_of(network: nn.Module) -> dict[str, Weight]:
     """Return all parameters by their first names, with all modules that own them."""
     by_id: dict[int, tuple[str, Weight]] = {}
     for name, module in network.named_modules():

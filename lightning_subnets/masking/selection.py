@@ -19,6 +19,10 @@ from lightning_subnets.errors import UserError
 _PARALLEL = 1 << 18  # for fewer scores, starting threads takes longer than they save
 
 
+class NaNError(UserError):
+    """A score is NaN, because training has diverged."""
+
+
 def top_k(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor:
     """Return the boolean mask of the k largest scores; among equal scores, the lowest flat index comes first.
 
@@ -55,7 +59,7 @@ def check_numbers(scores: Tensor) -> None:
     """
     traced = torch.compiler.is_compiling() or type(scores) is not Tensor or get_proxy_mode() is not None
     if not traced and scores.device.type == "cpu" and bool(scores.isnan().any()):
-        raise UserError("a score is NaN")
+        raise NaNError("a score is NaN")
 
 
 def nested_each(scores: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -151,7 +155,7 @@ def _on_cpu(scores: Tensor, counts: Sequence[int], absolute: bool, scratch: NDAr
     # NumPy has no bfloat16; float32 holds every half-precision number, in the same order.
     array = (stored.float() if stored.dtype in (torch.bfloat16, torch.float16) else stored).reshape(-1).numpy()
     if array.size and np.isnan(array.max()):
-        raise UserError("a score is NaN")
+        raise NaNError("a score is NaN")
     ranks = sorted(array.size - k for k in counts if 0 < k < array.size)
     if not ranks:
         return torch.full_like(scores, sum(k > 0 for k in counts), dtype=torch.int8)

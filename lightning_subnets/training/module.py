@@ -11,7 +11,6 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch._dynamo.exc import ShortenTraceback
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
@@ -24,6 +23,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight, prune_at_init
 from lightning_subnets.masking.choice import Choice, Norms, distribution_for, warn_of_matrices
 from lightning_subnets.masking.method import Method
+from lightning_subnets.masking.selection import NaNError
 from lightning_subnets.training import checkpoint as subnet_checkpoint
 from lightning_subnets.training import checkpoint_schema, identity, preflight, resuming, run_masks, trial_pass
 from lightning_subnets.training.callbacks import (
@@ -53,8 +53,8 @@ class SubnetModule(MaskedModule):
     Logs ``train/loss`` and ``train/accuracy`` by epoch, the same with ``_step`` and ``learning_rate`` by step, and
     ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are fractions; top5 counts a hit among the
     five largest logits. Labels (batch,) are classes. Soft labels (batch, classes), as MixUp and CutMix make them, count
-    as their most probable class in the accuracies, and as they are in the loss. A hook that a subclass overrides has to
-    call the one here, ``super().on_fit_start()`` for instance.
+    as their most probable class in the accuracies, and as they are in the loss. A hook or a step that a subclass
+    overrides has to call the one here, ``super().on_fit_start()`` for instance.
 
     Args:
         network: from torchvision, timm, ``lightning_subnets.networks`` or elsewhere; it is masked in place.
@@ -211,9 +211,7 @@ class SubnetModule(MaskedModule):
         torch.manual_seed(seed_of(self.seed, self.current_epoch, batch_idx, self.global_rank))
         try:
             logits = self(images)
-        except UserError as error:
-            if isinstance(error.__cause__, ShortenTraceback):
-                raise
+        except NaNError as error:
             raise diverged_at(self.trainer, self.global_step, str(error)) from error
         loss: Tensor = self.loss(logits, labels)
         self._update("train/loss", loss.detach().expand(len(labels)))
@@ -254,6 +252,11 @@ class SubnetModule(MaskedModule):
         assert isinstance(loss, MeanMetric)
         # All ranks compute the same loss, so they stop together.
         if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
+            if not loss.update_called:
+                raise UserError(
+                    f"{type(self).__name__}.validation_step does not call super().validation_step(batch, batch_idx), "
+                    "which counts val/loss and val/accuracy: call it there, and log other metrics beside them"
+                )
             raise diverged_at(self.trainer, self.trainer.global_step, "the validation loss is not finite")
         self._log_metrics("val")
         cached_weight.drop_(self._weights)

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, listed
-from lightning_subnets.masking.maskable import is_weight, matching
+from lightning_subnets.masking.maskable import matching, parameters_of
 from lightning_subnets.masking.masked_weight import scores_names, states_of
 from lightning_subnets.masking.method import check_identity
 from lightning_subnets.training.callbacks import averaging
@@ -191,10 +191,9 @@ def _check_all_masked(module: MaskedModule) -> None:
     """Check that no weight has been added since the network was masked, because it would be dense."""
     network = module.network
     unmasked = {
-        f"{name}.{key}".removeprefix("."): parameter
-        for name, each in network.named_modules()
-        for key, parameter in each._parameters.items()
-        if parameter is not None and is_weight(each, key, parameter) and key not in states_of(each)
+        name: each
+        for name, each in parameters_of(network).items()
+        if each.named and not all(key in states_of(module) for module, key in each.owners)
     }
     added = unmasked.keys() - scores_names(network)
     for pattern in module.identity.get("keep_dense", ()):

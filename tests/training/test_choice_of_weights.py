@@ -156,3 +156,9 @@ def test_the_search_for_weights_that_are_never_read_changes_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     assert [each.training for each in module.modules()] == modes
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_tied_weight_that_stays_dense_can_be_trained() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 10))
+    network[3].weight = network[1].weight
+    trained(SubnetModule(network, ls.EdgePopup(0.5), keep_dense=["1"]))

@@ -101,3 +101,14 @@ def test_a_nan_score_is_an_error_that_names_the_step(tmp_path: Path) -> None:
     poison = Poison("on_train_batch_start", 3, lambda module, _: module.get_parameter("network.0.scores"))
     with pytest.raises(ls.UserError, match="diverged at step 3: a score is NaN"):
         fit(small_module(), Digits(), tmp_path, callbacks=[poison])
+
+
+class Own(SubnetModule):
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val/mean", self(batch[0]).mean())
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric MeanMetric was called before")
+def test_a_validation_step_of_ones_own_has_to_call_that_of_the_module(tmp_path: Path) -> None:
+    with pytest.raises(ls.UserError, match=r"Own\.validation_step does not call super\(\)\.validation_step"):
+        fit(Own(small_network(), ls.EdgePopup(0.5), optimizer=sgd()), Digits(), tmp_path, max_epochs=1)

@@ -93,3 +93,21 @@ def test_several_validation_loaders_are_refused_before_the_first_step(sanity_ste
     assert trainer.global_step == 0
     with pytest.raises(ls.UserError, match="there are 2 loaders to evaluate on: return one"):
         quiet_trainer().test(conv_module(), [loader, loader])
+
+
+class Auxiliary(nn.Module):
+    """Has a second output in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Any:
+        logits = self.head(images.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+def test_a_tuple_that_a_network_returns_only_in_training_is_no_divergence() -> None:
+    module = SubnetModule(Auxiliary(), ls.EdgePopup(0.5), optimizer=lambda scores: optim.SGD(scores, lr=0.1))
+    with pytest.raises(ls.UserError, match=r"^Auxiliary returns a tuple: return a tensor of logits"):
+        fit([(IMAGE, 1)] * 8, module, 0)
