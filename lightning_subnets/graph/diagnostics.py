@@ -196,14 +196,15 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 
 
 def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers in float64 with which norms scale by the square of their scale and shift by 0."""
+    """Return parameters and buffers in float64 with which norms and branches scale by a square, and shift by 0."""
     tensors: dict[str, Tensor] = {}
+    parameters = dict(network.named_parameters())
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
         owner, _, name = key.rpartition(".")
         value = tensor.detach().double() if tensor.is_floating_point() else tensor
         if name.endswith("bias") or name == "running_mean":
             value = torch.zeros_like(value)
-        elif name == "weight":
+        elif key in parameters or name == "weight":  # FrozenBatchNorm2d has its scale as a buffer
             value = value.square()
         elif name == "running_var":  # the norm adds eps and takes the root
             norm: Any = network.get_submodule(owner)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch.fx import Node
 
 from lightning_subnets.graph.recording import arguments_of, name_of
@@ -45,11 +46,13 @@ class NamedWeight(NamedTuple):
 
     def after(self, node: Node) -> NamedWeight | None:
         """Return the weight after an operation on it alone, or None if its numbers are no longer those of a weight."""
-        before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+        before = node.all_input_nodes[0].meta["val"]
         if name_of(node) in _CASTING:
             return self
         if name_of(node) in _TRANSPOSING and before.dim() == 2:
-            return self._replace(transposed=self.transposed != (before.stride() != after.stride()))
+            probe: Any = torch.empty(2, 3, device="cpu")  # strides do not tell: (n, 1) has those of its transpose
+            swapped = node.target(probe, *node.args[1:], **node.kwargs).shape != probe.shape  # type: ignore[operator]
+            return self._replace(transposed=self.transposed != swapped)
         return None
 
 

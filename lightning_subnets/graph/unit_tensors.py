@@ -74,7 +74,9 @@ class Joining:
 
         The sum joins the units of each factor, and the product joins the factors.
         """
-        subscripts, _, letters = equation.replace(" ", "").partition("->")
+        subscripts, arrow, letters = equation.replace(" ", "").partition("->")
+        if not arrow:  # as torch.einsum: the letters that occur once, in the order of the alphabet
+            letters = "".join(sorted(each for each in {*subscripts} - {","} if subscripts.count(each) == 1))
         factors = []
         for own, units in zip(subscripts.split(","), operands, strict=True):
             left = self.along(units, [dim for dim, letter in enumerate(own) if letter not in letters])

@@ -34,6 +34,7 @@ class Product(nn.Linear):
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "features": (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (3,)),
     "tokens": (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (5, 3)),
+    "one feature in a product": (lambda: nn.Sequential(nn.Linear(3, 1), Product(1, 6), nn.Linear(6, 3)), (5, 3)),
     "tokens in a product": (lambda: nn.Sequential(Product(3, 4), nn.ReLU(), nn.Linear(4, 2)), (5, 3)),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(4, 4, 3, padding=4), nn.ReLU(), nn.Conv1d(4, 2, 3, groups=2)), (4, 3)),
     "conv3d": (lambda: nn.Sequential(nn.Conv3d(2, 4, 2, padding=2), nn.Conv3d(4, 3, (1, 2, 1))), (2, 2, 2, 2)),

@@ -43,8 +43,9 @@ def test_an_operation_that_units_cannot_be_followed_through_is_named(
         lambda a, b, images: {"logits": b(nn.functional.prelu(a(images), torch.zeros(4)).view(-1, 4, 16).mean(2))},
         lambda a, b, images: b(a(images).mean((2, 3))[0]),
         lambda a, b, images: b(torch.einsum("bchw,bchw->bc", 2 * [a(images)])),
+        lambda a, b, images: b(torch.einsum("bchw,hw", a(images), torch.ones(4, 4))),
     ],
-    ids=["where", "max", "addmm", "unfold", "dict", "without a batch", "a factor twice"],
+    ids=["where", "max", "addmm", "unfold", "dict", "without a batch", "a factor twice", "no arrow"],
 )
 def test_other_operations_that_keep_channels(function: Callable[[nn.Module, nn.Module, Tensor], Any]) -> None:
     network = Net(conv(3, 4), nn.Linear(4, 2), function)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from timm.layers.layer_scale import LayerScale
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
@@ -221,3 +222,10 @@ def test_the_trace_is_the_same_in_inference_mode() -> None:
     expected = log10_path_kernel_trace(network, masks(network), (4,))
     with torch.inference_mode():
         assert log10_path_kernel_trace(network, masks(network), (4,)) == expected
+
+
+def test_a_factor_of_a_branch_is_squared_as_that_of_a_norm() -> None:
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), LayerScale(1, 0.1), nn.Linear(1, 1, bias=False))
+    for layer in (network[0], network[2]):
+        nn.init.ones_(layer.get_parameter("weight"))
+    assert 10 ** log10_path_kernel_trace(network, {}, (1,)) == pytest.approx(0.02, rel=1e-6)
