@@ -45,15 +45,20 @@ def weights(network: nn.Module, *, frozen: bool = False) -> dict[str, nn.Paramet
 def update_(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Add a tensor to a digest: name, dtype, shape and bytes."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    flat = tensor.detach().cpu().flatten()
+    digest.update(_bytes(tensor.detach().cpu()).numpy().data)  # as bytes, because NumPy has no bfloat16
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """Return the bytes of a tensor's values in logical order."""
+    flat = tensor.flatten()
     if flat.stride() != (1,):  # a slice of one number keeps its own stride, which a view of its bytes refuses
         flat = flat.clone(memory_format=torch.contiguous_format)
-    digest.update(flat.view(torch.uint8).numpy().data)  # as bytes, because NumPy has no bfloat16
+    return flat.view(torch.uint8)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors of one shape are equal, with +0 different from -0."""
-    return torch.equal(*(each.detach().cpu().flatten().contiguous().view(torch.uint8) for each in (one, other)))
+    return torch.equal(*(_bytes(each.detach().cpu()) for each in (one, other)))
 
 
 def fingerprints(network: nn.Module) -> dict[str, Tensor]:
@@ -75,7 +80,7 @@ def fingerprint(tensor: Tensor) -> Tensor:
     Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators", section 5, with the
         constants of Java's SplittableRandom (Stafford's variant 13).
     """
-    bytes_ = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    bytes_ = _bytes(tensor.detach())
     words = functional.pad(bytes_, (0, -len(bytes_) % 8)).view(torch.int64)
     mixed = torch.arange(len(words), device=words.device).mul_(_GOLDEN).add_(words)
     for shift, factor in _MIX:

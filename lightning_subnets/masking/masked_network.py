@@ -43,8 +43,8 @@ def mask_(
 
     If weights are drawn, all numbers of the network become a function of the seed, see
     ``other_parameters.initial_value``: norms scale by 1 and shift by 0, running statistics are reset. If the method
-    trains scores, biases are 0 and everything else is frozen. If the method trains weights, biases are drawn too. A
-    method that prunes before training does so now.
+    trains scores, biases are 0 and everything else is frozen. If the method trains weights, biases are drawn too (of
+    modules that share a weight, only that of the first). A method that prunes before training does so now.
 
     The masks follow every change of weights and scores. Two changes leave no trace: after an in-place edit of
     ``parameter.data``, or a torch.distributed collective on a parameter, call ``invalidate_(network)``.

@@ -37,8 +37,8 @@ def initialize_others_(network: nn.Module, weights: Container[str], *, seed: int
             module.reset_running_stats()
         for key, parameter in module.named_parameters(name, recurse=False):
             if id(parameter) not in left:
-                own = key.rpartition(".")[2]
-                value = initial_value(module, own, parameter, seed=seed, stream=initialization.stream_of(key))
+                stream = initialization.stream_of(key)
+                value = initial_value(module, own_name(key), parameter, seed=seed, stream=stream)
                 if value is not None:
                     parameter.copy_(value)
 
@@ -68,9 +68,13 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
 
 def may_be_weight(name: str, weight: Weight) -> bool:
     """Return whether a parameter that is no weight by its name has a weight's shape, and is nothing known here."""
-    key = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")  # a ParameterList has a name
-    kinds = {_kind(module, key.lower(), weight.parameter) for module, _ in weight.owners}
+    kinds = {_kind(module, own_name(name).lower(), weight.parameter) for module, _ in weight.owners}
     return kinds in ({"unknown"}, {"zeros"}) and _is_matrix(weight.parameter)
+
+
+def own_name(name: str) -> str:
+    """Return the name of a parameter in its module; for an item of a ParameterList, the name of the list."""
+    return next((part for part in reversed(name.split(".")) if not part.isdigit()), "")
 
 
 def _kind(

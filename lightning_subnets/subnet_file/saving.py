@@ -21,7 +21,7 @@ from lightning_subnets.masking.initialization import stream_of
 from lightning_subnets.masking.maskable import is_weight
 from lightning_subnets.masking.masked_weight import multipliers, scores_names
 from lightning_subnets.masking.method import as_mask, check_identity
-from lightning_subnets.masking.other_parameters import initial_value
+from lightning_subnets.masking.other_parameters import initial_value, own_name
 from lightning_subnets.subnet_file import container, multiplier_code, weight_code
 from lightning_subnets.subnet_file import network as building
 from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, Method, Network, Weights
@@ -283,7 +283,7 @@ def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights
     module, built = net.get_submodule(owner), torch.zeros_like(parameter)
     if is_weight(module, own, parameter) or not built.numel():
         return False
-    value = initial_value(module, own, built, seed=drawn_from.seed, stream=stream_of(key))
+    value = initial_value(module, own_name(key), built, seed=drawn_from.seed, stream=stream_of(key))
     return value is not None and digest.same_bits(parameter, value.to(parameter.dtype))
 
 

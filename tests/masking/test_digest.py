@@ -10,7 +10,7 @@ from masked_networks import IMAGES, masked_network, small_network
 from torch import nn
 
 from lightning_subnets import Dense, EdgePopup, mask_
-from lightning_subnets.masking.digest import fingerprint, fingerprints, weights_digest
+from lightning_subnets.masking.digest import fingerprint, fingerprints, same_bits, weights_digest
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
@@ -41,6 +41,8 @@ def test_the_digest_of_a_weight_that_is_a_slice_is_that_of_its_copy() -> None:
         network, copy = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
         network.weight, copy.weight = nn.Parameter(sliced), nn.Parameter(sliced.clone().contiguous())
         assert weights_digest(network) == weights_digest(copy)
+        assert torch.equal(fingerprint(sliced), fingerprint(sliced.clone().contiguous()))
+        assert same_bits(sliced, sliced.clone().contiguous())
 
 
 def test_any_one_bit_changes_the_digest() -> None:

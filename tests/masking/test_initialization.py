@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_subnets import UserError
+from lightning_subnets import EdgePopup, UserError, mask_
 from lightning_subnets.masking import initialization
 from lightning_subnets.masking.initialization import DISTRIBUTIONS, draw_biases, draw_scores, draw_weights, fans
 
@@ -201,3 +201,14 @@ def test_draws_of_other_layers_seeds_and_kinds_are_uncorrelated() -> None:
     columns = [draw("kaiming_normal"), draw("kaiming_normal", "b"), draw("kaiming_normal", seed=1), draw("scores")]
     correlation = torch.corrcoef(torch.stack([column.flatten().double() for column in columns]))
     assert (correlation - torch.eye(len(columns))).abs().max() < 5 / math.sqrt(n)
+
+
+def test_items_of_a_list_start_as_the_name_of_the_list_says() -> None:
+    network = nn.Sequential(nn.Linear(4, 4))
+    network.gammas = nn.ParameterList([nn.Parameter(torch.full((4,), 1e-6))])
+    network.tokens = nn.ParameterList([nn.Parameter(torch.zeros(1, 1, 4))])
+    network.biases = nn.ParameterList([nn.Parameter(torch.rand(4))])
+    mask_(network, EdgePopup(0.5))
+    assert network.get_parameter("gammas.0").tolist() == [1.0] * 4
+    assert network.get_parameter("tokens.0").any()
+    assert not network.get_parameter("biases.0").any()
