@@ -120,7 +120,12 @@ class OwnBatches(Sequence[Batch]):
             ours.sampler.rank, ours.sampler.num_replicas = 0, 1  # also of a DistributedSampler
         with isolated_rng(seed):
             batches = (checked(batch) for batch in ours or loader)
-            (images, labels), outputs = next(batches)
+            if (first := next(batches, None)) is None:
+                raise UserError(
+                    f"{type(method).__name__} chooses its masks from training images, and the training loader of "
+                    f"{name} has no batch: look at what its data set reads, or set drop_last=False"
+                )
+            (images, labels), outputs = first
             self.input_shape, size = tuple(images.shape[1:]), len(images)
             self._batches: list[Batch] = []
             if method.requires != "batches":

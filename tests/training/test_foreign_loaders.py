@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from small_runs import conv_module, quiet_trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset, WeightedRandomSampler
 
 import lightning_subnets as ls
 from lightning_subnets.training.callbacks import GradualDensity, IterativePruning
@@ -126,3 +126,15 @@ def test_an_evaluation_does_not_set_the_random_numbers_of_what_follows(name: str
         getattr(quiet_trainer(), name)(conv_module(), DataLoader(weighted().dataset, batch_size=8))
         drawn.append(torch.rand(1).item())
     assert len({*drawn}) == 3
+
+
+class Endless(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield from range(COUNT)
+
+
+def test_a_sampler_without_a_length_or_an_end_can_be_trained_on() -> None:
+    loader = DataLoader(TensorDataset(IMAGES, torch.arange(COUNT) % 10), 8, sampler=Endless())
+    watch = fit(loader, module=conv_module(schedule="constant"), max_epochs=-1, max_steps=4, limit_val_batches=0)
+    assert len(watch.rates) == 4

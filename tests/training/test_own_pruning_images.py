@@ -38,7 +38,8 @@ def fit(data: LightningDataModule, built: nn.Module | None = None, method: Any =
     method = method or ls.EdgePopup(0.5)
     module = SubnetModule(built or network(), method, optimizer=lambda each: torch.optim.SGD(each, lr=0.1))
     quiet: dict[str, Any] = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
-    Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **(quiet | options)).fit(module, data)
+    quiet |= {"accelerator": "cpu", "max_epochs": 1, "enable_model_summary": False}
+    Trainer(**(quiet | options)).fit(module, data)
     return module
 
 
@@ -106,3 +107,13 @@ def test_an_error_of_a_users_training_set_in_a_fit_stays_as_it_is() -> None:
     module = SubnetModule(network(), ls.SNIP(0.5))
     with pytest.raises(OSError, match="no such disk"):  # with an end in steps, Lightning reads no loader before
         quiet_trainer(max_epochs=-1, max_steps=1, limit_val_batches=0).fit(module, datamodule=Broken())
+
+
+@pytest.mark.parametrize("method", [ls.SNIP(0.5), ls.SynFlow(0.5)], ids=repr)
+def test_data_without_a_batch_are_named(method: Any) -> None:
+    class Few(Samples):
+        def train_dataloader(self) -> Any:
+            return DataLoader(super().train_dataloader().dataset, 1000, drop_last=True)
+
+    with pytest.raises(ls.UserError, match="the training loader of Few has no batch: look at what its data set reads"):
+        fit(Few(), method=method, max_epochs=-1, max_steps=1, limit_val_batches=0)

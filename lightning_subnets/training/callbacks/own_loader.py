@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lightning_subnets.datamodules.labelled_batch import labelled_batch
 from lightning_subnets.datamodules.loader import EpochLoader
@@ -90,7 +90,7 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
     if ours is not None:
         # A single last image joins the batch before it, so it is alone only if it is the only image.
         images, size, left = len(ours.sampler), ours.batch_size, len(ours.sampler)
-    elif loader.batch_size is not None and not isinstance(loader.dataset, IterableDataset):
+    elif loader.batch_size is not None and hasattr(loader.sampler, "__len__"):  # that of a stream has no length
         images, size = -(-len(loader.sampler) // ranks), loader.batch_size  # type: ignore[arg-type]
         left = images % size
     else:
