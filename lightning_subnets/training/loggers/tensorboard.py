@@ -41,12 +41,20 @@ class TensorBoard(TensorBoardLogger):
                 setattr(records, name, self._until_it_fails(getattr(records, name)))
         return cast("SummaryWriter", super().experiment)
 
+    def finalize(self, status: str) -> None:
+        """Leave the file open for the test and the pictures: after a close, another file would begin, unguarded."""
+        if self._experiment is not None:
+            self.experiment.flush()
+        if status == "success":
+            self.save()
+
     def add_pictures(self, pictures: Iterable[Path]) -> None:
         """Write pictures into TensorBoard's file."""
         for path in pictures:
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
             self.experiment.add_image(f"pictures/{path.stem}", pixels, dataformats="HWC")
+        self.experiment.flush()
 
     def save(self) -> None:
         self._until_it_fails(super().save)()  # hparams.yaml too
