@@ -7,7 +7,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +21,7 @@ from lightning_subnets import atomic_file
 from lightning_subnets._version import versions
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import ModelCheckpoint
     from wandb import Run
 
 # In seconds. Without them wandb waits 90 s for a server at the start of a run and without limit at its end.
@@ -63,47 +64,46 @@ class Dashboard(WandbLogger):
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         # jsonargparse returns subclasses of numbers, which wandb would show as text.
-        super().log_hyperparams(json.loads(json.dumps(params, default=str)))
+        self._attempt(super().log_hyperparams, json.loads(json.dumps(params, default=str)))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         row = _add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR)
-        experiment = self.experiment
-        if self._failed:
-            return
-        try:
-            # wandb collects one row per step and sends the row when the step grows or the run ends.
-            experiment.log(dict(row), step=step, commit=False)
-        except Exception as error:
-            self._fail(error)
+        # wandb collects one row per step and sends the row when the step grows or the run ends.
+        self._attempt(self.experiment.log, dict(row), step=step, commit=False)
 
     @rank_zero_only
     def add_pictures(self, pictures: Iterable[Path]) -> None:
         """Add pictures to the last row."""
+        self._attempt(self._log_pictures, self.experiment, pictures)
+
+    def _log_pictures(self, run: Run, pictures: Iterable[Path]) -> None:
         import wandb
 
-        experiment = self.experiment
-        if self._failed:
-            return
-        try:
-            images = {f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
-            experiment.log(images, commit=False)
-        except Exception as error:
-            self._fail(error)
+        run.log({f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}, commit=False)
+
+    def _scan_and_log_checkpoints(self, checkpoint_callback: ModelCheckpoint) -> None:  # with log_model
+        self._attempt(super()._scan_and_log_checkpoints, checkpoint_callback)
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
         """End the W&B run with the exit code of the process; the code for a requeue marks it as preempted."""
         run, self._experiment = self._experiment, None
-        if run is None or self._failed:
-            return
+        if run is not None:
+            self._attempt(self._end, run, exit_code)
+
+    def _end(self, run: Run, exit_code: int) -> None:
         import wandb
 
+        if exit_code == os.EX_TEMPFAIL:
+            run.mark_preempting()
+        run.finish(exit_code)
+        wandb.teardown()  # returns when the W&B file is complete
+
+    def _attempt(self, action: Callable[..., None], *arguments: Any, **options: Any) -> None:
         try:
-            if exit_code == os.EX_TEMPFAIL:
-                run.mark_preempting()
-            run.finish(exit_code)
-            wandb.teardown()  # returns when the W&B file is complete
+            if not self._failed:
+                action(*arguments, **options)
         except Exception as error:
             self._fail(error)
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import QUICKSTART
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import ModelCheckpoint
 from metric_rows import by_step
 from PIL import Image
 from rank_processes import on_ranks
@@ -196,22 +197,52 @@ def test_another_rank_creates_nothing_and_does_not_load_wandb(run: Path) -> None
     assert not list(run.iterdir())
 
 
-def test_wandb_dying_does_not_end_the_run(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    dashboard = train(run, range(12), exit_code=None)
+def kill_wandb() -> None:
     import wandb
 
     service: Any = wandb.setup()._connection
     service._proc._process.kill()
     service._proc._process.wait()
+
+
+def test_wandb_dying_does_not_end_the_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    dashboard = train(run, range(12), exit_code=None)
+    kill_wandb()
     for step in range(12, 40):
         dashboard.log_metrics({"loss": 1.0}, step)
     dashboard.finalize("success")
     dashboard.finish(0)
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("W&B has failed (")
+
+
+@pytest.mark.parametrize("log_model", [True, "all"])
+def test_wandb_dying_does_not_end_a_run_that_logs_its_checkpoints(
+    log_model: Any, run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    dashboard, saved = Dashboard(str(run), log_model=log_model), ModelCheckpoint(dirpath=run)
+    dashboard.log_metrics({"loss": 1.0}, 0)
+    (run / "a.ckpt").write_bytes(b"x")
+    saved.best_model_path = saved.last_model_path = str(run / "a.ckpt")
+    kill_wandb()
+    dashboard.after_save_checkpoint(saved)
+    dashboard.finalize("success")
+    assert capfd.readouterr().err.count("W&B has failed (") == 1
+
+
+def test_wandb_dying_does_not_end_a_run_that_logs_its_config(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    dashboard = train(run, range(1), exit_code=None)
+    kill_wandb()
+    dashboard.log_hyperparams({"a": 1})
+    dashboard.log_hyperparams({"b": 1})
+    assert capfd.readouterr().err.count("W&B has failed (") == 1
 
 
 @pytest.mark.thorough
