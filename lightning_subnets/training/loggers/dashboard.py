@@ -152,5 +152,7 @@ class Dashboard(WandbLogger):
         path = self._directory / "wandb" / "run_id"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_file.write(path, secrets.token_hex(4))
+            # wandb accepts no other id than the agent's in a sweep.
+            chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+            atomic_file.write(path, chosen or secrets.token_hex(4))
         return path.read_text()

@@ -77,6 +77,18 @@ def test_a_resumed_run_is_the_same_run_on_the_server_with_the_rows_of_the_csv_fi
     assert capfd.readouterr().err == f"W&B: {server.url}/me/lightning-subnets/runs/{run_id}\n" * 2
 
 
+def test_a_run_of_a_sweep_agent_stays_one_run_when_it_is_resumed_without_the_agent(
+    run: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as agent:
+        for name, value in {"SWEEP_ID": "s", "RUN_ID": "abc", "PROJECT": "lightning-subnets"}.items():
+            agent.setenv(f"WANDB_{name}", value)
+        train(run, range(5))
+    train(run, range(5, 9), resumed=True)
+    assert list(server.runs) == ["abc"]
+    assert on_server(server, run) == by_step(run)
+
+
 def test_the_pictures_of_a_run_are_in_its_last_row(run: Path, server: WandbServer) -> None:
     Image.new("RGB", (4, 3), "red").save(run / "curves.png")
     dashboard = train(run, range(10), exit_code=None)
