@@ -273,7 +273,7 @@ def waiting(loader: EpochLoader, options: argparse.Namespace) -> Values:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = torchvision.models.wide_resnet50_2().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    waited, total, done = 0.0, 0.0, time.perf_counter()
+    waited, total, seen, done = 0.0, 0.0, 0, time.perf_counter()
     for step, (images, labels) in enumerate(_endless(loader)):
         arrived = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16):
@@ -284,11 +284,11 @@ def waiting(loader: EpochLoader, options: argparse.Namespace) -> Values:
         if device.type == "cuda":
             torch.cuda.synchronize()
         if step >= 5:  # because the first steps are slow
-            waited, total = waited + arrived - done, total + time.perf_counter() - done
-        if step == options.steps + 5:
+            waited, total, seen = waited + arrived - done, total + time.perf_counter() - done, seen + len(labels)
+        if step == options.steps + 4:
             break
         done = time.perf_counter()
-    return {"waiting, %": [100 * waited / total], "images/s": [options.batch_size * options.steps / total]}
+    return {"waiting, %": [100 * waited / total], "images/s": [seen / total]}
 
 
 def _endless(loader: EpochLoader) -> Iterator[Any]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import json
 import re
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from repository import ROOT
 
@@ -78,6 +80,31 @@ def test_a_benchmark_prints_a_table_and_writes_what_it_measured(
         for quantities in measured.values():
             for values in quantities.values():
                 assert all(value > 0 for value in values)
+
+
+def test_the_time_of_steps_is_that_of_the_images_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    loader: Any = importlib.import_module("loader")
+    now = [0.0]
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    def network() -> torch.nn.Module:
+        net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+        net.register_forward_hook(lambda *_: passes(3.0))
+        return net
+
+    class Epochs:
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for size in (4, 4, 2):  # the last batch of an epoch may be smaller
+                passes(1.0)
+                yield torch.zeros(size, 3, 8, 8, dtype=torch.uint8), torch.zeros(size, dtype=torch.long)
+
+    monkeypatch.setattr(loader, "time", argparse.Namespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(torchvision.models, "wide_resnet50_2", network)
+    found = loader.waiting(Epochs(), argparse.Namespace(steps=2, batch_size=4))
+    assert found == {"waiting, %": [25.0], "images/s": [(2 + 4) / 8]}  # the sixth and the seventh batch
 
 
 def test_the_best_case_of_a_step_is_that_of_the_page_on_speed(
