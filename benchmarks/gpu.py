@@ -144,9 +144,9 @@ def _run(command: list[str], directory: Path, seconds: float) -> int | None:
 
 def as_markdown(content: Mapping[str, Any]) -> str:
     """Return the results as tables in Markdown: medians, with quartiles in brackets from three rounds on."""
-    lines = [f"# {content['card']}", "", f"{content['machine']}.", ""]
+    lines = [f"# {content['card']}", ""]
     for name, part in content["parts"].items():
-        lines += [f"## {name}", "", f"{part['shows']}: {part['status']}, {part['date']}.", ""]
+        lines += [f"## {name}", "", f"{part['shows']}: {part['status']}, {part['date']}, {part['machine']}.", ""]
         for benchmark, results in part["results"].items():
             for title, measured in results.items():
                 quantities = list(dict.fromkeys(quantity for values in measured.values() for quantity in values))
@@ -171,7 +171,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^a-z0-9]+", "_", card.lower()).strip("_") + ".json")
     content = json.loads(path.read_text()) if path.exists() else {"parts": {}}
-    content |= {"card": card, "machine": machine()}
+    content |= {"card": card}
     end, failed = time.monotonic() + 60 * options.minutes, False
     for name in options.parts:
         part, left = PARTS[name], end - time.monotonic()
@@ -188,7 +188,11 @@ def main() -> None:
         if found["status"] != "done" and content["parts"].get(name, {}).get("status") == "done":
             print(f"{name}: what was measured on {content['parts'][name]['date']} is kept", flush=True)
             continue
-        content["parts"][name] = found | {"shows": part.shows, "date": date.today().isoformat()}
+        content["parts"][name] = found | {
+            "shows": part.shows,
+            "date": date.today().isoformat(),
+            "machine": machine(),  # a later part may be run with other versions
+        }
         _replace(path, json.dumps(content, indent=1) + "\n")
         _replace(path.with_suffix(".md"), as_markdown(content))
     print(f"written to {path} and {path.with_suffix('.md').name}")

@@ -237,6 +237,20 @@ def test_a_part_that_fails_later_leaves_what_was_measured_before(gpu: Any, monke
     assert found == [(0, {"step": {"done": {}}}), (1, {"step": {"done": {}}})]
 
 
+def test_each_part_keeps_the_versions_that_it_was_measured_with(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    part: dict[str, Any] = {"status": "done", "commands": [], "seconds": 1.0, "results": {}}
+    monkeypatch.setattr(gpu, "run", lambda *_, **__: part)
+    for name, versions in (("step", "torch 1"), ("wide", "torch 2")):
+        monkeypatch.setattr(gpu, "machine", lambda versions=versions: versions)
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--rehearse", "--parts", name])
+        with pytest.raises(SystemExit):
+            gpu.main()
+    (path,) = Path("runs/gpu").glob("*.json")
+    parts = json.loads(path.read_text())["parts"]
+    assert {name: part["machine"] for name, part in parts.items()} == {"step": "torch 1", "wide": "torch 2"}
+    assert re.findall(r"torch \d", path.with_suffix(".md").read_text()) == ["torch 1", "torch 2"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_measurements_on_one_are_refused(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
