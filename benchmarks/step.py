@@ -224,7 +224,9 @@ def main() -> None:
         title = f"{name}, batch {size}, {DEVICE.type}: ms a step"
         columns = ["step", *PHASES, "images/s", "peak MB"]
         console.print(table(title, measured, columns, reference="dense", of="step"))
-        console.print("peak memory to dense: " + ", ".join(f"{v} {m / memory['dense']:.3f}" for v, m in memory.items()))
+        if "dense" in memory:
+            ratios = ", ".join(f"{v} {m / memory['dense']:.3f}" for v, m in memory.items())
+            console.print(f"peak memory to dense: {ratios}")
         results[f"{name}:{size}"] = measured
     save(results, console)
 

@@ -82,6 +82,26 @@ def test_a_benchmark_prints_a_table_and_writes_what_it_measured(
                 assert all(value > 0 for value in values)
 
 
+@pytest.mark.thorough
+def test_a_training_step_is_measured_without_the_dense_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = str(ROOT / "benchmarks/step.py")
+    monkeypatch.setattr(sys, "argv", [program, "--networks", "conv4:2", "--variants", "masked", "--rounds", "1"])
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    runpy.run_path(program, run_name="__main__")
+    assert json.loads(Path("runs/benchmarks/step-0.json").read_text())["results"]["conv4:2"].keys() == {"masked"}
+
+
+def test_a_density_without_rounds_of_pruning_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["methods.py", "--seeds", "0", "--densities", "0.3"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "benchmarks/methods.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    assert "choose from 0.5, 0.1, 0.02" in capsys.readouterr().err
+
+
 def test_the_time_of_steps_is_that_of_the_images_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     loader: Any = importlib.import_module("loader")
