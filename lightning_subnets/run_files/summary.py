@@ -22,6 +22,7 @@ from lightning_subnets.graph.diagnostics import Diagnosis, log10_path_kernel_tra
 from lightning_subnets.masking import digest
 from lightning_subnets.run_files import drawing
 from lightning_subnets.training.callbacks.collapse import diagnosis_of
+from lightning_subnets.training.callbacks.rank_consistency import device_name
 from lightning_subnets.training.module import SubnetModule
 from lightning_subnets.training.schema import Count, Strict, first_mistake
 
@@ -94,7 +95,6 @@ def summarize(
             print(f"the summary has no widths and no paths: {found}", file=sys.stderr)
     trainer = module.trainer
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    device = trainer.strategy.root_device
     summary = {
         **{key: value for key, value in module.identity.items() if key != "density"},
         "test_accuracy": metrics.get("test/accuracy"),  # None without test batches
@@ -112,15 +112,21 @@ def summarize(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "processes": trainer.world_size,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "device": device_description(trainer.strategy.root_device),
         "data": type(data).__name__,
         "validated_on": getattr(data, "validated_on", "validation set"),
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
     }
     return summary, diagnosis
+
+
+def device_description(device: torch.device) -> str:
+    """Return the name of a device, and for a CPU also its threads and instructions."""
+    name = device_name(device)
+    if device.type != "cpu":
+        return name
+    return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def best_epoch(run: Path) -> dict[str, float | int]:

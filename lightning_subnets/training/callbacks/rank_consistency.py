@@ -84,8 +84,12 @@ class Rank(NamedTuple):
     @classmethod
     def this(cls, device: torch.device) -> Rank:
         numbers = versions() | {"Python": platform.python_version()}
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-        return cls(socket.gethostname(), name, ", ".join(map(" ".join, numbers.items())))
+        return cls(socket.gethostname(), device_name(device), ", ".join(map(" ".join, numbers.items())))
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the kind of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def roll_call(ranks: list[Rank]) -> str:
