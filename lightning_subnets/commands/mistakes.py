@@ -16,6 +16,7 @@ from lightning_subnets import datamodules, methods, networks
 from lightning_subnets.errors import did_you_mean
 from lightning_subnets.run_files.config_files import Entry, entries
 from lightning_subnets.run_files.shipped_configs import no_config
+from lightning_subnets.training import callbacks as own_callbacks
 
 _KEY = re.compile(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.+]+)(?:' is not accepted$|'$|=|$| )")
 _ABSENT = re.compile(r"the following arguments are required: (\w+(?:, \w+)*)")
@@ -42,7 +43,7 @@ _KNOWN: dict[str, list[tuple[str, Iterable[str], bool]]] = {
     "model.optimizer": [("torch.optim.", optim.__all__, False)],
     "data": [(f"{datamodules.__name__}.", datamodules.__all__, True)],
     "trainer.logger": [("", loggers.__all__, True)],
-    "trainer.callbacks": [("", callbacks.__all__, False)],
+    "trainer.callbacks": [("", [*callbacks.__all__, *own_callbacks.__all__], False)],
 }
 
 

@@ -50,6 +50,7 @@ MORE_MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--trainer.wings=3"], ["--trainer.wings is not known. Known: accelerator, ", "val_check_interval."]),
     (["--trainer.logger=WandbLoger"], ["--trainer.logger = 'WandbLoger'", "Did you mean WandbLogger", "CSVLogger"]),
     (["--trainer.callbacks+=EMAWeightAverging"], ["'EMAWeightAverging'", "Did you mean EMAWeightAveraging"]),
+    (["--trainer.callbacks+=ScoreHistogram"], ["'ScoreHistogram'", "Did you mean ScoreHistograms"]),
     (["--model.optimizer=Adm"], ["--model.optimizer = 'Adm'", "Did you mean torch.optim.Adam"]),
     (["--model.schedule=cosin"], ["--model.schedule = 'cosin'", "Did you mean 'cosine'? Known: cosine, constant."]),
     (
