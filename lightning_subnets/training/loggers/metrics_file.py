@@ -67,7 +67,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {**metrics, "step": self._last.get("step", 0) if step is None else step}
-        if row != self._last:  # Lightning logs a row again that LastCheckpoint has logged early
+        # Lightning logs a row again that LastCheckpoint has logged early. As text, because NaN does not equal itself.
+        if str(row) != str(self._last):
             self._rows.append(row)
         self._last = row
 

@@ -164,6 +164,14 @@ def test_metrics_logged_without_a_step_belong_to_the_last_step(tmp_path: Path) -
     assert [step for step, _ in rows(tmp_path)] == [0, 4]
 
 
+def test_a_row_with_nan_that_is_logged_again_is_one_row(tmp_path: Path) -> None:
+    file = MetricsFile(str(tmp_path))
+    for _ in range(2):
+        file.log_metrics({"loss": float("nan")}, 5)
+    file.save()
+    assert content(tmp_path) == b"loss,step\r\nnan,5\r\n"
+
+
 def test_the_file_stays_if_no_row_is_dropped(tmp_path: Path) -> None:
     log(MetricsFile(str(tmp_path)), range(3))
     inode = (tmp_path / "metrics.csv").stat().st_ino
