@@ -19,8 +19,9 @@ __all__ = ["Dashboard", "MetricsFile", "TensorBoard", "add_pictures", "configure
 def configure(chosen: Any, run: Path, *, step: int | None) -> list[Namespace]:
     """Return the configuration of a run's loggers.
 
-    The list starts with ``MetricsFile``. ``Dashboard`` replaces Lightning's ``WandbLogger``, ``TensorBoard`` replaces
-    its ``TensorBoardLogger``, and both write into the run's directory. Any other logger keeps its own options.
+    The list starts with ``MetricsFile``, which replaces Lightning's ``CSVLogger``. ``Dashboard`` replaces its
+    ``WandbLogger``, ``TensorBoard`` its ``TensorBoardLogger``, and both write into the run's directory. Any other
+    logger keeps its own options.
 
     Args:
         chosen: the config's ``trainer.logger``: a logger, a list of loggers, a bool or None.
