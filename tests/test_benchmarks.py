@@ -1,4 +1,4 @@
-"""Each benchmark prints a table, and writes its measurements into a file."""
+"""Benchmarks print what they measure, and most write it into a file."""
 
 from __future__ import annotations
 
