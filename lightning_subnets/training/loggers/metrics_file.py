@@ -68,7 +68,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {**metrics, "step": self._last.get("step", 0) if step is None else step}
         # Lightning logs a row again that LastCheckpoint has logged early. As text, because NaN does not equal itself.
-        if str(row) != str(self._last):
+        if sorted(map(str, row.items())) != sorted(map(str, self._last.items())):
             self._rows.append(row)
         self._last = row
 
