@@ -22,6 +22,7 @@ from lightning_subnets.graph.unit_tracing import trace
 from lightning_subnets.masking import is_masked, masked_weights
 from lightning_subnets.masking.maskable import weights_of
 from lightning_subnets.masking.masked_weight import multipliers
+from lightning_subnets.masking.other_parameters import kind_of, own_name
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,11 @@ def _check_masks(masks: Mapping[str, Tensor], network: nn.Module) -> None:
 def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], input_shape: Sequence[int]) -> float:
     """Return log10 of Tr = sum over paths p and their kept weights k of (pi_p / w_k)^2 = sum_k dR2 / d(w_k^2).
 
-    pi_p is the product of the weights along the path and of the scales of its norms; a norm with running statistics
-    scales by gamma / sqrt(var + eps). w_k is the effective weight, which for ``Biprop`` and a scaled ``Supermask``
-    differs from the drawn weight. R2 is the sum of the logits for a sample of ones, with every factor of pi_p squared
-    and every shift (biases, means of norms) set to 0. It is computed in float64 and evaluation mode.
+    pi_p is the product of the weights along the path and of the scales of its norms and branches; a norm with running
+    statistics scales by gamma / sqrt(var + eps). w_k is the effective weight, which for ``Biprop`` and a scaled
+    ``Supermask`` differs from the drawn weight. R2 is the sum of the logits for a sample of ones, with every factor of
+    pi_p squared and everything that is added (biases, means of norms, positions) set to 0. It is computed in float64
+    and evaluation mode.
 
     All other operations stay as they are: a mean over n positions divides by n, not by n^2, and a max-pool takes the
     largest value. If activations do more than cut at 0, the result is not a sum over paths, but it still compares masks
@@ -195,14 +197,22 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
     return math.log10(above + below) if above else -math.inf
 
 
+def _is_added(network: nn.Module, key: str, parameter: Tensor) -> bool:
+    """Return whether a parameter is a shift, or a table that is added, such as the positions of tokens."""
+    module = network.get_submodule(key.rpartition(".")[0])
+    kind = kind_of(module, own_name(key).lower(), parameter)
+    return kind == "shift" or (kind == "table" and not isinstance(module, nn.Embedding | nn.EmbeddingBag))
+
+
 def _other_factors_squared(network: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers in float64 with which norms and branches scale by a square, and shift by 0."""
     tensors: dict[str, Tensor] = {}
     parameters = dict(network.named_parameters())
+    added = {key for key, each in parameters.items() if _is_added(network, key, each)}
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
         owner, _, name = key.rpartition(".")
         value = tensor.detach().double() if tensor.is_floating_point() else tensor
-        if name.endswith("bias") or name == "running_mean":
+        if key in added or name in ("bias", "running_mean"):
             value = torch.zeros_like(value)
         elif key in parameters or name == "weight":  # FrozenBatchNorm2d has its scale as a buffer
             value = value.square()

@@ -46,7 +46,7 @@ def initialize_others_(network: nn.Module, weights: Container[str], *, seed: int
 def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, stream: str) -> Tensor | None:
     """Return the initial value of a parameter that is not a weight, on the CPU, or None if it stays as it was built.
 
-    ``module`` has it, as it was built, under the name ``key``.
+    ``module`` has it, as it was built, under the name ``key``, see ``own_name``.
 
     - ``temperature``, ``logit_scale``, slopes of PReLU: as built.
     - Tokens, position tables and embeddings: N(0, 0.02^2) from (seed, name), the standard deviation of BERT and ViT;
@@ -55,7 +55,7 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
     - Scales (``weight`` of a norm, ``gamma``, ``gain``, ``layer_scale``): 1, also if they were built as 0 or 1e-6.
     - Everything else: as built if all its numbers are equal, and drawn as a table if they differ.
     """
-    kind = _kind(module, key.lower(), parameter)
+    kind = kind_of(module, key.lower(), parameter)
     if kind in ("as built", "zeros"):
         return None
     if kind in ("scale", "shift"):
@@ -68,7 +68,7 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
 
 def may_be_weight(name: str, weight: Weight) -> bool:
     """Return whether a parameter that is no weight by its name has a weight's shape, and is nothing known here."""
-    kinds = {_kind(module, own_name(name).lower(), weight.parameter) for module, _ in weight.owners}
+    kinds = {kind_of(module, own_name(name).lower(), weight.parameter) for module, _ in weight.owners}
     return kinds in ({"unknown"}, {"zeros"}) and _is_matrix(weight.parameter)
 
 
@@ -77,9 +77,10 @@ def own_name(name: str) -> str:
     return next((part for part in reversed(name.split(".")) if not part.isdigit()), "")
 
 
-def _kind(
+def kind_of(
     module: nn.Module, key: str, parameter: Tensor
 ) -> Literal["as built", "scale", "shift", "table", "zeros", "unknown"]:
+    """Return what a parameter that is not a weight does, by the module that has it and its name in lower case."""
     if not parameter.numel():
         return "as built"
     if isinstance(module, NORMS):

@@ -20,7 +20,7 @@ _PARALLEL = 1 << 18  # for fewer scores, starting threads takes longer than they
 
 
 class NaNError(UserError):
-    """A score is NaN, because training has diverged."""
+    """A score is NaN; in training, because it has diverged."""
 
 
 def top_k(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor:
@@ -57,8 +57,8 @@ def check_numbers(scores: Tensor) -> None:
     Raises:
         ValueError: if a score on a CPU is NaN. On a GPU, or in a graph, a check would wait for the device.
     """
-    traced = torch.compiler.is_compiling() or type(scores) is not Tensor or get_proxy_mode() is not None
-    if not traced and scores.device.type == "cpu" and bool(scores.isnan().any()):
+    traced = torch.compiler.is_compiling() or torch._C._is_tracing() or get_proxy_mode() is not None
+    if not traced and type(scores) is Tensor and scores.device.type == "cpu" and bool(scores.isnan().any()):
         raise NaNError("a score is NaN")
 
 

@@ -229,3 +229,21 @@ def test_a_factor_of_a_branch_is_squared_as_that_of_a_norm() -> None:
     for layer in (network[0], network[2]):
         nn.init.ones_(layer.get_parameter("weight"))
     assert 10 ** log10_path_kernel_trace(network, {}, (1,)) == pytest.approx(0.02, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "q_bias", "beta"])
+def test_what_is_added_is_0_in_the_trace(name: str) -> None:
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+            self.register_parameter(name, nn.Parameter(torch.tensor([2.0])))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.second(self.first(x) + getattr(self, name))
+            return result
+
+    network = Added()
+    for layer in (network.first, network.second):
+        nn.init.ones_(layer.weight)
+    assert 10 ** log10_path_kernel_trace(network, {}, (1,)) == pytest.approx(2)
