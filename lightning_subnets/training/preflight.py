@@ -71,10 +71,12 @@ def check(
             f"precision {trainer.precision} would round the weights and the scores, so small updates would be lost: "
             f"take {mixed}, or one of {', '.join(_PRECISIONS)}"
         )
-    if syncs_batchnorm(trainer) and (norms := _norms_that_compute_more(module.network)):
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    if (fitting or before_fit) and syncs_batchnorm(trainer) and (norms := _norms_with_own_forward(module.network)):
         raise UserError(
-            f"--trainer.sync_batchnorm would replace {listed(norms)} of {type(module.network).__name__} by norms "
-            "without the activation that these compute too: leave it out, or take a network with torch's batch norms"
+            f"--trainer.sync_batchnorm would replace {listed(norms)} of {type(module.network).__name__} by torch's "
+            "SyncBatchNorm, without what their own forward computes, an activation for instance: leave it out, or take "
+            "a network with torch's batch norms"
         )
     if syncs_batchnorm(trainer) and trainer.strategy.root_device.type == "cpu":
         raise UserError("--trainer.sync_batchnorm needs GPUs: torch's SyncBatchNorm has no other implementation")
@@ -86,7 +88,6 @@ def check(
     if module.schedule == "cosine" and trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(module, trainer)
-    fitting = trainer.state.fn == TrainerFn.FITTING
     scales_back = trainer.precision == "16-mixed" and getattr(optimizer, "_step_supports_amp_scaling", False)
     if (fitting or before_fit) and scales_back and trainer.gradient_clip_val:
         raise UserError(
@@ -180,6 +181,8 @@ def _check_monitors(module: MaskedModule, trainer: Trainer) -> None:
             continue
         if isinstance(callback, BestCheckpoint):  # the command adds it, also if the data have no validation
             continue
+        if isinstance(callback, ModelCheckpoint) and callback.save_last and str(monitored) in module.metrics:
+            continue  # it saves the last checkpoint without a metric too
         if monitored and monitored not in logged and monitored.startswith(("loss", "acc", "train_", "val", "test")):
             raise UserError(
                 f"{type(callback).__name__} monitors {monitored}, which training does not log: set its monitor to "
@@ -208,8 +211,8 @@ def _check_all_masked(module: MaskedModule) -> None:
         )
 
 
-def _norms_that_compute_more(network: nn.Module) -> list[str]:
-    """Return the names of the batch norms that compute more than torch's, an activation in many networks of timm."""
+def _norms_with_own_forward(network: nn.Module) -> list[str]:
+    """Return the names of the batch norms whose forward is not torch's: many in timm compute an activation too."""
     plain = _BatchNorm.forward, nn.SyncBatchNorm.forward
     norms = {name: each for name, each in network.named_modules() if isinstance(each, _BatchNorm)}
     return [name or type(each).__name__ for name, each in norms.items() if type(each).forward not in plain]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ def test_nothing_can_monitor_a_validation_that_there_is_not(callback: Callback) 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
-def test_the_best_checkpoint_that_the_command_adds_needs_no_validation(tmp_path: Path) -> None:
-    trainer = quiet_trainer(callbacks=[BestCheckpoint(tmp_path)])
+@pytest.mark.parametrize(
+    "kind", [BestCheckpoint, partial(ModelCheckpoint, monitor="val/accuracy", save_last=True)], ids=["best", "last too"]
+)
+def test_a_checkpoint_that_needs_no_metric_needs_no_validation(kind: Any, tmp_path: Path) -> None:
+    trainer = quiet_trainer(callbacks=[kind(tmp_path)])
     trainer.fit(small_module(), LOADER)
     assert trainer.global_step == 2

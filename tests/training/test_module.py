@@ -307,9 +307,11 @@ def test_sync_batchnorm_is_refused_if_it_would_remove_the_activations_of_a_netwo
     network = nn.Sequential(nn.Conv2d(1, 8, 3), BatchNormAct2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten())
     module = small_module(network=network.append(nn.Linear(32, 10)))
     with pytest.raises(
-        ls.UserError, match=r"would replace 1 of Sequential by norms without the activation .*: leave it"
+        ls.UserError, match=r"would replace 1 of Sequential by torch's SyncBatchNorm, without .*: leave it"
     ):
         preflight.check(module, quiet_trainer(sync_batchnorm=True, strategy="ddp"), None, before_fit=True)
+    with pytest.raises(ls.UserError, match="needs GPUs"):  # without a fit, Lightning replaces no norms
+        preflight.check(module, quiet_trainer(sync_batchnorm=True, strategy="ddp"), None)
 
 
 def test_masks_that_are_loaded_are_not_chosen_again(tmp_path: Path) -> None:
