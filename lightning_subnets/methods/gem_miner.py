@@ -83,7 +83,7 @@ class GemMiner(Method):
     @torch.no_grad()
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
         # Another method may mask other parts of the network.
-        ours = {name: each for name, each in masked_weights(network).items() if isinstance(each.method, GemMiner)}
+        ours = {name: each for name, each in masked_weights(network).items() if repr(each.method) == repr(self)}
         scores = {name: each.scores for name, each in ours.items() if each.scores is not None}
         for each in scores.values():
             # This changes no mask, so ``data``, which leaves no trace, spares a second computation of all w * m.

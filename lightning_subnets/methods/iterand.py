@@ -65,7 +65,7 @@ class IteRand(EdgePopup):
             return
         masks = masking.masks(network)
         for name, masked in masking.masked_weights(network).items():
-            if not isinstance(masked.method, IteRand):  # another method may mask other parts of the network
+            if repr(masked.method) != repr(self):  # another method may mask other parts of the network
                 continue
             assert masked.origin is not None
             weight, origin = masked.weight, masked.origin

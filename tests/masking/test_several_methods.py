@@ -98,8 +98,11 @@ def test_tasks_are_learned_by_methods_that_change_no_weight() -> None:
 
 
 def test_a_method_changes_after_a_step_only_what_it_masks() -> None:
-    for method in (GemMiner(0.5, every=1), IteRand(0.5, every=1, share=1.0)):
-        network = masked_by(method, EdgePopup(0.4), EdgePopup(0.4))
+    for method, other in (
+        (GemMiner(0.5, every=1), GemMiner(0.5, every=1000)),
+        (IteRand(0.5, every=1, share=1.0), IteRand(0.5, every=1000, share=1.0)),
+    ):
+        network = masked_by(method, other, EdgePopup(0.4))
         before = {key: value.clone() for key, value in network[3:].state_dict().items()}
         method.after_step_(network, 1, 128)
         assert all(torch.equal(value, before[key]) for key, value in network[3:].state_dict().items())
