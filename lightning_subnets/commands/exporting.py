@@ -169,8 +169,8 @@ def _data_set(subnet: str) -> str | None:
     if (root / kind.base_folder).is_dir() and not (root / "train").is_dir():
         return name
     print(
-        f"the card does not say that the accuracy is on {name}: {printable(str(root))} does not hold its own files "
-        "here, and a folder of images may hold others, such as JPEG files"
+        f"the card does not say that the accuracy is on {name}: {printable(str(root))} does not hold the files that "
+        "torchvision downloads, and a folder of images may hold others, such as JPEG files"
     )
     return None
 

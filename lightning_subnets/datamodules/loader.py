@@ -162,7 +162,10 @@ class EpochLoader(ABC):
     def load_state_dict(self, state: dict[str, int]) -> None:
         counts = [count for count in state.values() if type(count) is int and count >= 0]
         if state.keys() != self._position.keys() or len(counts) < len(state):
-            raise UserError(f"the checkpoint is damaged: its position in the data is {reprlib.repr(state):.200}")
+            raise UserError(
+                "the checkpoint is damaged, or from a run with another kind of loader: its position in the data is "
+                f"{reprlib.repr(state):.200}"
+            )
         self._position = self._resumed = state
 
 

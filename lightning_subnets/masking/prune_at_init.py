@@ -88,7 +88,7 @@ def set_masks_(network: nn.Module, masks: dict[str, Tensor]) -> None:
     weights = masked_weights(network)
     if masks.keys() < weights.keys():
         missing = [name for name in weights if name not in masks]
-        raise UserError(f"there is no mask of {listed(missing)}: add a mask, or set keep_dense={missing[:3]}")
+        raise UserError(f"there is no mask of {listed(missing)}: add masks, or name these weights in keep_dense")
     check_shapes(masks, {name: each.weight for name, each in weights.items()}, "the masks are")
     for name, weight in weights.items():
         if masks[name].dtype != torch.bool:

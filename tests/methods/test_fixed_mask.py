@@ -59,7 +59,7 @@ def test_masks_that_do_not_fit_are_an_error_that_names_the_weight(finished_run: 
         read_masks(str(finished_run / "checkpoints" / "last.ckpt"), Conv4(in_channels=1, image_size=8))
     with pytest.raises(UserError, match=r"of another network: 0\.weight has shape \(2, 2\) there and \(2, 3\) here"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0.weight": torch.ones(2, 2, dtype=torch.bool)}))
-    with pytest.raises(UserError, match=r"no mask of 0\.weight: add a mask, or set keep_dense=\['0\.weight'\]"):
+    with pytest.raises(UserError, match=r"no mask of 0\.weight: add masks, or name these weights in keep_dense"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({}))
     with pytest.raises(UserError, match=r"the mask of 0\.weight is torch.float32, but a mask is boolean"):
         mask_(nn.Sequential(nn.Linear(3, 2)), FixedMask({"0.weight": torch.full((2, 3), 0.3)}))
