@@ -13,7 +13,7 @@ from torch import optim
 from torchvision import models
 
 from lightning_subnets import datamodules, methods, networks
-from lightning_subnets.errors import did_you_mean
+from lightning_subnets.errors import UserError, did_you_mean
 from lightning_subnets.run_files.config_files import Entry, entries
 from lightning_subnets.run_files.shipped_configs import no_config
 from lightning_subnets.training import callbacks as own_callbacks
@@ -45,6 +45,8 @@ _KNOWN: dict[str, list[tuple[str, Iterable[str], bool]]] = {
     "trainer.logger": [("", loggers.__all__, True)],
     "trainer.callbacks": [("", [*callbacks.__all__, *own_callbacks.__all__], False)],
 }
+# The parser gives these the value of seed_everything, whatever a command line or a config says.
+_SEEDS = ("model.seed", "data.seed", "data.init_args.seed")
 
 
 class CommandLine(NamedTuple):
@@ -63,6 +65,20 @@ class CommandLine(NamedTuple):
             if _ends_with(entry.key.removesuffix(".class_path"), key) and value in entry.value:
                 return entry.key, self.shown(entry)
         return key, ""
+
+    def check_seeds(self) -> None:
+        """Refuse a seed for the model or the data alone, which would be replaced without a word.
+
+        Raises:
+            UserError: naming the option, or the config and its line.
+        """
+        options = [arg.partition("=")[0] for arg in self.args]
+        given = [name for name in options if name.removeprefix("--") in _SEEDS]
+        for entry in entries(self.args, self.here):
+            if entry.key.removeprefix(f"{self.args[0]}.") in _SEEDS:
+                given.append(f"{self.shown(entry)}{entry.key}")
+        if given:
+            raise UserError(f"{given[0]} would be ignored: seed_everything is the seed of weights, scores and data")
 
     def shown(self, entry: Entry) -> str:
         """Return the file and line of an entry, as an error begins."""

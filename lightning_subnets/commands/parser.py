@@ -55,6 +55,12 @@ class Parser(LightningArgumentParser):
             action.type = _config  # the parser calls it for --config and for the key config of a config
         return action
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parse the command line of this process."""
+        self.line.check_seeds()
+        found: Namespace = super().parse_args(*args, **kwargs)
+        return found
+
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         """Parse the text of a config, from a file too."""
         found: Namespace = super().parse_string(config_text.completed(content), *args, **kwargs)

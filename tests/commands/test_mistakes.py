@@ -26,6 +26,7 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 MISTAKES: list[tuple[list[str], list[str]]] = [
     (["--model.method.density=1.5"], ["density = 1.5", "(0, 1]"]),
+    (["--data.seed=5"], ["--data.seed would be ignored: seed_everything is the seed of weights, scores and data"]),
     (["--model.method=EdgePop"], ["EdgePop", "Did you mean lightning_subnets.methods.EdgePopup", "Dense"]),
     (["--model.lr=1"], ["--model.lr is not known. Did you mean --model.optimizer.lr?"]),  # it abbreviates lr_batch_size
     (["--model.method=FixedMask"], ["needs masks: write it after the class", "under the init_args"]),
@@ -279,3 +280,11 @@ def test_a_diverged_run_stops_and_names_the_step(mistake: Mistake) -> None:
     assert "no checkpoint had been written" in error
     assert not list(Path("runs").rglob("*.ckpt"))
     assert Path("runs/quickstart/version_0/failure.txt").read_text() == error.rpartition("error: ")[2]
+
+
+@pytest.mark.parametrize("line", ["model.seed: 5", "data: {init_args: {seed: 5}}", "data.seed: 5"])
+def test_a_config_cannot_give_a_part_a_seed_of_its_own(line: str, tmp_path: Path, mistake: Mistake) -> None:
+    (tmp_path / "own.yaml").write_text(f"config: {QUICKSTART}\n{line}\n")
+    error = mistake(["fit", "-c", str(tmp_path / "own.yaml"), *SHORT])
+    assert "own.yaml, line 2: " in error
+    assert "would be ignored: seed_everything" in error
