@@ -158,7 +158,8 @@ def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
 def with_config_of_checkpoint(args: list[str]) -> list[str]:
     """Return a command line with the config of the checkpoint's run inserted, if the command line has no config.
 
-    A ``.subnet`` file may come from a stranger, so only the data of its config are used, and only data of this package.
+    A ``.subnet`` file may come from a stranger. Of its config only the data are used, if they are of this package, and
+    the smoothing of the loss.
     """
     options = dict(itertools.pairwise([*args, ""])) | dict(option.split("=", 1) for option in args if "=" in option)
     if "-c" in options or "--config" in options:
@@ -229,12 +230,17 @@ def _evaluation_config(path: str, named: str | None) -> dict[str, Any]:
     name = named or network.builder
     # timm's functions take **kwargs, so jsonargparse does not know the names of their arguments.
     key = "dict_kwargs" if name.startswith("timm.") else "init_args"
+    model = file.header.config.get("model")
+    smoothing = model.get("label_smoothing") if isinstance(model, dict) else 0.0
+    smoothing = smoothing if isinstance(smoothing, float) and 0.0 <= smoothing <= 1.0 else 0.0
     return {
         "seed_everything": arguments.pop("seed"),  # which is linked to that of the data
         "model": {
             "network": {"class_path": name, key: network.arguments},
             "method": "lightning_subnets.Dense",
             "weights": None,
+            # Then test/loss is that of the run.
+            "label_smoothing": smoothing,
         },
         "data": {"class_path": f"lightning_subnets.datamodules.{kind}", "init_args": arguments},
         "trainer": {"precision": "64-true" if network.dtype == "float64" else "32-true"},

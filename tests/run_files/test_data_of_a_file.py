@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
 from lightning_subnets.networks import Conv2, ResNet20
 from lightning_subnets.run_files import calibration
-from lightning_subnets.run_files.saved_config import data_of_file
+from lightning_subnets.run_files.saved_config import data_of_file, with_config_of_checkpoint
 from lightning_subnets.subnet_file.container import Container
 
 SMALL: dict[str, Any] = {"in_channels": 1, "image_size": 8, "width_multiplier": 0.1}
@@ -141,3 +142,10 @@ def test_inspecting_a_file_takes_no_images_as_large_as_it_likes(
     assert "no paths: the file states images of 3x2048x2048: set --input_shape" in capsys.readouterr().out
     subnets(["inspect", str(path), "--input_shape=[3,8,8]"])
     assert "paths from inputs to outputs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("stated", "used"), [(0.1, 0.1), (7.0, 0.0), ("x", 0.0), (None, 0.0)])
+def test_a_file_is_evaluated_with_the_loss_of_its_run(stated: Any, used: float, tmp_path: Path) -> None:
+    file_of(tmp_path, {"data": {"class_path": "Digits"}, "model": {"label_smoothing": stated}})
+    arguments = with_config_of_checkpoint(["test", "--ckpt_path", str(tmp_path / "small.subnet")])
+    assert json.loads(arguments[2])["model"]["label_smoothing"] == used
