@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
+from lightning_subnets.errors import UserError
+
 _GROUPS = ("trainer", "model")
 _CLASSES = ("data", "model.method", "model.network", "model.optimizer")
 _PARTS = ("class_path", "init_args", "dict_kwargs")
@@ -58,7 +60,12 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
     - ``model.method.density`` is ``model.method.init_args.density``, as on a command line.
     - The named config is read first, so its place in the file does not matter.
     - A class and dotted arguments, ``model.method: IteRand`` and ``model.method.density: 0.2``, are one class.
+
+    Raises:
+        UserError: if the key ``config`` is a list, for instance of two configs.
     """
+    if not isinstance(config.get("config"), str | None):
+        raise UserError("the key config names one config: base one on the other, or name both on the command line, -c")
     found = {name: each for key, value in config.items() for name, each in _spread(key, value, "config" in config)}
     for owner in _CLASSES:
         whole = found.get(owner)

@@ -288,3 +288,8 @@ def test_a_config_cannot_give_a_part_a_seed_of_its_own(line: str, tmp_path: Path
     error = mistake(["fit", "-c", str(tmp_path / "own.yaml"), *SHORT])
     assert "own.yaml, line 2: " in error
     assert "would be ignored: seed_everything" in error
+
+
+def test_a_config_is_based_on_one_other(tmp_path: Path, mistake: Mistake) -> None:
+    (tmp_path / "own.yaml").write_text(f"config: [{QUICKSTART}, {QUICKSTART}]\n")
+    assert "the key config names one config" in mistake(["fit", "-c", str(tmp_path / "own.yaml"), *SHORT])
