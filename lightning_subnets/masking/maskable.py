@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
@@ -16,6 +17,8 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking.masked_weight import scores_key
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+# The forward passes of torch's own batch norms, which compute the same; a subclass may compute more.
+BATCH_NORM_FORWARDS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 
 # Their tables are masked only if the user names them: most rows have no gradient in a step.
 _TABLES = (nn.Embedding, nn.EmbeddingBag)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
@@ -23,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_subnets import networks
 from lightning_subnets.errors import UserError
+from lightning_subnets.masking.maskable import BATCH_NORM_FORWARDS
 from lightning_subnets.masking.masked_class import plain_class
 from lightning_subnets.masking.masked_weight import scores_names
 from lightning_subnets.subnet_file.header import Json
@@ -32,7 +32,6 @@ Builder = Callable[..., nn.Module]
 _DOWNLOADING = {"weights", "weights_backbone", "checkpoint_path", "cache_dir", "progress"}  # and pretrained*
 _MAX_ARGUMENT = 100_000  # for a number, and for the sum of a list, because builders add up depths
 _MAX_MODULES = 5_000  # a large network has a thousand
-_BATCH_NORMS = {_BatchNorm.forward, nn.SyncBatchNorm.forward}
 _SAME_NUMBERS = {"training", "grad_checkpointing", "memory_efficient"}  # attributes that change no parameter or output
 
 
@@ -212,7 +211,7 @@ def _options(module: nn.Module) -> dict[str, Any]:
     kind, scores = plain_class(module), scores_names(module)
     options: dict[str, Any] = {
         # The batch norms of a network of several processes are of other classes, and compute the same.
-        "class": "BatchNorm" if kind.forward in _BATCH_NORMS else kind.__qualname__,
+        "class": "BatchNorm" if kind.forward in BATCH_NORM_FORWARDS else kind.__qualname__,
         "extra_repr": kind.extra_repr(module),
         "shapes": {key: each.shape for key, each in module.named_parameters(recurse=False) if key not in scores},
     }

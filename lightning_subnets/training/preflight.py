@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.errors import UserError, listed
-from lightning_subnets.masking.maskable import matching, parameters_of
+from lightning_subnets.masking.maskable import BATCH_NORM_FORWARDS, matching, parameters_of
 from lightning_subnets.masking.masked_weight import scores_names, states_of
 from lightning_subnets.masking.method import check_identity
 from lightning_subnets.training.callbacks import averaging
@@ -213,9 +213,10 @@ def _check_all_masked(module: MaskedModule) -> None:
 
 def _norms_with_own_forward(network: nn.Module) -> list[str]:
     """Return the names of the batch norms whose forward is not torch's: many in timm compute an activation too."""
-    plain = _BatchNorm.forward, nn.SyncBatchNorm.forward
     norms = {name: each for name, each in network.named_modules() if isinstance(each, _BatchNorm)}
-    return [name or type(each).__name__ for name, each in norms.items() if type(each).forward not in plain]
+    return [
+        name or type(each).__name__ for name, each in norms.items() if type(each).forward not in BATCH_NORM_FORWARDS
+    ]
 
 
 def _image(module: MaskedModule, data: ImageDataModule) -> Tensor:
