@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from lightning_subnets import (
     Biprop,
@@ -244,28 +243,6 @@ def test_an_error_names_the_class_that_the_user_wrote(message: str, mistake: Cal
         mistake(mask_(nn.Linear(4, 4), EdgePopup(0.5)))
     assert "Linear" in str(raised.value)
     assert "MaskedLinear" not in str(raised.value)
-
-
-@pytest.mark.parametrize("name", ["weight", "scores", "bias"])
-def test_a_parametrization_on_a_masked_layer_is_an_error_that_damages_nothing(name: str) -> None:
-    layer, x = mask_(nn.Linear(4, 4), EdgePopup(0.5)), torch.ones(1, 4)
-    before = layer(x)
-    with pytest.raises(
-        UserError, match=rf"'{name}' belongs to a masked Linear: call unmask_.* before a parametrizatio"
-    ):
-        parametrize.register_parametrization(layer, name, nn.Identity())
-    torch.optim.SGD([nn.Parameter(torch.ones(1))]).step()  # of another network
-    assert torch.equal(layer.double().float()(x), before)
-    assert type(unmask_(layer)) is nn.Linear
-
-
-def test_a_weight_that_was_removed_stops_no_optimizer_of_another_network() -> None:
-    layer = mask_(nn.Linear(4, 4), EdgePopup(0.5))
-    layer(torch.ones(1, 4))
-    del layer._parameters["weight"]  # as torch.nn.utils.prune does
-    torch.optim.SGD([nn.Parameter(torch.ones(1))]).step()
-    with pytest.raises(UserError, match=r"'weight' of a Linear was masked and is no parameter any more"):
-        layer(torch.ones(1, 4))
 
 
 def test_a_weight_is_found_by_its_name_and_not_by_a_suffix_of_another() -> None:

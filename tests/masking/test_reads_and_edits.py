@@ -12,6 +12,7 @@ from masked_networks import IMAGES, loss_of, masked_network, small_network
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from lightning_subnets import (
@@ -211,3 +212,25 @@ def test_what_another_process_writes_to_shared_memory_is_used(method: Method) ->
         outputs, plain = network(x), unmask_(copy.deepcopy(network))
         assert torch.equal(outputs, plain(x))
         scores.detach().numpy()[...] = torch.rand(6, 6)  # as another process: without a new version
+
+
+@pytest.mark.parametrize("name", ["weight", "scores", "bias"])
+def test_a_parametrization_on_a_masked_layer_is_an_error_that_damages_nothing(name: str) -> None:
+    layer, x = mask_(nn.Linear(4, 4), EdgePopup(0.5)), torch.ones(1, 4)
+    before = layer(x)
+    with pytest.raises(
+        UserError, match=rf"'{name}' belongs to a masked Linear: call unmask_.* before a parametrizatio"
+    ):
+        parametrize.register_parametrization(layer, name, nn.Identity())
+    torch.optim.SGD([nn.Parameter(torch.ones(1))]).step()  # of another network
+    assert torch.equal(layer.double().float()(x), before)
+    assert type(unmask_(layer)) is nn.Linear
+
+
+def test_a_weight_that_was_removed_stops_no_optimizer_of_another_network() -> None:
+    layer = mask_(nn.Linear(4, 4), EdgePopup(0.5))
+    layer(torch.ones(1, 4))
+    del layer._parameters["weight"]  # as torch.nn.utils.prune does
+    torch.optim.SGD([nn.Parameter(torch.ones(1))]).step()
+    with pytest.raises(UserError, match=r"'weight' of a Linear was masked and is no parameter any more"):
+        layer(torch.ones(1, 4))
