@@ -114,7 +114,10 @@ def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], *args: Any, **kwar
 
 
 def _load_from_state_dict(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-    """Refuse the scores of a method of another kind: copied into a mask, each score that is not 0 would be True."""
+    """Refuse scores of a method of another kind, and frozen edges of another seed, which no state dict holds.
+
+    A score that is copied into a mask would be True unless it is 0.
+    """
     for name, scores in ((scores_key(key), MaskedWeight(module, key).scores) for key in states_of(module)):
         given = state_dict.get(prefix + name)
         if not isinstance(given, Tensor) or scores is None or given.is_floating_point() == scores.is_floating_point():

@@ -52,7 +52,7 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
 
 
 def check_numbers(scores: Tensor) -> None:
-    """Refuse NaN, as ``top_k`` does, for a method that compares scores with a threshold.
+    """Raise an error if a score is NaN, as ``top_k`` does. Methods that compare scores with a threshold call this.
 
     Raises:
         ValueError: if a score on a CPU is NaN. On a GPU, or in a graph, a check would wait for the device.
