@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jsonargparse import Namespace
 from lightning.pytorch import callbacks, loggers
 from torch import optim
 from torchvision import models
 
 from lightning_subnets import datamodules, methods, networks
-from lightning_subnets.errors import UserError, did_you_mean
+from lightning_subnets.errors import UserError, did_you_mean, printable
 from lightning_subnets.run_files.config_files import Entry, entries
 from lightning_subnets.run_files.shipped_configs import no_config
 from lightning_subnets.training import callbacks as own_callbacks
@@ -45,6 +48,8 @@ _KNOWN: dict[str, list[tuple[str, Iterable[str], bool]]] = {
     "trainer.logger": [("", loggers.__all__, True)],
     "trainer.callbacks": [("", [*callbacks.__all__, *own_callbacks.__all__], False)],
 }
+# The classes that a command line replaces by --KEY=NAME.
+REPLACEABLE = ("model.network", "model.method", "model.optimizer", "data")
 # The parser gives these the value of seed_everything, whatever a command line or a config says.
 _SEEDS = ("model.seed", "data.seed", "data.init_args.seed")
 
@@ -79,6 +84,39 @@ class CommandLine(NamedTuple):
                 given.append(f"{self.shown(entry)}{entry.key}")
         if given:
             raise UserError(f"{given[0]} would be ignored: seed_everything is the seed of weights, scores and data")
+
+    def kept(self, key: str, chosen: Namespace) -> str | None:
+        """Return a line that says which arguments a class takes over from another class of the configs.
+
+        The parser keeps those that both take, so ``--model.network=resnet20`` can have the width of another network.
+
+        Args:
+            key: of the class, such as ``model.network``.
+            chosen: the class of this run and its arguments.
+
+        Returns:
+            The line, or None if the command line does not replace the class or if it keeps nothing but defaults.
+        """
+        options = {arg.partition("=")[0].removeprefix("--") for arg in self.args}
+        found = [(entry.key.removeprefix(f"{self.args[0]}."), entry.value) for entry in entries(self.args, self.here)]
+        module, _, name = chosen.class_path.rpartition(".")
+        replaced = {value for each, value in found if each in (key, f"{key}.class_path") and value}
+        if key not in options or all(value.rpartition(".")[2] == name for value in replaced):
+            return None
+        argument = re.compile(rf"{re.escape(key)}\.(?:init_args\.)?(\w+)")
+        configured, typed = (
+            {match[1] for each in keys if (match := argument.match(each))} for keys in (dict(found), options)
+        )
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        kept = {
+            each: value
+            for each, value in chosen.get("init_args", {}).items()
+            if each in configured - typed and not (each in parameters and parameters[each].default == value)
+        }
+        if not kept:
+            return None
+        shown = ", ".join(f"{each}={value}" for each, value in kept.items())
+        return printable(f"{name} keeps {shown} of the config; --{key}.{next(iter(kept))}=... changes it")
 
     def shown(self, entry: Entry) -> str:
         """Return the file and line of an entry, as an error begins."""

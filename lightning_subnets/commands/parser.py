@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from argparse import Action
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_subnets.commands import failures, mistakes
@@ -56,9 +58,13 @@ class Parser(LightningArgumentParser):
         return action
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Parse the command line of this process."""
+        """Parse the command line of this process, and say what a class keeps of the one that it replaces."""
         self.line.check_seeds()
         found: Namespace = super().parse_args(*args, **kwargs)
+        if self._subcommands_action and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            for key in mistakes.REPLACEABLE:
+                if kept := self.line.kept(key, found[found.subcommand][key]):
+                    print(kept, file=sys.stderr)
         return found
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:

@@ -1,0 +1,39 @@
+"""A class that a command line names says what it keeps of the class of the config."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lightning_subnets.commands.cli import main as lightning
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model.network=ResNet20"], "ResNet20 keeps in_channels=1, width_multiplier=0.5 of the config; "),
+        (["--model.network", "ResNet20", "--model.network.width_multiplier=1"], "ResNet20 keeps in_channels=1 of the"),
+        (["--model.optimizer=torch.optim.AdamW"], "AdamW keeps lr=0.003 of the config; --model.optimizer.lr=... chang"),
+        (["--model.method=Magnitude"], "Magnitude keeps density=0.5 of the config; --model.method.density=..."),
+        (["--data=CIFAR10"], "CIFAR10 keeps batch_size=32 of the config; --data.batch_size=... changes it"),
+        (["--model.network=Conv4"], None),  # the class of the config
+        (["--model.method=Dense"], None),  # takes none of the arguments
+        (["--model.network=ResNet20", "--model.network.in_channels=1", "--model.network.width_multiplier=1"], None),
+        (["--model.network.width_multiplier=0.25"], None),
+    ],
+)
+def test_a_class_of_the_command_line_says_what_it_keeps(
+    options: list[str],
+    said: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("config: digits/fast\n")  # Conv4 of half width for gray images, and Adam with a rate
+    with suppress(SystemExit):  # digits have one channel, and no CIFAR-10 is here
+        lightning(["fit", "-c", "own.yaml", *options, "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"])
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith(said) if said else " keeps " not in first
