@@ -148,6 +148,15 @@ def test_every_extra_that_a_page_names_exists() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_section_that_a_page_links_is_there(page: Path) -> None:
+    for link, section in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+        named = page.parent / link if link else page
+        text = re.sub(r"```.*?```", "", named.read_text(), flags=re.DOTALL)
+        titles = [re.sub(r"[^\w\- ]", "", title.lower()) for title in re.findall("^#+ (.*)$", text, re.MULTILINE)]
+        assert named.suffix != ".md" or section in [title.replace(" ", "-") for title in titles], f"{link}#{section}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_and_module_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
