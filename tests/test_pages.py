@@ -67,6 +67,11 @@ def test_the_guide_to_python_has_all_of_its_code() -> None:
     assert len(blocks("docs/python.md", "python")) == 5
 
 
+def test_the_guide_to_methods_has_the_code_of_the_example() -> None:
+    (code,) = blocks("docs/own_method.md", "python")
+    assert code in text_of("examples/own_method.py")
+
+
 def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Return the config that a command line of ``lightning`` stands for, without running it."""
     capsys.readouterr()
