@@ -21,7 +21,7 @@ def imported_by(code: str) -> set[str]:
     return set(output.splitlines()[-1].split())
 
 
-def test_the_library_imports_nothing_of_the_workshop() -> None:
+def test_the_library_imports_nothing_of_the_application() -> None:
     program = """
 import torch
 import lightning_subnets as ls
