@@ -32,6 +32,7 @@ class FrozenEdges:
 
     @classmethod
     def draw(cls, shape: torch.Size, *, always: int, never: int, seed: int, stream: str) -> FrozenEdges:
+        """Draw the edges from u ~ U(0, 1): the largest u are always kept, the smallest never."""
         chances = initialization.draw_chances(shape, seed=seed, stream=f"{stream} frozen")
         pattern = selection.top_k(chances, always).to(torch.int8) - selection.top_k(-chances, never).to(torch.int8)
         return cls(always, never, seed, stream, pattern)

@@ -164,6 +164,10 @@ def unmask_(network: nn.Module) -> nn.Module:
     ranks the scores of all layers together, unmask the whole network, because the other parts have no masks without it.
 
     Returns: the same network.
+
+    Raises:
+        ValueError: if the network is not masked, an effective weight was edited in place, so that the edit would be
+            lost, or a score on a CPU is NaN.
     """
     weights, multipliers = masked_weights(network), masked_weight.multipliers(network)
     cached_weight.check_unedited(weights.values())
@@ -190,6 +194,9 @@ def invalidate_(network: nn.Module) -> None:
 
     It also drops an in-place edit of an effective weight, for which everything else raises an error. (If a method draws
     its masks, an edit is lost without an error, because each read is a new tensor.)
+
+    Raises:
+        ValueError: if the network is not masked.
     """
     cached_weight.forget_(masked_weights(network).values())
 
@@ -203,7 +210,15 @@ def density(network: nn.Module, *, per_weight: Literal[True]) -> dict[str, float
 
 
 def density(network: nn.Module, *, per_weight: bool = False) -> float | dict[str, float]:
-    """Return the fraction of weights kept: kept / total over the masked weights, or of each weight by its name."""
+    """Return the density, the fraction of weights kept: the number of m != 0 over the number of masked weights.
+
+    Args:
+        network: masked.
+        per_weight: return the density of each masked weight by its full name.
+
+    Raises:
+        ValueError: if the network is not masked, or a score on a CPU is NaN.
+    """
     counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masked_weight.masks(network).items()}
     if per_weight:
         return {name: kept / total for name, (kept, total) in counts.items()}

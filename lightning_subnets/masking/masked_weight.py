@@ -189,7 +189,11 @@ def scores_names(network: nn.Module) -> set[str]:
 
 
 def masks(network: nn.Module) -> dict[str, Tensor]:
-    """Return the current mask of each masked weight by its name: boolean, shaped like the weight."""
+    """Return the current mask of each masked weight by its full name: boolean, shaped like the weight.
+
+    Raises:
+        ValueError: if the network is not masked, or a score on a CPU is NaN.
+    """
     return {name: as_mask(multiplier) for name, multiplier in multipliers(network).items()}
 
 

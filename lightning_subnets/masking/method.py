@@ -57,7 +57,12 @@ class PruningData(NamedTuple):
     weights: tuple[str, ...] = ()
 
     def checked_for(self, method: Method) -> PruningData:
-        """Return these data, with the input shape of the batches by default, if they have what the method requires."""
+        """Return these data, with the input shape of the batches by default, if they have what the method requires.
+
+        Raises:
+            ValueError: if the method needs batches or an input shape and these data lack them, or a batch is not a pair
+                of images, float, and labels, int64.
+        """
         if method.requires is None or (method.requires == "input_shape" and self.input_shape):
             return self
         if not self.batches:
@@ -73,7 +78,12 @@ class PruningData(NamedTuple):
 
 
 class Method(ABC):
-    """A way to find a subnetwork. Each method is a subclass in a file of its own, see ``lightning_subnets.methods``.
+    """A way to find a subnetwork: which weights a module computes with, and what training changes.
+
+    A module computes with w_eff = w * m, a weight w times its mask m of the same shape. A subclass sets ``density`` and
+    ``trainable``, and implements ``initial_scores`` and ``masks``. If it trains scores, it also implements
+    ``score_gradient``. With ``scores_for_mask``, training can continue from a ``.subnet`` file. Each method of this
+    package is in a file of its own, see ``lightning_subnets.methods``.
 
     Attributes:
         density: fraction of the weights kept.
@@ -140,7 +150,10 @@ class Method(ABC):
         return {name: self.num_kept(shape.numel()) for name, shape in shapes.items()}
 
     def frozen_edges(self, shape: torch.Size, density: float, *, seed: int, stream: str) -> FrozenEdges | None:
-        """Return the edges of a weight that are not searched; the share ``density`` of them is always kept."""
+        """Return the edges of a weight that are not searched, or None if there are none.
+
+        Of n numbers, with f = ``frozen`` and d = ``density``, int(f d n) are always kept and int(f (1 - d) n) never.
+        """
         if not self.frozen:
             return None
         always, never = (int(self.frozen * share * shape.numel()) for share in (density, 1 - density))
@@ -148,17 +161,29 @@ class Method(ABC):
 
     @abstractmethod
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor | None:
-        """Return a weight's first scores, on the CPU, or None for a method without scores."""
+        """Return a weight's first scores, in its shape, on the CPU, or None for a method without scores.
+
+        They are a function of ``seed`` and ``stream``, see ``initialization.stream_of``.
+        """
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
-        """Return scores that give this mask, to continue from a mask alone; ``scores`` are the first scores."""
+        """Return scores that give this mask, to continue from a mask alone.
+
+        Args:
+            mask: boolean, or int8 if the method flips or multiplies weights.
+            scores: the first scores, in the same shape.
+
+        Raises:
+            NotImplementedError: if the method cannot continue from a mask alone.
+        """
         raise NotImplementedError(f"{type(self).__name__} cannot continue from a mask alone")
 
     @abstractmethod
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        """Return the masks of these weights, a pure function of their values, scores, ``frozen`` and ``num_kept``.
+        """Return the masks of these weights, in their order and each in the shape of its weight.
 
-        A mask is boolean, or int8 if it flips the sign of a weight or multiplies it by more than 1.
+        They are a pure function of the weights' values, scores, ``frozen`` and ``num_kept``. A mask is boolean, or int8
+        if it flips the sign of a weight or multiplies it by more than 1.
         """
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027
@@ -182,11 +207,11 @@ class Method(ABC):
         raise NotImplementedError(f"{type(self).__name__} caches its effective weight")
 
     def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
-        """Return dL/dw from dL/dw_eff: the gradient of the kept weights."""
+        """Return dL/dw = m * dL/dw_eff, straight through the choice of the mask; all have one shape."""
         return gradient * mask
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-        """Return dL/ds from dL/dw_eff."""
+        """Return dL/ds from g = dL/dw_eff; g, w and s have one shape. ``EdgePopup``: sign(s) * w * g."""
         raise NotImplementedError(f"{type(self).__name__} does not train scores")
 
 

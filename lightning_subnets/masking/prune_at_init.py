@@ -78,7 +78,15 @@ def restored(network: nn.Module) -> Iterator[None]:
 
 
 def weights_to_mask(network: nn.Module, data: PruningData) -> dict[str, nn.Parameter]:
-    """Return the weights of a plain network that the method chooses masks for, by name."""
+    """Return the parameters that the method chooses masks for, by their full names.
+
+    Args:
+        network: plain, as ``compute_masks`` gets it.
+        data: its ``weights`` names them; if it names none, these are the weights that ``mask_`` masks by default.
+
+    Raises:
+        ValueError: if ``data`` names none, and the network has no weight to mask or one that cannot be masked.
+    """
     return {name: network.get_parameter(name) for name in data.weights or find_weights(network).masked}
 
 

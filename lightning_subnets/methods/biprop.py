@@ -23,7 +23,8 @@ class Biprop(EdgePopup):
         absolute: as for ``EdgePopup``.
 
     Raises:
-        ValueError: if the density is out of range.
+        ValueError: if the density is out of range or the allocation is unknown; or, by ``mask_``, if ``smart_ratio``
+            would keep more of the last layer than the density keeps in all.
     Source: Diffenderfer and Kailkhura 2021, "Multi-Prize Lottery Ticket Hypothesis", Algorithm 1 (MPT-1/32).
     """
 

@@ -32,7 +32,8 @@ class EdgePopup(Method):
         absolute: whether to rank by |s|, as the paper's public code does; otherwise by s, with ds = w * dL/dw_eff.
 
     Raises:
-        ValueError: if the density is out of range.
+        ValueError: if the density is out of range or the allocation is unknown; or, by ``mask_``, if ``smart_ratio``
+            would keep more of the last layer than the density keeps in all.
     Source: Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted Neural Network?", section 3.2.
     """
 

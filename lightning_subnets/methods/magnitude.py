@@ -23,7 +23,7 @@ class Magnitude(PruneAtInit):
             within each layer.
 
     Raises:
-        ValueError: if the density is out of range.
+        ValueError: if the density is out of range or the allocation is unknown.
     Source: Han et al. 2015, "Learning both Weights and Connections"; at initialisation the baseline of Frankle et al.
         2021, "Pruning Neural Networks at Initialization", section 3.
     """

@@ -19,7 +19,8 @@ class Multicoated(PartiallyFrozen):
     """A subnetwork of random weights, each multiplied by the number of nested masks that it is in.
 
     Forward:  w_eff = w * m, m = sum over j of 1[|s| >= t_j], in 0..M. Coat 1 has a weight's k largest |s|, as in
-              ``EdgePopup``; coat j has the round(c_j k) largest.
+              ``EdgePopup``; coat j has the round(c_j k) largest. With ``frozen`` edges, k counts the searched edges
+              that are kept, and the coats choose among the searched ones.
     Backward: ds = M sign(s) * w * dL/dw_eff, because the gradient passes straight through each coat.
 
     ``signed`` multiplies m by sign(s), so that a score also chooses the sign of its weight; then ds = M w * dL/dw_eff.

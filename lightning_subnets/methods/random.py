@@ -23,7 +23,8 @@ class Random(PruneAtInit):
             layers, and ``smart_ratio`` more of the first, see ``allocation.erk`` and ``allocation.smart_ratio``.
 
     Raises:
-        ValueError: if the density is out of range.
+        ValueError: if the density is out of range or the allocation is unknown; or, by ``mask_``, if ``smart_ratio``
+            would keep more of the last layer than the density keeps in all.
     Source: Evci et al. 2020, "Rigging the Lottery", section 3, for ``erk``; its uniform allocation keeps the first
         layer dense, and ``uniform`` here does not. Su et al. 2020, "Sanity-Checking Pruning Methods", for
         ``smart_ratio``.
