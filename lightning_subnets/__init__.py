@@ -1,9 +1,13 @@
 """Find the network inside a network: masks over random weights, trained with PyTorch Lightning.
 
-import lightning_subnets as ls
+Example::
 
-net = torchvision.models.resnet18()
-ls.mask_(net, ls.EdgePopup(density=0.3), weights="signed_constant", seed=0)
+    import torchvision
+
+    import lightning_subnets as ls
+
+    net = torchvision.models.resnet18()
+    ls.mask_(net, ls.EdgePopup(density=0.3), weights="signed_constant", seed=0)
 
 Each name of ``__all__`` is imported when it is first used. So the library needs no Lightning, and the commands print
 their help without torch.

@@ -29,6 +29,11 @@ _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning
 def read(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint, after checking its checksums and its schema.
 
+    Returns: Lightning's dict, and in it ``subnet``, the arguments that a resumed run must share; ``optimizer``, the
+        name of its class; ``run``, see ``resuming.state``; if weights follow from the seed, ``weights_digest``, their
+        SHA-256, because ``state_dict`` leaves them out; and ``method_state``, if training has changed arguments of a
+        user's method.
+
     Raises:
         ValueError: if the file is missing, truncated, damaged or not a checkpoint of this package, or holds more than
             tensors and plain values.

@@ -35,7 +35,7 @@ def of_run(network: nn.Module, method: Method, *, weights: str | None, seed: int
 
 
 def state_of(method: Method, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an own method that training has changed since its identity was taken.
+    """Return the arguments of a user's method that training has changed since its identity was taken.
 
     Raises:
         ValueError: if one of them has become a value that a checkpoint cannot hold.

@@ -50,11 +50,12 @@ from lightning_subnets.training.trial_pass import check_batch
 class SubnetModule(MaskedModule):
     """A masked network that learns to classify images.
 
-    Logs ``train/loss`` and ``train/accuracy`` by epoch, the same with ``_step`` and ``learning_rate`` by step, and
-    ``loss``, ``accuracy``, ``top5`` of ``val/`` and ``test/``. Accuracies are fractions; top5 counts a hit among the
-    five largest logits. Labels (batch,) are classes. Soft labels (batch, classes), as MixUp and CutMix make them, count
-    as their most probable class in the accuracies, and as they are in the loss. A hook or a step that a subclass
-    overrides has to call the one here, ``super().on_fit_start()`` for instance.
+    Logs by epoch ``train/loss`` and ``train/accuracy``, and ``loss``, ``accuracy`` and ``top5`` under ``val/`` and
+    ``test/``; by step ``train/loss_step``, ``train/accuracy_step`` and ``learning_rate``. Accuracies are fractions;
+    top5 counts a hit among the five largest logits. Images are (batch, channels, height, width), labels (batch,). Soft
+    labels (batch, classes), as MixUp and CutMix make them, enter the loss as they are, and the accuracies as their most
+    probable class. A hook or a step that a subclass overrides has to call that of this class, for instance
+    ``super().on_fit_start()``.
 
     Args:
         network: from torchvision, timm, ``lightning_subnets.networks`` or elsewhere; it is masked in place.

@@ -24,8 +24,8 @@ from lightning_subnets.training.checkpoint import whole_epochs
 def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
     """Return what a checkpoint needs beyond Lightning's own state.
 
-    These are the ranks, batch size and accumulation of a step, the epoch's metrics so far (ranks, 2 x metrics), whether
-    a callback has ended the run, and the identity of an ``ImageDataModule``.
+    These are the ranks, batch size and accumulation of a step, the batches of an epoch, the epoch's metrics so far
+    (ranks, 2 x metrics), whether a callback has ended the run, and the identity of an ``ImageDataModule``.
     """
     sums = torch.stack([value for metric in metrics for value in (metric.mean_value, metric.weight)])
     of_ranks = [sums]
@@ -71,8 +71,9 @@ def correct_progress_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric]) -> None:
     """Restore what ``state`` saved, when training starts.
 
-    With the same number of ranks and images per rank, the run continues to the bit. Otherwise the rest of the epoch has
-    the samples that no rank has seen, the learning rate continues at the same share of the run, and a line says so.
+    With the same number of ranks and images per rank, the run continues to the bit. Otherwise an ``EpochLoader`` gives
+    the rest of the epoch the samples that no rank has seen, the learning rate continues at the same share of the run,
+    and a line says so.
 
     Raises:
         ValueError: if the saved metrics do not have the shape of this run's.

@@ -22,11 +22,13 @@ from lightning_subnets.training.schema import first_mistake
 
 
 def read_masks(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
-    """Return the masks of a checkpoint or of a ``.subnet`` file.
+    """Return the boolean masks in a checkpoint or a ``.subnet`` file, by the full names of the weights.
 
     Args:
         path: of the file.
         network: not masked, built like the network in the file; it is not changed.
+
+    Returns: masks in the shapes of the weights, on the device of the network's first parameter.
 
     Raises:
         ValueError: if the file cannot be read, or a checkpoint is of another network, or of a method that this package
