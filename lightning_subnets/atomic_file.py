@@ -20,11 +20,11 @@ def check_place(path: Path, *, force: bool) -> None:
         force: whether it may replace an existing file.
 
     Raises:
-        ValueError: if the directory does not exist, something that is no file has this path, or the file exists and
+        ValueError: if the directory does not exist, something that is not a file has this path, or the file exists and
             may not be replaced.
     """
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is no directory: create it, or name another place than {path}")
+        raise UserError(f"{path.parent} is not a directory: create it, or name another place than {path}")
     if path.is_dir():
         raise UserError(f"{path} is a directory: name a file")
     if path.exists() and not path.is_file():

@@ -56,7 +56,7 @@ def export(
     if calibrate is not None and not int8:
         raise UserError("--calibrate names the images for eight bits: add --int8")
     if input_shape is not None and path.suffix != ".onnx":
-        raise UserError(f"--input_shape is the input of an .onnx file, and {path} is none: leave it out")
+        raise UserError(f"--input_shape is the input of an .onnx file, and {path} is not one: leave it out")
     if path == place and task is not None:
         raise UserError(f"{path} describes a file of one network: export --task={task} to a .subnet file first")
     if path == place and network is not None:

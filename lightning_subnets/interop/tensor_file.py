@@ -50,5 +50,5 @@ def read(path: str | Path) -> dict[str, Tensor]:
         # A flag of a torch view may flip the sign of the stored numbers.
         ordinary = isinstance(value, Tensor) and value.dtype in torch_file.DTYPES.values() and not value.is_neg()
         if type(key) is not str or not key.isprintable() or not ordinary:
-            raise UserError(f"{path} holds {key!r}, which is no ordinary tensor: save a dict of tensors by name")
+            raise UserError(f"{path} holds {key!r}, which is not an ordinary tensor: save a dict of tensors by name")
     return dict(content)

@@ -92,7 +92,7 @@ def warn_of_matrices(network: nn.Module, choice: Choice) -> None:
     if matrices:
         warnings.warn(
             f"{listed(matrices)} of {type(network).__name__} stay without a mask, because weights are named weight, "
-            "*_weight or weight_*: name those that are weights in also_mask",
+            "*_weight or weight_*: to mask one of them, name it in also_mask",
             stacklevel=1,
         )
 

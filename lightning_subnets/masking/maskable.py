@@ -75,7 +75,7 @@ def weights_of(network: nn.Module, also: Container[str] = ()) -> dict[str, Weigh
     ``also`` has the names of further parameters to return.
 
     Raises:
-        ValueError: if there is none, or the weight of a layer is no parameter.
+        ValueError: if there is none, or the weight of a layer is not a parameter.
     """
     _check_modules(network, type(network).__name__)
     if not (weights := {name: each for name, each in parameters_of(network).items() if each.named or name in also}):
@@ -176,7 +176,8 @@ def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
             raise UserError(f"the module of {name!r} of {kind}, a {layer}, has an attribute {scores!r}: rename it")
     if not parameter.numel() or parameter.is_meta:
         raise UserError(
-            f"{name!r} of {kind} has no weights to draw: shape {tuple(parameter.shape)}, {parameter.device}"
+            f"{name!r} of {kind} has no weights to draw, because it is empty or on the meta device (shape "
+            f"{tuple(parameter.shape)}, {parameter.device}): build it on a real device, or keep_dense=[{name!r}]"
         )
     if not parameter.is_floating_point():
         raise UserError(
@@ -186,7 +187,7 @@ def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
 
 
 def _check_modules(network: nn.Module, kind: str) -> None:
-    """Refuse modules whose weights are no parameters, because they would stay dense without a word."""
+    """Refuse modules whose weights are not parameters, because they would stay dense without a word."""
     for name, module in network.named_modules():
         layer = f"the layer {name!r} of {kind}"
         tensors = {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}

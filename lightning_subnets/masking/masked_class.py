@@ -59,7 +59,7 @@ def _effective_attribute(key: str) -> property:
     def get(module: nn.Module) -> Tensor:
         if key not in module._parameters:
             raise UserError(
-                f"{key!r} of a {type(module).__name__} was masked and is no parameter any more: call unmask_(network) "
+                f"{key!r} of a {type(module).__name__} was masked and is no longer a parameter: call unmask_(network) "
                 "before a parametrization is registered or the parameter is deleted"
             )
         if is_fx_symbolic_tracing() and get_proxy_mode() is None:  # make_fx traces what the tensors do

@@ -106,7 +106,7 @@ def _triton_works(device: torch.device) -> bool:
     except Exception as error:  # of any part of Triton
         warnings.warn(
             f"Triton does not work here ({' '.join(str(error).split()):.200}), so masks are selected by sorting, which "
-            "is slower. Install gcc and Python's headers; TRITON_CACHE_DIR names a directory that can be written.",
+            "is slower: install gcc and Python's headers, or set TRITON_CACHE_DIR to a writable directory",
             RuntimeWarning,
             stacklevel=1,
         )

@@ -40,7 +40,9 @@ class SignedSupermask(Method):
         if not 0.0 < density < 1.0:
             raise UserError(f"density = {density} is outside (0, 1): it is the fraction kept at the start")
         if not 0.0 < threshold < float("inf"):
-            raise UserError(f"threshold = {threshold} is not above 0: scores beyond it keep their weights")
+            raise UserError(
+                f"threshold = {threshold} is not above 0 and finite: a weight is kept if its |score| exceeds it"
+            )
         self.density, self.threshold, self.frozen = density, threshold, check_frozen(frozen)
 
     def num_kept(self, total: int) -> None:

@@ -41,7 +41,9 @@ class AlexNet(nn.Sequential):
     ) -> None:
         super().__init__()
         if image_size < 16 or image_size % 16:
-            raise UserError(f"image_size = {image_size} is no multiple of 16, and AlexNet brings its image to 16x16")
+            raise UserError(
+                f"image_size = {image_size} is not a multiple of 16: AlexNet's first stride is image_size / 16"
+            )
         if hidden_units < 1 or min(channels) < 1:
             raise UserError(f"hidden_units = {hidden_units} and channels = {channels} must be at least 1")
         layers: list[nn.Module] = []

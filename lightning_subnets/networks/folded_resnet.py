@@ -98,7 +98,7 @@ class FoldedResNet(nn.Module):
     ) -> None:
         super().__init__()
         if name not in SHAPES:
-            raise UserError(f"name = {name!r} is no ResNet that can be folded: use {', '.join(SHAPES)}")
+            raise UserError(f"name = {name!r} is not a ResNet that can be folded: use {', '.join(SHAPES)}")
         if not {*folded_stages} <= {1, 2, 3, 4}:
             raise UserError(f"folded_stages = {[*folded_stages]} names a stage that is not 1, 2, 3 or 4")
         shape, stages, inputs = SHAPES[name], [], scaled(64, width_multiplier, type(self).__name__)

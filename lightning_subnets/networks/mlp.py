@@ -12,7 +12,7 @@ from lightning_subnets.networks.width import scaled
 class MLP(nn.Sequential):
     """A multilayer perceptron without biases: hidden layers of 256 units with tanh, and a linear layer.
 
-    A layer norm without scales and shifts centres each image first, so that the mean of its pixels is no input.
+    A layer norm without scales and shifts centres each image first, so that the mean of its pixels is not an input.
 
     ``spare_outputs`` help ``SupSup`` to tell tasks apart by the entropy. No label names them, so each task learns to
     lower them, and only on its own images. Their logits start lower by 1: then the mixture of many tasks favours the

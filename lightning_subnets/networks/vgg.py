@@ -33,7 +33,7 @@ class VGG16(nn.Sequential):
     ) -> None:
         super().__init__()
         if image_size < 16 or image_size % 16:
-            raise UserError(f"image_size = {image_size} is no multiple of 16, and VGG16 halves it 4 times")
+            raise UserError(f"image_size = {image_size} is not a multiple of 16: VGG16 halves it 4 times")
         layers: list[nn.Module] = []
         channels = in_channels
         for index, (width, convolutions) in enumerate(self.blocks):

@@ -68,7 +68,7 @@ class SavedRun:
         data = self._instantiate(parser, "data", "init_args.seed")
         if not isinstance(data, ImageDataModule):
             raise UserError(
-                f"{type(data).__name__} is no ImageDataModule, so its images are unknown here: derive it from "
+                f"{type(data).__name__} is not an ImageDataModule, so its images are unknown here: derive it from "
                 "lightning_subnets.datamodules.images.ImageDataModule"
             )
         return data

@@ -53,7 +53,7 @@ def named_config(value: str, group: str) -> Path:
         "continual": ("subnets continual", "continual experiment"),
     }[group]
     if (command := command_for(found)) not in ("", expected):
-        raise UserError(f"{value} is no {kind}; its command is: {command} {printable(shlex.quote(value))}")
+        raise UserError(f"{value} is not a {kind}; its command is: {command} {printable(shlex.quote(value))}")
     return found
 
 
@@ -66,7 +66,7 @@ def no_config(value: str, group: str = "") -> str:
     nearest = difflib.get_close_matches(Path(value).stem, by_stem, n=3)
     names = [name for stem in nearest for name in by_stem[stem]][:3]
     hint = f" Did you mean {' or '.join(names)}?" if names else ""
-    return f"{value} is no file, and no config of this package has that name.{hint} All names: subnets configs"
+    return f"{value} is not a file, and no config of this package has that name.{hint} All names: subnets configs"
 
 
 def description(path: Path) -> str:

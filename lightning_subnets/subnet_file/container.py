@@ -152,7 +152,7 @@ class Container:
             stated = content.pop("sha256")
             offset = _digest_offset(text, stated)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UserError("it is no .subnet file, or its header is damaged") from error
+            raise UserError("it is not a .subnet file, or its header is damaged") from error
         if stated != (found := _digest(file, offset)):
             raise UserError(
                 f"the file is damaged, because its digest is {found[:16]}... instead of {stated!r:.18}...: "
@@ -165,7 +165,7 @@ def _read_json(file: BinaryIO, size: int) -> bytes:
     """Return the JSON at the start of a safetensors file, which follows its length in eight bytes."""
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(size - 8, _MAX_HEADER):
-        raise UserError("it is no .subnet file, or it is truncated")
+        raise UserError("it is not a .subnet file, or it is truncated")
     return file.read(length)
 
 

@@ -39,8 +39,8 @@ def local_path(path: str | Path) -> Path:
             raise ValueError("it names no file of a repository")
     except ValueError as error:
         raise UserError(
-            f"{printable(path):.300} is no address of a file ({_reason(error)}), as hf://user/name/file.subnet and "
-            "hf://user/name@revision/folder/file.subnet are"
+            f"{printable(path):.300} is not the address of a file ({_reason(error)}): write "
+            "hf://user/name/file.subnet or hf://user/name@revision/folder/file.subnet"
         ) from error
     if not file.endswith(".subnet"):
         raise UserError(f"{path:.300} does not end in .subnet: only .subnet files are loaded from a hub")

@@ -22,7 +22,7 @@ def parse(kind: Any, value: Any, place: str) -> Any:
             raise UserError(f"{place} has an unknown key {min(unknown)!r:.60}")
         return kind(**{key: parse(types[key], each, f"{place}.{key}") for key, each in value.items()})
     if kind is str and isinstance(value, str) and not _is_text(value):
-        raise UserError(f"{place} is no text, because it has half of a surrogate pair: {value!r:.60}")
+        raise UserError(f"{place} is not a text, because it has half of a surrogate pair: {value!r:.60}")
     if origin is dict and isinstance(value, dict):
         return {key: parse(inner[1], each, f"{place}.{key!r:.60}") for key, each in value.items()}
     if origin is list and isinstance(value, list):

@@ -93,7 +93,7 @@ def build(
     check_arguments(arguments)
     if (build_it := trusted or builder(name)) is None:
         raise UserError(
-            f"{name!r:.100} is no network of torchvision.models, timm or lightning_subnets.networks, and only these "
+            f"{name!r:.100} is not a network of torchvision.models, timm or lightning_subnets.networks, and only these "
             "are built by name: build it yourself and call load_subnet(path, network=...)"
         )
     try:
@@ -249,7 +249,7 @@ def check_tensors(state: Mapping[str, Any], file: str) -> None:
     """Check that a state dict has only tensors, because ``get_extra_state`` of a module may return anything.
 
     Raises:
-        ValueError: naming the first value that is no tensor, and the ``file`` that cannot hold it.
+        ValueError: naming the first value that is not a tensor, and the ``file`` that cannot hold it.
     """
     if other := next((key for key, each in state.items() if not isinstance(each, Tensor)), None):
         raise UserError(

@@ -278,7 +278,7 @@ def _is_drawn(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) 
 
 
 def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) -> bool:
-    """Return whether a parameter that is no weight has its value from ``mask_``, whatever value it was built with."""
+    """Return whether a parameter other than a weight has its value from ``mask_``, whatever value it was built with."""
     owner, _, own = key.rpartition(".")
     module, built = net.get_submodule(owner), torch.zeros_like(parameter)
     if is_weight(module, own, parameter) or not built.numel():

@@ -126,7 +126,9 @@ class MaskedModule(LightningModule):
         if self.trainer.testing or self.trainer.predicting:
             counts = self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_predict_batches
         if len(counts) > 1:
-            raise UserError(f"there are {len(counts)} loaders to evaluate on: return one, as of a ConcatDataset")
+            raise UserError(
+                f"there are {len(counts)} loaders to evaluate on: return one loader, for instance over a ConcatDataset"
+            )
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         """Return a new optimizer over the parameters that the method trains.

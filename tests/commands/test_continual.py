@@ -96,7 +96,7 @@ def test_mistakes_are_found_before_training(
         return mistake(["continual", str(experiment), "--out", str(out)], main)
 
     assert "expected 2 or more" in said("tasks: 2", "tasks: 1")
-    assert "is no continual experiment" in said("tasks", "task")
+    assert "is not a continual experiment" in said("tasks", "task")
     assert "none.yaml is missing" in said("quick.yaml", "none.yaml")
     assert "tasks share network and method" in said("data.init_args.permutation", "model.network.init_args.depth")
     assert "Did you mean --data.init_args.permutation?" in said("permutation", "permutatoin")

@@ -106,7 +106,7 @@ def test_data_without_test_images_are_reported_as_not_tested(
     said = capsys.readouterr()
     assert "not tested" in said.out
     assert "WithoutTest has no test images, so the run ends without a test" in said.err
-    assert "classes and preprocessing are left out: WithoutTest is no ImageDataModule, so its images" in said.err
+    assert "classes and preprocessing are left out: WithoutTest is not an ImageDataModule, so its images" in said.err
     run = str(tmp_path / "quickstart" / "version_0")
     for command, shape in (("inspect", True), ("check", False)):
         error = mistake([command, run], subnets)

@@ -246,7 +246,7 @@ def test_a_fit_cannot_resume_from_a_file(subnet: Path, run: Path, mistake: Calla
         (["export", "LAST", "net.subnet", "--input_shape=[1, 8, 8]"], "--input_shape is the input of an .onnx file"),
         (["export", "SUBNET", "README.md", "--network=mine.Network"], "no network is built: leave out --network"),
         (["export", "SUBNET", "other.subnet"], "is a .subnet file already: copy it"),
-        (["export", "LAST", "nowhere/net.subnet"], "nowhere is no directory"),
+        (["export", "LAST", "nowhere/net.subnet"], "nowhere is not a directory"),
         (["export", "nowhere.ckpt", "net.subnet"], "the checkpoint nowhere.ckpt does not exist"),
         (["export", "nowhere.subnet", "net.pt"], "nowhere.subnet cannot be read (No such file or directory)"),
         (["export", "LAST", "net.onnx", "--input_shape=[1, -8, 8]"], "input_shape = [1, -8, 8] has a size below 1"),

@@ -36,7 +36,7 @@ NUMBERS = np.random.default_rng(0).random(108, dtype=np.float32).tobytes()
         (zip_file(pickled({"fc.weight": view(torch.FloatStorage, 1, WIDE, (0, 0))}), NUMBERS[:4]), "neither scores"),
         (zip_file(pickled({"conv1": view(torch.BoolStorage, 432, SHAPE, STRIDES)}), NUMBERS), "numbers other than 0"),
         (save({"conv1": torch.ones(4)})[:-1], "truncated, damaged"),
-        (save({"conv1": torch.ones(SHAPE).to(torch.float8_e4m3fn)}), "'conv1', which is no ordinary tensor"),
+        (save({"conv1": torch.ones(SHAPE).to(torch.float8_e4m3fn)}), "'conv1', which is not an ordinary tensor"),
         (struct.pack("<Q", 10**15) + b'{"conv1":', "truncated, damaged"),
     ],
     ids=["bytearray", "tensor", "print", "zipped", "storage", "view", "weight", "bool", "short", "float8", "header"],

@@ -232,5 +232,5 @@ def test_a_weight_that_was_removed_stops_no_optimizer_of_another_network() -> No
     layer(torch.ones(1, 4))
     del layer._parameters["weight"]  # as torch.nn.utils.prune does
     torch.optim.SGD([nn.Parameter(torch.ones(1))]).step()
-    with pytest.raises(UserError, match=r"'weight' of a Linear was masked and is no parameter any more"):
+    with pytest.raises(UserError, match=r"'weight' of a Linear was masked and is no longer a parameter"):
         layer(torch.ones(1, 4))

@@ -142,7 +142,8 @@ def test_layers_that_keep_equally_many_weights_keep_all_they_have_at_most() -> N
         (lambda: Multicoated(0.3, allocation="global"), r"allocation = 'global' does not fix"),
         (lambda: PartiallyFrozen(0.3, frozen=1.0), r"frozen = 1.0 is outside \[0, 1\)"),
         (lambda: SignedSupermask(1.0), r"density = 1.0 is outside \(0, 1\)"),
-        (lambda: SignedSupermask(threshold=0.0), r"threshold = 0.0 is not above 0"),
+        (lambda: SignedSupermask(threshold=0.0), r"threshold = 0.0 is not above 0 and finite"),
+        (lambda: SignedSupermask(threshold=float("inf")), r"threshold = inf is not above 0 and finite"),
         (lambda: SignedSupermask(frozen=-0.1), r"frozen = -0.1 is outside \[0, 1\)"),
     ],
 )

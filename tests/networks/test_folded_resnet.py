@@ -223,7 +223,7 @@ def test_digits_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet18"}, "name = 'resnet18' is no ResNet that can be folded: use resnet34, resnet50, "),
+        ({"name": "resnet18"}, "name = 'resnet18' is not a ResNet that can be folded: use resnet34, resnet50, "),
         ({"folded_stages": (0, 4)}, r"folded_stages = \[0, 4\] names a stage that is not 1, 2, 3 or 4"),
     ],
 )

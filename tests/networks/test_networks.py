@@ -82,8 +82,8 @@ def test_a_width_that_leaves_no_channels_is_an_error_and_one_channel_is_not(kind
     [
         *((conv, 2**pairs - 1, f"below {2**pairs}, and {conv.__name__} halves it {pairs} times")
           for pairs, conv in enumerate((Conv2, Conv4, Conv6, Conv8), start=1)),
-        *((VGG16, size, "no multiple of 16, and VGG16 halves it 4 times") for size in (0, 40)),
-        *((AlexNet, size, "no multiple of 16, and AlexNet brings its image to 16x16") for size in (0, 40)),
+        *((VGG16, size, "not a multiple of 16: VGG16 halves it 4 times") for size in (0, 40)),
+        *((AlexNet, size, "not a multiple of 16: AlexNet's first stride is image_size / 16") for size in (0, 40)),
     ],
 )  # fmt: skip
 def test_an_image_size_that_does_not_fit_is_an_error(kind: Kind, size: int, message: str) -> None:

@@ -79,7 +79,7 @@ def test_a_config_in_another_directory_may_name_a_shipped_one(capsys: Printed, m
     ],
 )
 def test_the_nearest_names_are_listed(value: str, names: str, mistake: Mistake) -> None:
-    error = f"{value} is no file, and no config of this package has that name.{names} All names: subnets configs\n"
+    error = f"{value} is not a file, and no config of this package has that name.{names} All names: subnets configs\n"
     assert mistake(["fit", "-c", value]) == f"error: {error}"
     Path("own.yaml").write_text(f"config: {value}\n")
     assert mistake(["fit", "-c", "own.yaml"]) == f"error: own.yaml, line 1: {error}"

@@ -212,7 +212,7 @@ def test_a_number_kept_that_was_set_by_hand_is_restored(tmp_path: Path) -> None:
         (lambda header: header["dense"].update({"*": ""}), "the weight '[*]' has shape None"),
         (lambda header: header["dense"].clear(), "the weight 'head.weight' has shape None in the file and \\[10, 8\\]"),
         (lambda header: header["dense"].update({"head.weight": "other"}), "the weights have the digest"),
-        (lambda header: header["dense"].update({"head.weight": "\ud800"}), "header.dense.* is no text"),
+        (lambda header: header["dense"].update({"head.weight": "\ud800"}), "header.dense.* is not a text"),
         (lambda header: header["layers"].pop("patches.weight"), "the weight 'patches.weight' has shape None"),
         (lambda header: header["layers"].update({"*.weight": header["layers"]["patches.weight"]}), "the weight '\\*.w"),
         (lambda header: header["layers"].update({"scores": header["layers"]["patches.weight"]}), "the weight 'scores'"),
@@ -220,7 +220,7 @@ def test_a_number_kept_that_was_set_by_hand_is_restored(tmp_path: Path) -> None:
         (lambda header: header["layers"]["patches.weight"].update(num_kept=-1), "training cannot keep -1 numbers"),
         (lambda header: header["layers"]["patches.weight"].update(num_kept=10**9), "training cannot keep 1000000000"),
         (lambda header: header["layers"]["patches.weight"].update(num_kept=5), "does not give the masks in the file"),
-        (lambda header: header["layers"]["patches.weight"].update(stream="\ud800"), "stream is no text"),
+        (lambda header: header["layers"]["patches.weight"].update(stream="\ud800"), "stream is not a text"),
     ],
 )  # fmt: skip
 def test_a_header_that_does_not_fit_the_network_is_refused(

@@ -101,7 +101,7 @@ def test_a_header_of_an_absurd_length_is_not_read(tmp_path: Path) -> None:
         opened.write((1 << 33).to_bytes(8, "little"))
         opened.truncate(1 << 34)  # a sparse file
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ls.UserError, match=r"no .subnet file, or it is truncated"):
+    with pytest.raises(ls.UserError, match=r"not a .subnet file, or it is truncated"):
         load_subnet(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 

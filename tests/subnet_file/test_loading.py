@@ -172,7 +172,7 @@ def test_a_network_of_another_package_is_given_by_the_user(tmp_path: Path) -> No
     with pytest.raises(ls.UserError, match="builds this Sequential: name its builder"):
         save_subnet(network, path)
     save_subnet(network, path, network="of_mine.own")
-    with pytest.raises(ls.UserError, match=r"'of_mine.own' is no network of .* load_subnet\(path, network=...\)"):
+    with pytest.raises(ls.UserError, match=r"'of_mine.own' is not a network of .* load_subnet\(path, network=...\)"):
         load_subnet(path)
     fresh = own()
     assert load_subnet(path, network=fresh) is fresh

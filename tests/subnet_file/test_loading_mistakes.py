@@ -97,7 +97,7 @@ def test_the_name_of_another_network_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.subnet")
     for builder, arguments, message in (
         ("torchvision.models.resnet18", {}, r"more than [\d,]+ numbers, too many for the size of the file"),
-        ("os.system", {"command": "true"}, "'os.system' is no network of"),
+        ("os.system", {"command": "true"}, "'os.system' is not a network of"),
         ("lightning_subnets.networks.Conv2", SMALL | {"num_classes": 11}, "the weight 'classifier.5.weight' has shape"),
     ):
         with changed(path) as (header, _):

@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[Continual, Path]:
     try:
         found = TypeAdapter(Continual).validate_python(content_of(path))
     except ValidationError as error:
-        raise UserError(f"{path} is no continual experiment: {first_mistake(error)}") from error
+        raise UserError(f"{path} is not a continual experiment: {first_mistake(error)}") from error
     if found.tasks < 2:
         raise UserError(f"{path} has tasks = {found.tasks}: expected 2 or more")
     if not found.option.startswith("data."):

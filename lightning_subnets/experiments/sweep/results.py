@@ -59,7 +59,7 @@ def log_of(run: str, out: Path) -> Path:
 
 
 def last_message(run: str, out: Path, since: float = 0.0) -> str:
-    """Return the last line of a run's output that is no tip; "" if it has written nothing since a time."""
+    """Return the last line of a run's output that is not a tip; "" if it has written nothing since a time."""
     log = log_of(run, out)
     written = log.exists() and log.stat().st_mtime >= since
     lines = log.read_text(errors="replace").split("\n") if written else []

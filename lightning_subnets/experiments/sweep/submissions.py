@@ -197,7 +197,7 @@ def make_private_folder(submission: Submission) -> Path:
         folder.mkdir(parents=True)
     except OSError as error:
         raise UserError(
-            f"no job can be kept in {folder} ({error.strerror}): name a directory of yours with XDG_STATE_HOME"
+            f"{folder} cannot be created ({error.strerror}): set XDG_STATE_HOME to a directory that you can write to"
         ) from error
     finally:
         os.umask(before)
