@@ -33,18 +33,24 @@ WARNING = "#9C2A00"
 COLOURS = (TRAIN, EVALUATION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 # There is one fewer dash pattern than colours, so that two lines of one colour differ in their dashes.
-DASHES = ("solid", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1.2)), (0, (2.5, 1.2)), (0, (3, 1, 1, 1, 1, 1)))
+DASHES = ((0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1.2)), (0, (2.5, 1.2)), (0, (3, 1, 1, 1, 1, 1)))
+LINES = len(COLOURS)  # in one panel at most, so that each has its own colour
 Style = dict[str, Any]
 
 
 def styles(lines: Iterable[str]) -> dict[str, Style]:
     """Return matplotlib's arguments for each line of a figure, which depend on the line's place in it only.
 
-    So a line looks the same in all plots and at all scales.
+    So a line looks the same in all plots and at all scales. Only the first, to which the others are compared, is solid
+    and of the first colour.
     """
-    names = ("color", "marker", "linestyle")
+    first, *others = COLOURS
     return {
-        line: {name: kinds[place % len(kinds)] for name, kinds in zip(names, (COLOURS, MARKERS, DASHES), strict=True)}
+        line: {
+            "color": others[(place - 1) % len(others)] if place else first,
+            "marker": MARKERS[place % len(MARKERS)],
+            "linestyle": DASHES[(place - 1) % len(DASHES)] if place else "solid",
+        }
         for place, line in enumerate(lines)
     }
 

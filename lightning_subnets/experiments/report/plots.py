@@ -15,7 +15,15 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lightning_subnets.errors import unknown
 from lightning_subnets.experiments.report import layers_plot, point_labels, points
-from lightning_subnets.experiments.report.figure_layout import LETTERS, TEXT, FigureLayout, Style, styles
+from lightning_subnets.experiments.report.figure_layout import (
+    COLUMNS,
+    LETTERS,
+    LINES,
+    TEXT,
+    FigureLayout,
+    Style,
+    styles,
+)
 from lightning_subnets.experiments.report.quantities import quantity, rounded, with_axis, written
 from lightning_subnets.experiments.sweep.figure import Plot, Value
 from lightning_subnets.experiments.sweep.plan import Sweep
@@ -24,7 +32,15 @@ from lightning_subnets.training.csv_text import Row
 
 DODGE = 0.36  # distance between the first and the last line at a name on x, where names are 1 apart
 FRONTIER: Style = {"color": "#BBBBBB", "linewidth": 6, "alpha": 0.6}
-Panel = tuple[str, list[Row]]
+LONELY = 20  # one in so many points may be left out of a picture if it is far below all others
+
+
+class Panel(NamedTuple):
+    """A part of a figure."""
+
+    title: str
+    rows: list[Row]
+    lines: list[str]  # that are drawn in it
 
 
 @boxes_for_missing_letters()
@@ -32,7 +48,9 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     """Draw one plot of a sweep's figure.
 
     There is a panel for each value of ``plot.panels``, and of every other axis that is not x. A line that does not vary
-    along such an axis is in each of its panels. Runs that are missing or have failed are named below the panels.
+    along such an axis is in each of its panels. More lines than there are colours are shared out among several panels,
+    and the first line, to which the others are compared, is in each. Runs that are missing or have failed are named
+    below the panels.
 
     Raises:
         UserError: if the results have no such axis or number.
@@ -42,12 +60,12 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
     for name in (plot.y, plot.panels, None if over_layers else plot.x):
         if name is not None and rows and name not in rows[0]:
             raise unknown("axis or number", name, rows[0])
-    panels = _panels(plot, rows, axes_names)
+    panels = _panels(plot, rows, axes_names, list(sweep.lines()))
     looks = styles(sweep.figure.lines)
     draw_panels = _draw_layers if over_layers else _draw_curves
     layout, drawn = draw_panels(sweep, plot, rows, panels)
-    for axes, (title, _) in zip(layout.axes, panels, strict=True):
-        layout.entitle(axes, title)
+    for axes, panel in zip(layout.axes, panels, strict=True):
+        layout.entitle(axes, panel.title)
         if not drawn:
             done = bool(rows) and all(row["status"] == "finished" for row in rows)
             words = f"no run has measured {plot.y}" if done else "nothing to draw yet"
@@ -59,9 +77,10 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
         if line in drawn and plot.x != "line"
     ]
     if plot.frontier and drawn:
-        handles.append(Line2D([], [], **FRONTIER, label="best of all lines up to this x"))
+        of_x = quantity(plot.x).label.partition(" (")[0]
+        handles.append(Line2D([], [], **FRONTIER, label=f"best of all lines up to each {of_x}"))
     notes = ["; ".join([sweep.scale.note, *points.seeds(rows, axes_names)])]
-    if plot.frontier:
+    if not over_layers:
         notes += _below(plot, rows, axes_names, layout.axes[0].get_ylim()[0])
     layout.finish(sweep.figure.title, notes, _warnings(plot, rows, axes_names), handles)
     point_labels.place(layout)
@@ -89,22 +108,25 @@ def _below(plot: Plot, rows: Sequence[Row], axes: Sequence[str], bottom: float) 
         if mean < bottom
     ]
     more = [f"and {len(said) - points.NAMED} more"] if len(said) > points.NAMED else []
-    return [f"below the picture: {'; '.join(said[: points.NAMED] + more)}"] if said else []
+    return [f"{quantity(plot.y).label}, below the picture: {'; '.join(said[: points.NAMED] + more)}"] if said else []
 
 
-def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str]) -> list[Panel]:
-    """Return the title and the rows of each panel."""
+def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str], lines: Sequence[str]) -> list[Panel]:
+    """Return the panels of a plot."""
     values = {axis: points.values_of(rows, axis) for axis in axes}
     # If x was measured, the points of a line differ in the axes, and only ``plot.panels`` is split.
     of_points = plot.x == "line" or plot.x in axes
     further = axes if plot.y == "units_on_paths" else [axis for axis in axes if of_points and axis != plot.x]
     split = [axis for axis in axes if values[axis] and (axis == plot.panels or (axis in further and values[axis][1:]))]
+    first, others = list(lines[:1]), [line for line in lines[1:] if any(row["line"] == line for row in rows)]
+    shares = 1 if plot.x == "line" else max(1, math.ceil(len(others) / (LINES - 1)))
     panels = []
     for point in itertools.product(*(values[axis] for axis in split)):
         place = dict(zip(split, point, strict=True))
         title = ", ".join(with_axis(axis, value) for axis, value in place.items())
         here = [row for row in rows if all(row[axis] in (None, value) for axis, value in place.items())]
-        panels.append((title, here))
+        for share in np.array_split(others, shares):
+            panels.append(Panel(title, here, first + share.tolist()))
     return panels
 
 
@@ -114,8 +136,8 @@ def _draw_layers(
     layout = FigureLayout(len(panels), extra_height=layers_plot.label_height(rows), share_x=False, columns=1)
     layout.label("layer", quantity(plot.y).label)
     looks, drawn = styles(sweep.figure.lines), list[str]()
-    for axes, (_, panel) in zip(layout.axes, panels, strict=True):
-        drawn += layers_plot.draw(axes, panel, looks)
+    for axes, panel in zip(layout.axes, panels, strict=True):
+        drawn += layers_plot.draw(axes, [row for row in panel.rows if row["line"] in panel.lines], looks)
     layers_plot.set_scale(layout.axes)
     return layout, dict.fromkeys(drawn, True)
 
@@ -127,29 +149,35 @@ def _draw_curves(
     axes_names = [*points.axes_of(sweep, rows), *(["line"] if plot.x == "line" else [])]
     on_x = points.values_of(rows, plot.x) if plot.x in axes_names else []
     names = [name for name in on_x if isinstance(name, str)]
-    layout = FigureLayout(len(panels), x_names=names)
+    alike = len({panel.title for panel in panels}) == 1  # they differ in lines only
+    layout = FigureLayout(len(panels), x_names=names, columns=1 if alike else COLUMNS)
     layout.label(quantity(plot.x).label, quantity(plot.y).label)
     looks, drawn = styles(sweep.figure.lines), dict[str, bool]()
     curves = list(dict.fromkeys(str(row["line"]) for row in rows if row[plot.x] is not None))
-    fronts = list[_Point]()
-    for axes, (_, panel) in zip(layout.axes, panels, strict=True):
+    fronts, heights = list[_Point](), list[float]()
+    for axes, panel in zip(layout.axes, panels, strict=True):
         found = dict[str, list[_Point]]()
         for line in sweep.lines():
-            of_line = [row for row in panel if row["line"] == line and points.numbers([row], plot.y)]
+            of_line = [row for row in panel.rows if row["line"] == line and points.numbers([row], plot.y)]
             runs = [row for row in of_line if isinstance(row[plot.x], str) or points.numbers([row], plot.x)]
             if runs:
                 shift = 0 if plot.x == "line" else DODGE * (curves.index(line) / max(len(curves) - 1, 1) - 0.5)
                 positions = {name: place + shift for place, name in enumerate(names)}
                 found[line] = _points(plot, runs, axes_names, positions)
             elif of_line and line not in curves:
-                _horizontal(axes, points.measured(points.numbers(of_line, plot.y), quantity(plot.y).scale), looks[line])
+                level = points.measured(points.numbers(of_line, plot.y), quantity(plot.y).scale)
+                heights.append(level.mean)
+                if line in panel.lines:
+                    _horizontal(axes, level, looks[line])
             else:
                 continue
             drawn[line] = bool(runs)
         everything = [point for its in found.values() for point in its]
         labelled = _frontier(everything) if plot.frontier else everything
+        heights += [point.y.mean for point in everything]
         for line, its in found.items():
-            _curve(axes, its, looks[line], labelled)
+            if line in panel.lines:
+                _curve(axes, its, looks[line], labelled)
         if plot.frontier:
             _draw_frontier(axes, labelled)
             fronts += labelled
@@ -161,7 +189,19 @@ def _draw_curves(
         if best > worst:
             low = max(low, worst - 4 * (best - worst))
             layout.axes[0].set_ylim(low, min(high, best + 0.2 * (best - low)))
+    elif (low := _lowest_shown(heights)) is not None:
+        layout.axes[0].set_ylim(bottom=low)
     return layout, drawn
+
+
+def _lowest_shown(heights: Sequence[float]) -> float | None:
+    """Return where to cut a picture, if very few points are further below all others than those are apart."""
+    means = sorted(heights)
+    for lowest, lower in zip(means[1:][: len(means) // LONELY], means, strict=False):
+        apart = means[-1] - lowest
+        if lowest - lower > apart > 0:
+            return lowest - 0.1 * apart
+    return None
 
 
 class _Point(NamedTuple):

@@ -222,48 +222,6 @@ def labelled() -> Figure:
     return plots.draw(sweep, sweep.figure.plots[0], rows)
 
 
-def test_the_front_joins_the_points_that_no_smaller_point_beats_and_labels_only_them() -> None:
-    sizes = {"a": [10, 20, 40], "b": [12, 15, 50]}
-    accuracies = {"a": [0.5, 0.4, 0.8], "b": [0.5, 0.6, 0.7]}
-
-    def measure(row: Row) -> dict[str, float]:
-        line, place = str(row["line"]), [0.1, 0.5, 0.9].index(float(row["density"] or 0))
-        return {"file_bytes": 1000 * sizes[line][place], "test_accuracy": accuracies[line][place]}
-
-    plot = Plot("file_bytes", log_x=True, frontier=True)
-    sweep, rows = made({"a": None, "b": None}, {"density": DENSITIES}, [plot], measure)
-    (axes,) = (figure := plots.draw(sweep, plot, rows)).axes
-    (front,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
-    np.testing.assert_allclose(front.get_xydata(), [[10, 50], [15, 60], [40, 80]])  # type: ignore[arg-type]
-    assert [text.get_text() for text in axes.texts] == ["10 %", "90 %", "50 %"]  # of a, a and b
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "best of all lines up to this x"]
-    assert axes.get_xlabel() == "file size (kB)"
-
-
-def test_a_front_of_one_point_shows_the_others_too(recwarn: pytest.WarningsRecorder) -> None:
-    def measure(row: Row) -> dict[str, float]:
-        density = float(row["density"] or 0)
-        return {"file_bytes": 1e5 * density, "test_accuracy": 1 - 0.1 * density}
-
-    plot = Plot("file_bytes", frontier=True)
-    sweep, rows = made({"a": None}, {"density": DENSITIES}, [plot], measure)
-    low, high = plots.draw(sweep, plot, rows).axes[0].get_ylim()
-    assert low < 91 < 99 < high < 101
-    assert not recwarn.list
-
-
-def test_points_far_below_the_front_are_named_and_not_drawn() -> None:
-    def measure(row: Row) -> dict[str, float]:
-        density, bad = float(row["density"] or 0), row["line"] == "b" and row["density"] == 0.1
-        return {"file_bytes": 1e5 * density, "test_accuracy": 0.1 if bad else 0.8 + 0.1 * density}
-
-    plot = Plot("file_bytes", log_x=True, frontier=True)
-    sweep, rows = made({"a": None, "b": None}, {"density": DENSITIES}, [plot], measure)
-    figure = plots.draw(sweep, plot, rows)
-    assert figure.axes[0].get_ylim()[0] == pytest.approx(81 - 4 * 8)  # the front rises from 81 to 89
-    assert notes(figure).endswith("2 seeds below the picture: b, 10 % kept: 10")
-
-
 @pytest.mark.parametrize("drawn", [pytest.param(crowded, marks=pytest.mark.thorough), labelled])
 def test_nothing_overlaps_and_nothing_is_cut_off(drawn: Callable[[], Figure]) -> None:
     figure = drawn()
