@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 from rank_processes import on_ranks, trainer
@@ -42,3 +43,20 @@ def test_one_image_is_predicted_by_one_of_two_ranks_and_is_too_few_to_test_on(tm
     (file,) = tmp_path.iterdir()
     assert file.name == "predictions.0.csv"
     assert len(file.read_text().splitlines()) == 2
+
+
+def predict(folder: Path) -> list[int]:
+    """Predict seven images, and return their labels."""
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), ls.EdgePopup(0.5))
+    data = FewDigits(7)
+    trainer(callbacks=[Predictions(str(folder))]).predict(module, datamodule=data)
+    labels: list[int] = data.test_set[1].tolist()
+    return labels
+
+
+def test_two_ranks_write_the_number_and_the_label_of_each_image(tmp_path: Path) -> None:
+    labels, _ = on_ranks(predict, tmp_path)
+    files = [(tmp_path / f"predictions.{rank}.csv").read_text() for rank in range(2)]
+    rows = [row for content in files for row in csv.DictReader(content.splitlines())]
+    assert sorted(int(row["sample"]) for row in rows) == list(range(7))
+    assert [int(row["label"]) for row in rows] == [labels[int(row["sample"])] for row in rows]
