@@ -136,6 +136,17 @@ def test_an_evaluation_averages_several_passes() -> None:
     assert metric.compute() == pytest.approx(hits.mean().item())
 
 
+def test_a_prediction_is_the_mean_of_the_probabilities_of_several_passes() -> None:
+    torch.manual_seed(0)
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Supermask(0.5, samples=7))
+    passes: list[torch.Tensor] = []
+    module.network.register_forward_hook(lambda _module, _input, output: passes.append(output.softmax(dim=1)))
+    found = module.predict_step(torch.randn(20, 1, 8, 8), 3)
+    assert len(passes) == 7
+    assert not torch.equal(passes[0], passes[1])
+    torch.testing.assert_close(found, torch.stack(passes).mean(dim=0))
+
+
 def test_an_evaluation_draws_the_same_masks_each_time() -> None:
     module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Supermask(0.5))
     batch = torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)
