@@ -103,6 +103,16 @@ def test_only_a_share_of_the_unused_weights_is_drawn_again() -> None:
     assert torch.equal(layer.mask(), mask)
 
 
+def test_new_weights_are_scaled_for_the_density_as_the_first_ones() -> None:
+    method = IteRand(0.25, every=1, share=1.0)
+    network = mask_(nn.Sequential(nn.Linear(50, 40)), method, weights="scaled_signed_constant")
+    layer, *_ = masked_weights(network).values()
+    before = layer.weight.clone()
+    method.after_step_(network, 1, images=128)
+    assert not torch.equal(layer.weight, before)
+    assert torch.equal(layer.weight.abs(), before.abs())
+
+
 def test_new_weights_are_used_once_they_are_selected() -> None:
     torch.manual_seed(0)
     method = IteRand(0.5, every=1, share=1.0)
