@@ -47,6 +47,7 @@ def train(method: ls.Method) -> None:
         optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1),
     )
     trainer(max_steps=2).fit(module, datamodule=Digits())
+    assert ls.raw_weight(network[2]).stride() == (8, 1, 8, 8)  # channels_last, where (8, 1, 1, 1) is contiguous
 
 
 # Each in its own processes, because torch warns once.
