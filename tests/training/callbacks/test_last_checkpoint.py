@@ -43,11 +43,13 @@ def send(signum: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signum)
 
 
-def run(folder: Path, *, hooks: Hooks | None = None, minutes: float = 1000.0, **arguments: Any) -> dict[str, Any]:
+def run(
+    folder: Path, *, hooks: Hooks | None = None, minutes: float | None = 1000.0, **arguments: Any
+) -> dict[str, Any]:
     """Train two epochs of 5 steps with batch norm and dropout, from the checkpoint that is there, and read the last."""
     torch.manual_seed(time.monotonic_ns())  # what another process would find
     module = conv_module(warmup_epochs=1)
-    last = LastCheckpoint(folder, minutes)
+    last = LastCheckpoint(folder) if minutes is None else LastCheckpoint(folder, minutes)
     callbacks = [MaskStatistics(), Do(hooks or {}), last]
     trainer = quiet_trainer(callbacks=callbacks, default_root_dir=folder, **{"max_epochs": 2} | arguments)
     trainer.fit(module, datamodule=Digits(batch_size=288), ckpt_path=last.best_model_path or None)
@@ -136,12 +138,18 @@ def test_a_signal_in_validation_waits_for_its_end(whole: Callable[..., dict[str,
 
 
 @pytest.mark.parametrize(
-    ("minutes", "expected"),
-    [(0.0, list(range(10))), (1.5, [0, 0, 2, 2, 4, 5, 5, 7, 7, 9]), (1000.0, [0] * 5 + [5] * 5)],
-    ids=["due", "due every second step", "not due"],
+    ("minutes", "seconds", "expected"),
+    [
+        (0.0, 60, list(range(10))),
+        (1.5, 60, [0, 0, 2, 2, 4, 5, 5, 7, 7, 9]),
+        (None, 199, [0, 0, 0, 0, 4, 5, 5, 5, 5, 9]),
+        (None, 201, [0, 0, 0, 3, 3, 5, 5, 5, 8, 8]),
+        (1000.0, 60, [0] * 5 + [5] * 5),
+    ],
+    ids=["due", "due every second step", "default, 9.95 minutes", "default, 10.05 minutes", "not due"],
 )
 def test_a_checkpoint_is_written_after_each_epoch_and_when_it_is_due(
-    minutes: float, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minutes: float | None, seconds: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[int] = []
 
@@ -149,12 +157,12 @@ def test_a_checkpoint_is_written_after_each_epoch_and_when_it_is_due(
         path = tmp_path / "last.ckpt"
         found.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else 0)
 
-    clock = SimpleNamespace(monotonic=lambda: 60.0 * len(found))  # a step takes a minute
+    clock = SimpleNamespace(monotonic=lambda: float(seconds * len(found)))  # a step takes so long
     monkeypatch.setattr(last_checkpoint, "time", clock)
     content = run(tmp_path, hooks={"on_train_batch_start": look}, minutes=minutes)
     assert found == expected
     (state,) = (value for key, value in content["callbacks"].items() if "LastCheckpoint" in key)
-    assert state["seconds"] == 600
+    assert state["seconds"] == 10 * seconds
 
 
 def test_with_shorter_epochs_the_rate_continues_at_the_same_share_of_the_run(
