@@ -241,7 +241,10 @@ def test_a_fit_cannot_resume_from_a_file(subnet: Path, run: Path, mistake: Calla
     ("arguments", "message"),
     [
         (["export", "LAST", "SUBNET"], "digits.subnet exists: --force replaces it"),
-        (["export", "LAST", "net.h5"], "net.h5"),
+        (
+            ["export", "LAST", "net.h5"],
+            'unsupported extension ".h5" of net.h5: use .subnet, .pt, .safetensors or .onnx',
+        ),
         (["export", "LAST", "net.subnet", "--network=mine.Network"], "is a checkpoint, whose config.yaml names its"),
         (["export", "LAST", "net.subnet", "--input_shape=[1, 8, 8]"], "--input_shape is the input of an .onnx file"),
         (["export", "SUBNET", "README.md", "--network=mine.Network"], "no network is built: leave out --network"),
