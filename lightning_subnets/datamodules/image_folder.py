@@ -33,8 +33,8 @@ class Resizing:
     Args:
         start: size of the early epochs in pixels.
         end: size of the late epochs in pixels.
-        start_epoch: the last epoch of size ``start``, counted from 0.
-        end_epoch: the first epoch of size ``end``, counted from 0.
+        start_epoch: the last epoch of size ``start``, counted from 0; if it equals ``end_epoch``, the epoch before it.
+        end_epoch: the first epoch of size ``end``, counted from 0; at least 1, unless the two sizes are equal.
 
     Source: Howard 2018, "Training Imagenet in 3 hours for 25 minutes"; the ramp of Leclerc et al. 2023 (FFCV).
     """
@@ -49,6 +49,11 @@ class Resizing:
             raise UserError(f"start = {self.start} and end = {self.end} must be at least 1 pixel")
         if self.start_epoch > self.end_epoch:
             raise UserError(f"end_epoch = {self.end_epoch} is before start_epoch = {self.start_epoch}")
+        if self.start != self.end and self.end_epoch < 1:
+            raise UserError(
+                f"end_epoch = {self.end_epoch}, so every epoch would have {self.end} pixels and none {self.start}: set "
+                "start_epoch and end_epoch, between which the size changes"
+            )
 
     def __call__(self, epoch: int) -> int:
         if epoch >= self.end_epoch:
@@ -222,6 +227,18 @@ class ImageFolder(ImageDataModule):
         if isinstance(data, Beton):  # which may be written again with other settings
             return f"{super().name_of(sample)} {data.labels[sample]}"
         return data[sample][0].removeprefix(str(self.parts["train"]))
+
+    def train_dataloader(self) -> EpochLoader:
+        sizes, trainer = self.train_size, self.trainer
+        # A trial run is short on purpose, and overfit_batches trains on the size of evaluation.
+        tried = getattr(trainer, "fast_dev_run", 0) or getattr(trainer, "overfit_batches", 0)
+        epochs = trainer.max_epochs if trainer and sizes.start != sizes.end and not tried else None
+        if epochs and 0 < epochs <= sizes.end_epoch:
+            rank_zero_warn(
+                f"training images have {sizes.end} pixels from epoch {sizes.end_epoch} on, and the run ends before it, "
+                f"after {epochs} epochs: set --data.train_size.start_epoch and end_epoch for its length"
+            )
+        return super().train_dataloader()
 
     def val_dataloader(self) -> EpochLoader:
         return self._loader("val", None, augment=False) if "val" in self.parts else super().val_dataloader()
