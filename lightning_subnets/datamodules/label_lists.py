@@ -51,8 +51,9 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     the sorted names; where both would fit, they are names. In a line with a comma, which is read as CSV, the names may
     have spaces. A header line is skipped.
 
-    In ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, a line is only the number of a class in ``meta.mat``
-    beside the list; the lines are in the order of the images' names.
+    A list of class names alone is in the order of the images' names. So is ImageNet's
+    ``ILSVRC2012_validation_ground_truth.txt``, where a line is only the number of a class in ``meta.mat`` beside the
+    list.
     """
     paths = sorted(map(Path, image_paths(directory))) if directory.is_dir() else []
     images = {path.stem: path for path in paths}
@@ -72,7 +73,10 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     if all(len(line) == 1 for line in lines):
         if len(lines) != len(images):
             raise UserError(f"{labels} has {len(lines)} labels for the {len(images)} images in {directory}")
-        lines = _lines_of_the_kit(labels, [number for (number,) in lines], list(images))
+        column = [stated for (stated,) in lines]
+        if all(map(str.isdecimal, column)):
+            column = _names_of_the_kit(labels, column)
+        lines = [[name, stated] for name, stated in zip(images, column, strict=True)]
     elif lines[0][-1] not in named | numbered and image(lines[0][0]) not in images:
         del lines[0]
     if short := [line for line in lines if len(line) == 1]:
@@ -94,13 +98,15 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
 
 def _image_and_class(line: str, classes: Collection[str]) -> list[str]:
     """Return the image that a line names, and its class if there is one. Kaggle's lists have more after the class."""
+    if line.strip() in classes:  # a class alone, whose name may have spaces
+        return [line.strip()]
     name, *rest = next(csv.reader([line], skipinitialspace=True)) if "," in line else line.split(maxsplit=1)
     stated = rest[0].strip() if rest else ""
     return [name.strip(), *([stated] if stated in classes else stated.split()[:1])]
 
 
-def _lines_of_the_kit(labels: Path, numbers: list[str], images: list[str]) -> list[list[str]]:
-    """Return lines of image and class name, given the class numbers of ImageNet's development kit."""
+def _names_of_the_kit(labels: Path, numbers: list[str]) -> list[str]:
+    """Return the names of classes, given their numbers in ImageNet's development kit."""
     from scipy.io import loadmat
 
     table = labels.with_name("meta.mat")
@@ -113,4 +119,4 @@ def _lines_of_the_kit(labels: Path, numbers: list[str], images: list[str]) -> li
         raise UserError(f"{table} cannot be read: {error}") from error
     if unknown := [number for number in numbers if number not in names]:
         raise UserError(f"{labels} names a class {unknown[0]!r} that is not in {table}")
-    return [[image, names[number]] for image, number in zip(images, numbers, strict=True)]
+    return [names[number] for number in numbers]

@@ -124,6 +124,24 @@ def test_a_list_may_have_any_of_the_usual_forms(
     assert found(source, labels) == LABELS
 
 
+def test_a_list_of_class_names_alone_is_in_the_order_of_the_images(source: Path) -> None:
+    flat(source)
+    path = source / "names.txt"
+    path.write_text("".join(f"{CLASSES[LABELS[name]]}\n" for name in sorted(LABELS)))
+    assert found(source, path) == LABELS
+    path.write_text("n1\n" + path.read_text().partition("\n")[2])
+    with pytest.raises(UserError, match=r"names\.txt names a class 'n1' that has no directory of training images"):
+        found(source, path)
+
+
+def test_class_names_alone_may_have_spaces(tmp_path: Path) -> None:
+    for name, image in (("cat", "b"), ("golden retriever", "a")):
+        touch(tmp_path / "train" / name / "1.jpg")
+        touch(tmp_path / "val" / f"{image}.jpg")
+    (tmp_path / "val.txt").write_text("golden retriever\ncat\n")
+    assert [label for _, label in find_images(tmp_path, "train", "val", None)[2]] == [1, 0]
+
+
 def test_a_given_list_has_precedence(source: Path) -> None:
     caffe(source)
     other = source / "other.txt"
