@@ -214,5 +214,8 @@ def _encode(path: str, storage: Storage, raw: bool, fields: Any) -> _Encoded | U
 
     field.encode(row, np.asarray(image), allocate)
     if stored.nbytes > PAGE:
-        return UserError(f"{path} takes {stored.nbytes} bytes, more than the {PAGE} of a page: remove it")
+        smaller = "--image_size, store JPEG with --val_raw_share=0" if raw else "--image_size or --quality"
+        return UserError(
+            f"{path} takes {stored.nbytes} bytes, more than the {PAGE} of a page: lower {smaller}, or remove it"
+        )
     return row.view(beton.IMAGE)[0], stored
