@@ -47,7 +47,7 @@ def prepare(
             torchvision scales them.
         val_raw_share: fraction of the validation images that is stored as pixels; below 1, evaluation is not exact.
         skip_bad: leave out unreadable images instead of stopping.
-        num_workers: threads; null takes all cores.
+        num_workers: threads; null takes all cores, and so does 0.
         verify: instead of writing, compare every byte of the files in ``out`` with their digests.
     """
     if verify:

@@ -59,7 +59,8 @@ def test_the_script_prints_its_options(monkeypatch: pytest.MonkeyPatch, capsys: 
     options = ["out", "source", "train", "val", "val_labels", "longer_side", "quality", "raw_share", "image_size"]
     options += ["val_raw_share", "skip_bad", "num_workers", "verify"]
     assert set(re.findall(r"^  --(\w+)", printed, re.MULTILINE)) == set(options)
-    for words in ("in pixels, at most", "leave out unreadable", "null takes all cores", "compare the files in out"):
+    expected = ["in pixels, at most", "leave out unreadable", "null takes all cores, and so does 0"]
+    for words in [*expected, "compare the files in out"]:
         assert words in " ".join(printed.lower().split())
 
 
