@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.datamodules.ffcv import beton
 from lightning_subnets.datamodules.ffcv.loader import installed
-from lightning_subnets.datamodules.ffcv.writer import Storage, write
+from lightning_subnets.datamodules.ffcv.writer import Storage, check, write
 from lightning_subnets.datamodules.label_lists import find_images
 from lightning_subnets.errors import UserError
 
@@ -75,8 +75,11 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out} cannot be created: {error.strerror}") from error
-    for name, files, storage in (
-        ("train.beton", train_files, Storage(longer_side, None, quality, raw_share)),
-        ("val.beton", val_files, Storage(None, shorter_side(image_size), quality, val_raw_share)),
-    ):
-        write(out / name, files, classes, storage, skip_bad=skip_bad, num_workers=workers)
+    contents = (
+        (out / "train.beton", train_files, classes, Storage(longer_side, None, quality, raw_share)),
+        (out / "val.beton", val_files, classes, Storage(None, shorter_side(image_size), quality, val_raw_share)),
+    )
+    for each in contents:  # before the first is written, which takes long
+        check(*each, skip_bad=skip_bad)
+    for each in contents:
+        write(*each, skip_bad=skip_bad, num_workers=workers)

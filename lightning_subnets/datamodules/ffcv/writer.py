@@ -63,12 +63,7 @@ def write(
     """
     # Print paths as they are: rich would interpret brackets and colons.
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    names = "".join(f"{os.path.basename(name)}\0{label}\0{_size(name)}\0" for name, label in files)
-    about: dict[str, Any] = {
-        "classes": classes,
-        "settings": {**vars(storage), "images": len(files)},
-        "files_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
-    }
+    about = _about(files, classes, storage)
     if _exists(path, about, skip_bad, console):
         return
     partial = path.with_name(path.name + ".partial")
@@ -97,6 +92,22 @@ def write(
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     left_out = f", {len(bad)} left out" if bad else ""
     console.print(f"{path}: {len(files) - len(bad):,} images{left_out}, {path.stat().st_size / 1e9:.2f} GB")
+
+
+def check(path: Path, files: Files, classes: list[str], storage: Storage, *, skip_bad: bool = False) -> None:
+    """Raise the error that ``write`` would raise because the path holds a different file."""
+    if path.exists():
+        _exists(path, _about(files, classes, storage), skip_bad, Console(quiet=True))
+
+
+def _about(files: Files, classes: list[str], storage: Storage) -> dict[str, Any]:
+    """Return the part of a file's description that is known before its images are read."""
+    names = "".join(f"{os.path.basename(name)}\0{label}\0{_size(name)}\0" for name, label in files)
+    return {
+        "classes": classes,
+        "settings": {**vars(storage), "images": len(files)},
+        "files_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+    }
 
 
 @contextmanager

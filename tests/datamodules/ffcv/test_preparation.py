@@ -88,6 +88,19 @@ def test_the_command_writes_files_of_a_folder_and_keeps_them(
 
 
 @needs_ffcv
+def test_both_existing_files_are_checked_before_one_is_written(
+    command: Command, photographs: Path, tmp_path: Path
+) -> None:
+    arguments = ["--source", photographs, "--out", tmp_path, "--num_workers=2"]
+    assert command(*arguments, "--image_size=32")[0] == 0
+    (tmp_path / "train.beton").unlink()
+    code, _, error = command(*arguments, "--image_size=64")
+    message = f"{tmp_path / 'val.beton'} exists with images of other names or sizes, or other settings: remove it"
+    assert (code, message in error) == (2, True)
+    assert not (tmp_path / "train.beton").exists()
+
+
+@needs_ffcv
 def test_the_options_set_the_storage(command: Command, photographs: Path, tmp_path: Path) -> None:
     options = ["--raw_share=0.5", "--longer_side=100", "--image_size", "32", "--val_raw_share=0.25", "--skip_bad"]
     code, _, error = command("--source", photographs, f"--out={tmp_path}", *options)
