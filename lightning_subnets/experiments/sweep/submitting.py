@@ -146,6 +146,7 @@ def _before(submission: Submission, out: Path, threads: int) -> list[str]:
         "run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}",
         f"rm -f {shlex.quote(str(out))}/runs/$run.failed",
         f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}",
+        "unset SLURM_EXPORT_ENV",  # with SBATCH_EXPORT=NONE, srun would not pass that number on
         # With a trap, Bash waits for the run to save itself. Only scancel and the time limit signal the script too.
         "stopped=",
         "trap 'stopped=yes' TERM",

@@ -52,7 +52,7 @@ def test_the_job_of_a_run_is_told_to_save_itself_and_requeues_alone(cluster: Clu
         *("array=0-1%1", "cpus-per-task=24", "gpus-per-node=2", "nodes=1", "ntasks-per-node=1"),
         *("partition=big", "requeue", "signal=USR1@300", "time=1-00:00:00", f"job-name={submission['name']}"),
     }
-    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-12}" in script
+    assert "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-12}\nunset SLURM_EXPORT_ENV\n" in script
     assert {path.name for path in folder.glob("*.pkl")} == {"77_0_submitted.pkl", "77_1_submitted.pkl"}
 
 
