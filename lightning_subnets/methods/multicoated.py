@@ -81,8 +81,8 @@ class Multicoated(PartiallyFrozen):
         return found
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-        coats = 1 + len(self.inner)
-        return (weight * gradient if self.signed else scores.sign().mul_(weight).mul_(gradient)).mul_(coats)
+        of_coat = weight * gradient if self.signed else super().score_gradient(gradient, weight, scores)
+        return of_coat.mul_(1 + len(self.inner))
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         # Scores of one level of the mask lie between those of the levels around it.

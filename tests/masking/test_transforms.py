@@ -9,13 +9,30 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
-from lightning_subnets import DNW, EdgePopup, Method, PartiallyFrozen, SignedSupermask, UserError, mask_, unmask_
+from lightning_subnets import (
+    DNW,
+    EdgePopup,
+    Method,
+    Multicoated,
+    PartiallyFrozen,
+    SignedSupermask,
+    UserError,
+    mask_,
+    unmask_,
+)
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 every_method = pytest.mark.parametrize(
     "method",
-    [EdgePopup(0.5), EdgePopup(0.5, allocation="global"), SignedSupermask(0.5), PartiallyFrozen(0.5), DNW(0.5)],
+    [
+        EdgePopup(0.5),
+        EdgePopup(0.5, allocation="global"),
+        SignedSupermask(0.5),
+        PartiallyFrozen(0.5),
+        Multicoated(0.5),
+        DNW(0.5),
+    ],
     ids=repr,
 )
 
@@ -58,6 +75,21 @@ def test_the_parameters_of_one_layer_may_be_transformed(layer: str, method: Meth
     for name, parameter in some.items():
         assert parameter.grad is not None
         assert torch.equal(found[name], parameter.grad), name
+
+
+@every_method
+def test_each_sample_has_a_gradient_of_its_own(method: Method) -> None:
+    network = masked(method)
+    values = {name: each.detach() for name, each in network.named_parameters() if each.requires_grad}
+
+    def loss(values: dict[str, Tensor], x: Tensor) -> Tensor:
+        result: Tensor = functional_call(network, values, (x[None],)).square().sum()
+        return result
+
+    found = vmap(grad(loss), in_dims=(None, 0))(values, X)
+    expected = [grad(loss)(values, x) for x in X]
+    for name in values:
+        torch.testing.assert_close(found[name], torch.stack([each[name] for each in expected]))
 
 
 @every_method
