@@ -6,7 +6,7 @@ Start reading at ``mask_`` in ``masked_network.py``. It takes five steps:
 2. Draw them, and set the other parameters: ``initialization.py``, ``other_parameters.py``.
 3. Give them scores: ``method.py``, the interface that each file in ``methods/`` implements.
 4. Install the masked class: ``masked_class.py``. ``masked_weight.py`` is one masked weight, and ``cached_weight.py``
-   caches weight * mask.
+   caches weight * mask. Its gradient is in ``straight_through.py``.
 5. Prune, if the method chooses its masks before training: ``prune_at_init.py``.
 
 ``selection.py`` selects the k largest scores exactly (``radix_select.py`` on a GPU), and ``allocation.py`` says how
