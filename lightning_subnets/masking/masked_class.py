@@ -22,6 +22,11 @@ from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import MaskedWeight, MaskState, scores_key, states_of
 from lightning_subnets.masking.straight_through import InTransform, StraightThrough
 
+_WHOLE = (
+    "fully_shard gives each process a part of a weight, and masks are chosen from whole weights: use "
+    "nn.parallel.DistributedDataParallel"
+)
+
 
 @cache
 def masked_class(base: type[nn.Module], keys: tuple[str, ...]) -> type[nn.Module]:
@@ -32,6 +37,7 @@ def masked_class(base: type[nn.Module], keys: tuple[str, ...]) -> type[nn.Module
         # torch.fx and torch.export recognise a layer of torch by the name of its module.
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
+        "__init_subclass__": classmethod(_refuse_subclass),
         "__reduce_ex__": _reduce,
         "_get_name": lambda _: f"Masked{base.__name__}",
         "extra_repr": _extra_repr,
@@ -57,6 +63,8 @@ def _effective_attribute(key: str) -> property:
                 f"{key!r} of a {type(module).__name__} was masked and is no longer a parameter: call unmask_(network) "
                 "before a parametrization is registered or the parameter is deleted"
             )
+        if type(module._parameters[key]).__name__ == "DTensor":  # by name, because torch may lack torch.distributed
+            raise UserError(_WHOLE)
         if is_fx_symbolic_tracing() and get_proxy_mode() is None:  # make_fx traces what the tensors do
             raise UserError(
                 f"torch.fx would record the {key} of a {type(module).__name__} with its present mask, and compute with "
@@ -68,6 +76,13 @@ def _effective_attribute(key: str) -> property:
             raise RuntimeError(f"the effective weight cannot be computed: {error}") from error
 
     return property(get, doc="The effective weight, weight * mask; ``raw_weight`` returns the Parameter.")
+
+
+def _refuse_subclass(masked: type[nn.Module]) -> None:
+    """Refuse another class above the masked one, which the functions of this file would not see."""
+    raise UserError(
+        f"a layer cannot become a {masked.__name__} while it is masked: call unmask_(network) before. ({_WHOLE})"
+    )
 
 
 def _delete(base: type[nn.Module], module: nn.Module, name: str) -> None:

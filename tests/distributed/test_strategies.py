@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, Strategy
 from rank_processes import on_ranks, trainer
 from repository import ROOT
 from small_runs import conv_module, quiet_trainer
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import lightning_subnets as ls
@@ -104,3 +109,23 @@ def test_strategies_that_share_out_a_weight_are_refused(
     monkeypatch.setattr(fit._accelerator_connector, "strategy", object.__new__(strategy))  # they need GPUs
     with pytest.raises(ls.UserError, match=f"{strategy.__name__} gives each process a part of a weight.*strategy=ddp"):
         preflight.check(conv_module(), fit, None)
+
+
+@pytest.fixture
+def _one_process(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", f"file://{tmp_path}/processes", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def forward_sharded(network: nn.Module, part: str) -> None:
+    fully_shard(network.get_submodule(part), mesh=init_device_mesh("cpu", (1,)))
+    network(torch.ones(1, 4))
+
+
+@pytest.mark.usefixtures("_one_process")
+@pytest.mark.parametrize("part", ["", "0"])
+def test_fully_shard_in_an_own_loop_is_refused(part: str) -> None:
+    network = ls.mask_(nn.Sequential(nn.Linear(4, 4)), ls.EdgePopup(0.5))
+    with pytest.raises(ls.UserError, match=r"fully_shard gives each process a part of a weight.*DistributedData"):
+        forward_sharded(network, part)
