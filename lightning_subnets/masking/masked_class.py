@@ -75,7 +75,14 @@ def _effective_attribute(key: str) -> property:
         except AttributeError as error:  # nn.Module.__getattr__ would answer it with the weight without its mask
             raise RuntimeError(f"the effective weight cannot be computed: {error}") from error
 
-    return property(get, doc="The effective weight, weight * mask; ``raw_weight`` returns the Parameter.")
+    def refuse(module: nn.Module, value: object) -> None:
+        """Refuse another value, which torch sets only where no parameter is any more."""
+        raise UserError(
+            f"{key!r} of a masked {type(module).__name__} cannot be replaced, as torch.nn.utils.weight_norm does, "
+            "which has removed the parameter: build the network again, and call unmask_ before weight_norm"
+        )
+
+    return property(get, refuse, doc="The effective weight, weight * mask; ``raw_weight`` returns the Parameter.")
 
 
 def _refuse_subclass(masked: type[nn.Module]) -> None:

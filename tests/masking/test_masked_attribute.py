@@ -245,6 +245,12 @@ def test_an_error_names_the_class_that_the_user_wrote(message: str, mistake: Cal
     assert "MaskedLinear" not in str(raised.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weight_norm_which_replaces_a_weight_is_refused() -> None:
+    with pytest.raises(UserError, match=r"of a masked Linear cannot be replaced, .*: build the network again"):
+        nn.utils.weight_norm(mask_(nn.Linear(4, 4), EdgePopup(0.5)))
+
+
 def test_a_weight_is_found_by_its_name_and_not_by_a_suffix_of_another() -> None:
     module = nn.Module()
     module.weight_table, module.weights = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
