@@ -192,8 +192,9 @@ def unmask_(network: nn.Module) -> nn.Module:
 def invalidate_(network: nn.Module) -> None:
     """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``).
 
-    It also drops an in-place edit of an effective weight, for which everything else raises an error. (If a method draws
-    its masks, an edit is lost without an error, because each read is a new tensor.)
+    It also drops an in-place edit of an effective weight, for which everything else raises an error. (An edit through
+    its ``.data`` leaves no trace either. If a method draws its masks, an edit is lost without an error, because each
+    read is a new tensor.)
 
     Raises:
         ValueError: if the network is not masked.
