@@ -239,7 +239,7 @@ class SubnetCLI(LightningCLI):
                     self.datamodule.check_classes(Container(self.subnet).header.classes)
                 if self.content and "data" in self.content["run"]:
                     self.datamodule.check_classes(self.content["run"]["data"]["classes"])
-            preflight.check(self.model, self.trainer, self.datamodule, before_fit=self.subcommand == "fit")
+            preflight.check(self.model, self.trainer, self.datamodule, command=self.subcommand)
             if self.last:
                 self.last.check_room(self.model)
         self.content = None

@@ -42,9 +42,11 @@ _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 
 _SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
+_LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
+
 
 def check(
-    module: MaskedModule, trainer: Trainer, data: LightningDataModule | None, *, before_fit: bool = False
+    module: MaskedModule, trainer: Trainer, data: LightningDataModule | None, *, command: str | None = None
 ) -> None:
     """Check that network, data, optimizer, callbacks and trainer fit each other.
 
@@ -52,7 +54,7 @@ def check(
         module: to be trained.
         trainer: of the run.
         data: to train on; None if there is no data module.
-        before_fit: whether a fit follows that the trainer does not know of yet.
+        command: ``fit``, ``test`` and so on if a command line has one that the trainer does not know of yet.
 
     Raises:
         ValueError: if they do not fit. The message names the option to change.
@@ -71,7 +73,12 @@ def check(
             f"precision {trainer.precision} would round the weights and the scores, so small updates would be lost: "
             f"take {mixed}, or one of {', '.join(_PRECISIONS)}"
         )
-    fitting = trainer.state.fn == TrainerFn.FITTING
+    if command in _LIMITS and getattr(trainer, _LIMITS[command]) == 0:  # the test after a fit may be left out
+        raise UserError(
+            f"trainer.{_LIMITS[command]} is 0, here or in the config of the run, which leaves nothing to {command}: "
+            f"add --trainer.{_LIMITS[command]}=1.0"
+        )
+    fitting, before_fit = trainer.state.fn == TrainerFn.FITTING, command == "fit"
     if (fitting or before_fit) and syncs_batchnorm(trainer) and (norms := _norms_with_own_forward(module.network)):
         raise UserError(
             f"--trainer.sync_batchnorm would replace {listed(norms)} of {type(module.network).__name__} by torch's "
@@ -107,7 +114,7 @@ def check(
     if fitting or before_fit:
         _check_monitors(module, trainer)
     if isinstance(data, ImageDataModule):
-        _check_images(module, data)
+        _check_images(module, data, trains=fitting or before_fit)
         if (fitting or before_fit) and data.batch_size == 1:
             check_single_image(module, _image(module, data), "batch_size = 1")
         if fitting and (unread := weights_without_gradient(module, _image(module, data))):
@@ -223,7 +230,7 @@ def _image(module: MaskedModule, data: ImageDataModule) -> Tensor:
     return torch.zeros(1, *data.image_shape, device=module.device)
 
 
-def _check_images(module: MaskedModule, data: ImageDataModule) -> None:
+def _check_images(module: MaskedModule, data: ImageDataModule, *, trains: bool) -> None:
     name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
     try:
         with trial_pass(module.network, training=False):
@@ -232,7 +239,12 @@ def _check_images(module: MaskedModule, data: ImageDataModule) -> None:
         raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
     spare = getattr(module.network, "spare_outputs", 0)
     if outputs - spare != classes:
+        option = f"num_classes={classes}"
+        remedy = (
+            f"set --model.network.{option} (timm: --model.network.dict_kwargs.{option})"
+            if trains
+            else "evaluate it on data with images of every class that it has learned"
+        )
         raise UserError(
-            f"{name} has {outputs - spare} outputs and {type(data).__name__} has {classes} classes: "
-            f"set --model.network.num_classes={classes} (timm: --model.network.dict_kwargs.num_classes={classes})"
+            f"{name} has {outputs - spare} outputs and {type(data).__name__} has {classes} classes: {remedy}"
         )

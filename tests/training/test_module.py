@@ -309,7 +309,7 @@ def test_sync_batchnorm_is_refused_if_it_would_remove_the_activations_of_a_netwo
     with pytest.raises(
         ls.UserError, match=r"would replace 1 of Sequential by torch's SyncBatchNorm, without .*: leave it"
     ):
-        preflight.check(module, quiet_trainer(sync_batchnorm=True, strategy="ddp"), None, before_fit=True)
+        preflight.check(module, quiet_trainer(sync_batchnorm=True, strategy="ddp"), None, command="fit")
     with pytest.raises(ls.UserError, match="needs GPUs"):  # without a fit, Lightning replaces no norms
         preflight.check(module, quiet_trainer(sync_batchnorm=True, strategy="ddp"), None)
 
