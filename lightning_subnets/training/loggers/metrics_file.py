@@ -120,7 +120,8 @@ class MetricsFile(Logger):
         if not self._path.exists():
             if step > 0:
                 print(
-                    f"there is no {self._path}: a new one begins, without rows from before step {step}", file=sys.stderr
+                    f"there is no {self._path}: no row was logged before step {step}, or it is lost; a new one begins",
+                    file=sys.stderr,
                 )
             return
         there = self._path.read_bytes()

@@ -136,8 +136,8 @@ def test_a_run_that_is_resumed_without_its_file_prints_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log(MetricsFile(str(tmp_path), step=3), range(3, 5))
-    said = f"there is no {tmp_path}/metrics.csv: a new one begins, without rows from before step 3\n"
-    assert capsys.readouterr().err == said
+    said = f"{tmp_path}/metrics.csv: no row was logged before step 3, or it is lost; a new one begins\n"
+    assert capsys.readouterr().err == f"there is no {said}"
     assert [step for step, _ in rows(tmp_path)] == [3, 4]
 
 
