@@ -176,13 +176,6 @@ class Header:
     def __post_init__(self) -> None:
         _check_permutation(self.preprocessing, self.image_shape)
 
-    # Whether the file is of version 1, which names layers, not weights. Without annotation, so it is not in the JSON.
-    names_layers = False
-
-    def stored_name(self, name: str) -> str:
-        """Return the name of a weight in the file's tensors and in the digest of its masks."""
-        return name.removesuffix("weight").removesuffix(".") if self.names_layers else name
-
     @property
     def total(self) -> int:
         return sum(layer.size for layer in self.layers.values())
@@ -261,14 +254,11 @@ class Header:
     @classmethod
     def from_json(cls, content: Json) -> Header:
         version = content.pop("version", None)
-        if type(version) is not int or not 1 <= version <= VERSION:
+        if type(version) is not int or not 2 <= version <= VERSION:
             raise UserError(
-                f"format version {version!r:.20} is unknown, expected 1 to {VERSION}: upgrade lightning-subnets"
+                f"format version {version!r:.20} is unknown, expected 2 to {VERSION}: upgrade lightning-subnets"
             )
-        if version == 1 and isinstance(layers := content.get("layers"), dict):
-            content["layers"] = {f"{name}.weight" if name else "weight": each for name, each in layers.items()}
         header: Header = parse(cls, content, "header")
-        header.names_layers = version == 1
         if not header.layers:
             raise UserError("the header lists no layers")
         names = {task.name for task in header.tasks}

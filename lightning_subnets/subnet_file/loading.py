@@ -82,7 +82,7 @@ def load_from(file: Container, *, masked: bool, network: nn.Module | None) -> nn
     for key, parameter in parameters.items():
         if key in header.layers:
             multiplier = multiplier_of(file, key)
-            digest.update_(masks_digest, header.stored_name(key), multiplier)
+            digest.update_(masks_digest, key, multiplier)
             _fill_(parameter, weights.get(key), file, key, multiplier, weights_digest)
         elif key not in scores:
             if key in header.dense:
@@ -165,8 +165,7 @@ def _method(header: Header) -> Method:
 
 def multiplier_of(file: Container, name: str) -> Tensor:
     """Return the m of a weight of the file, w_eff = w * m: its mask, or int8."""
-    stored_name = file.header.stored_name(name)
-    return multiplier_code.decode(file.header.layers[name], name, lambda part: file.take(f"{part}/{stored_name}"))
+    return multiplier_code.decode(file.header.layers[name], name, lambda part: file.take(f"{part}/{name}"))
 
 
 @torch.no_grad()
@@ -181,8 +180,7 @@ def _fill_(
     """Restore a weight, add it to the digest, then apply the mask to the weight or, if it is masked, to its scores."""
     header, entry, mask = file.header, file.header.layers[name], as_mask(multiplier)
     if entry.weights != "drawn":
-        stored = file.take(f"{entry.weights}/{header.stored_name(name)}")
-        weight_code.decode(entry, stored, mask, out=weight)
+        weight_code.decode(entry, file.take(f"{entry.weights}/{name}"), mask, out=weight)
     else:
         origin = header.weights.origin(entry.stream, entry.density)
         if masked is None or masked.origin != origin:  # otherwise install_masks_ has drawn it
@@ -222,7 +220,7 @@ def _check_masks(network: nn.Module, header: Header) -> None:
     found = multipliers(network)
     masks_digest = hashlib.sha256()
     for name in sorted(found):
-        digest.update_(masks_digest, header.stored_name(name), found[name])
+        digest.update_(masks_digest, name, found[name])
     if masks_digest.hexdigest() != header.digests.masks:
         raise UserError(
             f"{header.method.name}({reprlib.repr(header.method.arguments):.200}) does not give the masks in the file: "

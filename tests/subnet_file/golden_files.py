@@ -1,10 +1,10 @@
 """How the files in golden/ were made, and the digests that the tests compare.
 
 Each file has a small network, drawn from seed 7, that was trained for a step on noise. Training gives different bits on
-different machines, but the files load to the same bits everywhere. ``golden/`` has the files of version 1 of the
-format, ``golden/version_2/`` those of version 2, and ``golden/version_4/`` one with tasks. ``python
-tests/subnet_file/golden_files.py`` writes the files of the current version and their digests again. Run it only for a
-new version, and keep the files of the old ones.
+different machines, but the files load to the same bits everywhere. ``golden/version_2/`` has the files
+of version 2 of the format, and ``golden/version_4/`` one with tasks. ``python tests/subnet_file/golden_files.py``
+writes the files of the current version and their digests again. Run it only for a new version, and keep the files of
+the old ones.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lightning_subnets.masking.masked_weight import scores_names
 from lightning_subnets.masking.method import Method
 from lightning_subnets.subnet_file import save_subnet
 
-FIRST = Path(__file__).parent / "golden"
-FOLDER = FIRST / "version_2"
-TASKS = FIRST / "version_4" / "tasks.subnet"
+GOLDEN = Path(__file__).parent / "golden"
+FOLDER = GOLDEN / "version_2"
+TASKS = GOLDEN / "version_4" / "tasks.subnet"
 
 # The method and the distribution of each file. Its network is small(), with_norms() if the name begins with norms, or
 # Transformer() if the name begins with transformer.

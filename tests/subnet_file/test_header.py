@@ -58,10 +58,10 @@ def test_optional_values_are_empty_by_default_and_required_ones_are_named(header
             read({name: value for name, value in least.items() if name != key})
 
 
-@pytest.mark.parametrize("version", [None, 0, 5, "1", True, 2.0, [], 10**4000, "x" * 10**6, "missing"])
+@pytest.mark.parametrize("version", [None, 1, 5, "1", True, 2.0, [], 10**4000, "x" * 10**6, "missing"])
 def test_another_version_of_the_format_is_refused(version: Any, header: Json) -> None:
     changed = dict(header) if version == "missing" else header | {"version": version}
-    with pytest.raises(ls.UserError, match=r"format version .* is unknown, expected 1 to 4: upgrade") as error:
+    with pytest.raises(ls.UserError, match=r"format version .* is unknown, expected 2 to 4: upgrade") as error:
         Header.from_json(changed)
     assert len(str(error.value)) < 200
 
