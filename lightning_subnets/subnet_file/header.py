@@ -18,9 +18,8 @@ Json = dict[str, Any]
 
 VERSION = 4
 
-# What version 3 added, and version 4. A file without these parts is of version 2, so that older releases read it.
-_SINCE_3 = {"levels": None, "flipped": None, "frozen": None, "norms": "frozen"}
-_SINCE_4: Json = {"tasks": []}
+# Left out of the JSON where they have these values, as in most files.
+_USUAL: Json = {"levels": None, "flipped": None, "frozen": None, "norms": "frozen", "tasks": []}
 
 
 @dataclass
@@ -237,14 +236,10 @@ class Header:
         return {name: getattr(self, name) for name in ("classes", "accuracy", "preprocessing", "config")}
 
     def to_json(self, sha256: str) -> str:
-        content = {"version": 2, "sha256": sha256, **dataclasses.asdict(self)}
+        content = {"version": VERSION, "sha256": sha256, **dataclasses.asdict(self)}
         for part in (content, *content["layers"].values()):
-            for version, added in ((3, _SINCE_3), (4, _SINCE_4)):
-                for key, default in added.items():
-                    if key in part and part[key] == default:
-                        del part[key]
-                    elif key in part:
-                        content["version"] = max(content["version"], version)
+            for key in [key for key, usual in _USUAL.items() if key in part and part[key] == usual]:
+                del part[key]
         for task in content.get("tasks", ()):
             if not task["preprocessing"]:
                 del task["preprocessing"]

@@ -3,8 +3,7 @@
 Each file has a small network, drawn from seed 7, that was trained for a step on noise. Training gives different bits on
 different machines, but the files load to the same bits everywhere. ``golden/version_2/`` has the files
 of version 2 of the format, and ``golden/version_4/`` one with tasks. ``python tests/subnet_file/golden_files.py``
-writes the files of the current version and their digests again. Run it only for a new version, and keep the files of
-the old ones.
+writes the files and their digests again. Run it only for a new version, into a folder of its own.
 """
 
 from __future__ import annotations

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from small_subnets import WITH_NORMS, changed, content, saved, train_, with_norms
+from small_subnets import WITH_NORMS, changed, content, train_, with_norms
 
 import lightning_subnets as ls
 from lightning_subnets.masking.masked_weight import multipliers
@@ -21,13 +19,6 @@ from lightning_subnets.subnet_file import load_subnet, save_subnet
 
 def entropy(*shares: float) -> float:
     return -sum(share * math.log2(share) for share in shares)
-
-
-def version_of(path: Path) -> int:
-    file = path.read_bytes()
-    (length,) = struct.unpack("<Q", file[:8])
-    version: int = json.loads(json.loads(file[8 : 8 + length])["__metadata__"]["lightning-subnets"])["version"]
-    return version
 
 
 @pytest.mark.parametrize(
@@ -51,11 +42,6 @@ def test_multipliers_take_about_their_entropy_and_frozen_edges_nothing(
     stored = sum(each.numel() for name, each in tensors.items() if not name.startswith("state/"))
     weights = sum(math.prod(layer["shape"]) for layer in header["layers"].values())
     assert bits * 0.99 < stored * 8 / weights < 1.02 * bits
-    assert version_of(tmp_path / "a.subnet") == 3
-
-
-def test_a_file_with_plain_masks_is_of_the_version_that_older_releases_read(tmp_path: Path) -> None:
-    assert version_of(saved(tmp_path / "a.subnet")) == 2
 
 
 @pytest.mark.parametrize("sign", [-1.0, 0.0, 1.0])

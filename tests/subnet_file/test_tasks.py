@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -90,11 +89,6 @@ def test_a_file_gives_back_every_task_and_goes_on_as_if_it_had_never_been_closed
     for resumed in (again, into):
         learn_(resumed, "d", shape).save(tmp_path / "again.subnet", network=named, force=True)
         assert (tmp_path / "again.subnet").read_bytes() == path.read_bytes()
-
-
-def test_only_a_file_with_tasks_is_of_version_4(file: Path, tmp_path: Path) -> None:
-    assert json.loads(Container(file, whole=True).header.to_json(sha256=""))["version"] == 4
-    assert json.loads(Container(saved(tmp_path / "a.subnet")).header.to_json(sha256=""))["version"] == 2
 
 
 def test_a_further_task_takes_little_more_than_the_entropy_of_its_mask(tmp_path: Path) -> None:
