@@ -26,10 +26,7 @@ class UnwritableError(UserError):
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}: {advice}")
-        self.reason, self._advice = reason, advice
-
-    def __reduce__(self) -> tuple[type[UnwritableError], tuple[str, str]]:
-        return type(self), (self.reason, self._advice)  # for pickle and copy
+        self.reason = reason
 
 
 def as_user_error(error: Exception) -> UserError:

@@ -53,9 +53,12 @@ def submit(figure: str, scale: str | None, out: Path, options: dict[str, Any]) -
                 "no SLURM here (there is no sbatch), so this machine makes the runs in the background"
                 + (f", without {ignored}" if ignored else "")
             )
-            again = (figure, planned.scale_name, out, None, wanted.max_jobs)
-            number = background.to_background(planned, out, runs, make, *again)
-            print(f"{len(runs)} runs in process {number}, which kill {number} stops; to look: {shown}")
+            program = (
+                "from pathlib import Path; from lightning_subnets.commands.sweeping import make; "
+                f"make({figure!r}, {planned.scale_name!r}, Path({str(out)!r}), at_most={wanted.max_jobs!r})"
+            )
+            process = background.to_background(planned, out, runs, [sys.executable, "-c", program])
+            print(f"{len(runs)} runs in process {process}, which kill {process} stops; to look: {shown}")
 
 
 def status(figure: str, scale: str | None, out: Path) -> None:

@@ -101,6 +101,11 @@ def file_of(submission: Submission, out: Path) -> Path:
     return out / "submissions" / f"{submission.name}.json"
 
 
+def log_of(submission: Submission, out: Path) -> Path:
+    """Return the file with the output of a sweep in the background; that of an array is in its private folder."""
+    return file_of(submission, out).with_suffix(".log")
+
+
 def write(submission: Submission, out: Path) -> None:
     """Write the file of a submission."""
     atomic_file.write(file_of(submission, out), submission.model_dump_json() + "\n")
@@ -179,8 +184,9 @@ def forget(out: Path) -> None:
 
 
 def remove(submission: Submission, out: Path) -> None:
-    """Remove the file of a submission, and what its jobs read."""
+    """Remove the file of a submission, its log, and what its jobs read."""
     file_of(submission, out).unlink(missing_ok=True)
+    log_of(submission, out).unlink(missing_ok=True)
     shutil.rmtree(private_folder(submission.name), ignore_errors=True)
 
 

@@ -40,6 +40,22 @@ def test_without_slurm_the_runs_are_made_in_the_background_without_the_terminal(
     main([*command[3:-1], "--status"])
     assert capsys.readouterr().out.startswith("2 runs: 2 done\n")
     wait_until(lambda: not in_use(OUT / "figure-smoke"))
+    assert not Path("state").exists()
+    (log,) = OUT.glob("submissions/figure-smoke-*.log")
+    wait_until(lambda: "\n2/2, " in log.read_text())
+
+
+def test_nothing_is_left_of_a_process_that_cannot_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_figure(tmp_path, monkeypatch)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "figure.yaml", "--out=out", "--slurm"])
+    assert ended.value.code == 2
+    assert "started in the background (No such file or directory): try again, or leave" in capsys.readouterr().err
+    assert not [*OUT.glob("submissions/*-*")]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
