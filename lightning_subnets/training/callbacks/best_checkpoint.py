@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
@@ -26,12 +25,6 @@ class BestCheckpoint(ModelCheckpoint):
     def state_key(self) -> str:
         # Lightning's key is made of the options, and a user may add a ModelCheckpoint with the same ones.
         return type(self).__qualname__
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states = checkpoint["callbacks"]
-        former = super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
-        if former in states and self.state_key not in states:  # a checkpoint of an earlier commit
-            states[self.state_key] = states[former]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = Path(str(self.dirpath))

@@ -7,31 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import conv_module, quiet_trainer
 
 from lightning_subnets.commands.cli import main
 from lightning_subnets.training.callbacks import BestCheckpoint
-from lightning_subnets.training.checkpoint import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
-FORMER_KEY = (
-    "ModelCheckpoint{'monitor': 'val/accuracy', 'mode': 'max', 'every_n_train_steps': 0, 'every_n_epochs': 1, "
-    "'train_time_interval': None}"
-)
 
-
-@pytest.mark.parametrize("former", [False, True], ids=["", "of an earlier commit"])
 def test_a_moved_run_keeps_its_best_checkpoint_and_another_run_has_its_own(
-    former: bool, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     moved, other = Path("runs/quickstart/moved"), Path("runs/quickstart/other")
     shutil.copytree(finished_run, moved)
     (moved / "summary.json").unlink()
-    if former:
-        last = torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)
-        last["callbacks"][FORMER_KEY] = last["callbacks"].pop("BestCheckpoint")
-        CheckpointFiles().save_checkpoint(last, moved / "checkpoints" / "last.ckpt")
     before = (moved / "checkpoints" / "best.ckpt").read_bytes()
     monkeypatch.setattr(SubnetModule, "on_validation_epoch_end", lambda self: self.log("val/accuracy", 0.0))
     options = ["--trainer.max_epochs=3", "--trainer.default_root_dir=runs", "--name=quickstart"]
@@ -44,12 +32,6 @@ def test_a_moved_run_keeps_its_best_checkpoint_and_another_run_has_its_own(
     state = best["callbacks"]["BestCheckpoint"]
     assert state["best_model_path"] == str((other / "checkpoints" / "best.ckpt").resolve())
     assert (best["epoch"], state["best_model_score"]) == (3, 0.0)
-
-
-def test_the_checkpoints_of_a_user_with_the_same_options_are_not_taken_for_the_best_one(tmp_path: Path) -> None:
-    states = {FORMER_KEY: {"of": "the user"}, "BestCheckpoint": {"of": "the run"}}
-    BestCheckpoint(tmp_path).on_load_checkpoint(quiet_trainer(), conv_module(), {"callbacks": states})
-    assert states["BestCheckpoint"] == {"of": "the run"}
 
 
 def test_a_run_that_resumes_from_its_best_checkpoint_alone_keeps_it(finished_run: Path, tmp_path: Path) -> None:
