@@ -118,8 +118,6 @@ class SubnetCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Predictions, "predictions")
-        limit = "Stop this call after DD:HH:MM:SS of training, with a checkpoint; the same command resumes the run."
-        parser._option_string_actions["--trainer.max_time"].help = limit
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 

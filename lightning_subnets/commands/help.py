@@ -27,6 +27,10 @@ DESCRIPTIONS = {
 _HEADINGS = {"A DataModule": "data", "Runs the": "checkpoint", "Perform one": "checkpoint", "Run inf": "checkpoint"}
 _HELP = {  # replaces longer texts, and those of Lightning
     **_SUBCOMMANDS,
+    "config": "A config: the path of a file, or a name that subnets configs lists",
+    "ckpt_path": "Checkpoint of a run, the run's directory, last or best of the newest run, or a .subnet file to "
+    "evaluate. If no config is given, the config.yaml of the checkpoint's run is used, which can name any code to run: "
+    "take a stranger's network as a .subnet file, which runs no code, see SECURITY.md",
     "trainer.max_epochs": "epochs to train",
     "trainer.max_steps": "optimizer steps to train, at most",
     "trainer.max_time": "stop this call after DD:HH:MM:SS, with a checkpoint; the same command resumes the run",

@@ -19,13 +19,6 @@ from lightning_subnets.errors import printable
 from lightning_subnets.run_files import config_text
 from lightning_subnets.run_files.shipped_configs import command_for, shipped_config
 
-_CHECKPOINT = (
-    "Checkpoint of a run, the run's directory, last or best of the newest run, or a .subnet file to evaluate. If no "
-    "config is given, the config.yaml of the checkpoint's run is used, which can name any code to run: take a "
-    "stranger's network as a .subnet file, which runs no code, see SECURITY.md."
-)
-_CONFIG = "A config: the path of a file, or a name that subnets configs lists."
-
 
 def _config(value: Any) -> Any:
     """Return the path of a shipped config instead of its name; other values are the parser's, such as paths."""
@@ -53,7 +46,6 @@ class Parser(LightningArgumentParser):
     def add_argument(self, *args: Any, **kwargs: Any) -> Action:
         action: Action = super().add_argument(*args, **kwargs)
         if action.dest == "config":
-            action.help = _CONFIG
             action.type = _config  # the parser calls it for --config and for the key config of a config
         return action
 
@@ -71,13 +63,6 @@ class Parser(LightningArgumentParser):
         """Parse the text of a config, from a file too."""
         found: Namespace = super().parse_string(config_text.completed(content), *args, **kwargs)
         return found
-
-    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        added: list[str] = super().add_method_arguments(*args, **kwargs)
-        for action in self._actions:
-            if action.dest == "ckpt_path":
-                action.help = _CHECKPOINT  # Lightning's help describes values that are not allowed here
-        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         subcommands = self._subcommands_action.choices if self._subcommands_action else {}

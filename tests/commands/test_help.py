@@ -39,6 +39,8 @@ def test_the_help_of_fit_fits_three_screens_and_names_every_method_and_network(
     text = " ".join(" ".join(lines).split())
     assert text.count("any class path of") == 3
     assert "--model.method.density, the fraction of weights kept, in (0, 1]" in text
+    assert "take a stranger's network as a .subnet file" in text
+    assert "-c, --config A config: the path of a file, or a name that subnets configs lists" in text
     assert "gradient_clip_val" in text  # the other options of the Trainer are names
     assert "torchvision.models.resnet" not in text
 
