@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lightning_subnets.errors import printable
 from lightning_subnets.experiments.sweep import results, submissions
@@ -17,14 +17,6 @@ from lightning_subnets.run_files.run_directory import in_use
 
 Name = Literal["done", "running", "waiting", "failed", "stopped", "missing"]
 UNSUBMITTED: tuple[Name, ...] = ("failed", "stopped", "missing")  # what the next submission makes
-_WORDS: dict[Name, str] = {
-    "done": "done",
-    "running": "running",
-    "waiting": "waiting",
-    "failed": "failed",
-    "stopped": "stopped",
-    "missing": "not submitted",
-}
 _ORDER: tuple[Name, ...] = ("failed", "stopped", "running", "waiting", "missing")  # of the table
 _SHOWN = 20  # runs of each state in the table
 
@@ -119,7 +111,8 @@ def _progress(run: PlannedRun, out: Path) -> str:
 def counts(states: list[State]) -> str:
     """Return how many runs are in each state, as a line."""
     number = Counter(state.name for state in states)
-    shown = [f"{number[name]} {_WORDS[name]}" for name in _WORDS if number[name]]
+    words = {"missing": "not submitted"}
+    shown = [f"{number[name]} {words.get(name, name)}" for name in get_args(Name) if number[name]]
     return f"{len(states)} runs: {', '.join(shown)}"
 
 
