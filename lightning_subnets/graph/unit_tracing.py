@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Container, Sequence
 from typing import Any, cast
 
@@ -42,12 +43,8 @@ _KEEPING |= {"prelu", "log_sigmoid"}
 _KEEPING |= {"dropout", "feature_dropout", "alpha_dropout", "hardswish", "alias", "detach", "to", "_to_copy", "type_as"}
 # These compute element by element, but torch does not tag them as pointwise.
 _POINTWISE = {"where", "subtract", "multiply", "divide", "floor_divide", "negative", "absolute"}
-# These join positions along this number of last dimensions, and change the size of the feature map.
-_POOLING = {"max_pool2d": 2, "avg_pool2d": 2, "adaptive_avg_pool2d": 2}
-_POOLING |= {"_adaptive_avg_pool2d": 2, "adaptive_max_pool2d": 2, "upsample_nearest2d": 2, "upsample_bilinear2d": 2}
-_POOLING |= {"upsample_bicubic2d": 2, "adaptive_avg_pool1d": 1, "avg_pool1d": 1, "max_pool1d": 1, "avg_pool3d": 3}
-_POOLING |= {"max_pool3d": 3, "adaptive_avg_pool3d": 3, "adaptive_max_pool1d": 1, "adaptive_max_pool3d": 3}
-_POOLING |= {"upsample_nearest1d": 1, "upsample_linear1d": 1, "upsample_nearest3d": 3, "upsample_trilinear3d": 3}
+# These join positions along as many last dimensions as their names say, and change the size of the feature map.
+_POOLING = re.compile(r"(?:_?(?:adaptive_)?(?:avg|max)_pool|upsample_[a-z]+)([123])d")
 # These join elements along the dimensions in their argument ``dim``.
 _REDUCING = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp"}
 
@@ -204,8 +201,8 @@ class _Tracing:
             return first_of(operands[0], value)
         if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _POINTWISE:
             return self.joining.joined(operands).expand(value.shape)
-        if pooled := _POOLING.get(name.removesuffix("_with_indices")):
-            return first_of(self.joining.along(operands[0], range(-pooled, 0)), value)
+        if pooled := _POOLING.fullmatch(name.removesuffix("_with_indices")):
+            return first_of(self.joining.along(operands[0], range(-int(pooled[1]), 0)), value)
         if name in _REDUCING:
             joined = self.joining.reduced(operands[0], arguments_of(node).get("dim"))
             return first_of(joined.reshape(tensors_of(value)[0].shape), value)
