@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from jsonargparse import ArgumentParser
 
 from lightning_subnets.commands import failures
@@ -17,8 +15,4 @@ def main() -> None:
     parser.add_argument("--skip_bad", action="store_true", help="leave out unreadable images instead of stopping")
     parser.add_argument("--verify", action="store_true", help="compare the files in out with their digests instead")
     with failures.told_in_one_line():
-        try:
-            prepare(**parser.parse_args().as_dict())
-        except KeyboardInterrupt:
-            print("interrupted; unfinished files are removed", file=sys.stderr)
-            sys.exit(130)
+        prepare(**parser.parse_args().as_dict())

@@ -107,7 +107,7 @@ def test_a_command_that_ends_before_any_line_leaves_whole_files_and_can_run_agai
         directory, error = path.with_suffix(""), path.with_suffix(".err").read_text()
         assert "Traceback" not in error
         if sent == signal.SIGINT and path != codes[-1]:
-            assert error.splitlines()[-1] == "interrupted; unfinished files are removed"
+            assert error.splitlines()[-1] == "stopped by Ctrl-C"
             # An empty file remains if the interrupt comes between opening and locking it.
             left = {file.name for file in directory.iterdir() if file.suffix != ".partial" or file.stat().st_size}
             assert left in (set(), train, train | val)
