@@ -59,12 +59,8 @@ def network_of(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     return ls.unmask_(network).eval(), (3, side, side)
 
 
-def onnxruntime_runner(file: Path, threads: int) -> Callable[[Tensor], object]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+def onnxruntime_runner(file: Path) -> Callable[[Tensor], object]:
+    session = onnx_file.session_of(file.read_bytes())
     return lambda images: session.run(["logits"], {"images": images.numpy()})
 
 
@@ -76,8 +72,7 @@ def openvino_runner(file: Path, threads: int) -> Callable[[Tensor], object]:
 
 
 @torch.inference_mode()
-def measured(run: Callable[[Tensor], object], images: Tensor, threads: int) -> dict[str, float]:
-    torch.set_num_threads(threads)
+def measured(run: Callable[[Tensor], object], images: Tensor) -> dict[str, float]:
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < SECONDS or not steps:
         run(images)
@@ -120,15 +115,16 @@ def main() -> None:
             }
             console.print(f"{name}, int8: {eight.weights}; in float32 are {', '.join(eight.left)}")
             for batch, threads in ((batch, threads) for batch in options.batches for threads in options.threads):
+                torch.set_num_threads(threads)  # of onnxruntime's sessions too
                 runs: dict[str, Callable[[Tensor], object]] = {"PyTorch": network}
                 if options.compile:
                     runs["PyTorch, compiled"] = torch.compile(network)
-                runs |= {f"onnxruntime, {kind}": onnxruntime_runner(file, threads) for kind, file in files.items()}
+                runs |= {f"onnxruntime, {kind}": onnxruntime_runner(file) for kind, file in files.items()}
                 if openvino:
                     runs["OpenVINO, int8"] = openvino_runner(files["int8"], threads)
                 images = torch.randn(batch, *shape)
                 found = interleaved(
-                    {variant: partial(measured, run, images, threads) for variant, run in runs.items()}, options.rounds
+                    {variant: partial(measured, run, images) for variant, run in runs.items()}, options.rounds
                 )
                 for variant, size in sizes.items():
                     found[variant] |= size

@@ -19,7 +19,6 @@ from functools import partial
 
 import numpy as np
 import onnx
-import onnxruntime
 import scipy.sparse
 import torch
 import torchvision
@@ -95,9 +94,7 @@ def compressed(network: nn.Module, by: Callable[[scipy.sparse.csr_array], Produc
 
 
 def onnx_runner(content: bytes, images: Tensor) -> Callable[[], Tensor]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnx_file.session_of(content)
     return lambda: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
