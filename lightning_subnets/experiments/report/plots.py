@@ -189,8 +189,8 @@ def _draw_curves(
         if best > worst:
             low = max(low, worst - 4 * (best - worst))
             layout.axes[0].set_ylim(low, min(high, best + 0.2 * (best - low)))
-    elif (low := _lowest_shown(heights)) is not None:
-        layout.axes[0].set_ylim(bottom=low)
+    elif (lowest := _lowest_shown(heights)) is not None:
+        layout.axes[0].set_ylim(bottom=lowest)
     return layout, drawn
 
 
