@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def masked_network() -> nn.Module:
-    network = mask_(torchvision.models.resnet18(num_classes=10), EdgePopup(0.3)).cuda()
+    network: nn.Module = mask_(torchvision.models.resnet18(num_classes=10), EdgePopup(0.3)).cuda()
     return network.to(memory_format=torch.channels_last)
 
 

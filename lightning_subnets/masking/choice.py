@@ -71,7 +71,10 @@ class Plan(NamedTuple):
 def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice) -> Plan:
     """Return what to do with each weight, after the checks that need no data."""
     if not isinstance(method, Method):
-        raise UserError(f"{method!r} is not a method: pass an instance, EdgePopup(density=0.3) is one")
+        shown = repr(method) if isinstance(method, type) else f"a {type(method).__name__}"  # a network is many lines
+        raise UserError(
+            f"{shown} is not a method: pass the network first, and then an instance: EdgePopup(density=0.3)"
+        )
     if is_masked(network):
         raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
     distribution = distribution_for(method, weights)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,11 @@ from lightning_subnets.masking.masked_weight import MaskState, Origin, masked_we
 from lightning_subnets.masking.method import Method, PruningData
 from lightning_subnets.masking.other_parameters import initialize_others_
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 def mask_(
-    network: nn.Module,
+    network: Network,
     method: Method,
     *,
     weights: str | None = "auto",
@@ -33,7 +35,7 @@ def mask_(
     also_mask: Iterable[str] = (),
     densities: Mapping[str, float] | None = None,
     norms: Norms = "frozen",
-) -> nn.Module:
+) -> Network:
     """Mask the weights of a network in place, including those of the first and the last layer.
 
     A weight is a parameter named ``weight``, ``*_weight`` or ``weight_*`` with two dimensions or more, see
@@ -108,14 +110,15 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
         density = plan.densities.get(name, 1.0)
         # A weight of which an allocation keeps nothing has no variance to restore.
         scale = density or 1.0
-        origin = Origin(distribution, seed, initialization.stream_of(name), scale) if distribution else None
+        stream = initialization.stream_of(name)
+        origin = None if distribution is None else Origin(distribution, seed, stream, scale)
         if origin is not None:
             _draw_(each, origin, biases=method.trainable == "weights")
         if name in plan.masked:
-            stream = initialization.stream_of(name)
-            scores = method.initial_scores(each.parameter.shape, seed=seed, stream=stream)
             edges = method.frozen_edges(each.parameter.shape, density, seed=seed, stream=stream)
-            masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin, edges), scores)
+            with torch.inference_mode(False), torch.no_grad():  # scores made in inference mode cannot be trained
+                scores = method.initial_scores(each.parameter.shape, seed=seed, stream=stream)
+                masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin, edges), scores)
     for parameter in trained:
         if not parameter.requires_grad:  # no optimizer of the scores would clear its gradient, and clipping counts it
             parameter.grad = None
@@ -127,7 +130,7 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
             parameter.requires_grad_(True)
     if method.global_ranking:
         for weight in masked:
-            weight.state.global_group = tuple(masked)
+            weight.state.global_group = masked
     if method.draws_masks:
         network.register_forward_pre_hook(draw_masks_again_)
     _note_(network, trained)
@@ -155,7 +158,7 @@ def draw_masks_again_(network: nn.Module, *_: object) -> None:
 
 
 @torch.no_grad()
-def unmask_(network: nn.Module) -> nn.Module:
+def unmask_(network: Network) -> Network:
     """Turn a masked network into a plain one in place: fold the masks into the weights.
 
     Nothing of this package remains in the network, and its state dict is that of the plain network. Parameters that
@@ -189,17 +192,20 @@ def unmask_(network: nn.Module) -> nn.Module:
     return network
 
 
-def invalidate_(network: nn.Module) -> None:
+def invalidate_(network: Network) -> Network:
     """Make a network recompute all masks at their next use, after an edit that leaves no trace (see ``mask_``).
 
     It also drops an in-place edit of an effective weight, for which everything else raises an error. (An edit through
     its ``.data`` leaves no trace either. If a method draws its masks, an edit is lost without an error, because each
     read is a new tensor.)
 
+    Returns: the same network.
+
     Raises:
         ValueError: if the network is not masked.
     """
     cached_weight.forget_(masked_weights(network).values())
+    return network
 
 
 @overload

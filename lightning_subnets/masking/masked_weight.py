@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +40,8 @@ class MaskState:
     num_kept: int | None
     origin: Origin | None
     frozen: FrozenEdges | None = None
-    global_group: tuple[MaskedWeight, ...] = ()
+    # One list for all: copy and pickle note a list before they enter it, and would nest as deep as there are tuples.
+    global_group: list[MaskedWeight] = field(default_factory=list)
     drawn: Tensor | None = None  # the mask of this forward pass, if the method draws one for each
     cached: CachedWeight | None = None
     externally_refreshed: bool = False  # set by ``compile_``
@@ -124,7 +125,7 @@ class MaskedWeight:
         return self.state.frozen
 
     @property
-    def global_group(self) -> tuple[MaskedWeight, ...]:
+    def global_group(self) -> Sequence[MaskedWeight]:
         """All masked weights of the network, if the mask depends on the scores of the others too."""
         return self.state.global_group
 

@@ -16,7 +16,16 @@ from lightning_subnets.masking.frozen_edges import FrozenEdges
 
 
 class ScoredWeight(Protocol):
-    """The part of a masked weight that a method reads."""
+    """The part of a masked weight that a method reads.
+
+    Attributes:
+        weight: the Parameter, w.
+        scores: s, in the shape of w, or None if the method has none.
+        method: which the weight is masked by.
+        num_kept: k, the number of weights to keep, or None if the method does not fix it.
+        frozen: the edges for which the seed decides, if the method has any.
+        global_group: all masked weights of the network, if the method ranks them together; empty otherwise.
+    """
 
     drawn: Tensor | None  # the mask of this forward pass, for a method that draws one for each
 
@@ -36,7 +45,7 @@ class ScoredWeight(Protocol):
     def frozen(self) -> FrozenEdges | None: ...
 
     @property
-    def global_group(self) -> tuple[ScoredWeight, ...]: ...
+    def global_group(self) -> Sequence[ScoredWeight]: ...
 
 
 class PruningData(NamedTuple):
@@ -216,10 +225,11 @@ class Method(ABC):
 
 
 def plain_number(value: Any) -> Any:
-    """Return a NumPy scalar as a Python number, and any other value unchanged."""
+    """Return a scalar of NumPy or torch as a Python number, and any other value unchanged."""
     if isinstance(value, np.floating):
         return float(value)
-    return value.item() if isinstance(value, np.generic) else value
+    scalar = isinstance(value, np.generic) or (type(value) is Tensor and value.dim() == 0)
+    return value.item() if scalar else value
 
 
 def is_plain(value: object) -> bool:
@@ -253,7 +263,7 @@ def current_multipliers(weights: Sequence[ScoredWeight]) -> list[Tensor]:
     """
     groups: dict[Hashable, list[int]] = {}
     for index, each in enumerate(weights):
-        groups.setdefault(each.global_group[:1] or (id(each.method), each.weight.device), []).append(index)
+        groups.setdefault(tuple(each.global_group[:1]) or (id(each.method), each.weight.device), []).append(index)
     found: dict[int, Tensor] = {}
     for indices in groups.values():
         found.update(zip(indices, _of_one_group([weights[index] for index in indices]), strict=True))

@@ -40,7 +40,7 @@ class Supermask(Method):
     cacheable = False
     draws_masks = True
 
-    def __init__(self, density: float = 0.5, dynamic_scaling: bool = False, samples: int = 5) -> None:
+    def __init__(self, density: float = 0.5, *, dynamic_scaling: bool = False, samples: int = 5) -> None:
         if not 0.0 < density < 1.0:
             raise UserError(f"density = {density} is outside (0, 1): it is the probability that a weight is kept")
         if samples < 1:
@@ -55,7 +55,7 @@ class Supermask(Method):
         return None
 
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
-        return torch.full(shape, math.log(self.density / (1 - self.density)), device="cpu")
+        return torch.full(shape, math.log(self.density / (1 - self.density)), dtype=torch.float32, device="cpu")
 
     def scores_for_mask(self, mask: Tensor, scores: Tensor) -> Tensor:
         # The probabilities are near 1 and 0, and their sum is the number of weights kept.

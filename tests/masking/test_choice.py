@@ -111,7 +111,7 @@ def test_the_padding_row_of_an_embedding_stays_0() -> None:
         network = mask_(nn.Sequential(table, nn.Linear(4, 3)), EdgePopup(0.5))
         assert torch.equal(table.weight.any(dim=1), torch.arange(5) != 2)
         if isinstance(table, nn.Embedding):
-            assert not network[0](torch.tensor([2])).any()  # type: ignore[index]
+            assert not network[0](torch.tensor([2])).any()
     network = mask_(tied(nn.Embedding(5, 4, padding_idx=2)), EdgePopup(0.5), keep_dense=["0.weight"])
     assert torch.equal(network.get_parameter("0.weight").any(dim=1), torch.arange(5) != 2)
 
@@ -185,6 +185,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "everything": (lambda: mask_(convs(), EdgePopup(0.5), keep_dense=["*"]), "has no weight to mask"),
     "too dense": (lambda: mask_(convs(), EdgePopup(0.5), densities={"0": 1.5}), r"density = 1\.5 is outside"),
     "its own counts": (lambda: mask_(convs(), Magnitude(0.5), densities={"0": 0.1}), "Magnitude decides itself"),
+    "an empty name": (lambda: mask_(convs(), EdgePopup(0.5), weights=""), "unknown weight distribution ''"),
     "no masks": (lambda: mask_(convs(), Dense(), densities={"0": 0.1}), "Dense decides itself"),
 }
 
@@ -272,3 +273,11 @@ def test_a_method_a_masked_layer_and_a_masked_weight_show_their_density() -> Non
     assert "density=0.25" in repr(pruned)
     assert "MaskedLinear" in repr(pruned.to("meta"))
     assert repr(masked_weights(network)["2.2.weight"]) == "MaskedWeight('weight', (10, 4), density=0.1)"
+
+
+def test_swapped_arguments_are_one_line_without_the_whole_network() -> None:
+    with pytest.raises(UserError) as error:
+        mask_(EdgePopup(0.5), convs())  # type: ignore[type-var, arg-type]
+    assert str(error.value) == (
+        "a Sequential is not a method: pass the network first, and then an instance: EdgePopup(density=0.3)"
+    )

@@ -106,7 +106,7 @@ def test_the_scores_of_a_method_that_trains_them_are_no_masks(methods: tuple[Met
 def test_a_mask_that_was_cast_is_still_a_mask() -> None:
     network, other = (mask_(nn.Sequential(nn.Linear(4, 2)), Magnitude(density)) for density in (0.5, 0.25))
     network.load_state_dict({name: value.half() for name, value in other.state_dict().items()})
-    assert torch.equal(network[0].scores, other[0].scores)  # type: ignore[index]
+    assert torch.equal(network[0].scores, other[0].scores)  # type: ignore[arg-type]
 
 
 def test_hooks_and_parameters_are_kept() -> None:
@@ -265,3 +265,15 @@ def test_data_that_a_method_lacks_or_cannot_use_are_an_error(
 ) -> None:
     with pytest.raises(UserError, match=message):
         mask_(nn.Sequential(nn.Linear(2, 2)), method, **options)
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.5), Magnitude(0.5)])
+def test_a_network_that_is_masked_in_inference_mode_can_be_trained(method: Method) -> None:
+    network = nn.Sequential(nn.Linear(4, 4))
+    with torch.inference_mode():
+        mask_(network, method)
+    network(torch.ones(1, 4)).sum().backward()
+    (weight,) = masked_weights(network).values()
+    trained = weight.scores if method.trainable == "scores" else weight.weight
+    assert trained is not None
+    assert trained.grad is not None

@@ -151,7 +151,7 @@ def test_reset_parameters_cannot_edit_the_effective_weight_unnoticed() -> None:
     layer = mask_(nn.Linear(4, 4), EdgePopup(0.5))
     layer(torch.ones(1, 4))
     with pytest.raises(UserError, match="raw_weight"):
-        layer.reset_parameters()  # type: ignore[operator]
+        layer.reset_parameters()
 
 
 def test_fx_refuses_to_record_a_mask_and_a_traced_network_that_is_masked_follows_its_scores() -> None:

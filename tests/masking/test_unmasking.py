@@ -22,6 +22,7 @@ from lightning_subnets import (
     Method,
     SignedSupermask,
     Supermask,
+    invalidate_,
     load_subnet,
     mask_,
     masked_weights,
@@ -193,3 +194,19 @@ def test_layers_that_no_longer_share_a_weight_are_unmasked_each_with_its_own(met
     apart = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
     assert torch.equal(load_subnet(tmp_path / "a.subnet", network=apart)(x), outputs)
     assert torch.equal(unmask_(network)(x), outputs)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_a_deep_network_with_one_ranking_can_be_copied(copied: Callable[[nn.Module], nn.Module]) -> None:
+    network = mask_(nn.Sequential(*(nn.Linear(2, 2) for _ in range(150))), EdgePopup(0.5, allocation="global"))
+    twin = copied(network)
+    assert torch.equal(twin(torch.ones(1, 2)), network(torch.ones(1, 2)))
+    assert masked_weights(twin)["3.weight"].global_group[5].module is twin.get_submodule("5")
+
+
+def test_a_change_in_place_returns_the_network_in_its_own_type() -> None:
+    def changed(layer: nn.Linear) -> nn.Linear:
+        return unmask_(invalidate_(mask_(layer, EdgePopup(0.5))))
+
+    layer = nn.Linear(4, 4)
+    assert changed(layer) is layer

@@ -50,7 +50,7 @@ def test_a_mask_of_a_run_has_the_weights_of_the_seed_and_is_shuffled_by_it(finis
 def test_the_weights_are_those_of_the_run_but_for_the_scale_of_its_density(weights: str, factor: float) -> None:
     found = mask_(nn.Sequential(nn.Linear(8, 4)), Multicoated(0.25), weights=weights, seed=3)
     again = mask_(nn.Sequential(nn.Linear(8, 4)), FixedMask(masks(found)), weights=weights, seed=3)
-    torch.testing.assert_close(raw_weight(again[0]), factor * raw_weight(found[0]), rtol=1e-6, atol=0)  # type: ignore
+    torch.testing.assert_close(raw_weight(again[0]), factor * raw_weight(found[0]), rtol=1e-6, atol=0)
     assert torch.equal(masks(again)["0.weight"], masks(found)["0.weight"])
 
 

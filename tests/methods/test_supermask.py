@@ -153,3 +153,14 @@ def test_an_evaluation_draws_the_same_masks_each_time() -> None:
     first, second, other = module.predict_step(batch, 0), module.predict_step(batch, 0), module.predict_step(batch, 1)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_the_first_scores_do_not_depend_on_the_default_dtype() -> None:
+    first = Supermask(0.3).initial_scores(torch.Size([4, 4]), seed=0, stream="")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        again = Supermask(0.3).initial_scores(torch.Size([4, 4]), seed=0, stream="")
+    finally:
+        torch.set_default_dtype(before)
+    assert (again.dtype, again.tolist()) == (first.dtype, first.tolist())

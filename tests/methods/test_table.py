@@ -82,6 +82,11 @@ def test_numbers_of_numpy_make_the_same_method_as_numbers_of_python() -> None:
         assert repr(vars(of_numpy)) == repr(vars(method))  # np.float64(0.3) == 0.3, but its repr names NumPy
 
 
+def test_a_number_in_a_tensor_is_a_number_of_a_method() -> None:
+    for number in (torch.tensor(0.5), np.float64(0.5)):
+        assert repr(EdgePopup(number)) == repr(EdgePopup(0.5))  # type: ignore[arg-type]
+
+
 def test_a_run_with_densities_of_numpy_has_plain_values_to_keep() -> None:
     module = SubnetModule(Conv4(width_multiplier=0.25), EdgePopup(np.float64(0.5)), densities={"*": np.float64(0.25)})
     assert is_plain(module.identity)

@@ -104,7 +104,7 @@ def test_a_parameter_is_restored_whatever_value_it_is_built_with(tmp_path: Path)
 
 def test_a_bias_of_minus_zero_is_restored(tmp_path: Path) -> None:
     network = ls.mask_(nn.Sequential(nn.Linear(4, 3)), ls.EdgePopup(0.5))
-    nn.init.constant_(network[0].bias, -0.0)  # type: ignore[index]
+    nn.init.constant_(network[0].bias, -0.0)  # type: ignore[arg-type]
     save_subnet(network, tmp_path / "a.subnet", network=NAME)
     assert (
         load_subnet(tmp_path / "a.subnet", network=nn.Sequential(nn.Linear(4, 3)))
