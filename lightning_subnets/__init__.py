@@ -22,6 +22,9 @@ from lightning_subnets._version import __version__
 from lightning_subnets.errors import UserError
 
 if TYPE_CHECKING:
+    from lightning_subnets import datamodules as datamodules
+    from lightning_subnets import methods as methods
+    from lightning_subnets import networks as networks
     from lightning_subnets.continual import SupSup
     from lightning_subnets.graph.diagnostics import diagnose
     from lightning_subnets.masking import (
@@ -33,8 +36,11 @@ if TYPE_CHECKING:
         raw_weight,
         unmask_,
     )
-    from lightning_subnets.masking.method import Method, PruningData
+    from lightning_subnets.masking.initialization import draw_scores
+    from lightning_subnets.masking.masked_weight import MaskedWeight
+    from lightning_subnets.masking.method import Method, PruningData, ScoredWeight
     from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
+    from lightning_subnets.masking.selection import top_k
     from lightning_subnets.methods import (
         DNW,
         PHEW,
@@ -73,12 +79,14 @@ __all__ = [
     "IteRand",
     "LinearProbe",
     "Magnitude",
+    "MaskedWeight",
     "Method",
     "Multicoated",
     "PartiallyFrozen",
     "PruneAtInit",
     "PruningData",
     "Random",
+    "ScoredWeight",
     "SignedSupermask",
     "SubnetModule",
     "SupSup",
@@ -89,6 +97,7 @@ __all__ = [
     "__version__",
     "density",
     "diagnose",
+    "draw_scores",
     "invalidate_",
     "load_subnet",
     "mask_",
@@ -97,6 +106,7 @@ __all__ = [
     "raw_weight",
     "read_masks",
     "save_subnet",
+    "top_k",
     "unmask_",
     "weights_to_mask",
 ]
@@ -104,7 +114,10 @@ __all__ = [
 # The modules that __getattr__ searches for a name, in this order: Lightning is needed from training on.
 _MODULES = (
     "masking",
+    "masking.masked_weight",
     "masking.method",
+    "masking.initialization",
+    "masking.selection",
     "masking.prune_at_init",
     "methods",
     "subnet_file",
@@ -115,14 +128,21 @@ _MODULES = (
 )
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name, see PEP 562."""
-    for module in _MODULES if name in __all__ else ():
-        room = import_module(f"{__name__}.{module}")
-        if hasattr(room, name):
-            return getattr(room, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Public packages, which are attributes too.
+_ROOMS = ("datamodules", "methods", "networks")
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for an Any
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name, see PEP 562."""
+        if name in _ROOMS:
+            return import_module(f"{__name__}.{name}")
+        for module in _MODULES if name in __all__ else ():
+            room = import_module(f"{__name__}.{module}")
+            if hasattr(room, name):
+                return getattr(room, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

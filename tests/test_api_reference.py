@@ -17,7 +17,8 @@ from repository import ROOT
 import lightning_subnets
 from lightning_subnets import datamodules, methods, networks
 from lightning_subnets.datamodules.images import ImageDataModule
-from lightning_subnets.training import callbacks
+from lightning_subnets.graph.diagnostics import log10_path_kernel_trace
+from lightning_subnets.training import callbacks, checkpoint
 
 ENTRIES = [
     name
@@ -30,7 +31,7 @@ def test_every_public_name_is_in_the_api_reference_once() -> None:
     public = [getattr(lightning_subnets, name) for name in lightning_subnets.__all__ if name != "__version__"]
     public += [getattr(module, name) for module in (datamodules, networks, callbacks) for name in module.__all__]
     assert len(ENTRIES) == len({*ENTRIES})
-    assert {*map(pkgutil.resolve_name, ENTRIES)} == {*public, ImageDataModule}
+    assert {*map(pkgutil.resolve_name, ENTRIES)} == {*public, ImageDataModule, log10_path_kernel_trace, checkpoint.read}
 
 
 @pytest.mark.thorough

@@ -38,9 +38,14 @@ def test_every_public_name_is_found_and_no_other() -> None:
     import lightning_subnets
 
     with pytest.raises(AttributeError, match="has no attribute 'mask'"):
-        lightning_subnets.mask  # noqa: B018
+        lightning_subnets.mask  # type: ignore[attr-defined]  # noqa: B018
     assert "mask_" in dir(lightning_subnets)
     assert [name for name in lightning_subnets.__all__ if getattr(lightning_subnets, name, None) is None] == []
+
+
+@pytest.mark.parametrize("room", ["datamodules", "methods", "networks"])
+def test_a_public_package_is_an_attribute_from_the_start(room: str) -> None:
+    assert "torch" in imported_by(f"import lightning_subnets as ls\nls.{room}.__all__")
 
 
 @pytest.mark.parametrize("verb", ["", "inspect", "check", "sweep", "report", "continual", "export", "import"])

@@ -40,7 +40,7 @@ class EdgePopup(Method):
     trainable = "scores"
     spread: ClassVar[float] = 1.0  # see ``initialization.draw_scores``
 
-    def __init__(self, density: float, allocation: Allocation = "uniform", absolute: bool = True) -> None:
+    def __init__(self, density: float, *, allocation: Allocation = "uniform", absolute: bool = True) -> None:
         self.density, self.absolute = check_density(density), absolute
         self.allocation = check_allocation(allocation, get_args(Allocation))
 

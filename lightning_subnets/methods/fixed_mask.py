@@ -34,7 +34,7 @@ class FixedMask(PruneAtInit):
         "Sanity-Checking Pruning Methods", section 3, on shuffled masks and redrawn weights.
     """
 
-    def __init__(self, masks: str | Path | Mapping[str, Any], shuffle: bool = False) -> None:
+    def __init__(self, masks: str | Path | Mapping[str, Any], *, shuffle: bool = False) -> None:
         self.masks_given, self.shuffle = masks, shuffle
 
     def identity(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class GemMiner(Method):
     trainable = "scores"
     flags_in_scores = True
 
-    def __init__(self, density: float, every: int = 500, share: float = 0.2) -> None:
+    def __init__(self, density: float, *, every: int = 500, share: float = 0.2) -> None:
         self.density = check_density(density)
         if every < 1:
             raise UserError(f"every = {every} is below 1: it is a number of optimizer steps")

@@ -36,8 +36,8 @@ class GraSP(PruneByLoss):
 
     by_class = True
 
-    def __init__(self, density: float, samples_per_class: int = 10, temperature: float = 200.0) -> None:
-        super().__init__(density, samples_per_class)
+    def __init__(self, density: float, *, samples_per_class: int = 10, temperature: float = 200.0) -> None:
+        super().__init__(density, samples_per_class=samples_per_class)
         if not temperature > 0.0:
             raise UserError(f"temperature = {temperature} is not above 0: it divides the logits, 200 in the paper")
         self.temperature = temperature

@@ -44,12 +44,13 @@ class IteRand(EdgePopup):
     def __init__(
         self,
         density: float,
+        *,
         every: int = 300,
         share: float = 0.1,
         allocation: Allocation = "uniform",
         absolute: bool = False,
     ) -> None:
-        super().__init__(density, allocation, absolute)
+        super().__init__(density, allocation=allocation, absolute=absolute)
         if every < 1:
             raise UserError(f"every = {every} is below 1: it is a number of steps of {STEP} images")
         if not 0.0 <= share <= 1.0:

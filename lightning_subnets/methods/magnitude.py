@@ -30,7 +30,7 @@ class Magnitude(PruneAtInit):
 
     ranks_by_magnitude = True
 
-    def __init__(self, density: float = 1.0, allocation: Literal["global", "uniform"] = "global") -> None:
+    def __init__(self, density: float = 1.0, *, allocation: Literal["global", "uniform"] = "global") -> None:
         self.density = check_density(density)
         self.allocation = check_allocation(allocation, ("global", "uniform"))
 

@@ -45,12 +45,13 @@ class Multicoated(PartiallyFrozen):
     def __init__(
         self,
         density: float,
+        *,
         inner: Sequence[float] = (0.2627, 0.105),
         signed: bool = False,
         frozen: float = 0.0,
         allocation: Allocation = "uniform",
     ) -> None:
-        super().__init__(density, frozen, allocation)
+        super().__init__(density, frozen=frozen, allocation=allocation)
         if isinstance(inner, float | int):
             raise UserError(f"inner = {inner} is a number: it is a list of shares, [{inner}] for one inner coat")
         falling = [1.0, *inner]

@@ -34,8 +34,8 @@ class PartiallyFrozen(EdgePopup):
     Source: Otsuka et al. 2025, "Partially Frozen Random Networks Contain Compact Strong Lottery Tickets".
     """
 
-    def __init__(self, density: float, frozen: float = 0.7, allocation: Allocation = "uniform") -> None:
-        super().__init__(density, allocation)
+    def __init__(self, density: float, *, frozen: float = 0.7, allocation: Allocation = "uniform") -> None:
+        super().__init__(density, allocation=allocation)
         if allocation == "global":
             raise UserError("allocation = 'global' does not fix how much of each layer is kept: take uniform or erk")
         self.frozen = check_frozen(frozen)

@@ -56,7 +56,7 @@ class PHEW(PruneAtInit):
 
     requires = "input_shape"
 
-    def __init__(self, density: float, whole_kernels: bool = False) -> None:
+    def __init__(self, density: float, *, whole_kernels: bool = False) -> None:
         self.density, self.whole_kernels = check_density(density), whole_kernels
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class Random(PruneAtInit):
         ``smart_ratio``.
     """
 
-    def __init__(self, density: float, allocation: Allocation = "uniform") -> None:
+    def __init__(self, density: float, *, allocation: Allocation = "uniform") -> None:
         self.density = check_density(density)
         self.allocation = check_allocation(allocation, get_args(Allocation))
 

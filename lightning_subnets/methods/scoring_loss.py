@@ -23,7 +23,7 @@ class PruneByLoss(PruneAtInit):
 
     requires = "batches"
 
-    def __init__(self, density: float, samples_per_class: int = 10) -> None:
+    def __init__(self, density: float, *, samples_per_class: int = 10) -> None:
         self.density = allocation.check_density(density)
         if samples_per_class < 1:
             raise UserError(

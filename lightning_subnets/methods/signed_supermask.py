@@ -36,7 +36,7 @@ class SignedSupermask(Method):
 
     trainable = "scores"
 
-    def __init__(self, density: float = 0.5, threshold: float = 0.01, frozen: float = 0.0) -> None:
+    def __init__(self, density: float = 0.5, *, threshold: float = 0.01, frozen: float = 0.0) -> None:
         if not 0.0 < density < 1.0:
             raise UserError(f"density = {density} is outside (0, 1): it is the fraction kept at the start")
         if not 0.0 < threshold < float("inf"):

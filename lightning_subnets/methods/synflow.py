@@ -41,7 +41,7 @@ class _Flow(PruneAtInit):
 
     requires = "input_shape"
 
-    def __init__(self, density: float, rounds: int = 100) -> None:
+    def __init__(self, density: float, *, rounds: int = 100) -> None:
         self.density = allocation.check_density(density)
         if rounds < 1:
             raise UserError(f"rounds = {rounds} is below 1: the paper has 100, and a single round empties layers")

@@ -85,6 +85,7 @@ class SubnetModule(MaskedModule):
         self,
         network: nn.Module,
         method: Method,
+        *,
         weights: str | None = "auto",
         seed: int = 0,
         optimizer: OptimizerCallable = torch.optim.SGD,

@@ -42,7 +42,7 @@ def train(method: ls.Method) -> None:
     module = SubnetModule(
         network,
         method,
-        "signed_constant",
+        weights="signed_constant",
         channels_last=True,
         optimizer=lambda trained: torch.optim.SGD(trained, lr=0.1),
     )

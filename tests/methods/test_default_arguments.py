@@ -38,3 +38,10 @@ def test_an_argument_that_is_left_out_keeps_its_meaning(name: str) -> None:
     kind = getattr(methods, name)
     arguments = inspect.signature(kind).parameters.values()
     assert {each.name: each.default for each in arguments if each.default is not each.empty} == DEFAULTS[kind]
+
+
+@pytest.mark.parametrize("name", [*methods.__all__, "SubnetModule"])
+def test_options_have_to_be_named(name: str) -> None:
+    first = 2 if name == "SubnetModule" else 1  # the network and the method; the density, or the masks
+    options = list(inspect.signature(getattr(ls, name)).parameters.values())[first:]
+    assert all(each.kind is each.KEYWORD_ONLY for each in options)

@@ -34,6 +34,7 @@ from torch import Tensor
 
 import lightning_subnets as ls
 from lightning_subnets.commands.subnets import main
+from lightning_subnets.masking import initialization
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.mask_codec import CODES
 
@@ -93,7 +94,7 @@ VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 2**31, 2**63, -(2**63), 10**4000, 0.0, -0.0, 0.5, 1e-300, 1e300, -1e300, 1e-45,
     "", "x", "x" * 5000, "\n\x1b[2J\0", "\ud800", "é", [], [0], [1] * 5000, [2**31 - 1] * 5000, {}, {"x": 1}, {"": []},
     *CODES, "drawn", "signs", "values", "sign", "weight", "float16", "float64", "bfloat16",
-    *ls.masking.initialization.DISTRIBUTIONS, *ls.methods.__all__,
+    *initialization.DISTRIBUTIONS, *ls.methods.__all__,
     "torchvision.models.resnet18", "torchvision.models.googlenet", "timm.models.vit_tiny_patch16_224", "os.system",
     "torchvision.models.squeezenet1_1", "lightning_subnets.networks.Conv4", "lightning_subnets.networks.ResNet20",
     "torchvision.models.detection.fasterrcnn_resnet50_fpn", "builtins.eval",
