@@ -84,6 +84,12 @@ class CIFAR10(InMemoryDataModule):
         try:
             return kinds[self.base_folder](self.root, train=train, download=download)
         except RuntimeError as error:
+            if download:
+                raise UserError(
+                    f"what was downloaded from {kinds[self.base_folder].url} into {self.root} is not the whole archive "
+                    f"({error}): run the command again, with no other download into this directory at the same time. "
+                    "If it fails again, a proxy may replace the file: copy it from another machine"
+                ) from error
             raise UserError(
                 f"{self.root / self.base_folder} is incomplete or damaged ({error}): remove it, and let torchvision "
                 "download it again with --data.download=true"

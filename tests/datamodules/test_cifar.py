@@ -112,6 +112,19 @@ def test_missing_and_damaged_files_are_errors_that_say_how_to_download_them(tmp_
         CIFAR10(str(tmp_path)).setup("fit")
 
 
+def test_a_download_that_is_not_the_whole_archive_is_not_blamed_on_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("File not found or corrupted.")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fail)
+    with pytest.raises(
+        UserError, match=r"cifar-100-python\.tar\.gz .* is not the whole archive .*: run the command again"
+    ):
+        CIFAR100(str(tmp_path), download=True).prepare_data()
+
+
 def test_a_download_without_internet_is_an_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
