@@ -28,6 +28,8 @@ _OPTIONS = (
     "--trainer.enable_progress_bar=false",
     "--trainer.limit_val_batches=0",
     "--trainer.enable_checkpointing=false",
+    "--trainer.devices=1",  # another process would run this command again, in the same directory
+    "--trainer.num_nodes=1",
 )
 
 
@@ -40,6 +42,8 @@ class TaskCLI(SubnetCLI):
         self.option = key if key in self.config else f"fit.data.init_args.{option.removeprefix('data.')}"
         if not isinstance(self.datamodule, ImageDataModule):
             raise UserError(f"{config} has the data {type(self.datamodule).__name__}: expected one of this package")
+        if not self._has_test:
+            raise UserError(f"{config} has data without test images, on which the answers of each task are compared")
 
     def _prepare_run(self, config: Namespace, chosen_loggers: Any) -> list[Callback]:
         return []  # the tasks share one directory, and a task has no checkpoints

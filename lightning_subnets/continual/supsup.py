@@ -132,7 +132,10 @@ class SupSup:
         if not self._tasks:
             raise UserError("there are no tasks to choose from: add(name) after training on each")
         with torch.inference_mode(False), torch.enable_grad():  # inference mode has no gradients
-            plain, mean, state = self._mixture = self._mixture or self._mix()
+            device = next(iter(self._weights.values())).weight.device
+            if self._mixture is None or next(iter(self._mixture[1].values())).device != device:  # ``net`` was moved
+                self._mixture = self._mix()
+            plain, mean, state = self._mixture
             weights = {key: each.detach().requires_grad_() for key, each in mean.items()}
             # A tensor that inference mode has made has no gradients either.
             output = functional_call(plain, weights | state, (images.clone() if images.is_inference() else images,))
@@ -198,12 +201,13 @@ class SupSup:
         """Return a plain network, and the means over all tasks of its masked weights and of the tasks' own state."""
         tasks = [*self._tasks.values()]
         mean = {key: torch.zeros_like(each.weight) for key, each in self._weights.items()}
-        state = {key: each.clone() for key, each in tasks[0].state.items()}
         for task in tasks:
             for key, weight in self._effective(task).items():
                 mean[key] += weight / len(tasks)
-        for key in [key for key, each in state.items() if each.is_floating_point()]:
-            state[key] = torch.stack([task.state[key] for task in tasks]).mean(dim=0)
+        state = {}
+        for key, each in own_state(self.net).items():
+            of_tasks = torch.stack([task.state[key].to(each.device) for task in tasks])
+            state[key] = of_tasks.mean(dim=0) if of_tasks.is_floating_point() else of_tasks[0]
         return self._plain().requires_grad_(False), mean, state
 
     def _plain(self) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from lightning_subnets import SupSup
 from lightning_subnets.commands.subnets import main
+from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.module import SubnetModule
 
 QUICK = """
@@ -82,8 +84,48 @@ def test_answers_stay_to_the_bit_in_any_memory_format_and_precision(
     assert "2 of 2, bit for bit" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_network_of_your_own_is_learned_and_tested_by_one_process(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_net.py").write_text(
+        "from lightning_subnets.networks import MLP\n\n\nclass TheirNet(MLP):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    network = "{class_path: their_net.TheirNet, init_args: {in_channels: 1, image_size: 8, spare_outputs: 90}}"
+    text = QUICK.replace("model.network.init_args.width_multiplier: 0.5", f"model.network: {network}")
+    (tmp_path / "quick.yaml").write_text(text.replace("max_epochs: 2", "max_epochs: 1") + "trainer.devices: 2")
+    main(["continual", str(experiment), "--out", str(tmp_path / "out")])
+    assert "2 of 2, bit for bit" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_file_has_names_for_the_classes_of_all_tasks_or_none(
+    tmp_path: Path, cifar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for task in "012":
+        shutil.copytree(cifar_folder, task)
+    for part in ("train", "test"):
+        renamed = min(Path("1", part).iterdir())
+        renamed.rename(renamed.with_name("zebra"))
+    Path("quick.yaml").write_text(
+        "config: digits/permuted\ntrainer.accelerator: cpu\ntrainer.max_epochs: 1\n"
+        "model.network.init_args: {in_channels: 3, image_size: 32, width_multiplier: 0.1, spare_outputs: 20}\n"
+        'data: {class_path: CIFAR10, init_args: {root: "0", batch_size: 4}}\n'
+    )
+    named = []
+    for tasks in (2, 3):  # the second call resumes with a task of the first one's classes
+        Path("roots.yaml").write_text(f"config: quick.yaml\noption: data.init_args.root\ntasks: {tasks}\n")
+        main(["continual", "roots.yaml", "--out", "out"])
+        named.append(Container("out/tasks.subnet", whole=True).header.classes)
+    assert named == [[], []]
+
+
 def test_mistakes_are_found_before_training(
-    experiment: Path, tmp_path: Path, mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    experiment: Path,
+    tmp_path: Path,
+    cifar_folder: Path,
+    mistake: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("this trains")
@@ -105,6 +147,13 @@ def test_mistakes_are_found_before_training(
         QUICK + "model.method: {class_path: DNW, init_args: {density: 0.5}}\nmodel.weights: kaiming_normal\n"
     )
     assert "DNW changes weights" in said("", "")
+    shutil.copytree(cifar_folder, tmp_path / "own")
+    (tmp_path / "own" / "test").rename(tmp_path / "own" / "val")
+    folder = f"data: {{class_path: ImageFolder, init_args: {{root: {tmp_path}/own, batch_size: 4, image_size: 8}}}}\n"
+    classes = len(list((cifar_folder / "train").iterdir()))
+    network = f"model.network.init_args: {{in_channels: 3, image_size: 8, num_classes: {classes}}}\n"
+    (tmp_path / "quick.yaml").write_text(QUICK.replace("data.init_args.batch_size: 128\n", "") + folder + network)
+    assert "data without test images" in said("permutation", "validation_fraction")
     assert not (out / "tasks.subnet").exists()
 
 

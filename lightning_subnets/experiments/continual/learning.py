@@ -22,6 +22,7 @@ from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import unmask_
 from lightning_subnets.masking.digest import digest_of
 from lightning_subnets.progress_bar import progress
+from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training import csv_text
 from lightning_subnets.training.csv_text import Row
 from lightning_subnets.training.module import SubnetModule
@@ -42,8 +43,9 @@ class Learning:
     def __init__(self, folder: Path, build: Callable[[int], Built], saved: Any) -> None:
         self.folder, self.build, self.saved = folder, build, saved
         self.file, self.results = folder / "tasks.subnet", folder / "results.csv"
-        # In the memory format of the file, because convolutions in another one round differently.
-        network = build(0)[0].network.to(memory_format=torch.contiguous_format)
+        network, data = _untrained(build(0))
+        # The names of the classes if they are the same in all tasks, or else none.
+        self.classes = Container(self.file, whole=True).header.classes if self.file.exists() else list(data.classes)
         self.tasks = SupSup.load(self.file, network=network) if self.file.exists() else SupSup(network)
         self.rows = _read(self.results)[: len(self.tasks)] if len(self.tasks) else []
         if [row["task"] for row in self.rows] != self.tasks.names:
@@ -67,14 +69,17 @@ class Learning:
             self.tasks.add(str(number), accuracy=accuracy, preprocessing=own)
             self.rows.append({"task": str(number), "test_accuracy": accuracy, "answers": _digest(answers)})
             self._write()  # first, because a resumed run takes the tasks of the file
-            self.tasks.save(self.file, network=self.saved, classes=data.classes, preprocessing=about, force=True)
+            if list(data.classes) != self.classes:
+                self.classes = []
+            self.tasks.save(self.file, network=self.saved, classes=self.classes, preprocessing=about, force=True)
 
     def test(self) -> list[list[float]]:
         """Read the file again, and test for each task what it answers and whether its images tell it.
 
         Returns: for the largest batch of each task, the slopes of all tasks, see ``SupSup.slopes``.
         """
-        tasks, matrix = SupSup.load(self.file), []
+        # Into the network of the config, because the builder of a network of your own is not imported for a file.
+        tasks, matrix = SupSup.load(self.file, network=_untrained(self.build(0))[0]), []
         for number, row in enumerate(progress(self.rows, f"testing {len(self.rows)} tasks")):
             _, data, _ = self.build(number)
             images, _ = test_images(data, tasks.net)
@@ -108,6 +113,15 @@ class Learning:
 
     def _write(self) -> None:
         atomic_file.write(self.results, csv_text.table(self.rows), advice="name another --out")
+
+
+def _untrained(built: Built) -> tuple[nn.Module, ImageDataModule]:
+    """Return the network and the data of a task.
+
+    The network has the memory format of the file, because convolutions in another one round differently.
+    """
+    module, data, _ = built
+    return module.network.to(memory_format=torch.contiguous_format), data
 
 
 def test_images(data: ImageDataModule, network: nn.Module) -> tuple[Tensor, Tensor]:
