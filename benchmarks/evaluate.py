@@ -46,7 +46,9 @@ class Evaluation:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="name:batch size, from torchvision or conv4")
+    parser.add_argument(
+        "--networks", nargs="+", default=NETWORKS, help="name:batch size, from torchvision, timm or conv4"
+    )
     parser.add_argument("--variants", nargs="+", default=["dense", "masked", "sort"])
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--steps", type=int, default=10 if ON_GPU else 1, help="steps in a round")

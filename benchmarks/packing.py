@@ -71,7 +71,8 @@ def seeds_in_one(seeds: int, batch_size: int, steps: int = 3) -> dict[str, float
     def loss(parameters: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(functional_call(networks[0], parameters, (images,)), labels)
 
-    parameters, _ = stack_module_state(networks)
+    stacked, _ = stack_module_state(networks)
+    parameters = {name: each.detach() for name, each in stacked.items()}  # or autograd would record the step once more
     many = vmap(grad(loss))
 
     def step() -> None:
