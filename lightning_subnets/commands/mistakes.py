@@ -103,7 +103,7 @@ class CommandLine(NamedTuple):
         replaced = {value for each, value in found if each in (key, f"{key}.class_path") and value}
         if key not in options or all(value.rpartition(".")[2] == name for value in replaced):
             return None
-        argument = re.compile(rf"{re.escape(key)}\.(?:init_args\.)?(\w+)")
+        argument = re.compile(rf"{re.escape(key)}\.(?:init_args\.)?([\w.]+)")
         configured, typed = (
             {match[1] for each in keys if (match := argument.match(each))} for keys in (dict(found), options)
         )

@@ -37,3 +37,17 @@ def test_a_class_of_the_command_line_says_what_it_keeps(
         lightning(["fit", "-c", "own.yaml", *options, "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"])
     first = capsys.readouterr().err.splitlines()[0]
     assert first.startswith(said) if said else " keeps " not in first
+
+
+def test_an_argument_within_another_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = "{start: 128, end: 160, start_epoch: 1, end_epoch: 4}"
+    Path("own.yaml").write_text(f"config: rn50_signed\ndata.init_args.train_size: {sizes}\n")
+    with pytest.raises(SystemExit):  # there are no images
+        lightning(["fit", "-c", "own.yaml", "--data=ImageFolder", "--data.root=none", "--data.train_size.end=144"])
+    kept = capsys.readouterr().err.splitlines()[0]
+    assert kept.startswith("ImageFolder keeps ")
+    assert "train_size.start=128" in kept
+    assert "train_size.end=" not in kept
