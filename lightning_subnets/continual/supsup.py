@@ -132,10 +132,10 @@ class SupSup:
         if not self._tasks:
             raise UserError("there are no tasks to choose from: add(name) after training on each")
         with torch.inference_mode(False), torch.enable_grad():  # inference mode has no gradients
-            device = next(iter(self._weights.values())).weight.device
-            if self._mixture is None or next(iter(self._mixture[1].values())).device != device:  # ``net`` was moved
-                self._mixture = self._mix()
-            plain, mean, state = self._mixture
+            key, masked = next(iter(self._weights.items()))
+            if self._mixture is not None and not _alike(self._mixture[1][key], masked.weight):
+                self._mixture = None  # because ``net`` was moved or cast
+            plain, mean, state = self._mixture = self._mixture or self._mix()
             weights = {key: each.detach().requires_grad_() for key, each in mean.items()}
             # A tensor that inference mode has made has no gradients either.
             output = functional_call(plain, weights | state, (images.clone() if images.is_inference() else images,))
@@ -206,7 +206,7 @@ class SupSup:
                 mean[key] += weight / len(tasks)
         state = {}
         for key, each in own_state(self.net).items():
-            of_tasks = torch.stack([task.state[key].to(each.device) for task in tasks])
+            of_tasks = torch.stack([task.state[key].to(each) for task in tasks])  # where ``net`` is now
             state[key] = of_tasks.mean(dim=0) if of_tasks.is_floating_point() else of_tasks[0]
         return self._plain().requires_grad_(False), mean, state
 
@@ -240,3 +240,7 @@ class SupSup:
 
     def _own_scores(self) -> dict[str, Tensor]:
         return {key: each for key, each in self.net.state_dict(keep_vars=True).items() if key in self._scores}
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (one.device, one.dtype) == (other.device, other.dtype)

@@ -180,3 +180,12 @@ def test_a_task_is_inferred_in_inference_mode_too() -> None:
     with torch.inference_mode():
         found = tasks.slopes(IMAGES + 0)  # a tensor of inference mode
     assert found == tasks.slopes(IMAGES)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["", "inferred before"])
+def test_a_task_is_inferred_in_the_precision_that_the_network_has_now(before: bool) -> None:
+    (tasks, _), (same, _) = learned(masked(), 2), learned(masked(), 2)
+    if before:
+        tasks.slopes(IMAGES)
+    tasks.net.float()
+    assert tasks.slopes(IMAGES.float()) == pytest.approx(same.slopes(IMAGES), rel=1e-3, abs=1e-5)
