@@ -42,8 +42,6 @@ class TaskCLI(SubnetCLI):
         self.option = key if key in self.config else f"fit.data.init_args.{option.removeprefix('data.')}"
         if not isinstance(self.datamodule, ImageDataModule):
             raise UserError(f"{config} has the data {type(self.datamodule).__name__}: expected one of this package")
-        if not self._has_test:
-            raise UserError(f"{config} has data without test images, on which the answers of each task are compared")
 
     def _prepare_run(self, config: Namespace, chosen_loggers: Any) -> list[Callback]:
         return []  # the tasks share one directory, and a task has no checkpoints
@@ -55,6 +53,11 @@ class TaskCLI(SubnetCLI):
         """Return a new module, its data and a Trainer for a task."""
         self.config[self.option] = type(self.config[self.option])(number)
         self.instantiate_classes()
+        if not self._has_test:
+            raise UserError(
+                f"task {number} has no test images, on which its answers are compared: put them into the directory "
+                "test of its image folder, or choose other data"
+            )
         return self.model, self.datamodule, self.trainer
 
 

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from lightning_subnets import SupSup
+from lightning_subnets.commands.continual import TaskCLI
 from lightning_subnets.commands.subnets import main
+from lightning_subnets.errors import UserError
 from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.training.module import SubnetModule
 
@@ -52,6 +54,7 @@ def test_all_tasks_are_remembered_told_apart_and_drawn_and_a_stopped_run_goes_on
     assert {row["unchanged"] for row in rows} == {"true"}
     assert min(float(row["test_accuracy"]) for row in rows) > 0.6
     assert SupSup.load(tmp_path / "whole" / "tasks.subnet").names == ["0", "1"]
+    assert Container(tmp_path / "whole" / "tasks.subnet", whole=True).header.classes == [*"0123456789"]
     with Image.open(tmp_path / "whole" / "tasks.png") as picture:
         assert picture.width > 1000
 
@@ -153,8 +156,24 @@ def test_mistakes_are_found_before_training(
     classes = len(list((cifar_folder / "train").iterdir()))
     network = f"model.network.init_args: {{in_channels: 3, image_size: 8, num_classes: {classes}}}\n"
     (tmp_path / "quick.yaml").write_text(QUICK.replace("data.init_args.batch_size: 128\n", "") + folder + network)
-    assert "data without test images" in said("permutation", "validation_fraction")
+    assert "task 0 has no test images" in said("permutation", "validation_fraction")
     assert not (out / "tasks.subnet").exists()
+
+
+def test_each_task_needs_test_images_before_it_is_trained(
+    tmp_path: Path, cifar_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(cifar_folder, "0")
+    shutil.copytree(cifar_folder / "train", "1/train")
+    Path("quick.yaml").write_text(
+        "config: digits/permuted\ntrainer.accelerator: cpu\nmodel.network.init_args: {in_channels: 3, image_size: 8}\n"
+        'data: {class_path: ImageFolder, init_args: {root: "0", batch_size: 4, image_size: 8}}\n'
+    )
+    cli = TaskCLI(Path("quick.yaml"), "data.init_args.root")
+    cli.build(0)
+    with pytest.raises(UserError, match="task 1 has no test images"):
+        cli.build(1)
 
 
 def test_files_of_something_else_are_not_replaced(
