@@ -124,6 +124,8 @@ class Method(ABC):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute, and take a NumPy scalar as the Python number that checkpoints and files can hold."""
+        if type(value) is Tensor and value.dim() == 0:  # of torch.linspace
+            value = value.item()
         super().__setattr__(name, plain_number(value))
 
     @property
@@ -225,11 +227,10 @@ class Method(ABC):
 
 
 def plain_number(value: Any) -> Any:
-    """Return a scalar of NumPy or torch as a Python number, and any other value unchanged."""
+    """Return a NumPy scalar as a Python number, and any other value unchanged."""
     if isinstance(value, np.floating):
         return float(value)
-    scalar = isinstance(value, np.generic) or (type(value) is Tensor and value.dim() == 0)
-    return value.item() if scalar else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_plain(value: object) -> bool:
