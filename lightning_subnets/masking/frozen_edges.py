@@ -33,14 +33,16 @@ class FrozenEdges:
     @classmethod
     def draw(cls, shape: torch.Size, *, always: int, never: int, seed: int, stream: str) -> FrozenEdges:
         """Draw the edges from u ~ U(0, 1): the largest u are always kept, the smallest never."""
-        chances = initialization.draw_chances(shape, seed=seed, stream=f"{stream} frozen")
-        pattern = selection.top_k(chances, always).to(torch.int8) - selection.top_k(-chances, never).to(torch.int8)
+        with torch.inference_mode(False):  # a pattern made in inference mode cannot be used in training
+            chances = initialization.draw_chances(shape, seed=seed, stream=f"{stream} frozen")
+            pattern = selection.top_k(chances, always).to(torch.int8) - selection.top_k(-chances, never).to(torch.int8)
         return cls(always, never, seed, stream, pattern)
 
     def on(self, device: torch.device) -> Tensor:
         """Return the pattern on a device, where it then stays."""
         if self.pattern.device != device:
-            self.pattern = self.pattern.to(device)
+            with torch.inference_mode(False):  # an evaluation may be the first to read it, and training the next
+                self.pattern = self.pattern.to(device)
         return self.pattern
 
 

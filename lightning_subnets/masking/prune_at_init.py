@@ -51,8 +51,12 @@ class PruneAtInit(Method):
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:
         data = data._replace(weights=tuple(masked_weights(network)))
-        # Compiling would take longer than the few passes that a score needs.
-        with temporarily_unmasked(network), restored(network), torch.compiler.set_stance("force_eager"):
+        with (
+            temporarily_unmasked(network),
+            restored(network),
+            torch.inference_mode(False),  # which has no gradients
+            torch.compiler.set_stance("force_eager"),  # compiling would take longer than the few passes of a score
+        ):
             masks = self.compute_masks(network, data)
         set_masks_(network, masks)
 

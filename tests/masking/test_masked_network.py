@@ -23,6 +23,7 @@ from lightning_subnets import (
     EdgePopup,
     Magnitude,
     Method,
+    PartiallyFrozen,
     SynFlow,
     UserError,
     density,
@@ -267,11 +268,11 @@ def test_data_that_a_method_lacks_or_cannot_use_are_an_error(
         mask_(nn.Sequential(nn.Linear(2, 2)), method, **options)
 
 
-@pytest.mark.parametrize("method", [EdgePopup(0.5), Magnitude(0.5)])
+@pytest.mark.parametrize("method", [EdgePopup(0.5), PartiallyFrozen(0.5), Magnitude(0.5), SNIP(0.5), SynFlow(0.5)])
 def test_a_network_that_is_masked_in_inference_mode_can_be_trained(method: Method) -> None:
-    network = nn.Sequential(nn.Linear(4, 4))
+    network, batches = nn.Sequential(nn.Linear(4, 4)), [(torch.ones(1, 4), torch.tensor([0]))]
     with torch.inference_mode():
-        mask_(network, method)
+        mask_(network, method, batches=batches)
     network(torch.ones(1, 4)).sum().backward()
     (weight,) = masked_weights(network).values()
     trained = weight.scores if method.trainable == "scores" else weight.weight

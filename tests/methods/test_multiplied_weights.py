@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_subnets import Multicoated, PartiallyFrozen, SignedSupermask, UserError, mask_, masked_weights, masks
 from lightning_subnets.masking import MaskedWeight
 from lightning_subnets.masking.allocation import num_kept
+from lightning_subnets.masking.frozen_edges import FrozenEdges
 from lightning_subnets.masking.method import Method
 
 
@@ -161,3 +162,9 @@ def test_a_state_of_another_seed_has_other_frozen_edges_and_is_refused(method: M
         UserError, match=r"weight of the state dict is not the weight of this network, so the frozen ed"
     ):
         other.load_state_dict(first.state_dict())
+
+
+def test_frozen_edges_that_an_evaluation_moves_can_be_used_in_training() -> None:
+    frozen = FrozenEdges.draw(torch.Size([4, 4]), always=2, never=2, seed=0, stream="layer")
+    with torch.inference_mode():
+        assert not frozen.on(torch.device("meta")).is_inference()
