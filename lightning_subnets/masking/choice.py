@@ -70,14 +70,9 @@ class Plan(NamedTuple):
 
 def plan(network: nn.Module, method: Method, weights: str | None, choice: Choice) -> Plan:
     """Return what to do with each weight, after the checks that need no data."""
-    if not isinstance(method, Method):
-        shown = repr(method) if isinstance(method, type) else f"a {type(method).__name__}"  # a network is many lines
-        raise UserError(
-            f"{shown} is not a method: pass the network first, and then an instance: EdgePopup(density=0.3)"
-        )
+    distribution = distribution_for(method, weights)
     if is_masked(network):
         raise UserError(f"{type(network).__name__} is masked already: call unmask_(network) first")
-    distribution = distribution_for(method, weights)
     if choice.norms == "trained":
         _check_norms(network, method)
     masked, dense, _ = find_weights(network, keep_dense=choice.keep_dense, also_mask=choice.also_mask)
@@ -101,7 +96,16 @@ def warn_of_matrices(network: nn.Module, choice: Choice) -> None:
 
 
 def distribution_for(method: Method, weights: str | None) -> str | None:
-    """Return the distribution to draw weights from, or None to keep the weights; ``auto`` depends on the method."""
+    """Return the distribution to draw weights from, or None to keep the weights; ``auto`` depends on the method.
+
+    Raises:
+        ValueError: if the method is a class and not an instance, or, with swapped arguments, the network.
+    """
+    if not isinstance(method, Method):
+        shown = repr(method) if isinstance(method, type) else f"a {type(method).__name__}"  # a network is many lines
+        raise UserError(
+            f"{shown} is not a method: pass the network first, and then an instance: EdgePopup(density=0.3)"
+        )
     if weights == "auto":
         return "signed_constant" if method.trainable == "scores" else None
     return weights

@@ -162,3 +162,12 @@ def test_a_tied_weight_that_stays_dense_can_be_trained() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 10))
     network[3].weight = network[1].weight
     trained(SubnetModule(network, ls.EdgePopup(0.5), keep_dense=["1"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [((ls.EdgePopup(0.5), nn.Linear(4, 2)), "a Linear"), ((nn.Linear(4, 2), ls.EdgePopup), "EdgePopup'>")],
+)
+def test_a_module_names_the_argument_that_is_not_a_method(arguments: tuple[Any, Any], shown: str) -> None:
+    with pytest.raises(ls.UserError, match=f"{shown} is not a method: pass the network first"):
+        SubnetModule(*arguments)
