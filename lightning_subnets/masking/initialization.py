@@ -54,8 +54,12 @@ def draw_weights(distribution: str, shape: torch.Size, *, seed: int, stream: str
 def draw_scores(shape: torch.Size, *, seed: int, stream: str, spread: float = 1.0) -> Tensor:
     """Draw a layer's first scores: U(-b, b), b = sqrt(spread / fan_in), float32 on the CPU.
 
-    A spread of 1 is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020. A spread of 6 is
-    ``kaiming_uniform_(a=0)``, as in the public code of Chijiwa et al. 2021.
+    Args:
+        shape: of the weight, (out, in, *kernel), so fan_in = in * the size of the kernel.
+        seed: that ``Method.initial_scores`` gets.
+        stream: of random bits, that ``Method.initial_scores`` gets: the name of the layer. Another gives other scores.
+        spread: 1 is ``kaiming_uniform_(a=sqrt(5))``, as in the public code of Ramanujan et al. 2020, and 6 is
+            ``kaiming_uniform_(a=0)``, as in the public code of Chijiwa et al. 2021.
     """
     return _fill(_uniform, math.sqrt(spread / fans(shape)[0]), shape, seed, stream, "scores")
 

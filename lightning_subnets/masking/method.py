@@ -123,7 +123,7 @@ class Method(ABC):
     frozen: float = 0.0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, and take a NumPy scalar as the Python number that checkpoints and files can hold."""
+        """Set an attribute, and take a scalar of NumPy or torch as the number that checkpoints and files can hold."""
         if type(value) is Tensor and value.dim() == 0:  # of torch.linspace
             value = value.item()
         super().__setattr__(name, plain_number(value))
