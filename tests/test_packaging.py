@@ -81,3 +81,9 @@ def test_a_run_and_a_sweep_by_name_work_in_an_empty_directory(installed: Path, t
         configs = {row["command"].split()[3] for row in csv.DictReader(file)}
     assert configs == {"digits/base", "digits/dense_sgd_base", "digits/dense_adam_base"}
     assert "cifar10/conv4_signed " in shell("subnets configs")
+
+
+def test_constraints_name_no_editable_package_which_pip_refuses() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if line.startswith(("-e", "--editable"))] == []
+    assert "pip freeze --exclude-editable" in (ROOT / "CONTRIBUTING.md").read_text()
