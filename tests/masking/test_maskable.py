@@ -135,7 +135,7 @@ def test_a_network_that_is_not_masked_is_an_error_that_says_what_to_call(functio
 
 
 def test_a_class_instead_of_a_method_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"EdgePopup\(density=0.3\) is one"):
+    with pytest.raises(UserError, match=r"EdgePopup'> is not a method: .*EdgePopup\(density=0\.3\)$"):
         mask_(small_network(), EdgePopup)  # type: ignore[arg-type]
 
 

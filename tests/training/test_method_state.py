@@ -80,7 +80,7 @@ def test_a_state_of_a_method_that_no_checkpoint_can_hold_is_named(tmp_path: Path
     method = Cooled(0.5)
     module = small_module(method)
     saved(module, tmp_path / "last.ckpt")
-    method.temperature = torch.tensor(0.5)
+    method.temperature = torch.tensor([0.5])
     with pytest.raises(ls.UserError, match=r"Cooled.identity\(\) has temperature = tensor"):
         saved(module, tmp_path / "last.ckpt")
 

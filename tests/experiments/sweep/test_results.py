@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import csv
 import dataclasses
 import json
@@ -174,11 +173,8 @@ def test_the_results_of_another_figure_are_not_overwritten(sweep: Sweep, tmp_pat
     with pytest.raises(UserError, match=r"figure0-smoke holds another figure, 'Figure 0': name another --out"):
         results.write(Sweep(sweep.name, other, "smoke", tmp_path), tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(
-        UnwritableError, match=r"no results can be kept in .*/file/figure0-smoke \(Not a directory\)"
-    ) as raised:
+    with pytest.raises(UnwritableError, match=r"no results can be kept in .*/file/figure0-smoke \(Not a directory\)"):
         results.write(sweep, tmp_path / "file")
-    assert copy.copy(raised.value).reason == raised.value.reason
 
 
 def test_the_shipped_results_are_those_of_the_shipped_figures() -> None:
