@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, _util
 from lightning.pytorch import callbacks, loggers
 from torch import optim
 from torchvision import models
@@ -88,7 +87,7 @@ class CommandLine(NamedTuple):
     def kept(self, key: str, chosen: Namespace) -> str | None:
         """Return a line that says which arguments a class takes over from another class of the configs.
 
-        The parser keeps those that both take, so ``--model.network=resnet20`` can have the width of another network.
+        The parser keeps those that both take, so ``--model.network=ResNet20`` can have the width of another network.
 
         Args:
             key: of the class, such as ``model.network``.
@@ -98,20 +97,25 @@ class CommandLine(NamedTuple):
             The line, or None if the command line does not replace the class or if it keeps nothing but defaults.
         """
         options = {arg.partition("=")[0].removeprefix("--") for arg in self.args}
-        found = [(entry.key.removeprefix(f"{self.args[0]}."), entry.value) for entry in entries(self.args, self.here)]
-        module, _, name = chosen.class_path.rpartition(".")
-        replaced = {value for each, value in found if each in (key, f"{key}.class_path") and value}
-        if key not in options or all(value.rpartition(".")[2] == name for value in replaced):
+        whole = any(arg.removeprefix(f"--{key}=").startswith("{") for arg in self.args)  # a class with its arguments
+        found = [each._replace(key=each.key.removeprefix(f"{self.args[0]}.")) for each in entries(self.args, self.here)]
+        named = [each for each in found if each.key in (key, f"{key}.class_path") and each.value]
+        name = chosen.class_path.rpartition(".")[2]
+        if whole or not options & {key, f"{key}.class_path"} or not named or named[0].value.rpartition(".")[2] == name:
             return None
+        files = list(dict.fromkeys(each.file for each in found))
+        files = files[: files.index(named[0].file) + 1]  # because a class in a file starts from its own defaults
         argument = re.compile(rf"{re.escape(key)}\.(?:init_args\.)?([\w.]+)")
         configured, typed = (
-            {match[1] for each in keys if (match := argument.match(each))} for keys in (dict(found), options)
+            {match[1] for each in keys if (match := argument.match(each))}
+            for keys in ([each.key for each in found if each.file in files], options)
         )
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        parameters = inspect.signature(_util.import_object(chosen.class_path)).parameters
+        defaults = {each: _listed(parameter.default) for each, parameter in parameters.items()}
         kept = {
             each: value
             for each, value in chosen.get("init_args", {}).items()
-            if each in configured - typed and not (each in parameters and parameters[each].default == value)
+            if each in configured - typed and not (each in defaults and defaults[each] == _listed(value))
         }
         if not kept:
             return None
@@ -203,3 +207,7 @@ def _unknown_class(key: str, value: str, reason: str, line: CommandLine) -> str:
 
 def _ends_with(whole: str, key: str) -> bool:
     return f".{whole.rstrip('+')}".endswith(f".{key}")
+
+
+def _listed(value: object) -> object:
+    return [*value] if isinstance(value, tuple) else value  # a config has a list where a default is a tuple

@@ -57,7 +57,7 @@ def submit(figure: str, scale: str | None, out: Path, options: dict[str, Any]) -
                 "from pathlib import Path; from lightning_subnets.commands.sweeping import make; "
                 f"make({figure!r}, {planned.scale_name!r}, Path({str(out)!r}), at_most={wanted.max_jobs!r})"
             )
-            process = background.to_background(planned, out, runs, [sys.executable, "-c", program])
+            process = background.to_background(planned, out, runs, [sys.executable, "-P", "-c", program])
             print(f"{len(runs)} runs in process {process}, which kill {process} stops; to look: {shown}")
 
 

@@ -71,10 +71,12 @@ def list_labelled(directory: Path, labels: Path, classes: list[str]) -> Files:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{labels} cannot be read as a list of labels: {error}") from error
     if all(len(line) == 1 for line in lines):
+        if len(lines) == len(images) + 1 and lines[0][0] not in named and not lines[0][0].isdecimal():
+            del lines[0]
         if len(lines) != len(images):
             raise UserError(f"{labels} has {len(lines)} labels for the {len(images)} images in {directory}")
         column = [stated for (stated,) in lines]
-        if all(map(str.isdecimal, column)):
+        if all(map(str.isdecimal, column)) and not {*column} <= named.keys():
             column = _names_of_the_kit(labels, column)
         lines = [[name, stated] for name, stated in zip(images, column, strict=True)]
     elif lines[0][-1] not in named | numbered and image(lines[0][0]) not in images:

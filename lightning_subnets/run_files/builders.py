@@ -44,8 +44,7 @@ def leave_defaults_to_builder(network: Namespace) -> None:
     width and fills it in, and ``wide_resnet50_2`` refuses it. timm's ``Eva`` has a class as the default of
     ``norm_layer``. The config of the run would name this class, and the parser reads a class as an object to create.
     """
-    module, _, name = network.class_path.rpartition(".")
-    build = getattr(importlib.import_module(module), name)
+    build = _util.import_object(network.class_path)
     if "init_args" not in network:
         return
     parser = ArgumentParser()

@@ -249,6 +249,8 @@ class Header:
     @classmethod
     def from_json(cls, content: Json) -> Header:
         version = content.pop("version", None)
+        if type(version) is int and version == 1:
+            raise UserError("format version 1 is of a commit before the first release: export the run again")
         if type(version) is not int or not 2 <= version <= VERSION:
             raise UserError(
                 f"format version {version!r:.20} is unknown, expected 2 to {VERSION}: upgrade lightning-subnets"

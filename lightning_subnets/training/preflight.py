@@ -243,7 +243,7 @@ def _check_images(module: MaskedModule, data: ImageDataModule, *, trains: bool) 
         remedy = (
             f"set --model.network.{option} (timm: --model.network.dict_kwargs.{option})"
             if trains
-            else "evaluate it on data with images of every class that it has learned"
+            else f"evaluate it on data with the {outputs - spare} classes that it has learned"
         )
         raise UserError(
             f"{name} has {outputs - spare} outputs and {type(data).__name__} has {classes} classes: {remedy}"

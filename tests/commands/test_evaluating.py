@@ -14,7 +14,7 @@ def test_data_with_other_classes_are_an_error_that_does_not_propose_another_netw
     finished_run: Path, mistake: Mistake
 ) -> None:
     error = mistake(["test", f"--ckpt_path={finished_run}", "--data.num_classes=9"])
-    assert "has 10 outputs and Digits has 9 classes: evaluate it on data with images of every class that it" in error
+    assert "has 10 outputs and Digits has 9 classes: evaluate it on data with the 10 classes that it has" in error
     assert "model" not in error
 
 

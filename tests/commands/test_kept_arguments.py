@@ -51,3 +51,33 @@ def test_an_argument_within_another_is_named_too(
     assert kept.startswith("ImageFolder keeps ")
     assert "train_size.start=128" in kept
     assert "train_size.end=" not in kept
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.method=EdgePopup", None),  # the class of the config
+        ("--model.method=Multicoated", "Multicoated keeps density=0.3 of the config; "),  # inner is of the base
+        ("--model.method={class_path: Magnitude, init_args: {density: 0.1}}", None),
+        ("--model.method.class_path=Magnitude", "Magnitude keeps density=0.3 of the config; "),
+        ("--model.network=their_mlp.Their.small", "small keeps width_multiplier=0.5 of the config; "),
+    ],
+)
+def test_only_what_the_last_config_gives_is_kept(
+    option: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("their_mlp.py").write_text(
+        "from lightning_subnets.networks import MLP\n\n\nclass Their(MLP):\n    @classmethod\n"
+        "    def small(cls, width_multiplier: float = 1.0) -> 'Their':\n"
+        "        return cls(in_channels=1, image_size=16)\n"
+    )
+    inner = "{density: 0.2, inner: [0.2627, 0.105]}"
+    base = f"config: digits/fast\nmodel.method: {{class_path: Multicoated, init_args: {inner}}}\n"
+    Path("base.yaml").write_text(base)
+    Path("own.yaml").write_text("config: base.yaml\nmodel.method: {class_path: EdgePopup, init_args: {density: 0.3}}\n")
+    with suppress(SystemExit):
+        lightning(["fit", "-c", "own.yaml", option, "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"])
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert said in error if said else " of the config; " not in error

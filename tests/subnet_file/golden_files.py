@@ -1,9 +1,9 @@
 """How the files in golden/ were made, and the digests that the tests compare.
 
 Each file has a small network, drawn from seed 7, that was trained for a step on noise. Training gives different bits on
-different machines, but the files load to the same bits everywhere. ``golden/version_2/`` has the files
-of version 2 of the format, and ``golden/version_4/`` one with tasks. ``python tests/subnet_file/golden_files.py``
-writes the files and their digests again. Run it only for a new version, into a folder of its own.
+different machines, but the files load to the same bits everywhere. ``golden/version_2/`` has the files of version 2 of
+the format, and ``golden/version_4/`` one with tasks. ``python tests/subnet_file/golden_files.py`` writes the files and
+their digests for a new version, whose folder ``FOLDER`` then has to name.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def make_tasks() -> None:
 
 
 def make_all() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True)  # an error if it exists, because files of an older version cannot be made again
     digests = {}
     for name, (method, weights) in MADE.items():
         torch.manual_seed(0)

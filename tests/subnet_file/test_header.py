@@ -39,6 +39,16 @@ def at(header: Json, place: str, value: Any) -> Json:
     return found
 
 
+def test_a_file_of_a_commit_before_the_first_release_is_not_answered_with_an_upgrade(header: Json) -> None:
+    with pytest.raises(ls.UserError, match="version 1 is of a commit before the first release: export the run again"):
+        Header.from_json(header | {"version": 1})
+
+
+@pytest.mark.parametrize("version", range(2, VERSION + 1))
+def test_older_versions_are_read(version: int, header: Json) -> None:
+    assert Header.from_json(header | {"version": version}) == read(header)
+
+
 def test_a_header_is_read_as_it_was_written(header: Json) -> None:
     found = json.loads(read(header).to_json(sha256="of the file"))
     assert found.pop("sha256") == "of the file"
@@ -58,7 +68,7 @@ def test_optional_values_are_empty_by_default_and_required_ones_are_named(header
             read({name: value for name, value in least.items() if name != key})
 
 
-@pytest.mark.parametrize("version", [None, 1, 5, "1", True, 2.0, [], 10**4000, "x" * 10**6, "missing"])
+@pytest.mark.parametrize("version", [None, 0, 5, "1", True, 2.0, [], 10**4000, "x" * 10**6, "missing"])
 def test_another_version_of_the_format_is_refused(version: Any, header: Json) -> None:
     changed = dict(header) if version == "missing" else header | {"version": version}
     with pytest.raises(ls.UserError, match=r"format version .* is unknown, expected 2 to 4: upgrade") as error:

@@ -225,7 +225,8 @@ def _encode(path: str, storage: Storage, raw: bool, fields: Any) -> _Encoded | U
 
     field.encode(row, np.asarray(image), allocate)
     if stored.nbytes > PAGE:
-        smaller = "--image_size, store JPEG with --val_raw_share=0" if raw else "--image_size or --quality"
+        side, share = ("--image_size", "--val_raw_share") if storage.shorter_side else ("--longer_side", "--raw_share")
+        smaller = f"{side}, store JPEG with {share}=0" if raw else f"{side} or --quality"
         return UserError(
             f"{path} takes {stored.nbytes} bytes, more than the {PAGE} of a page: lower {smaller}, or remove it"
         )

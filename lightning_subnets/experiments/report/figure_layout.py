@@ -32,7 +32,7 @@ WARNING = "#9C2A00"
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow, which is faint on white.
 COLOURS = (TRAIN, EVALUATION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-# There is one fewer dash pattern than colours, so that two lines of one colour differ in their dashes.
+# Fewer by one than the colours of the lines after the first, so that two lines of one colour differ in their dashes.
 DASHES = ((0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1.2)), (0, (2.5, 1.2)), (0, (3, 1, 1, 1, 1, 1)))
 LINES = len(COLOURS)  # in one panel at most, so that each has its own colour
 Style = dict[str, Any]
