@@ -98,10 +98,12 @@ class CommandLine(NamedTuple):
         """
         options = {arg.partition("=")[0].removeprefix("--") for arg in self.args}
         whole = any(arg.removeprefix(f"--{key}=").startswith("{") for arg in self.args)  # a class with its arguments
+        if whole or not options & {key, f"{key}.class_path"}:
+            return None
         found = [each._replace(key=each.key.removeprefix(f"{self.args[0]}.")) for each in entries(self.args, self.here)]
         named = [each for each in found if each.key in (key, f"{key}.class_path") and each.value]
         name = chosen.class_path.rpartition(".")[2]
-        if whole or not options & {key, f"{key}.class_path"} or not named or named[0].value.rpartition(".")[2] == name:
+        if not named or named[0].value.rpartition(".")[2] == name:
             return None
         files = list(dict.fromkeys(each.file for each in found))
         files = files[: files.index(named[0].file) + 1]  # because a class in a file starts from its own defaults

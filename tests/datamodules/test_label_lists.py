@@ -134,22 +134,15 @@ def test_a_list_of_class_names_alone_is_in_the_order_of_the_images(source: Path)
         found(source, path)
 
 
-def test_class_names_alone_may_have_spaces(tmp_path: Path) -> None:
-    for name, image in (("cat", "b"), ("golden retriever", "a")):
+@pytest.mark.parametrize("text", ["golden retriever\ncat\n", "label\ngolden retriever\ncat\n", "2\n1\n10\n"])
+def test_class_names_alone_may_have_spaces_and_a_header_and_may_be_digits(text: str, tmp_path: Path) -> None:
+    names = text.removeprefix("label\n").splitlines()
+    for name, image in zip(names, "abc", strict=False):
         touch(tmp_path / "train" / name / "1.jpg")
         touch(tmp_path / "val" / f"{image}.jpg")
-    for header in ("", "label\n"):
-        (tmp_path / "val.txt").write_text(f"{header}golden retriever\ncat\n")
-        assert [label for _, label in find_images(tmp_path, "train", "val", None)[2]] == [1, 0]
-
-
-def test_class_names_alone_may_be_digits(tmp_path: Path) -> None:
-    for name, image in (("1", "b"), ("2", "a"), ("10", "c")):
-        touch(tmp_path / "train" / name / "1.jpg")
-        touch(tmp_path / "val" / f"{image}.jpg")
-    (tmp_path / "val.txt").write_text("2\n1\n10\n")
+    (tmp_path / "val.txt").write_text(text)
     classes, _, found = find_images(tmp_path, "train", "val", None)
-    assert [classes[label] for _, label in found] == ["2", "1", "10"]
+    assert [classes[label] for _, label in found] == names
 
 
 def test_a_given_list_has_precedence(source: Path) -> None:
