@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 
 from lightning_subnets import SNIP, GraSP, Random, SynFlow, UserError
 from lightning_subnets.datamodules import CIFAR10, Digits
-from lightning_subnets.datamodules.pruning_batches import PruningBatches, pruning_data
+from lightning_subnets.datamodules.images import ImageDataModule
+from lightning_subnets.datamodules.loader import Batch
+from lightning_subnets.datamodules.pruning_batches import pruning_data
 
 WEIGHT = torch.empty(0)
 
@@ -22,9 +25,14 @@ def digits(**options: Any) -> Digits:
     return data
 
 
+def of_each_class(number: int, data: ImageDataModule, *, by_class: bool = False) -> Sequence[Batch]:
+    method = (GraSP if by_class else SNIP)(0.1, samples_per_class=number)
+    return pruning_data(method, data, like=WEIGHT, seed=0).batches
+
+
 def test_there_are_as_many_of_each_class_as_asked_normalised_in_batches_of_similar_size() -> None:
     data = digits()
-    batches = PruningBatches(data, 7, WEIGHT)
+    batches = of_each_class(7, data)
     images, labels = (torch.cat(each) for each in zip(*batches, strict=True))
     assert torch.bincount(labels).tolist() == [7] * 10
     assert [len(labels) for _, labels in batches] == [24, 23, 23]
@@ -40,7 +48,7 @@ def test_there_are_as_many_of_each_class_as_asked_normalised_in_batches_of_simil
 def test_a_class_with_fewer_images_gives_all(cifar_folder: Path) -> None:
     data = CIFAR10(root=str(cifar_folder))
     data.setup("fit")
-    labels = torch.cat([labels for _, labels in PruningBatches(data, 100, WEIGHT)])
+    labels = torch.cat([labels for _, labels in of_each_class(100, data)])
     assert torch.bincount(labels).tolist() == [6] * 10
 
 
@@ -50,7 +58,7 @@ def test_they_are_the_same_on_every_rank_and_a_function_of_the_seed() -> None:
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             global_rank=rank, world_size=2, strategy=SimpleNamespace(root_device=WEIGHT.device), overfit_batches=0
         )
-        return torch.cat([images for images, _ in PruningBatches(data, 3, WEIGHT)])
+        return torch.cat([images for images, _ in of_each_class(3, data)])
 
     assert torch.equal(of_rank(0), of_rank(1))
     assert not torch.equal(of_rank(0), of_rank(0, seed=1))
@@ -72,7 +80,7 @@ def test_grasp_gets_two_halves_in_order_of_class_and_snip_one_batch() -> None:
 def test_halves_that_are_larger_than_a_batch_are_divided_further(batch_size: int, sizes: list[int]) -> None:
     data = Digits(batch_size=batch_size)
     data.setup("fit")
-    batches = PruningBatches(data, 10, WEIGHT, by_class=True)
+    batches = of_each_class(10, data, by_class=True)
     assert [len(labels) for _, labels in batches] == sizes
     labels = torch.cat([labels for _, labels in batches]).tolist()
     assert labels == sorted(labels)
@@ -82,12 +90,12 @@ def test_no_batch_has_a_single_image() -> None:
     data = Digits(batch_size=2)
     data.setup("fit")
     data.test_set = data.train_set = (data.train_set[0][:45], data.train_set[1][:45])
-    batches = PruningBatches(data, 1000, WEIGHT)
+    batches = of_each_class(1000, data)
     assert sum(len(labels) for _, labels in batches) == 45
     assert {len(labels) for _, labels in batches} == {2, 3}
     three = Digits(num_classes=3)
     three.setup("fit")
-    assert [len(labels) for _, labels in PruningBatches(three, 1, WEIGHT, by_class=True)] == [3]
+    assert [len(labels) for _, labels in of_each_class(1, three, by_class=True)] == [3]
 
 
 def test_only_a_method_that_requires_images_gets_them() -> None:
