@@ -35,7 +35,7 @@ from lightning_subnets.training.callbacks.gradual_density import GradualDensity
 from lightning_subnets.training.callbacks.iterative_pruning import IterativePruning
 from lightning_subnets.training.lightning_internals import syncs_batchnorm, validates_by_time
 from lightning_subnets.training.masked_module import MaskedModule
-from lightning_subnets.training.trial_pass import check_single_image, trial_pass, weights_without_gradient
+from lightning_subnets.training.trial_pass import check_single_image, trial_logits, weights_without_gradient
 
 # With these precisions, weights and scores keep the bits that the seed gives them.
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
@@ -231,12 +231,8 @@ def _image(module: MaskedModule, data: ImageDataModule) -> Tensor:
 
 
 def _check_images(module: MaskedModule, data: ImageDataModule, *, trains: bool) -> None:
-    name, shape, classes = type(module.network).__name__, data.image_shape, len(data.classes)
-    try:
-        with trial_pass(module.network, training=False):
-            outputs = module(_image(module, data)).shape[1]
-    except (RuntimeError, AttributeError, IndexError) as error:
-        raise UserError(f"{name} cannot take the images of {type(data).__name__}, {shape}: {error}") from error
+    name, classes = type(module.network).__name__, len(data.classes)
+    outputs = trial_logits(module, _image(module, data), type(data).__name__).shape[1]
     spare = getattr(module.network, "spare_outputs", 0)
     if outputs - spare != classes:
         option = f"num_classes={classes}"

@@ -55,15 +55,7 @@ def check_batch(module: MaskedModule, batch: Any, source: str) -> int:
         ValueError: if it is not (images, labels), or does not fit the network.
     """
     images, labels = labelled_batch(batch, source)
-    name = type(module.network).__name__
-    try:
-        with trial_pass(module.network, training=False):
-            logits = module(images[:1])
-    except (RuntimeError, AttributeError, IndexError) as error:
-        raise UserError(f"{name} cannot take the images of {source}, {tuple(images.shape[1:])}: {error}") from error
-    if logits.ndim != 2:
-        raise UserError(f"{name} gives logits of shape {tuple(logits.shape)} for one image: return (batch, classes)")
-    outputs: int = logits.shape[1]
+    name, outputs = type(module.network).__name__, trial_logits(module, images[:1], source).shape[1]
     if labels.ndim == 2:
         wrong = [] if labels.shape[1] == outputs else [f"of {labels.shape[1]} classes"]
     else:
@@ -74,6 +66,28 @@ def check_batch(module: MaskedModule, batch: Any, source: str) -> int:
             "set the number of classes of the network (--model.network.num_classes), or number the labels from 0"
         )
     return outputs
+
+
+def trial_logits(module: MaskedModule, image: Tensor, source: str) -> Tensor:
+    """Return the logits of an image.
+
+    Args:
+        module: of the network.
+        image: (1, channels, height, width), on the module's device.
+        source: of the image, for error messages.
+
+    Raises:
+        ValueError: if the network cannot take the image, or gives logits of another shape than (1, classes).
+    """
+    name = type(module.network).__name__
+    try:
+        with trial_pass(module.network, training=False):
+            logits: Tensor = module(image)
+    except (RuntimeError, AttributeError, IndexError) as error:
+        raise UserError(f"{name} cannot take the images of {source}, {tuple(image.shape[1:])}: {error}") from error
+    if logits.ndim != 2:
+        raise UserError(f"{name} gives logits of shape {tuple(logits.shape)} for one image: return (batch, classes)")
+    return logits
 
 
 def checked(module: MaskedModule, trainer: Trainer) -> Callable[[Any], tuple[Any, int]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader
 
 import lightning_subnets as ls
+from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.module import SubnetModule
 
 IMAGE = torch.zeros(1, 8, 8)
@@ -82,6 +83,13 @@ def test_logits_of_another_shape_are_refused() -> None:
         ls.UserError, match=r"Sequential gives logits of shape \(1, 1, 10\) for one image: return \(bat"
     ):
         fit([(IMAGE, 1)] * 8, module, 0)
+
+
+@pytest.mark.parametrize(("last", "shape"), [(nn.Flatten(0), r"\(10,\)"), (nn.Unflatten(1, (1, 10)), r"\(1, 1, 10\)")])
+def test_logits_of_another_shape_are_refused_before_our_data_are_read(last: nn.Module, shape: str) -> None:
+    module = SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), last), ls.EdgePopup(0.5))
+    with pytest.raises(ls.UserError, match=rf"^Sequential gives logits of shape {shape} for one image: return \(bat"):
+        quiet_trainer().fit(module, datamodule=Digits())
 
 
 @pytest.mark.parametrize("sanity_steps", [0, 2])
