@@ -78,8 +78,9 @@ def check(
             f"trainer.{_LIMITS[command]} is 0, here or in the config of the run, which leaves nothing to {command}: "
             f"add --trainer.{_LIMITS[command]}=1.0"
         )
-    fitting, before_fit = trainer.state.fn == TrainerFn.FITTING, command == "fit"
-    if (fitting or before_fit) and syncs_batchnorm(trainer) and (norms := _norms_with_own_forward(module.network)):
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    trains = fitting or command == "fit"
+    if trains and syncs_batchnorm(trainer) and (norms := _norms_with_own_forward(module.network)):
         raise UserError(
             f"--trainer.sync_batchnorm would replace {listed(norms)} of {type(module.network).__name__} by torch's "
             "SyncBatchNorm, without what their own forward computes, an activation for instance: leave it out, or take "
@@ -96,7 +97,7 @@ def check(
         raise UserError("the cosine schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
     averaging.check(module, trainer)
     scales_back = trainer.precision == "16-mixed" and getattr(optimizer, "_step_supports_amp_scaling", False)
-    if (fitting or before_fit) and scales_back and trainer.gradient_clip_val:
+    if trains and scales_back and trainer.gradient_clip_val:
         raise UserError(
             f"gradient_clip_val = {trainer.gradient_clip_val} cannot clip the gradients that 16-mixed has scaled: "
             f"a fused {type(optimizer).__name__} scales them back in its step, so set --model.optimizer.fused=false "
@@ -111,11 +112,11 @@ def check(
                 raise UserError(f"{refused.__name__} {reason}")
         if isinstance(callback, (GradualDensity, IterativePruning)):
             callback.check(module, trainer)
-    if fitting or before_fit:
+    if trains:
         _check_monitors(module, trainer)
     if isinstance(data, ImageDataModule):
-        _check_images(module, data, trains=fitting or before_fit)
-        if (fitting or before_fit) and data.batch_size == 1:
+        _check_images(module, data, trains=trains)
+        if trains and data.batch_size == 1:
             check_single_image(module, _image(module, data), "batch_size = 1")
         if fitting and (unread := weights_without_gradient(module, _image(module, data))):
             print(f"no gradient reaches {listed(unread)}, because training never reads them", file=sys.stderr)
