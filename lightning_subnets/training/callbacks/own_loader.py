@@ -79,6 +79,7 @@ def _shared_out(loader: DataLoader[Any], trainer: Trainer) -> EpochLoader | Data
 
 
 def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) -> EpochLoader | DataLoader[Any]:
+    """Return a loader whose order is a function of (seed, epoch), or the loader itself if its sampler is not known."""
     if getattr(trainer, "overfit_batches", 0):  # Lightning repeats the same batches
         return loader
     model: MaskedModule = module  # type: ignore[assignment]
@@ -87,6 +88,14 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
     if ours is None and loader.worker_init_fn is None:
         # The seed of an epoch is the same on all ranks, and the augmentation of a worker is not.
         loader.worker_init_fn = partial(pl_worker_init_function, rank=trainer.global_rank)
+    _check_batches(loader, ours, ranks, trainer, model)
+    return ours or loader
+
+
+def _check_batches(
+    loader: DataLoader[Any], ours: EpochLoader | None, ranks: int, trainer: Trainer, module: MaskedModule
+) -> None:
+    """Check that each rank has a batch, and that the network can be trained on one image if a batch has only one."""
     if ours is not None:
         # A single last image joins the batch before it, so it is alone only if it is the only image.
         images, size, left = len(ours.sampler), ours.batch_size, len(ours.sampler)
@@ -94,7 +103,7 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
         images, size = -(-len(loader.sampler) // ranks), loader.batch_size  # type: ignore[arg-type]
         left = images % size
     else:
-        return loader
+        return
     if not images or (loader.drop_last and images < size):
         share = f"for each of {ranks} processes" if ranks > 1 else "to train on"
         raise UserError(
@@ -104,5 +113,4 @@ def _seeded(loader: DataLoader[Any], trainer: Trainer, module: LightningModule) 
         with isolated_rng(0):
             batch = internals.batch_on_device(trainer, module, loader.collate_fn([loader.dataset[0]]))
             image, _ = labelled_batch(batch, f"the {type(loader).__name__}")
-            check_single_image(model, image, f"{images} images in batches of {size}")
-    return ours or loader
+            check_single_image(module, image, f"{images} images in batches of {size}")
