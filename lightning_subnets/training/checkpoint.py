@@ -218,13 +218,10 @@ def _prepare_to_train_(checkpoint: Mapping[str, Any], module: MaskedModule) -> N
             f"the checkpoint is of a run with {checkpoint['optimizer']} and this run has {name}: use the config.yaml "
             "beside the checkpoint"
         )
-    own = _after_a_step(module)
+    own = {index: _shapes_and_types(state) for index, state in _after_a_step(module).items()}
     for index, state in theirs["state"].items():
-        if (
-            own
-            and state
-            and (index not in own or not _shapes_and_types(state).items() >= _shapes_and_types(own[index]).items())
-        ):
+        fits = index in own and _shapes_and_types(state).items() >= own[index].items()
+        if own and state and not fits:
             raise UserError(
                 f"the checkpoint is damaged: its state of {name} does not fit parameter {index} of this network"
             )
