@@ -122,9 +122,12 @@ class MaskedModule(LightningModule):
         return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     def _check_one_loader(self) -> None:
-        counts = self.trainer.num_val_batches
-        if self.trainer.testing or self.trainer.predicting:
-            counts = self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_predict_batches
+        if self.trainer.testing:
+            counts = self.trainer.num_test_batches
+        elif self.trainer.predicting:
+            counts = self.trainer.num_predict_batches
+        else:
+            counts = self.trainer.num_val_batches
         if len(counts) > 1:
             raise UserError(
                 f"there are {len(counts)} loaders to evaluate on: return one loader, for instance over a ConcatDataset"

@@ -123,7 +123,8 @@ class SubnetModule(MaskedModule):
         self._weights = list(masking.masked_weights(network).values())
         if compile:
             cached_weight.compile_(network, self._weights)
-        names = ("train/loss", "train/accuracy", *(f"{s}/{n}" for s in ("val", "test") for n in _EVALUATED))
+        evaluated = (f"{stage}/{name}" for stage in ("val", "test") for name in ("loss", "accuracy", "top5"))
+        names = ("train/loss", "train/accuracy", *evaluated)
         # Ignoring NaN would hide a diverged loss, and make each step wait for the device.
         self.metrics = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
         self._checked: set[Any] = set()  # stages with a first batch that fits the network
@@ -295,6 +296,3 @@ class SubnetModule(MaskedModule):
         if self._fitting:
             resuming.correct_progress_(self.trainer, checkpoint)
             self._resumed = checkpoint["run"]
-
-
-_EVALUATED = ("loss", "accuracy", "top5")

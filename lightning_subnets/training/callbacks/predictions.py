@@ -93,10 +93,10 @@ class Predictions(Callback):
         probabilities, predicted = outputs.max(dim=-1)
         _, labels = images_and_labels(batch)
         known = [""] * len(predicted) if labels is None else labels.tolist()
+        name_of = (lambda label: label) if self._classes is None else self._classes.__getitem__
         for label, index, probability in zip(known, predicted.tolist(), probabilities.tolist(), strict=True):
-            of = (lambda label: label) if self._classes is None else self._classes.__getitem__
-            sample = (self._files[self._sample],) if self._files else (self._sample, of(label))
-            self._rows.writerow((*map(csv_text.escape, (*sample, of(index))), f"{probability:.6f}"))
+            first = (self._files[self._sample],) if self._files else (self._sample, name_of(label))
+            self._rows.writerow((*map(csv_text.escape, (*first, name_of(index))), f"{probability:.6f}"))
             self._sample += trainer.world_size
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
