@@ -44,7 +44,6 @@ from lightning_subnets.training.schedule import (
     steps_of_epoch,
     steps_of_run,
 )
-from lightning_subnets.training.trial_pass import check_batch
 
 
 class SubnetModule(MaskedModule):
@@ -167,7 +166,7 @@ class SubnetModule(MaskedModule):
         if not self._pruned:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.inference_mode(False), torch.enable_grad():
-                like, checked = next(self.network.parameters()), trial_pass.checked(self, self.trainer)
+                like, checked = next(self.network.parameters()), trial_pass.batch_checker(self, self.trainer)
                 images = pruning_data(self.method, data, like=like, seed=self.seed, checked=checked)
                 self.method.prune_(self.network, images._replace(read_masks=run_masks.read_masks))
             if self.trainer.world_size > 1:
@@ -203,7 +202,7 @@ class SubnetModule(MaskedModule):
         data, stage = self.trainer.datamodule, self.trainer.state.stage.dataloader_prefix  # type: ignore
         if stage not in self._checked and not isinstance(data, ImageDataModule):
             source = "the Trainer" if data is None else type(data).__name__
-            check_batch(self, batch, f"{source}'s {stage}_dataloader")
+            trial_pass.check_batch(self, batch, f"{source}'s {stage}_dataloader")
         self._checked.add(stage)
 
     on_validation_batch_start = on_test_batch_start = on_train_batch_start

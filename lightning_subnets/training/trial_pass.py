@@ -90,7 +90,7 @@ def trial_logits(module: MaskedModule, image: Tensor, source: str) -> Tensor:
     return logits
 
 
-def checked(module: MaskedModule, trainer: Trainer) -> Callable[[Any], tuple[Any, int]]:
+def batch_checker(module: MaskedModule, trainer: Trainer) -> Callable[[Any], tuple[Any, int]]:
     """Return a function that gives a batch as the training step gets it, and the number of the network's outputs."""
     source = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
 
