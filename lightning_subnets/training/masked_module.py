@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import MaskedWeight
 from lightning_subnets.masking.method import Method
 from lightning_subnets.training.schedule import Schedule
+
+_Kind = TypeVar("_Kind", bound=Callback)
 
 
 class MaskedModule(LightningModule):
@@ -145,6 +147,11 @@ class MaskedModule(LightningModule):
             raise UserError(
                 f"the optimizer cannot be built ({error}): check the arguments of model.optimizer"
             ) from error
+
+
+def callbacks_of(trainer: Trainer, kind: type[_Kind]) -> list[_Kind]:
+    """Return the callbacks of a kind; Lightning does not type the attribute."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
 def network_of(module: LightningModule) -> nn.Module:

@@ -36,7 +36,7 @@ from lightning_subnets.training.callbacks import (
     RankConsistency,
 )
 from lightning_subnets.training.callbacks.divergence import diverged_at
-from lightning_subnets.training.masked_module import MaskedModule
+from lightning_subnets.training.masked_module import MaskedModule, callbacks_of
 from lightning_subnets.training.schedule import (
     Schedule,
     images_per_step,
@@ -153,10 +153,9 @@ class SubnetModule(MaskedModule):
             print(why, file=sys.stderr)
         warmup = self.warmup_epochs and self.warmup_epochs * steps_of_epoch(self.trainer, "warmup_epochs")
         position: Callable[[int], float] = float
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, IterativePruning):
-                rounds = callback.schedule(self.trainer)
-                steps, position = rounds.steps, rounds.position
+        for callback in callbacks_of(self.trainer, IterativePruning):
+            rounds = callback.schedule(self.trainer)
+            steps, position = rounds.steps, rounds.position
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(position(step), steps, warmup, self.schedule))
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

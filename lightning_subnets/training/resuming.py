@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 from torchmetrics import MeanMetric
@@ -19,6 +19,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.training import lightning_internals as internals
 from lightning_subnets.training.callbacks.last_checkpoint import LastCheckpoint
 from lightning_subnets.training.checkpoint import whole_epochs
+from lightning_subnets.training.masked_module import callbacks_of
 
 
 def state(trainer: Trainer, metrics: list[MeanMetric]) -> dict[str, Any]:
@@ -57,8 +58,7 @@ def correct_progress_(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     directory, and another run can begin from its checkpoint.
     """
     internals.resume_within_epochs_only(trainer)
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    own = any(isinstance(c, LastCheckpoint) and c.best_model_path == str(trainer.ckpt_path) for c in callbacks)
+    own = any(each.best_model_path == str(trainer.ckpt_path) for each in callbacks_of(trainer, LastCheckpoint))
     trainer.should_stop = own and checkpoint["run"]["should_stop"]
     ended = trainer.should_stop or 0 <= trainer.max_steps <= checkpoint["global_step"]
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.training.lightning_internals import average_of, begin_averaging, end_with_average, follows_device
-from lightning_subnets.training.masked_module import MaskedModule
+from lightning_subnets.training.masked_module import MaskedModule, callbacks_of
 
 
 class Averaging(Callback):
@@ -38,7 +38,7 @@ class Averaging(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        for callback in _callbacks(trainer):
+        for callback in callbacks_of(trainer, WeightAveraging):
             begin_averaging(callback)
         for average in _averages(trainer):  # the user's callbacks come first, so the average exists by now
             _share_frozen_(average, pl_module)
@@ -47,7 +47,7 @@ class Averaging(Callback):
     # Lightning makes the average, and loads that of a checkpoint, before it moves the network to its GPU. An average on
     # the CPU would copy every trained parameter from the GPU at each step.
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for callback in _callbacks(trainer):
+        for callback in callbacks_of(trainer, WeightAveraging):
             average = average_of(callback)
             if average is not None and follows_device(callback):
                 average.module.to(pl_module.device)
@@ -63,7 +63,7 @@ class Averaging(Callback):
         _follow_(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.training and "averaging_state" in checkpoint and not _callbacks(trainer):
+        if trainer.training and "averaging_state" in checkpoint and not callbacks_of(trainer, WeightAveraging):
             raise UserError(
                 "the checkpoint holds the average of a network, and this run has no callback that averages: add the "
                 "one in the config.yaml beside the checkpoint"
@@ -71,7 +71,7 @@ class Averaging(Callback):
 
     # If a run resumes at its end, it trains nothing and Lightning does not call on_train_end.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for callback in _callbacks(trainer):
+        for callback in callbacks_of(trainer, WeightAveraging):
             end_with_average(callback, pl_module)
 
     @staticmethod
@@ -92,13 +92,14 @@ def check(module: MaskedModule, trainer: Trainer) -> None:
     Raises:
         ValueError: if several do, or if the method stores flags in its scores.
     """
-    names = " and ".join(type(callback).__name__ for callback in _callbacks(trainer))
+    callbacks = callbacks_of(trainer, WeightAveraging)
+    names = " and ".join(type(callback).__name__ for callback in callbacks)
     if names and module.method.flags_in_scores and trainer.state.fn == TrainerFn.FITTING:
         raise UserError(
             f"{names} averages scores, and some scores of {type(module.method).__name__} are flags of dropped edges, "
             "which an average would bring back: remove the callback, or take another method, EdgePopup for instance"
         )
-    if len(_callbacks(trainer)) > 1:
+    if len(callbacks) > 1:
         raise UserError(f"{names} average the network, which can have only one average: keep one of them")
 
 
@@ -116,7 +117,7 @@ def restart_(trainer: Trainer, module: LightningModule) -> None:
 
 def _follow_(trainer: Trainer, module: LightningModule) -> None:
     """Set every average that has not been updated yet to the network as it is now."""
-    for callback in _callbacks(trainer):
+    for callback in callbacks_of(trainer, WeightAveraging):
         average = average_of(callback)
         counts_updates = type(callback).on_train_batch_end is WeightAveraging.on_train_batch_end
         if average is not None and counts_updates and not average.n_averaged:
@@ -132,13 +133,8 @@ def _copy_(source: nn.Module, target: nn.Module) -> None:
             copied.copy_(value)
 
 
-def _callbacks(trainer: Trainer) -> list[WeightAveraging]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
-
-
 def _averages(trainer: Trainer) -> list[AveragedModel]:
-    averages = map(average_of, _callbacks(trainer))
+    averages = map(average_of, callbacks_of(trainer, WeightAveraging))
     return [average for average in averages if average is not None]
 
 

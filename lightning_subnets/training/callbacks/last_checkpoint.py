@@ -20,6 +20,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.training import lightning_internals as internals
 from lightning_subnets.training.delayed_all_reduce import DelayedAllReduceMax
 from lightning_subnets.training.loggers.metrics_file import MetricsFile
+from lightning_subnets.training.masked_module import callbacks_of
 
 # SLURM sends SIGUSR1 before a time limit, if asked to, and SIGTERM when a job is cancelled or preempted. SIGINT is
 # Ctrl-C.
@@ -80,8 +81,7 @@ class LastCheckpoint(Checkpoint):
         self._signal = self._to_do = 0
         if not trainer.global_step:  # a new run, or one whose checkpoint is loaded later
             self.seconds, self._limit = 0.0, math.inf
-        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-        for timer in timers:
+        for timer in callbacks_of(trainer, Timer):
             if (seconds := timer.time_remaining()) is not None:
                 self._limit = min(self._limit, seconds)
                 trainer.callbacks = [c for c in trainer.callbacks if c is not timer]  # type: ignore[attr-defined]
