@@ -6,6 +6,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from lightning_subnets.training.lightning_internals import logs_at_this_step
+
 
 class GradientNorm(Callback):
     """Logs ``train/gradient_norm`` at the logging interval: |g|_2 of all trained parameters as one vector.
@@ -14,8 +16,7 @@ class GradientNorm(Callback):
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not interval or (trainer.global_step + 1) % interval:
+        if not logs_at_this_step(trainer):
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
