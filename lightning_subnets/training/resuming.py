@@ -101,10 +101,10 @@ def restore_(trainer: Trainer, saved: dict[str, Any], metrics: list[MeanMetric])
 
 
 def _layout(trainer: Trainer) -> dict[str, int | None]:
-    batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    data = trainer.datamodule  # type: ignore[attr-defined]
     return {
         "ranks": trainer.world_size,
-        "batch_size": batch_size,
+        "batch_size": getattr(data, "batch_size", None),
         "accumulate": trainer.accumulate_grad_batches,
         "batches": int(batches) if isfinite(batches := trainer.num_training_batches) else None,
     }

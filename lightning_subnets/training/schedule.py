@@ -107,5 +107,5 @@ def images_per_step(trainer: Any) -> int | None:
 
     None if the data module has no ``batch_size``.
     """
-    images: int | None = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    images: int | None = getattr(trainer.datamodule, "batch_size", None)
     return images and images * trainer.world_size * trainer.accumulate_grad_batches

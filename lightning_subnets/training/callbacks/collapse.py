@@ -49,7 +49,7 @@ class Collapse(Callback):
         self._density = density
         if density in (1.0, before) or not next(iter(masking.masked_weights(network).values())).method.cacheable:
             return
-        shape = getattr(getattr(trainer, "datamodule", None), "image_shape", None)
+        shape = getattr(trainer.datamodule, "image_shape", None)  # type: ignore[attr-defined]
         diagnosis = shape and diagnosis_of(network, shape)
         if isinstance(diagnosis, Diagnosis):
             found, paths = in_words(diagnosis.empty, diagnosis.cut_off), diagnosis.log10_paths
