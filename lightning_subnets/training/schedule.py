@@ -75,7 +75,7 @@ def steps_of_run(trainer: Trainer, needed_by: str | None = None) -> float:
     return math.inf  # Lightning says max_steps, which may be -1
 
 
-def step_of_run(trainer: Trainer) -> int:
+def current_step(trainer: Trainer) -> int:
     """Return the optimizer step, converted to this run's number of steps if it resumed with another number of ranks."""
     configs = trainer.lr_scheduler_configs
     return configs[0].scheduler.last_epoch if configs else trainer.global_step

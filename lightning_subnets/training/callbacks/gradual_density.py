@@ -10,7 +10,7 @@ from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.training.masked_module import MaskedModule, network_of
-from lightning_subnets.training.schedule import step_of_run, steps_of_run
+from lightning_subnets.training.schedule import current_step, steps_of_run
 
 
 class GradualDensity(Callback):
@@ -59,7 +59,7 @@ class GradualDensity(Callback):
         self._last = self.until * steps_of_run(trainer, "GradualDensity")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        left = max(0.0, 1.0 - step_of_run(trainer) / self._last) ** 3
+        left = max(0.0, 1.0 - current_step(trainer) / self._last) ** 3
         for name, each in masking.masked_weights(network_of(pl_module)).items():
             size = each.weight.numel()
             most = min(self.start * size, size - (each.frozen.never if each.frozen else 0))

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from lightning_subnets.errors import printable
-from lightning_subnets.training.schedule import step_of_run, steps_of_run
+from lightning_subnets.training.schedule import current_step, steps_of_run
 
 _INTERVAL = 60.0  # seconds between two lines without a terminal
 _WIDTH_WITH_BAR = 80  # in a narrower terminal, rich would cut the counters off
@@ -74,16 +74,16 @@ class Progress(ProgressBar):
             step, epoch = trainer.global_step, trainer.current_epoch + 1
             doing = f"resuming in epoch {epoch}, after step {step}" if step else "training"
             print(f"{doing}; everything goes into {printable(str(folder))}", file=sys.stderr)
-        self._start("training", steps_of_run(trainer), step_of_run(trainer))
+        self._start("training", steps_of_run(trainer), current_step(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._show(_training(trainer, trainer.current_epoch + 1), step_of_run(trainer))
+        self._show(_training(trainer, trainer.current_epoch + 1), current_step(trainer))
 
     on_train_epoch_end = on_train_batch_end  # type: ignore[assignment]  # after the validation
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch  # which is finished now
-        self._show(_training(trainer, epoch), step_of_run(trainer), last=True)
+        self._show(_training(trainer, epoch), current_step(trainer), last=True)
         self._stop()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
