@@ -57,7 +57,7 @@ from lightning_subnets.training.callbacks import (
 )
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE, Stopped
 from lightning_subnets.training.checkpoint import CheckpointFiles
-from lightning_subnets.training.lightning_internals import copies_this_process
+from lightning_subnets.training.lightning_internals import cluster_environment, copies_this_process
 from lightning_subnets.training.module import SubnetModule
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # the range of NumPy's seeds
@@ -215,7 +215,7 @@ class SubnetCLI(LightningCLI):
             # A file may be of any dtype, and Module.to would also cast tables outside the state dict.
             cast_(load_subnet(self.subnet, network=self.model.unmask_()), self.model.dtype)
 
-        environment = self.trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(self.trainer)
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False  # its checkpoint would be outside the run's directory
         end_on_sigterm(self.trainer)

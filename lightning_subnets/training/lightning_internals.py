@@ -1,4 +1,4 @@
-"""Every access to what Lightning 2.6 does not promise to keep.
+"""Every access to a part of the Trainer that Lightning 2.6 does not promise to keep.
 
 Lightning has no public way to ask for these facts or to change them, and each function here names one. The tests of
 resuming, ``tests/training/test_run_length.py`` and ``tests/training/callbacks/test_last_checkpoint.py``, fail if a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
@@ -126,6 +127,11 @@ def restore_loaders(trainer: Trainer) -> bool:
     loop._load_combined_loader_states()
     iter(loop._data_fetcher)
     return True
+
+
+def cluster_environment(trainer: Trainer) -> ClusterEnvironment:
+    """Return what starts the processes of a run: SLURM, torchrun or Lightning itself."""
+    return trainer._accelerator_connector.cluster_environment
 
 
 def shards_loaders(trainer: Trainer) -> bool:
