@@ -91,7 +91,7 @@ def make_readable_(checkpoint: dict[str, Any]) -> None:
 def _leave_out_foreign_(content: dict[str, Any], where: str) -> None:
     for name, value in [*content.items()]:
         try:
-            content[name] = torch_file.writable(value, name)
+            content[name] = torch_file.readable(value, name)
         except torch_file.ForeignError as error:
             del content[name]
             rank_zero_warn(

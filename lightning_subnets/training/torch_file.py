@@ -1,7 +1,8 @@
-"""Reader of torch files from strangers: it runs no code, and its memory is bounded by the size of the file.
+"""Torch files from strangers: a reader that runs no code and needs bounded memory, and the values that it accepts.
 
-``torch.load(weights_only=True)`` runs no code either. But it does not compare checksums, and a small file can make it
-allocate much memory with a compressed record, with ``bytearray(10**11)``, or with a dict that is copied many times.
+Its memory is bounded by the size of the file. ``torch.load(weights_only=True)`` runs no code either. But it does not
+compare checksums, and a small file can make it allocate much memory with a compressed record, with
+``bytearray(10**11)``, or with a dict that is copied many times.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _check_tree_(content: Any, *, most: int) -> None:
             raise ValueError(f"it holds a value of {type(value)}")
 
 
-def writable(value: Any, name: str, depth: int = 0) -> Any:
+def readable(value: Any, name: str, depth: int = 0) -> Any:
     """Return a value as ``read`` will return it: NumPy's numbers become Python's numbers, and paths become texts.
 
     Args:
@@ -168,9 +169,9 @@ def writable(value: Any, name: str, depth: int = 0) -> Any:
     if depth > DEEPEST:
         raise ForeignError(f"{name:.100} has more than {DEEPEST} levels")
     if kind in (dict, OrderedDict, Counter):
-        return kind({writable(k, name, below): writable(each, f"{name}[{k!r}]", below) for k, each in value.items()})
+        return kind({readable(k, name, below): readable(each, f"{name}[{k!r}]", below) for k, each in value.items()})
     if kind in (list, tuple, set, torch.Size):
-        return kind([writable(each, f"{name}[...]", below) for each in value])
+        return kind([readable(each, f"{name}[...]", below) for each in value])
     value = plain_number(value)
     if isinstance(value, PurePath):
         return str(value)
