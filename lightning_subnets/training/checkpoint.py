@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from lightning_subnets.training.schema import first_mistake
 
 # The keys of every checkpoint of this package; "optimizer" names the optimizer's class.
 _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning_version"}
+# Without these a run cannot resume; from those in parts, single items may be left out.
+_NEEDED = {"state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "loops"}
+_IN_PARTS = {"callbacks", *(each.CHECKPOINT_HYPER_PARAMS_KEY for each in (LightningModule, LightningDataModule))}
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -97,6 +101,34 @@ def leave_out_frozen_weights_(checkpoint: dict[str, Any], module: MaskedModule) 
         checkpoint["weights_digest"] = _digest(module)
         for name in _states(checkpoint):
             checkpoint[name] = {k: v for k, v in checkpoint[name].items() if k not in frozen}
+
+
+def make_readable_(checkpoint: dict[str, Any]) -> None:
+    """Give a checkpoint, before it is written, only values that ``torch_file.read`` accepts.
+
+    Hyperparameters, the states of callbacks and what else a run can do without are left out with a warning.
+
+    Raises:
+        ValueError: if a value that a run cannot do without, such as the optimizer's state, would be refused.
+    """
+    needed = _NEEDED & checkpoint.keys()
+    for key in _IN_PARTS & checkpoint.keys():
+        _leave_out_foreign_(checkpoint[key], f"{key}: ")
+    _leave_out_foreign_(checkpoint, "")
+    if lost := needed - checkpoint.keys():
+        raise UserError(f"no run can resume from a checkpoint without its {min(lost)}: see the warning above")
+
+
+def _leave_out_foreign_(content: dict[str, Any], where: str) -> None:
+    for name, value in [*content.items()]:
+        try:
+            content[name] = torch_file.readable(value, name)
+        except torch_file.ForeignError as error:
+            del content[name]
+            rank_zero_warn(
+                f"the checkpoints leave out {where}{error}; they hold tensors, numbers, texts, and lists and dicts of "
+                "them"
+            )
 
 
 def validate_and_complete_(checkpoint: dict[str, Any], module: MaskedModule, *, to_train: bool) -> None:

@@ -9,19 +9,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_subnets.errors import UserError
 from lightning_subnets.masking.method import is_plain
-from lightning_subnets.training import torch_file
 from lightning_subnets.training.schema import Count, Strict
-
-_NEEDED = {"state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "loops"}
-_IN_PARTS = {"callbacks", *(each.CHECKPOINT_HYPER_PARAMS_KEY for each in (LightningModule, LightningDataModule))}
 
 
 def check(content: Mapping[Any, Any]) -> None:
@@ -70,34 +63,6 @@ def _is_no_method(state: dict[str, Any]) -> dict[str, Any]:
         if callable(getattr(LambdaLR, name, None)):  # torch sets each one as an attribute
             raise ValueError(f"{name!r:.60} is a method")
     return state
-
-
-def make_readable_(checkpoint: dict[str, Any]) -> None:
-    """Give a checkpoint, before it is written, only values that ``torch_file.read`` accepts.
-
-    Hyperparameters, the states of callbacks and what else a run can do without are left out with a warning.
-
-    Raises:
-        ValueError: if a value that a run cannot do without, such as the optimizer's state, would be refused.
-    """
-    needed = _NEEDED & checkpoint.keys()
-    for key in _IN_PARTS & checkpoint.keys():
-        _leave_out_foreign_(checkpoint[key], f"{key}: ")
-    _leave_out_foreign_(checkpoint, "")
-    if lost := needed - checkpoint.keys():
-        raise UserError(f"no run can resume from a checkpoint without its {min(lost)}: see the warning above")
-
-
-def _leave_out_foreign_(content: dict[str, Any], where: str) -> None:
-    for name, value in [*content.items()]:
-        try:
-            content[name] = torch_file.readable(value, name)
-        except torch_file.ForeignError as error:
-            del content[name]
-            rank_zero_warn(
-                f"the checkpoints leave out {where}{error}; they hold tensors, numbers, texts, and lists and dicts of "
-                "them"
-            )
 
 
 def _plain(value: object) -> object:

@@ -25,7 +25,7 @@ from lightning_subnets.masking.choice import Choice, Norms, distribution_for, wa
 from lightning_subnets.masking.method import Method
 from lightning_subnets.masking.selection import NaNError
 from lightning_subnets.training import checkpoint as subnet_checkpoint
-from lightning_subnets.training import checkpoint_schema, identity, preflight, resuming, run_masks, trial_pass
+from lightning_subnets.training import identity, preflight, resuming, run_masks, trial_pass
 from lightning_subnets.training.callbacks import (
     Averaging,
     Collapse,
@@ -281,7 +281,7 @@ class SubnetModule(MaskedModule):
         checkpoint["run"] = resuming.state(self.trainer, [*self._metrics_of("train").values()])
         Averaging.save_(self.trainer, checkpoint)
         subnet_checkpoint.leave_out_frozen_weights_(checkpoint, self)
-        checkpoint_schema.make_readable_(checkpoint)
+        subnet_checkpoint.make_readable_(checkpoint)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load the state, whose masks replace pruning at initialization."""
