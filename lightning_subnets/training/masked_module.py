@@ -1,4 +1,7 @@
-"""The base of ``SubnetModule``: its attributes, passes and metrics."""
+"""The base of ``SubnetModule``: its attributes, passes and metrics.
+
+It has a module of its own for callbacks and checks: ``module`` imports them, so they cannot import it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _Kind = TypeVar("_Kind", bound=Callback)
 
 
 class MaskedModule(LightningModule):
-    """A module with a masked network.
+    """What the callbacks and checks need of a ``SubnetModule``.
 
     Attributes:
         network: masked.

@@ -197,7 +197,8 @@ class SubnetModule(MaskedModule):
         torch.manual_seed(seed_of(self.seed, self.current_epoch))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        # Outside of autocast, which would give training the weights that it has cast for a pass without gradients.
+        # Here and not in training_step: autocast keeps the weights that it casts in a pass without gradients, and the
+        # training step would get these.
         data, stage = self.trainer.datamodule, self.trainer.state.stage.dataloader_prefix  # type: ignore
         if stage not in self._checked and not isinstance(data, ImageDataModule):
             source = "the Trainer" if data is None else type(data).__name__
@@ -253,7 +254,7 @@ class SubnetModule(MaskedModule):
         assert isinstance(loss, MeanMetric)
         # All ranks compute the same loss, so they stop together.
         if self._fitting and not self.trainer.sanity_checking and not loss.compute().isfinite():
-            if not loss.update_called:
+            if not loss.update_called:  # the mean of no values is NaN
                 raise UserError(
                     f"{type(self).__name__}.validation_step does not call super().validation_step(batch, batch_idx), "
                     "which counts val/loss and val/accuracy: call it there, and log other metrics beside them"

@@ -84,6 +84,7 @@ class LastCheckpoint(Checkpoint):
         for timer in callbacks_of(trainer, Timer):
             if (seconds := timer.time_remaining()) is not None:
                 self._limit = min(self._limit, seconds)
+                # a new list, because Lightning is iterating over this one
                 trainer.callbacks = [c for c in trainer.callbacks if c is not timer]  # type: ignore[attr-defined]
         internals.disable_signal_handlers(trainer)
         for signum in SIGNALS:
