@@ -25,8 +25,8 @@ from lightning_subnets.run_files.naming_checkpoints import (
     missing_checkpoint,
     run_of,
 )
+from lightning_subnets.schema import Strict, first_mistake
 from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.training.schema import Strict, first_mistake
 
 # Arguments of data that their evaluation does not need.
 _OF_TRAINING = ("download", "num_workers", "train_size")
