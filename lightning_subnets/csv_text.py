@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 Cell = str | float | None
 Row = dict[str, Cell]
@@ -23,14 +24,17 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> str:
     return text.getvalue()
 
 
-def rows(lines: Iterable[str]) -> list[dict[str, str]]:
+def read(path: Path) -> list[dict[str, str]]:
     """Return the rows that ``table`` was given, with numbers as text.
 
     Raises:
-        ValueError: if a row has more or fewer cells than there are columns.
-        csv.Error: if the lines are not CSV.
+        ValueError: if the file is not CSV, or a row has more or fewer cells than there are columns.
     """
-    header, *others = [[_unescape(cell) for cell in row] for row in csv.reader(lines)] or [[]]
+    with path.open(newline="") as file:
+        try:
+            header, *others = [[_unescape(cell) for cell in row] for row in csv.reader(file)] or [[]]
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
     return [dict(zip(header, row, strict=True)) for row in others]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +27,16 @@ def test_numbers_stay_numbers() -> None:
     assert csv_text.table([{"=a": -0.5, "b": -3}, {"=a": None, "b": float("-inf")}]) == "'=a,b\n-0.5,-3\n,-inf\n"
 
 
-def test_a_table_is_read_as_it_was_written() -> None:
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
     rows = [dict.fromkeys((*FORMULAS, "b"), text) for text in [*FORMULAS, *TEXTS]]
-    assert csv_text.rows(io.StringIO(csv_text.table(rows), newline="")) == rows
-    with pytest.raises(ValueError, match="zip"):
-        csv_text.rows(["a,b\n", "1\n"])
+    path.write_text(csv_text.table(rows), encoding="utf-8", newline="")
+    assert csv_text.read(path) == rows
+
+
+def test_a_file_that_is_no_table_is_a_value_error(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    for content, message in (("a,b\n1\n", "zip"), (f"a\n{'1' * 200_000}\n", "field larger than field limit")):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            csv_text.read(path)

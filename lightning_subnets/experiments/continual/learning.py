@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -142,11 +141,9 @@ def _digest(answers: Tensor) -> str:
 
 def _read(path: Path) -> list[Row]:
     try:
-        with path.open(newline="") as file:
-            rows = csv_text.rows(file)
         return [
             {"task": row["task"], "test_accuracy": float(row["test_accuracy"]), "answers": row["answers"]}
-            for row in rows
+            for row in csv_text.read(path)
         ]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}): remove its directory, or name another --out") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -152,8 +151,7 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         for axis, values in sweep.axes(line).items():
             on_axes.setdefault(axis, {}).update({str(value): value for value in values})
     try:
-        with path.open(newline="") as file:
-            written = csv_text.rows(file)
+        written = csv_text.read(path)
         if not written:
             raise ValueError("it has no rows")
         rows = [{name: _value(name, text, on_axes) for name, text in row.items()} for row in written]
@@ -164,7 +162,7 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
             plain_name(row["directory"], f"the directory of a run in {path}")
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         wrong = first_mistake(error)
         raise UserError(
             f"{path} cannot be read ({wrong}): move it away, and repeat the sweep to write it again"
@@ -184,12 +182,11 @@ def _kept(folder: Path) -> dict[str, Row]:
     """
     path, names = folder / "results.csv", ("status", "error", *MEASURED, "finished", *VERSIONS)
     try:
-        with path.open(newline="") as file:
-            rows = [row for row in csv_text.rows(file) if row["status"] == "finished"]
+        rows = [row for row in csv_text.read(path) if row["status"] == "finished"]
         kept = {row["directory"]: {name: _value(name, row[name], {}) for name in names} for row in rows}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({first_mistake(error)}): move it away") from error
     return {run: row for run, row in kept.items() if not summary_of(run, folder.parent).is_file()}
 
