@@ -69,7 +69,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
     folder = run_of(checkpoint)
     picture = folder / "widths.png"
     try:
-        drawing.draw_widths(diagnosis, picture, title=f"{folder.parent.name}, {folder.name}")
+        drawing.save(drawing.draw_widths(diagnosis, title=f"{folder.parent.name}, {folder.name}"), picture)
     except OSError as error:  # the run may be another user's
         print(printable(f"no picture: {picture} cannot be written ({error.strerror})"), file=sys.stderr)
     else:

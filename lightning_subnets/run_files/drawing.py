@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import warnings
 from collections import defaultdict
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_subnets.atomic_file import replacing
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import printable
 from lightning_subnets.graph.diagnostics import Diagnosis
 from lightning_subnets.training.loggers.metrics_file import ParsedMetrics
@@ -27,44 +28,38 @@ NAME = 28  # letters of a layer's name, at most
 Series = dict[str, tuple[list[int], list[float]]]
 
 
-def draw_run(
-    run: Path,
-    *,
-    layers: list[str],
-    evaluated_on: str,
-    diagnosis: Diagnosis | None,
-    out: Path | None = None,
-    form: str = "png",
-) -> list[Path]:
-    """Draw a run's pictures from its ``metrics.csv`` and return their paths.
+def draw_run(run: Path, *, layers: list[str], evaluated_on: str, diagnosis: Diagnosis | None) -> list[Path]:
+    """Write the pictures of ``figures_of`` into a run's directory, as PNG, and return their paths."""
+    pictures = []
+    for name, figure in figures_of(run, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis).items():
+        pictures.append(run / f"{name}.png")
+        save(figure, pictures[-1])
+    return pictures
 
-    The pictures are ``curves``, ``layers`` if masks have changed, ``widths`` if there is a diagnosis, and ``rounds`` if
-    the run pruned in rounds.
+
+def figures_of(run: Path, *, layers: list[str], evaluated_on: str, diagnosis: Diagnosis | None) -> dict[str, Figure]:
+    """Draw a run's pictures from its ``metrics.csv`` and return them by name.
+
+    They are ``curves``, ``layers`` if masks have changed, ``widths`` if there is a diagnosis, and ``rounds`` if the run
+    pruned in rounds.
 
     Args:
         run: the directory of the run.
         layers: the masked weights, in the order to show them.
         evaluated_on: the images of the metrics ``val/``, such as "held-out images".
         diagnosis: of the run's last masks.
-        out: the directory for the pictures; by default the run's.
-        form: ``png`` or ``pdf``.
     """
     metrics, title = read_metrics(run / "metrics.csv"), f"{run.parent.name}, {run.name}"
-    out = run if out is None else out
-    pictures = [out / f"curves.{form}"]
-    draw_curves(metrics, pictures[0], title=title, evaluated_on=evaluated_on)
+    figures = {"curves": draw_curves(metrics, title=title, evaluated_on=evaluated_on)}
     swapped = any(value for layer in layers for value in metrics.get(f"swapped/{layer}", ([], []))[1])
     logged = [metrics.get(f"{kind}/{layer}", ([], []))[0] for kind in ("density", "swapped") for layer in layers]
     if swapped and all(epochs == logged[0] for epochs in logged):  # damaged lines leave some layers without a value
-        pictures.append(out / f"layers.{form}")
-        draw_layers(metrics, layers, pictures[-1], title=title)
+        figures["layers"] = draw_layers(metrics, layers, title=title)
     if diagnosis is not None:
-        pictures.append(out / f"widths.{form}")
-        draw_widths(diagnosis, pictures[-1], title=title)
+        figures["widths"] = draw_widths(diagnosis, title=title)
     if {"pruning/round", "density", "val/accuracy"} <= metrics.keys():
-        pictures.append(out / f"rounds.{form}")
-        draw_rounds(metrics, pictures[-1], title=title, evaluated_on=evaluated_on)
-    return pictures
+        figures["rounds"] = draw_rounds(metrics, title=title, evaluated_on=evaluated_on)
+    return figures
 
 
 def read_metrics(path: Path) -> Series:
@@ -82,7 +77,7 @@ def read_metrics(path: Path) -> Series:
     return dict(series)
 
 
-def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
+def draw_curves(metrics: Series, *, title: str, evaluated_on: str) -> Figure:
     """Draw accuracy and loss by epoch."""
     from matplotlib.ticker import MaxNLocator
 
@@ -104,10 +99,10 @@ def draw_curves(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
             axes.legend(frameon=False)
     accuracy.set(ylabel="accuracy (%)", title="Accuracy")
     loss.set(ylabel="cross-entropy (nats)", title="Loss", ylim=(0, None))
-    save(figure, path, title)
+    return entitled(figure, title)
 
 
-def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -> None:
+def draw_layers(metrics: Series, layers: list[str], *, title: str) -> Figure:
     """Draw the final density of each layer, and beside it the share of its kept edges replaced in each epoch."""
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
@@ -127,10 +122,10 @@ def draw_layers(metrics: Series, layers: list[str], path: Path, *, title: str) -
     right.set(xlabel="epoch", title="Edges swapped")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.colorbar(image, ax=right, label="kept edges replaced\nin the epoch (%)", location="bottom")
-    save(figure, path, title)
+    return entitled(figure, title)
 
 
-def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
+def draw_widths(diagnosis: Diagnosis, *, title: str) -> Figure:
     """Draw the density of each layer, and beside it its units: all, those with weights in and out, those on a path."""
     layers = list(diagnosis.layers.values())
     densities = [100 * layer.density for layer in layers]
@@ -147,10 +142,10 @@ def draw_widths(diagnosis: Diagnosis, path: Path, *, title: str) -> None:
     right.set(xlabel="units", title=f"Width: {paths}")
     right.set_xlim(0, 1.3 * max(layer.units for layer in layers))
     figure.legend(loc="outside lower right", ncols=3, frameon=False, handlelength=1, columnspacing=1)
-    save(figure, path, title)
+    return entitled(figure, title)
 
 
-def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -> None:
+def draw_rounds(metrics: Series, *, title: str, evaluated_on: str) -> Figure:
     """Draw accuracy against density: the last evaluated epoch of each round of ``IterativePruning``."""
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -169,7 +164,7 @@ def draw_rounds(metrics: Series, path: Path, *, title: str, evaluated_on: str) -
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(frameon=False)
-    save(figure, path, title)
+    return entitled(figure, title)
 
 
 def shortened(name: str, letters: int) -> str:
@@ -234,11 +229,22 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-@boxes_for_missing_letters()
-def save(figure: Figure, path: Path, title: str) -> None:
-    """Write a figure completely or not at all, in the format of the path's extension."""
+def entitled(figure: Figure, title: str) -> Figure:
+    """Return a figure after adding its title, and removing the frames of its panels."""
     figure.suptitle(shortened(title, 40), parse_math=False)  # the name of a run may contain dollar signs
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as file:
-        figure.savefig(file, format=path.suffix[1:], dpi=200)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, completely or not at all."""
+    atomic_file.write(path, as_bytes(figure, "png"))
+
+
+@boxes_for_missing_letters()
+def as_bytes(figure: Figure, form: str, *, dpi: int = 200) -> bytes:
+    """Return a figure as a file, ``png`` or ``pdf``; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format=form, dpi=dpi, metadata={"CreationDate": None} if form == "pdf" else None)
+    return file.getvalue()

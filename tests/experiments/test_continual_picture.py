@@ -22,7 +22,7 @@ class Tested:
 
 def test_all_text_is_readable_on_a_phone(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Figure] = []
-    monkeypatch.setattr(picture, "save", lambda figure, *_: saved.append(figure))
+    monkeypatch.setattr(picture, "save", lambda figure, _: saved.append(figure))
     tested: Any = Tested()
     picture.draw(tested, (np.eye(30) + np.random.default_rng(0).random((30, 30))).tolist(), Path("a.png"), "30 tasks")
     saved[0].draw_without_rendering()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from readable_text import assert_readable_on_a_phone
 
@@ -59,13 +58,10 @@ def test_pictures_without_content_are_left_out(run: Path) -> None:
     assert [picture.name for picture in draw(run, None)] == ["curves.png"]
 
 
-def test_all_text_is_readable_on_a_phone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[Figure] = []
-    monkeypatch.setattr(drawing, "save", lambda figure, *_: saved.append(figure))
-    draw(run)
-    drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
-    assert len(saved) == 4
-    for figure in saved:
+def test_all_text_is_readable_on_a_phone(run: Path) -> None:
+    figures = drawing.figures_of(run, layers=["b", "a"], evaluated_on="test set", diagnosis=DIAGNOSIS)
+    assert [*figures] == ["curves", "layers", "widths"]
+    for figure in (*figures.values(), drawing.draw_rounds(ROUNDS, title="", evaluated_on="test set")):
         figure.draw_without_rendering()
         assert_readable_on_a_phone(figure)
 
@@ -87,20 +83,15 @@ def test_no_name_of_a_run_leaves_the_picture_or_warns(tmp_path: Path) -> None:
         assert (pixels[:80, -4:] > 250).all(), "the title does not reach the right edge"
 
 
-def test_a_run_of_one_epoch_shows_both_points_over_the_whole_epoch(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_one_epoch_shows_both_points_over_the_whole_epoch() -> None:
     metrics = {f"{data}/{name}": ([1], [0.5]) for data in ("train", "val") for name in ("accuracy", "loss")}
-    saved: list[Figure] = []
-    monkeypatch.setattr(drawing, "save", lambda figure, *_: saved.append(figure))
-    drawing.draw_curves(metrics, run / "curves.png", title="", evaluated_on="test set")
-    for axes in saved[0].axes:
+    for axes in drawing.draw_curves(metrics, title="", evaluated_on="test set").axes:
         assert [line.get_marker() for line in axes.lines] == ["o", "o"]
         low, high = axes.get_xlim()
         assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
-def test_rounds_show_the_last_evaluation_of_each_round(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[Figure] = []
-    monkeypatch.setattr(drawing, "save", lambda figure, *_: saved.append(figure))
-    drawing.draw_rounds(ROUNDS, run / "rounds.png", title="", evaluated_on="test set")
-    (line,) = saved[0].axes[0].lines
+def test_rounds_show_the_last_evaluation_of_each_round() -> None:
+    figure = drawing.draw_rounds(ROUNDS, title="", evaluated_on="test set")
+    (line,) = figure.axes[0].lines
     assert np.asarray(line.get_xydata()).tolist() == [[100.0, 60.0], [80.0, 80.0]]

@@ -96,14 +96,14 @@ def test_a_summary_of_any_values_is_reported_or_refused(count: int, run: Path) -
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # of numbers that are as wide as the picture
 @pytest.mark.parametrize("count", [8, pytest.param(150, marks=pytest.mark.long)])
-def test_the_readable_rows_of_damaged_metrics_are_drawn(count: int, run: Path, tmp_path: Path) -> None:
+def test_the_readable_rows_of_damaged_metrics_are_drawn(count: int, run: Path) -> None:
     path, rng = run / "metrics.csv", np.random.default_rng(0)
     rows = [line.split(b",") for line in path.read_bytes().splitlines()]
     layers = [name.removeprefix(b"density/").decode() for name in rows[0] if name.startswith(b"density/")]
     cells = [b"", b"5", b"-1", b"nan", b"1e400", b"x", b"\xff\xfe\0", b"9" * 5000, b'"', b"step", "²".encode()]
 
     def drawn() -> set[str]:
-        paths = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=None, out=tmp_path)
+        paths = drawing.draw_run(run, layers=layers, evaluated_on="test set", diagnosis=None)
         return {path.name for path in paths if path.stat().st_size}
 
     whole = drawn()

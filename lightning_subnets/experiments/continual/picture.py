@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_subnets.experiments.continual.learning import SIZES, Learning
-from lightning_subnets.run_files.drawing import EVALUATION, TRAIN, new_figure, save
+from lightning_subnets.run_files.drawing import EVALUATION, TRAIN, entitled, new_figure, save
 
 
 def draw(learning: Learning, matrix: list[list[float]], path: Path, title: str) -> None:
@@ -43,4 +43,4 @@ def draw(learning: Learning, matrix: list[list[float]], path: Path, title: str) 
     accuracies = [100 * float(row["test_accuracy"] or 0) for row in learning.rows]
     right.plot(range(count), accuracies, ".", color=TRAIN, markersize=4)
     right.set(xlabel="task", ylabel="test accuracy (%)", ylim=(None, 100))
-    save(figure, path, title)
+    save(entitled(figure, title), path)

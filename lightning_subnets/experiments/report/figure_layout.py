@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -10,19 +9,18 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lightning_subnets.errors import printable
 from lightning_subnets.run_files.drawing import (
     EVALUATION,
     TRAIN,
     WIDTH,
-    boxes_for_missing_letters,
     new_figure,
     shortened,
 )
 
 COLUMNS = 2  # of panels, at most
+DPI = 150  # of a figure as PNG
 PANEL_HEIGHT = {1: 3.0, 2: 2.3}  # in inches, by columns of panels
 TITLE, TEXT = 12, 10  # font sizes in points
 LETTERS = {"title": 200, "panel": 60, "line": 40, "x": 18, "point": 18}  # of names in a figure, at most
@@ -138,11 +136,3 @@ class FigureLayout:
 def _wrapped(text: str, inches: float, size: int) -> str:
     letter = 0.6 * size / 72  # inches of a wide letter of DejaVu Sans, bold
     return textwrap.fill(text, int(inches / letter))
-
-
-@boxes_for_missing_letters()
-def as_bytes(figure: Figure, form: str) -> bytes:
-    """Return a figure as a file, ``png`` or ``pdf``; the same figure gives the same bytes."""
-    file = io.BytesIO()
-    figure.savefig(file, format=form, dpi=150, metadata={"CreationDate": None} if form == "pdf" else None)
-    return file.getvalue()

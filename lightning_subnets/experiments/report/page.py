@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -80,7 +79,7 @@ def sweep_section(name: str, sweep: Sweep, rows: Sequence[Row]) -> SweepSection:
     for number, plot in enumerate(sweep.figure.plots, start=1):
         figure, path = plots.draw(sweep, plot, rows), f"{name}/figure{'' if number == 1 else f'-{number}'}"
         for form in ("png", "pdf"):
-            files[f"{path}.{form}"] = figure_layout.as_bytes(figure, form)
+            files[f"{path}.{form}"] = drawing.as_bytes(figure, form, dpi=figure_layout.DPI)
         shown = f"{quantity(plot.y).label} by {'layer' if plot.y == 'units_on_paths' else quantity(plot.x).label}"
         pictures.append((f"{path}.png", f"{sweep.figure.title}: {shown}", files[f"{path}.png"]))
     table = tables.of_sweep(sweep, rows)  # after the plots, which say which of their quantities the results lack
@@ -97,18 +96,14 @@ def run_section(run: Path, summary: Mapping[str, Any] | None) -> RunSection:
     """Draw a run's pictures as PNG and PDF, also for a run that is not finished, and tabulate its summary."""
     layers, diagnosis = _layers(run)
     evaluated_on = (summary or {}).get("validated_on", "validation set")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
+    figures = drawing.figures_of(run, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis)
+    name, files = f"{run.parent.name}, {run.name}", dict[str, bytes]()
+    pictures: list[Picture] = []
+    for shown, figure in sorted(figures.items()):
         for form in ("png", "pdf"):
-            drawing.draw_run(run, layers=layers, evaluated_on=evaluated_on, diagnosis=diagnosis, out=out, form=form)
-        files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+            files[f"{shown}.{form}"] = drawing.as_bytes(figure, form)
+        pictures.append((f"{shown}.png", f"{name}: {SHOWN[shown]}", files[f"{shown}.png"]))
     table = tables.of_runs({(run.parent.name, run.name): summary})
-    name = f"{run.parent.name}, {run.name}"
-    pictures = [
-        (path, f"{name}: {SHOWN[path.removesuffix('.png')]}", content)
-        for path, content in files.items()
-        if path.endswith(".png")
-    ]
     return RunSection(name, files, pictures, table, summary)
 
 

@@ -21,6 +21,7 @@ from lightning_subnets.csv_text import Row
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.report import figure_layout, plots, tables
 from lightning_subnets.experiments.sweep.figure import Plot
+from lightning_subnets.run_files import drawing
 
 MATHS = r"$\nothing{$_^ $a$"
 
@@ -194,7 +195,7 @@ def test_no_name_is_read_as_mathematics(x: str, y: str, panels: str | None) -> N
     measured = {"loss " + MATHS: 2.0, "units_on_paths": json.dumps({MATHS: 3, "b": 4})}
     axes: dict[str, Any] = {"network": {MATHS: {}, "b": {}}, MATHS: {MATHS: {}}}
     sweep, rows = made({MATHS: None}, axes, [Plot(x, y, panels)], lambda _: measured, title=MATHS)
-    assert figure_layout.as_bytes(plots.draw(sweep, sweep.figure.plots[0], rows), "png").startswith(b"\x89PNG")
+    assert drawing.as_bytes(plots.draw(sweep, sweep.figure.plots[0], rows), "png").startswith(b"\x89PNG")
 
 
 def crowded() -> Figure:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from made_sweeps import a_run, figure3, made
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_subnets import csv_text
@@ -266,14 +267,18 @@ def test_a_checkpoint_gives_the_order_of_layers_and_the_diagnosis(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(drawing, "draw_run", lambda run, **options: asked.append(options))
+
+    def figures_of(run: Path, **options: Any) -> dict[str, Figure]:
+        asked.append(options)
+        return {}
+
+    monkeypatch.setattr(drawing, "figures_of", figures_of)
     page.run_section(finished_run, {"validated_on": "test set"})
-    for options in asked:
-        layers = ("features.0", "features.3", "classifier.1", "classifier.4", "classifier.7")
-        assert options["layers"] == [f"{layer}.weight" for layer in layers]
-        assert list(options["diagnosis"].layers) == options["layers"]
-        assert options["evaluated_on"] == "test set"
-    assert [options["form"] for options in asked] == ["png", "pdf"]
+    (options,) = asked
+    layers = ("features.0", "features.3", "classifier.1", "classifier.4", "classifier.7")
+    assert options["layers"] == [f"{layer}.weight" for layer in layers]
+    assert list(options["diagnosis"].layers) == options["layers"]
+    assert options["evaluated_on"] == "test set"
     page.run_section(finished_run, None)
     assert asked[-1]["evaluated_on"] == "validation set"
 
