@@ -44,9 +44,10 @@ def export(
 ) -> None:
     """Write the file that ``subnets export`` describes, and print what it is."""
     checkpoint = checkpoint_named(checkpoint)
-    place = path if path.suffix == ".md" else path.with_name("README.md")
-    if card or path == place:
-        if path.suffix not in (".subnet", ".md") or (path == place and not checkpoint.endswith(".subnet")):
+    only_card = path.suffix == ".md"
+    place = path if only_card else path.with_name("README.md")
+    if card or only_card:
+        if not (checkpoint.endswith(".subnet") if only_card else path.suffix == ".subnet"):
             raise UserError(f"a model card describes a .subnet file: export {checkpoint} to one with --model_card")
         model_card.check(place, force=force)
     elif license is not None:
@@ -57,11 +58,11 @@ def export(
         raise UserError("--calibrate names the images for eight bits: add --int8")
     if input_shape is not None and path.suffix != ".onnx":
         raise UserError(f"--input_shape is the input of an .onnx file, and {path} is not one: leave it out")
-    if path == place and task is not None:
-        raise UserError(f"{path} describes a file of one network: export --task={task} to a .subnet file first")
-    if path == place and network is not None:
-        raise UserError(f"{path} is a model card, for which no network is built: leave out --network")
-    if path == place:
+    if only_card:
+        if task is not None:
+            raise UserError(f"{path} describes a file of one network: export --task={task} to a .subnet file first")
+        if network is not None:
+            raise UserError(f"{path} is a model card, for which no network is built: leave out --network")
         _write_card(checkpoint, place, license, force=force)
         return
     exporting.check(path, force=force)
