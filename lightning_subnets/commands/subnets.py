@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -183,8 +182,7 @@ def verify(folder: str, data: dict[str, Any] | None = None) -> None:
     from lightning_subnets.commands import verifying
 
     if not verifying.verify(Path(folder), data or {}):
-        print("error: a claim is wrong or missing", file=sys.stderr)
-        sys.exit(1)
+        failures.end("a claim is wrong or missing", code=1)
 
 
 def sweep(
@@ -223,9 +221,8 @@ def sweep(
 
     asked = {"partition": partition, "gpus": gpus, "cpus": cpus, "time": time, "max_jobs": max_jobs}
     given = {name: value for name, value in asked.items() if value is not None}
-    for name in given:
-        if not slurm:
-            raise UserError(f"--{name} is for jobs: give it together with --slurm")
+    if given and not slurm:
+        raise UserError(f"--{next(iter(given))} is for jobs: give it together with --slurm")
     if slurm + status + (at_once is not None) > 1:
         raise UserError("--slurm, --status and --at_once exclude each other: leave out all but one of them")
     if status:

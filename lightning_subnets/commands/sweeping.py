@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning_subnets.commands import cli
+from lightning_subnets.commands import cli, failures
 from lightning_subnets.errors import UnwritableError, printable
 from lightning_subnets.experiments import report
 from lightning_subnets.experiments.sweep import background, running, submissions, submitting
@@ -24,8 +24,7 @@ def make(figure: str, scale: str | None, out: Path, at_once: int | None = None, 
     rows = running.run_all(planned, out, free, cli.main)
     report.report(str(out / planned.name))
     if any(row["status"] != "finished" for row in rows):
-        print(f"error: not all runs are finished; their output is in {out / 'runs'}/<run>.log", file=sys.stderr)
-        sys.exit(1)
+        failures.end(f"not all runs are finished; their output is in {out / 'runs'}/<run>.log", code=1)
 
 
 def submit(figure: str, scale: str | None, out: Path, options: dict[str, Any]) -> None:
