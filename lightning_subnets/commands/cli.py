@@ -128,12 +128,13 @@ class SubnetCLI(LightningCLI):
         # The config of a .subnet file, which is inserted as JSON, names nothing of the current directory.
         with current_directory_last([arg for arg in completed if arg in args or arg[:1] != "{"]):
             self.config: Namespace = parser.parse_args(completed)
+        config = self.config[self.config.subcommand]
+        if config.name is None:
+            config.name = Path(str(config.config[-1])).stem.lstrip(".") if config.config else "unnamed"
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint, instead of replacing the config by its hyperparameters as Lightning does."""
         config = self.config[self.config.subcommand]
-        if config.name is None:
-            config.name = Path(str(config.config[-1])).stem.lstrip(".") if config.config else "unnamed"
         root = config.trainer.default_root_dir
         if config.ckpt_path is None:
             if self.config.subcommand != "fit":
@@ -221,13 +222,16 @@ class SubnetCLI(LightningCLI):
         end_on_sigterm(self.trainer)
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = CheckpointFiles()
+        self._check_before_launch()
+        self.content = None
 
+    def _check_before_launch(self) -> None:
+        """Check before DDP starts its workers; afterwards we could only kill them."""
         if copies_this_process(self.trainer):
             raise UserError(
                 "ddp_spawn, ddp_fork and ddp_notebook copy this process, and the command has to run in each process: "
                 "take --trainer.strategy=ddp"
             )
-        # Check before DDP starts its workers; afterwards we could only kill them.
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.content:
                 checkpoint.validate_and_complete_(self.content, self.model, to_train=True)
@@ -240,7 +244,6 @@ class SubnetCLI(LightningCLI):
             preflight.check(self.model, self.trainer, self.datamodule, command=self.subcommand)
             if self.last:
                 self.last.check_room(self.model)
-        self.content = None
 
     @property
     def _has_test(self) -> bool:
@@ -251,8 +254,7 @@ class SubnetCLI(LightningCLI):
         if self.run is not None:
             self.run.start()
         if not self._has_test and self.trainer.is_global_zero:
-            name = type(self.datamodule).__name__
-            print(f"{name} has no test images, so the run ends without a test", file=sys.stderr)
+            print(type(self.datamodule).__name__, "has no test images, so the run ends without a test", file=sys.stderr)
         self.weights_digest = summary.weights_digest(self.model)
         self.start = time.perf_counter()
 
