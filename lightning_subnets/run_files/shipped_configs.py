@@ -36,6 +36,11 @@ def shipped_config(value: str, folder: Path = Path()) -> Path | None:
     return None if found is None or (folder / value).is_file() else found
 
 
+def config_of(value: str, folder: Path) -> Path:
+    """Return the config that a value in a file names: a shipped one, or a path relative to the file's folder."""
+    return shipped_config(value, folder) or folder / value
+
+
 def named_config(value: str, group: str) -> Path:
     """Return the file that a user names: a path, or the name of a shipped config, which may leave out its group.
 

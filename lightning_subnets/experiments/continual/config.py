@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep.figure import content_of
-from lightning_subnets.run_files.shipped_configs import shipped_config
+from lightning_subnets.run_files.shipped_configs import config_of
 from lightning_subnets.schema import first_mistake
 
 
@@ -42,7 +42,7 @@ def read(path: Path) -> tuple[Continual, Path]:
         raise UserError(f"{path} has tasks = {found.tasks}: expected 2 or more")
     if not found.option.startswith("data."):
         raise UserError(f"{path} changes {found.option}, but tasks share network and method: name an option of data")
-    config = shipped_config(found.config, path.parent) or path.parent / found.config
+    config = config_of(found.config, path.parent)
     if not config.is_file():
         raise UserError(f"{config} is missing: it is the config of {path}")
     return found, config

@@ -27,7 +27,7 @@ from lightning_subnets.experiments.sweep.figure import (
 )
 from lightning_subnets.run_files.config_text import dumped
 from lightning_subnets.run_files.names import plain_name
-from lightning_subnets.run_files.shipped_configs import FOLDER, shipped_config
+from lightning_subnets.run_files.shipped_configs import FOLDER, config_of
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 
@@ -150,8 +150,7 @@ class Sweep:
                     yield PlannedRun(name, values, seed, arguments, _name(config, settings[config], options, seed))
 
     def _config(self, name: str, line: Line) -> Path:
-        path = str(Path(self.scale.configs) / line.config)
-        config = shipped_config(path, self.folder) or self.folder / path
+        config = config_of(str(Path(self.scale.configs) / line.config), self.folder)
         if not config.is_file():
             raise UserError(
                 f"{config} is missing: it is the config of the line {name!r} of {self.name}; put it there, or name a "
@@ -216,7 +215,7 @@ def settings_of(config: Path, above: tuple[Path, ...] = ()) -> str:
     own = json.dumps(content, sort_keys=True, default=str)
     if base is None:
         return own
-    return settings_of(shipped_config(base, config.parent) or config.parent / base, (*above, config.resolve())) + own
+    return settings_of(config_of(base, config.parent), (*above, config.resolve())) + own
 
 
 def _name(config: Path, settings: str, options: Options, seed: int) -> str:
