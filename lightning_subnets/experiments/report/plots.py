@@ -62,8 +62,9 @@ def draw(sweep: Sweep, plot: Plot, rows: Sequence[Row]) -> Figure:
             raise unknown("axis or number", name, rows[0])
     panels = _panels(plot, rows, axes_names, list(sweep.lines()))
     looks = styles(sweep.figure.lines)
-    draw_panels = _draw_layers if over_layers else _draw_curves
-    layout, drawn = draw_panels(sweep, plot, rows, panels)
+    layout, drawn = (
+        _draw_layers(plot, rows, panels, looks) if over_layers else _draw_curves(sweep, plot, rows, panels, looks)
+    )
     for axes, panel in zip(layout.axes, panels, strict=True):
         layout.entitle(axes, panel.title)
         if not drawn:
@@ -107,8 +108,7 @@ def _below(plot: Plot, rows: Sequence[Row], axes: Sequence[str], bottom: float) 
         for group, mean in zip(groups, means, strict=True)
         if mean < bottom
     ]
-    more = [f"and {len(said) - points.NAMED} more"] if len(said) > points.NAMED else []
-    return [f"{quantity(plot.y).label}, below the picture: {'; '.join(said[: points.NAMED] + more)}"] if said else []
+    return [f"{quantity(plot.y).label}, below the picture: {points.first_few(said)}"] if said else []
 
 
 def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str], lines: Sequence[str]) -> list[Panel]:
@@ -131,11 +131,11 @@ def _panels(plot: Plot, rows: Sequence[Row], axes: Sequence[str], lines: Sequenc
 
 
 def _draw_layers(
-    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: Sequence[Panel]
+    plot: Plot, rows: Sequence[Row], panels: Sequence[Panel], looks: Mapping[str, Style]
 ) -> tuple[FigureLayout, dict[str, bool]]:
     layout = FigureLayout(len(panels), extra_height=layers_plot.label_height(rows), share_x=False, columns=1)
     layout.label("layer", quantity(plot.y).label)
-    looks, drawn = styles(sweep.figure.lines), list[str]()
+    drawn = list[str]()
     for axes, panel in zip(layout.axes, panels, strict=True):
         drawn += layers_plot.draw(axes, [row for row in panel.rows if row["line"] in panel.lines], looks)
     layers_plot.set_scale(layout.axes)
@@ -143,7 +143,7 @@ def _draw_layers(
 
 
 def _draw_curves(
-    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: Sequence[Panel]
+    sweep: Sweep, plot: Plot, rows: Sequence[Row], panels: Sequence[Panel], looks: Mapping[str, Style]
 ) -> tuple[FigureLayout, dict[str, bool]]:
     """Return the layout, and for each line that is drawn whether it is a curve and not a horizontal line."""
     axes_names = [*points.axes_of(sweep, rows), *(["line"] if plot.x == "line" else [])]
@@ -152,7 +152,7 @@ def _draw_curves(
     alike = len({panel.title for panel in panels}) == 1  # they differ in lines only
     layout = FigureLayout(len(panels), x_names=names, columns=1 if alike else COLUMNS)
     layout.label(quantity(plot.x).label, quantity(plot.y).label)
-    looks, drawn = styles(sweep.figure.lines), dict[str, bool]()
+    drawn = dict[str, bool]()
     curves = list(dict.fromkeys(str(row["line"]) for row in rows if row[plot.x] is not None))
     fronts, heights = list[_Point](), list[float]()
     for axes, panel in zip(layout.axes, panels, strict=True):

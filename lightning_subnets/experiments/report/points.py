@@ -76,8 +76,12 @@ def incomplete(rows: Sequence[Row], axes: Sequence[str]) -> str:
 
 def describe(rows: Sequence[Row], axes: Sequence[str]) -> str:
     """Return the first few runs in words, and how many more there are."""
-    words = [describe_run(row, axes) for row in rows[:NAMED]]
-    return "; ".join([*words, *([f"and {len(rows) - NAMED} more"] if len(rows) > NAMED else [])])
+    return first_few([describe_run(row, axes) for row in rows])
+
+
+def first_few(words: Sequence[str]) -> str:
+    """Return the first few words, and how many more there are."""
+    return "; ".join([*words[:NAMED], *([f"and {len(words) - NAMED} more"] if len(words) > NAMED else [])])
 
 
 def describe_run(row: Row, axes: Sequence[str]) -> str:
