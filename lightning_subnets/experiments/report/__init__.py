@@ -111,7 +111,7 @@ def find(path: Path) -> Found:
 
 
 def _name_and_version(run: Path, path: Path) -> tuple[str, str]:
-    """Return the name of a run below a path, which differs from those of the others there, and its version."""
+    """Return a run's name, which is its path below the directory that is reported on, and its version."""
     name = run.relative_to(path).parent
     return str(name) if name.parts else Path(os.path.abspath(run)).parent.name, run.name
 

@@ -195,7 +195,7 @@ def _draw_curves(
 
 
 def _lowest_shown(heights: Sequence[float]) -> float | None:
-    """Return where to cut a picture, if very few points are further below all others than those are apart."""
+    """Return a limit of y below which at most one point in LONELY lies, if the gap to the others exceeds their span."""
     means = sorted(heights)
     for lowest, lower in zip(means[1:][: len(means) // LONELY], means, strict=False):
         apart = means[-1] - lowest

@@ -112,7 +112,7 @@ def write(submission: Submission, out: Path) -> None:
 
 
 def alone(out: Path) -> AbstractContextManager[None]:
-    """Keep other submissions into a directory out; see ``results.locked``."""
+    """Lock a directory against other submissions, see ``results.locked``."""
     return results.locked(out / "submissions", patience=_PATIENCE)
 
 

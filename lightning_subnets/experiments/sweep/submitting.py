@@ -30,15 +30,7 @@ _TOO_MANY = re.compile(r"Submit\w*Limit|job submit limit|Invalid job array speci
 
 @dataclass(frozen=True)
 class Resources:
-    """What the job of each run asks SLURM for; sbatch reads everything else from its own variables (``SBATCH_QOS``).
-
-    Args:
-        partition: the partition; by default the cluster chooses.
-        gpus: the number of GPUs, all on one node.
-        cpus: the number of CPUs, by default 12 for each GPU, or 4 without one.
-        time: the time limit, as sbatch reads it, by default eight hours; a run that needs more is requeued.
-        max_jobs: the number of runs at a time, by default as many as there is room for.
-    """
+    """The options of ``subnets sweep`` for the job of each run; sbatch reads all else from its own variables."""
 
     partition: str | None = None
     gpus: int = 1
