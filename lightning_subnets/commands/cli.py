@@ -39,7 +39,7 @@ from lightning_subnets.run_files.builders import (
     current_directory_last,
     leave_defaults_to_builder,
 )
-from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, missing_checkpoint, run_of
+from lightning_subnets.run_files.naming_checkpoints import ROOT, checkpoint_named, no_checkpoint_given, run_of
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_config import SaveConfig, with_config_of_checkpoint
 from lightning_subnets.subnet_file import load_subnet
@@ -138,7 +138,7 @@ class SubnetCLI(LightningCLI):
         root = config.trainer.default_root_dir
         if config.ckpt_path is None:
             if self.config.subcommand != "fit":
-                raise missing_checkpoint(self.config.subcommand, root, config.name)
+                raise no_checkpoint_given(self.config.subcommand, root, config.name)
             return
         resumes = self.config.subcommand == "fit" and config.version and not config.trainer.fast_dev_run
         if resumes and RunDirectory(Path(root, config.name, config.version)).last_checkpoint:

@@ -42,7 +42,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightRounding:
     """How the weights of a network became integers.
 
     Attributes:
@@ -83,7 +83,7 @@ class EightBit:
     """
 
     content: bytes
-    weights: Weights
+    weights: WeightRounding
     left: list[str]
     difference: float
     agreement: float
@@ -122,7 +122,7 @@ def quantized(content: bytes, network: nn.Module, images: Tensor) -> EightBit:
             f"the eight-bit logits of {type(network).__name__} differ from PyTorch's by {difference:.0%} of the "
             "largest logit; nothing is written. Calibrate with other images, or export it without --int8"
         )
-    found = _found(eight, weights)
+    found = _compare_weights(eight, weights)
     return EightBit(written, found, left, difference, agreement, len(written) / len(content))
 
 
@@ -239,7 +239,7 @@ def _compared(written: bytes, network: nn.Module, images: Tensor) -> tuple[float
     return torch.cat(differences).median().item(), agreeing / len(images)
 
 
-def _found(model: onnx.ModelProto, weights: dict[str, Floats]) -> Weights:
+def _compare_weights(model: onnx.ModelProto, weights: dict[str, Floats]) -> WeightRounding:
     """Multiply the integers in a file by their scales, and compare the results with the float32 weights."""
     exact, rounded, largest = [], {}, 0
     for name, values, integers in _dequantized(model):
@@ -252,7 +252,7 @@ def _found(model: onnx.ModelProto, weights: dict[str, Floats]) -> Weights:
             rounded[name] = float(np.sqrt(np.square(values - weight).mean() / np.square(weight).mean()))
     assert largest <= LARGEST, f"an integer of {largest} can overflow"
     assert len(exact) + len(rounded) == len(weights)
-    return Weights(exact, rounded, largest)
+    return WeightRounding(exact, rounded, largest)
 
 
 def _dequantized(model: onnx.ModelProto) -> Iterator[tuple[str, Floats, NDArray[np.int8]]]:

@@ -59,7 +59,7 @@ def absent_checkpoint(path: str | Path) -> UserError:
     return UserError(f"{path} does not exist: name a checkpoint, or the directory of a run such as runs/NAME/VERSION")
 
 
-def missing_checkpoint(verb: str, root: str | Path = ROOT, name: str = "") -> UserError:
+def no_checkpoint_given(verb: str, root: str | Path = ROOT, name: str = "") -> UserError:
     """Return the error for an evaluation without a checkpoint, which would evaluate a network that is not trained."""
     if run := newest_run(root, name) or newest_run(root):
         return UserError(f"{verb} needs a checkpoint: add --ckpt_path={shlex.quote(str(run))} for the last run")

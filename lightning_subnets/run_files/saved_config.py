@@ -22,7 +22,7 @@ from lightning_subnets.run_files.naming_checkpoints import (
     ROOT,
     absent_checkpoint,
     checkpoint_named,
-    missing_checkpoint,
+    no_checkpoint_given,
     run_of,
 )
 from lightning_subnets.schema import Strict, first_mistake
@@ -167,7 +167,7 @@ def with_config_of_checkpoint(args: list[str]) -> list[str]:
     root, name = options.get("--trainer.default_root_dir", ROOT), options.get("--name", "")
     if "--ckpt_path" not in options:
         if args[:1] in (["test"], ["validate"], ["predict"]) and not any(map(_COMPLETE.match, args)):
-            raise missing_checkpoint(args[0], root, name)
+            raise no_checkpoint_given(args[0], root, name)
         return args
     checkpoint = checkpoint_named(options["--ckpt_path"], root, name)
     if checkpoint.endswith(".subnet"):

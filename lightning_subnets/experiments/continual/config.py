@@ -14,7 +14,7 @@ from lightning_subnets.schema import first_mistake
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Continual:
+class Experiment:
     """Tasks that are learned one after the other.
 
     Args:
@@ -28,14 +28,14 @@ class Continual:
     tasks: int
 
 
-def read(path: Path) -> tuple[Continual, Path]:
+def read(path: Path) -> tuple[Experiment, Path]:
     """Return the content of a file, and the path of the config in it.
 
     Raises:
         UserError: if it is missing or no such file, or the config is missing.
     """
     try:
-        found = TypeAdapter(Continual).validate_python(content_of(path))
+        found = TypeAdapter(Experiment).validate_python(content_of(path))
     except ValidationError as error:
         raise UserError(f"{path} is not a continual experiment: {first_mistake(error)}") from error
     if found.tasks < 2:

@@ -25,7 +25,7 @@ from lightning_subnets.run_files.summary import read as read_summary
 from lightning_subnets.schema import Strict, first_mistake
 
 
-class _Row(Strict):
+class _RowSchema(Strict):
     """The values that a report needs from a row."""
 
     line: str
@@ -128,7 +128,7 @@ def write(sweep: Sweep, out: Path) -> list[Row]:
                 f"{folder / 'results.csv'} has the only results of {len(lost)} of the figure's earlier runs, such as "
                 f"{min(lost)}: move the file away to keep them"
             )
-        rows = [_row(run, axes, out, kept.get(run.name)) for run in sweep.runs()]
+        rows = [_row_of(run, axes, out, kept.get(run.name)) for run in sweep.runs()]
         # The table comes first, because only it may have what is nowhere else.
         atomic_file.write(folder / "results.csv", csv_text.table(rows))
         sweep.write(folder / "sweep.yaml")
@@ -158,7 +158,7 @@ def read(folder: Path) -> tuple[Sweep, list[Row]]:
         if any(row.keys() != {*COLUMNS, *on_axes} for row in rows):
             raise ValueError("it lacks columns, or has unknown ones")
         for row in rows:
-            _Row.model_validate(row)
+            _RowSchema.model_validate(row)
             plain_name(row["directory"], f"the directory of a run in {path}")
     except UserError:
         raise
@@ -191,7 +191,7 @@ def _kept(folder: Path) -> dict[str, Row]:
     return {run: row for run, row in kept.items() if not summary_of(run, folder.parent).is_file()}
 
 
-def _row(run: PlannedRun, axes: list[str], out: Path, kept: Row | None) -> Row:
+def _row_of(run: PlannedRun, axes: list[str], out: Path, kept: Row | None) -> Row:
     return {
         "line": run.line,
         **{axis: run.values.get(axis) for axis in axes},
