@@ -13,13 +13,13 @@ import torch
 from rich.filesize import decimal
 
 from lightning_subnets import datamodules, masking
+from lightning_subnets.commands import calibration
+from lightning_subnets.commands.calibration import Calibration
 from lightning_subnets.datamodules.crops import shorter_side
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.interop import exporting, model_card
 from lightning_subnets.interop.int8 import EightBit
-from lightning_subnets.run_files import calibration
 from lightning_subnets.run_files.builders import build_of_file
-from lightning_subnets.run_files.calibration import Calibration
 from lightning_subnets.run_files.naming_checkpoints import checkpoint_named
 from lightning_subnets.run_files.saved_config import data_of_file
 from lightning_subnets.run_files.saved_run import SavedRun

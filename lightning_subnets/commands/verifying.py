@@ -12,9 +12,9 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Column, Table
 
+from lightning_subnets.commands import claims
+from lightning_subnets.commands.claims import Claim, File, Test
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.run_files import claims
-from lightning_subnets.run_files.claims import Claim, File, Test
 from lightning_subnets.subnet_file.network import builder
 
 

@@ -216,7 +216,7 @@ def test_an_argument_of_no_data_is_a_mistake(claims: dict[str, Any], verify: Ver
 
 
 def facts(path: Path) -> dict[str, Any]:
-    from lightning_subnets.run_files import claims
+    from lightning_subnets.commands import claims
 
     return claims.file_facts(path).model_dump()
 

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from lightning_subnets import EdgePopup, mask_, save_subnet
+from lightning_subnets.commands import calibration
 from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
 from lightning_subnets.networks import Conv2, ResNet20
-from lightning_subnets.run_files import calibration
 from lightning_subnets.run_files.saved_config import data_of_file, with_config_of_checkpoint
 from lightning_subnets.subnet_file.container import Container
 
@@ -113,22 +112,6 @@ def test_an_implausible_shape_of_images_is_none(shape: list[int], tmp_path: Path
     subnets(["inspect", f"{tmp_path}/small.subnet"])
     error = mistake(["export", f"{tmp_path}/small.subnet", f"{tmp_path}/net.onnx"], subnets)
     assert "the shape of an image is unknown: set it" in error
-
-
-@pytest.mark.parametrize("resize", [4097, 0, -1, 8.0, "8", True])
-def test_photographs_are_not_scaled_to_an_implausible_size(resize: Any, tmp_path: Path) -> None:
-    Image.new("L", (8, 8)).save(tmp_path / "0.png")
-    stated = {"mean": [0.5], "std": [0.5], "resize": resize}
-    with pytest.raises(UserError, match=f"are scaled to {resize!r} pixels, expected 1 to 4096"):
-        calibration.of_folder(str(tmp_path), stated, (1, 8, 8))
-
-
-def test_large_images_are_calibrated_on_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for index in range(4):
-        Image.new("L", (8, 8)).save(tmp_path / f"{index}.png")
-    monkeypatch.setattr(calibration, "LARGEST", 3 * 64)
-    found = calibration.of_folder(str(tmp_path), {"mean": [0.5], "std": [0.5]}, (1, 8, 8))
-    assert found.images.shape == (3, 1, 8, 8)
 
 
 def test_inspecting_a_file_takes_no_images_as_large_as_it_likes(

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from lightning_subnets import SupSup
+from lightning_subnets.commands.calibration import of_folder
 from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.errors import UserError
-from lightning_subnets.run_files.calibration import of_folder
 from lightning_subnets.subnet_file.container import Container
 
 SHORT = ["--trainer.max_epochs=3", "--model.network.init_args.width_multiplier=0.5", "--trainer.accelerator=cpu"]
