@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from lightning_subnets import atomic_file, datamodules
 from lightning_subnets.datamodules.in_memory import InMemoryDataModule
@@ -25,15 +25,14 @@ from lightning_subnets.run_files.naming_checkpoints import (
     no_checkpoint_given,
     run_of,
 )
-from lightning_subnets.schema import Strict, first_mistake
+from lightning_subnets.run_files.strict_yaml import read_yaml
+from lightning_subnets.schema import Strict
 from lightning_subnets.subnet_file.container import Container
 
 # Arguments of data that their evaluation does not need.
 _OF_TRAINING = ("download", "num_workers", "train_size")
 
 _LARGEST_BATCH = 8192  # of an evaluation, whose result does not depend on it
-
-_LONGEST_NUMBER = 100  # characters of a number in YAML
 
 # Options of a command that ends while it is parsed, or whose config the parser finds incomplete.
 _COMPLETE = re.compile("-c|--c|-h|--help|--print_config|--model")
@@ -82,61 +81,10 @@ class _Config(Strict):
     seed_everything: Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses a key that is there twice, of which YAML's own loader keeps the last, the key ``<<`` and long numbers.
-
-    A few lines with ``<<`` can stand for more keys than any machine can read. Numbers in hexadecimal or in base 60,
-    as 1:30, escape Python's limit of 4,300 digits, and a long one takes minutes. No file of this package needs them.
-    """
-
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and len(node.value) > _LONGEST_NUMBER:
-            raise yaml.constructor.ConstructorError(
-                problem=f"a number has {len(node.value):,} characters: write at most {_LONGEST_NUMBER}",
-                problem_mark=node.start_mark,
-            )
-        return super().construct_scalar(node)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    problem="the key << merges mappings: write their keys out", problem_mark=key.start_mark
-                )
-        super().flatten_mapping(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[tuple[str, str]] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in keys:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r:.100} is there twice: remove one", problem_mark=key.start_mark
-                )
-            keys.add((key.tag, key.value))
-        return dict(super().construct_mapping(node, deep))
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """Return the config of a run, with the values checked that are read without jsonargparse."""
     content, _ = read_yaml(path, _Config, "is not the config of a run")
     return dict(content)
-
-
-def read_yaml(path: Path, schema: Any, otherwise: str) -> tuple[Any, Any]:
-    """Return the content of a YAML file, and the same as an instance of a schema.
-
-    Raises:
-        ValueError: if the file cannot be read, or does not fit; ``otherwise`` says what the file then is.
-    """
-    try:
-        content = yaml.load(path.read_text(), _PlainLoader)
-        return content, TypeAdapter(schema).validate_python(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check its path and its permissions") from error
-    except ValidationError as error:
-        raise UserError(f"{path} {otherwise}: {first_mistake(error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
