@@ -20,7 +20,7 @@ from lightning_subnets import masking
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.graph import sanity
+from lightning_subnets.experiments import sanity
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace, overlap
 from lightning_subnets.masking.masked_weight import check_shapes
 from lightning_subnets.progress_bar import progress

@@ -2,6 +2,6 @@
 
 ``unit_tracing.trace`` turns a network (recorded by ``recording.py``) into the graph of ``unit_graph.py``. On the way,
 ``layer_calls.py`` finds layers and their weights, and ``unit_tensors.py`` numbers units and joins them.
-``diagnostics.py`` counts what a mask leaves of it, and ``random_walks.py`` walks on it for PHEW. ``sanity.py`` needs no
-graph: it tests what a mask depends on. This room imports ``masking`` and ``errors``.
+``diagnostics.py`` counts what a mask leaves of it, and ``random_walks.py`` walks on it for PHEW. This room imports
+``masking``, ``errors`` and ``logits``.
 """

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.graph.sanity import shuffled
+from lightning_subnets.masking import initialization, selection
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit
 
@@ -52,3 +53,16 @@ class FixedMask(PruneAtInit):
                 )
             given = data.read_masks(given, network)
         return shuffled(given, data.seed) if self.shuffle else dict(given)
+
+
+def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return masks that keep as many numbers of each weight, at uniformly random places, or multiply as many."""
+    moved = {}
+    for name, mask in masks.items():
+        stream = f"{initialization.stream_of(name)} shuffled"
+        chances = initialization.draw_chances(mask.shape, seed=seed, stream=stream)
+        if mask.dtype == torch.bool:
+            moved[name] = selection.top_k(chances, int(mask.count_nonzero())).to(mask.device)
+        else:
+            moved[name] = mask.flatten()[chances.flatten().argsort(stable=True).to(mask.device)].view_as(mask)
+    return moved

@@ -18,7 +18,7 @@ from lightning_subnets.csv_text import Row
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
-from lightning_subnets.graph.logits import logits_of
+from lightning_subnets.logits import logits_of
 from lightning_subnets.masking import unmask_
 from lightning_subnets.masking.digest import digest_of
 from lightning_subnets.progress_bar import progress

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets.graph import sanity
+from lightning_subnets.experiments import sanity
 
 
 def network(seed: int) -> nn.Module:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lightning_subnets import masking
-from lightning_subnets.graph.logits import logits_of
-from lightning_subnets.masking import MaskedWeight, Origin, initialization, selection
+from lightning_subnets.logits import logits_of
+from lightning_subnets.masking import MaskedWeight, Origin, initialization
 from lightning_subnets.masking.initialization import fans
 from lightning_subnets.masking.masked_weight import multipliers
+from lightning_subnets.methods.fixed_mask import shuffled
 
 # Values of the one weight that all connections share, in units of a layer's sqrt(2 / fan_in): Gaier and Ha 2019.
 VALUES = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
@@ -58,19 +59,6 @@ def checks(
         yield check("weights drawn again", lambda name, each, seed=seed: _drawn(each, name, seed))  # type: ignore[misc]
     for value in VALUES:
         yield check(f"one weight, {value:+.1f}", lambda _, each, value=value: _constant(each, value))  # type: ignore[misc]
-
-
-def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return masks that keep as many numbers of each weight, at uniformly random places, or multiply as many."""
-    moved = {}
-    for name, mask in masks.items():
-        stream = f"{initialization.stream_of(name)} shuffled"
-        chances = initialization.draw_chances(mask.shape, seed=seed, stream=stream)
-        if mask.dtype == torch.bool:
-            moved[name] = selection.top_k(chances, int(mask.count_nonzero())).to(mask.device)
-        else:
-            moved[name] = mask.flatten()[chances.flatten().argsort(stable=True).to(mask.device)].view_as(mask)
-    return moved
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_subnets import SNIP, EdgePopup, GraSP, Method, SupSup, SynFlow, UserError, mask_, masks
 from lightning_subnets.experiments.continual.learning import _answers
-from lightning_subnets.graph.sanity import accuracy
+from lightning_subnets.experiments.sanity import accuracy
 
 IMAGES, LABELS = torch.randn(6, 3, 4, 4), torch.arange(6) % 3
 
