@@ -41,6 +41,11 @@ class Weight(NamedTuple):
         """Whether it is a weight by its name, see ``is_weight``."""
         return any(is_weight(*own, self.parameter) for own in self.owners)
 
+    @property
+    def named_by_all(self) -> bool:
+        """Whether it is a weight by its name in every module that owns it."""
+        return all(is_weight(*own, self.parameter) for own in self.owners)
+
 
 class Weights(NamedTuple):
     """The parameters of a network by their full names: weights to mask, weights that stay dense, and all others."""

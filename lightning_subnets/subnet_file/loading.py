@@ -16,7 +16,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest, is_masked
 from lightning_subnets.masking.choice import Choice
 from lightning_subnets.masking.frozen_edges import FrozenEdges
-from lightning_subnets.masking.maskable import is_weight
+from lightning_subnets.masking.maskable import parameters_of
 from lightning_subnets.masking.masked_weight import MaskedWeight, masked_weights, multipliers, scores_names
 from lightning_subnets.masking.method import Method, as_mask
 from lightning_subnets.masking.other_parameters import initialize_others_
@@ -123,15 +123,11 @@ def _choice(file: Container, network: nn.Module) -> Choice:
         raise UserError("the given network is masked: give a plain one, or call unmask_(network) first")
     if any(map(nn.parameter.is_lazy, network.parameters())):
         raise UserError("the given network is lazy: pass a batch through it first")
-    parameters = dict(network.named_parameters())
-    owned: dict[int, set[bool]] = {}  # whether a parameter is a weight in each of the modules that have it
-    for module in network.modules():
-        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            owned.setdefault(id(parameter), set()).add(is_weight(module, key, parameter))
-    weights = {name: None for name, parameter in parameters.items() if True in owned[id(parameter)]}
+    parameters = parameters_of(network)
+    weights = {name: each for name, each in parameters.items() if each.named}
     for name in dict.fromkeys((*weights, *header.layers, *header.dense)):
         stated = header.layers[name].shape if name in header.layers else None
-        here = list(parameters[name].shape) if name in parameters else None
+        here = list(parameters[name].parameter.shape) if name in parameters else None
         is_dense = stated is None and name in weights and (name in header.dense or f"state/{name}" in file)
         if not is_dense and (here != stated or here is None or name in header.dense):
             raise UserError(
@@ -141,7 +137,7 @@ def _choice(file: Container, network: nn.Module) -> Choice:
     # The escaped patterns match exactly these names, even if a name contains a star.
     return Choice(
         keep_dense=tuple(glob.escape(name) for name in weights if name not in header.layers),
-        also_mask=tuple(glob.escape(name) for name in header.layers if owned[id(parameters[name])] != {True}),
+        also_mask=tuple(glob.escape(name) for name in header.layers if not parameters[name].named_by_all),
         norms=header.norms,
     )
 
@@ -217,11 +213,7 @@ def copy_(file: Container, key: str, to: Tensor) -> None:
 
 def _check_masks(network: nn.Module, header: Header) -> None:
     """Check that the method restores the file's masks from the scores and the weights."""
-    found = multipliers(network)
-    masks_digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update_(masks_digest, name, found[name])
-    if masks_digest.hexdigest() != header.digests.masks:
+    if digest.digest_of(multipliers(network)) != header.digests.masks:
         raise UserError(
             f"{header.method.name}({reprlib.repr(header.method.arguments):.200}) does not give the masks in the file: "
             "load the network without masked=True"
