@@ -211,15 +211,7 @@ class Header:
             )
         if name not in names:
             raise unknown("task", name, names)
-        return self._with(self.tasks[names.index(name)])
-
-    def _layers_of(self, task: Task) -> dict[str, Layer]:
-        return {
-            key: dataclasses.replace(layer, **vars(own))
-            for (key, layer), own in zip(self.layers.items(), task.layers, strict=True)
-        }
-
-    def _with(self, task: Task) -> Header:
+        task = self.tasks[names.index(name)]
         layers = self._layers_of(task)
         return dataclasses.replace(
             self,
@@ -231,11 +223,18 @@ class Header:
             tasks=[],
         )
 
+    def _layers_of(self, task: Task) -> dict[str, Layer]:
+        return {
+            key: dataclasses.replace(layer, **vars(own))
+            for (key, layer), own in zip(self.layers.items(), task.layers, strict=True)
+        }
+
     def details(self) -> Json:
         """Return the optional parts of the header, as arguments of ``save_subnet``."""
         return {name: getattr(self, name) for name in ("classes", "accuracy", "preprocessing", "config")}
 
     def to_json(self, sha256: str) -> str:
+        """Return the JSON that a file stores, without the values of ``_USUAL``."""
         content = {"version": VERSION, "sha256": sha256, **dataclasses.asdict(self)}
         for part in (content, *content["layers"].values()):
             for key in [key for key, usual in _USUAL.items() if key in part and part[key] == usual]:
@@ -248,6 +247,11 @@ class Header:
 
     @classmethod
     def from_json(cls, content: Json) -> Header:
+        """Return the header in a file's JSON, every value checked.
+
+        Raises:
+            ValueError: naming the first value that does not fit.
+        """
         version = content.pop("version", None)
         if type(version) is int and version == 1:
             raise UserError("format version 1 is of a commit before the first release: export the run again")
