@@ -34,7 +34,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import lightning_subnets as ls
-from lightning_subnets.subnet_file.network import build
+from lightning_subnets.subnet_file.building import build
 
 RESULTS = Path(__file__).parent.parent / "results" / "breadth.csv"
 LARGEST = 30_000_000  # parameters of a network of timm

@@ -28,9 +28,9 @@ from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.naming_checkpoints import run_of
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet, masks_in
+from lightning_subnets.subnet_file.building import builder
 from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.subnet_file.header import Header, Layer
-from lightning_subnets.subnet_file.network import builder
 from lightning_subnets.training.callbacks.collapse import in_words
 from lightning_subnets.training.run_masks import read_masks
 

@@ -112,7 +112,7 @@ def import_(
     from lightning_subnets.interop.importing import import_subnet_
     from lightning_subnets.run_files.builders import named_builder
     from lightning_subnets.subnet_file import save_subnet
-    from lightning_subnets.subnet_file.network import build
+    from lightning_subnets.subnet_file.building import build
 
     path = Path(out)
     if network is None:

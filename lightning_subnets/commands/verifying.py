@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from lightning_subnets.commands import claims
 from lightning_subnets.commands.claims import Claim, File, Test
 from lightning_subnets.errors import UserError, printable
-from lightning_subnets.subnet_file.network import builder
+from lightning_subnets.subnet_file.building import builder
 
 
 def verify(folder: Path, arguments: dict[str, Any]) -> bool:

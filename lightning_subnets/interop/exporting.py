@@ -16,7 +16,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.interop import int8, onnx_file
 from lightning_subnets.interop.int8 import EightBit
 from lightning_subnets.masking import is_masked, unmask_
-from lightning_subnets.subnet_file.network import check_tensors
+from lightning_subnets.subnet_file.building import check_tensors
 
 
 def export(

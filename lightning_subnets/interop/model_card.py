@@ -15,9 +15,9 @@ from typing import Any
 from lightning_subnets import atomic_file, methods
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.subnet_file import hub
+from lightning_subnets.subnet_file.building import builder
 from lightning_subnets.subnet_file.container import Container
 from lightning_subnets.subnet_file.header import Header
-from lightning_subnets.subnet_file.network import builder
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 LONGEST = 200  # characters of a text from the file

@@ -18,8 +18,8 @@ from torch import nn
 
 from lightning_subnets.errors import UserError, as_user_error
 from lightning_subnets.run_files.config_files import entries
+from lightning_subnets.subnet_file.building import Builder, build, builder
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container
-from lightning_subnets.subnet_file.network import Builder, build, builder
 
 _annotated_type: Callable[..., Any] = _postponed_annotations.get_return_type
 

@@ -2,7 +2,7 @@
 
 Start with ``saving.py`` and ``loading.py``. ``container.py`` reads and writes the bytes, ``hub.py`` downloads a file,
 ``header.py`` and ``json_schema.py`` check the JSON, ``mask_codec.py`` and ``weight_code.py`` encode a weight,
-``tasks.py`` encodes and reads the tasks of a file that has several, and ``network.py`` builds the network that a file
+``tasks.py`` encodes and reads the tasks of a file that has several, and ``building.py`` builds the network that a file
 names. This room imports ``masking``, ``methods`` and ``networks``. docs/subnet_file.md describes the format.
 """
 

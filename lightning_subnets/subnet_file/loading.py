@@ -20,8 +20,7 @@ from lightning_subnets.masking.maskable import parameters_of
 from lightning_subnets.masking.masked_weight import MaskedWeight, masked_weights, multipliers, scores_names
 from lightning_subnets.masking.method import Method, as_mask
 from lightning_subnets.masking.other_parameters import initialize_others_
-from lightning_subnets.subnet_file import multiplier_code, weight_code
-from lightning_subnets.subnet_file import network as building
+from lightning_subnets.subnet_file import building, multiplier_code, weight_code
 from lightning_subnets.subnet_file.container import NUMBERS_PER_BYTE, Container, naming_file
 from lightning_subnets.subnet_file.header import Header
 

@@ -22,8 +22,7 @@ from lightning_subnets.masking.maskable import is_weight
 from lightning_subnets.masking.masked_weight import multipliers, scores_names
 from lightning_subnets.masking.method import as_mask, check_identity
 from lightning_subnets.masking.other_parameters import initial_value, own_name
-from lightning_subnets.subnet_file import container, multiplier_code, weight_code
-from lightning_subnets.subnet_file import network as building
+from lightning_subnets.subnet_file import building, container, multiplier_code, weight_code
 from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, Method, Network, Weights
 from lightning_subnets.subnet_file.tasks import EncodedTask
 

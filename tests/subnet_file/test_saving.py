@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import lightning_subnets as ls
 from lightning_subnets.subnet_file import save_subnet
-from lightning_subnets.subnet_file.network import unwrapped
+from lightning_subnets.subnet_file.building import unwrapped
 
 
 class Transformed(ls.EdgePopup):

@@ -18,7 +18,7 @@ from torch import nn
 
 import lightning_subnets as ls
 from lightning_subnets import networks
-from lightning_subnets.subnet_file.network import (
+from lightning_subnets.subnet_file.building import (
     _NoInitialization,
     build,
     builder,
@@ -167,8 +167,8 @@ _PROGRAM = """
 import resource, sys, time, warnings
 sys.path.insert(0, sys.argv[1])
 from lightning_subnets.errors import UserError
-from lightning_subnets.subnet_file.network import build
-from test_network import ABSURD
+from lightning_subnets.subnet_file.building import build
+from test_building import ABSURD
 build("timm.models.resnet26", {}, at_most=10**9)  # imports are not measured
 warnings.simplefilter("error")
 for name, arguments in ABSURD[:: int(sys.argv[2])]:
