@@ -49,7 +49,7 @@ class Layer:
     code: str = ""  # see mask_codec
     weights: Literal["drawn", "signs", "values"] = "drawn"  # see weight_code, also for magnitude, gain and of
     stream: str = ""  # of the draw of the weight, see initialization.stream_of
-    density: float | None = None  # that the draw was scaled by, if it is not that of ``Weights``
+    density: float | None = None  # that the draw was scaled by, if it is not that of ``WeightsEntry``
     num_kept: int | None = None  # that the method keeps in training, if it does not follow from its density
     magnitude: float | None = None
     gain: float | None = None
@@ -84,7 +84,7 @@ class Layer:
 
 
 @dataclass
-class Network:
+class NetworkEntry:
     """The builder of the network, named as in a config, with plain values as arguments."""
 
     builder: str
@@ -93,7 +93,7 @@ class Network:
 
 
 @dataclass
-class Weights:
+class WeightsEntry:
     """The arguments of ``initialization.draw_weights``; no distribution if the weights came with the network."""
 
     distribution: str | None
@@ -114,7 +114,7 @@ class Weights:
 
 
 @dataclass
-class Method:
+class MethodEntry:
     """The class of ``lightning_subnets.methods`` that found the subnetwork, and its arguments."""
 
     name: str
@@ -157,9 +157,9 @@ class Task:
 class Header:
     """Everything in a file except its tensors; ``save_subnet`` explains the optional parts."""
 
-    network: Network
-    weights: Weights
-    method: Method
+    network: NetworkEntry
+    weights: WeightsEntry
+    method: MethodEntry
     layers: dict[str, Layer]  # the masked weights, by the full names of their parameters
     digests: Digests
     density: float  # the fraction of weights kept, over all masked weights

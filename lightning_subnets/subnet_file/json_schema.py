@@ -36,7 +36,8 @@ def parse(kind: Any, value: Any, place: str) -> Any:
     else:
         fits = kind is Any or type(value) is kind
     if not fits:
-        expected = " or ".join(map(repr, inner)) if origin is Literal else (origin or kind).__name__
+        plain = dict if dataclasses.is_dataclass(kind) else origin or kind
+        expected = " or ".join(map(repr, inner)) if origin is Literal else plain.__name__
         raise UserError(f"{place} is {reprlib.repr(value):.200}, expected {expected}")
     return float(value) if kind is float else value
 

@@ -23,7 +23,7 @@ from lightning_subnets.masking.masked_weight import multipliers, scores_names
 from lightning_subnets.masking.method import as_mask, check_identity
 from lightning_subnets.masking.other_parameters import initial_value, own_name
 from lightning_subnets.subnet_file import building, container, multiplier_code, weight_code
-from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, Method, Network, Weights
+from lightning_subnets.subnet_file.header import Digests, Header, Json, Layer, MethodEntry, NetworkEntry, WeightsEntry
 from lightning_subnets.subnet_file.tasks import EncodedTask
 
 
@@ -125,13 +125,13 @@ def _header(
             "network by one method, where densities={...} gives a weight a density of its own"
         )
     return Header(
-        network=Network(*_builder_of(net, network), str(dtypes.pop()).removeprefix("torch.")),  # type: ignore[arg-type]
-        weights=Weights(
+        network=NetworkEntry(*_builder_of(net, network), str(dtypes.pop()).removeprefix("torch.")),  # type: ignore[arg-type]
+        weights=WeightsEntry(
             first.origin.distribution if first.origin else None,
             first.origin.seed if first.origin else 0,
             first.origin.density if first.origin else 1.0,
         ),
-        method=Method(type(first.method).__name__, dict(first.method.identity())),
+        method=MethodEntry(type(first.method).__name__, dict(first.method.identity())),
         layers={name: Layer(list(each.weight.shape), kept=0) for name, each in weights.items()},
         digests=Digests("", ""),
         density=0.0,
@@ -209,7 +209,7 @@ def _check_readable(header: Header) -> None:
 
 
 def _encode_weight(
-    name: str, masked: MaskedWeight, multiplier: Tensor, drawn_from: Weights, tensors: dict[str, Tensor]
+    name: str, masked: MaskedWeight, multiplier: Tensor, drawn_from: WeightsEntry, tensors: dict[str, Tensor]
 ) -> tuple[Layer, Tensor, Tensor]:
     """Add a weight's tensors to ``tensors``; return its header entry, and w and m as ``load_subnet`` restores them."""
     weight, origin = masked.weight.detach().cpu(), masked.origin
@@ -267,7 +267,7 @@ def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[
     return name, arguments
 
 
-def _is_drawn(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) -> bool:
+def _is_drawn(net: nn.Module, key: str, parameter: Tensor, drawn_from: WeightsEntry) -> bool:
     """Return whether a parameter that is not masked is a weight as ``mask_`` draws it: kept dense, and not trained."""
     owner, _, own = key.rpartition(".")
     if drawn_from.distribution is None or not is_weight(net.get_submodule(owner), own, parameter):
@@ -276,7 +276,7 @@ def _is_drawn(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) 
     return digest.same_bits(parameter, drawn.to(parameter.dtype))
 
 
-def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: Weights) -> bool:
+def _is_initial(net: nn.Module, key: str, parameter: Tensor, drawn_from: WeightsEntry) -> bool:
     """Return whether a parameter other than a weight has its value from ``mask_``, whatever value it was built with."""
     owner, _, own = key.rpartition(".")
     module, built = net.get_submodule(owner), torch.zeros_like(parameter)

@@ -78,7 +78,7 @@ def test_another_version_of_the_format_is_refused(version: Any, header: Json) ->
 
 FIRST = "layers/features.0.weight/"
 WRONG = [
-    ("network", [], "header.network is [], expected Network"),
+    ("network", [], "header.network is [], expected dict"),
     ("network/builder", None, "header.network.builder is None, expected str"),
     ("network/dtype", "int8", "is 'int8', expected 'float32' or 'float16' or 'bfloat16' or 'float64'"),
     ("network/dtype", ["float32"], "expected 'float32' or"),
