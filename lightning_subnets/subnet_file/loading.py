@@ -82,7 +82,12 @@ def load_from(file: Container, *, masked: bool, network: nn.Module | None) -> nn
         if key in header.layers:
             multiplier = multiplier_of(file, key)
             digest.update_(masks_digest, key, multiplier)
-            _fill_(parameter, weights.get(key), file, key, multiplier, weights_digest)
+            _restore_(parameter, weights.get(key), file, key, as_mask(multiplier))
+            digest.update_(weights_digest, key, parameter)
+            if masked:
+                _continue_(weights[key], header, key, multiplier)
+            else:
+                weight_code.apply_(header.layers[key], parameter, multiplier)
         elif key not in scores:
             if key in header.dense:
                 with torch.no_grad():
@@ -164,26 +169,21 @@ def multiplier_of(file: Container, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def _fill_(
-    weight: nn.Parameter,
-    masked: MaskedWeight | None,
-    file: Container,
-    name: str,
-    multiplier: Tensor,
-    weights_digest: hashlib._Hash,
-) -> None:
-    """Restore a weight, add it to the digest, then apply the mask to the weight or, if it is masked, to its scores."""
-    header, entry, mask = file.header, file.header.layers[name], as_mask(multiplier)
+def _restore_(weight: nn.Parameter, masked: MaskedWeight | None, file: Container, name: str, mask: Tensor) -> None:
+    """Give a weight the numbers that it was saved with, from the file or from the seed, without the mask."""
+    entry = file.header.layers[name]
     if entry.weights != "drawn":
         weight_code.decode(entry, file.take(f"{entry.weights}/{name}"), mask, out=weight)
-    else:
-        origin = header.weights.origin(entry.stream, entry.density)
-        if masked is None or masked.origin != origin:  # otherwise install_masks_ has drawn it
-            weight.copy_(origin.draw(weight.shape))
-    digest.update_(weights_digest, name, weight)
-    if masked is None:
-        weight_code.apply_(entry, weight, multiplier)
         return
+    origin = file.header.weights.origin(entry.stream, entry.density)
+    if masked is None or masked.origin != origin:  # otherwise install_masks_ has drawn it
+        weight.copy_(origin.draw(weight.shape))
+
+
+@torch.no_grad()
+def _continue_(masked: MaskedWeight, header: Header, name: str, multiplier: Tensor) -> None:
+    """Give a restored weight what its training continues from: origin, frozen edges, number kept, and scores."""
+    entry, weight, mask = header.layers[name], masked.weight, as_mask(multiplier)
     if masked.origin and entry.stream:
         masked.state.origin = origin = header.weights.origin(entry.stream, entry.density)
         if entry.weights != "drawn" and masked.method.trainable == "scores":

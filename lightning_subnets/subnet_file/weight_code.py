@@ -74,6 +74,7 @@ def decode(layer: Layer, stored: Tensor, mask: Tensor, out: Tensor) -> None:
     out.zero_()[mask.to(out.device)] = stored.to(out.device)
 
 
+@torch.no_grad()
 def apply_(layer: Layer, weight: Tensor, multiplier: Tensor) -> None:
     """Turn w into w_eff in place."""
     if layer.of == "sign":
