@@ -161,20 +161,19 @@ def _write(
     counts = method.counts({key: each.weight.shape for key, each in weights.items()})  # as loading counts
     weights_digest, masks_digest = hashlib.sha256(), hashlib.sha256()
     for key, current in sorted(net.named_parameters()):
-        parameter = (start or {}).get(key, current)
         if key in weights:
-            each = weights[key], multiplier[key].cpu()
-            parts: dict[str, Tensor] = {}
-            header.layers[key], weight, stored = _encode_weight(key, *each, header.weights, parts)
+            entry, weight, restored, parts = _encode_weight(key, weights[key], multiplier[key].cpu(), header.weights)
             if weights[key].num_kept != counts[key]:
-                header.layers[key].num_kept = weights[key].num_kept
+                entry.num_kept = weights[key].num_kept
             if tasks is None:
+                header.layers[key] = entry
                 tensors |= parts
-            else:
-                header.layers[key] = replace(header.layers[key], code="", gain=None, of="weight")
+            else:  # each task has its own code and tensors
+                header.layers[key] = replace(entry, code="", gain=None, of="weight")
             digest.update_(weights_digest, key, weight)
-            digest.update_(masks_digest, key, stored)
+            digest.update_(masks_digest, key, restored)
         elif key not in scores:
+            parameter = (start or {}).get(key, current)
             digest.update_(weights_digest, key, parameter)
             if _is_drawn(net, key, parameter, header.weights):
                 header.dense[key] = stream_of(key)
@@ -209,9 +208,9 @@ def _check_readable(header: Header) -> None:
 
 
 def _encode_weight(
-    name: str, masked: MaskedWeight, multiplier: Tensor, drawn_from: WeightsEntry, tensors: dict[str, Tensor]
-) -> tuple[Layer, Tensor, Tensor]:
-    """Add a weight's tensors to ``tensors``; return its header entry, and w and m as ``load_subnet`` restores them."""
+    name: str, masked: MaskedWeight, multiplier: Tensor, drawn_from: WeightsEntry
+) -> tuple[Layer, Tensor, Tensor, dict[str, Tensor]]:
+    """Return a weight's header entry, w and m as ``load_subnet`` restores them, and its tensors in the file."""
     weight, origin = masked.weight.detach().cpu(), masked.origin
     drawn, stream, density = None, "", None
     if origin and (origin.distribution, origin.seed) == (drawn_from.distribution, drawn_from.seed):
@@ -219,13 +218,13 @@ def _encode_weight(
         drawn = origin.draw(weight.shape).to(weight.dtype)
     effective = masked.method.effective_weight(weight, multiplier)
     entry, stored, multiplier = weight_code.encode(weight, effective, multiplier, drawn)
-    parts = multiplier_code.encode(entry, multiplier, masked.frozen)
-    tensors |= {f"{part}/{name}": data for part, data in parts.items()}
+    parts = {f"{part}/{name}": data for part, data in multiplier_code.encode(entry, multiplier, masked.frozen).items()}
     entry.stream, entry.density = stream, density
     if stored is not None:
-        tensors[f"{entry.weights}/{name}"] = stored
-        weight_code.decode(entry, stored, as_mask(multiplier), out=(weight := torch.empty_like(weight)))
-    return entry, weight, multiplier
+        parts[f"{entry.weights}/{name}"] = stored
+        weight = torch.empty_like(weight)
+        weight_code.decode(entry, stored, as_mask(multiplier), out=weight)
+    return entry, weight, multiplier, parts
 
 
 def _builder_of(net: nn.Module, named: str | Mapping[str, Any] | None) -> tuple[str, Json]:
