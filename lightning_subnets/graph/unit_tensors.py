@@ -15,8 +15,8 @@ from torch import Tensor
 from lightning_subnets.graph.unit_graph import NOTHING, Edges, Merge
 
 
-class Joining:
-    """Number the units of a network, join units where operations do, and collect the steps that this takes."""
+class GraphBuilder:
+    """Number the units of a network, merge units where operations join them, and collect the steps of the graph."""
 
     def __init__(self) -> None:
         self.num_units = 0
@@ -28,12 +28,12 @@ class Joining:
         return torch.arange(self.num_units - count, self.num_units)
 
     def layer(self, name: str, sources: Tensor, num_targets: int, groups: int, transposed: bool) -> Tensor:
-        """Lead from units to as many new ones through the weight of a layer; return the new units."""
+        """Add a layer's edges from these units to ``num_targets`` new ones, and return these."""
         targets = self.new(num_targets)
         self.steps.append(Edges(name, sources.numpy(), targets.numpy(), groups, transposed))
         return targets
 
-    def joined(self, operands: Iterable[Tensor]) -> Tensor:
+    def merged(self, operands: Iterable[Tensor]) -> Tensor:
         """Merge each distinct pair of units that meet into a new unit; NOTHING and a unit give the unit."""
         result, *others = (compact(units) for units in operands)
         for other in others:
@@ -43,12 +43,12 @@ class Joining:
             result = torch.where(first == NOTHING, second, first)
             if meeting.any():
                 pairs, which = _distinct_columns(torch.stack([first[meeting], second[meeting]]))
-                joined = self.new(pairs.shape[1])
-                self._merge(pairs.flatten(), joined.repeat(2))
-                result = result.masked_scatter(meeting, joined[which])
+                new = self.new(pairs.shape[1])
+                self._merge(pairs.flatten(), new.repeat(2))
+                result = result.masked_scatter(meeting, new[which])
         return result
 
-    def along(self, units: Tensor, dims: Sequence[int]) -> Tensor:
+    def merged_along(self, units: Tensor, dims: Sequence[int]) -> Tensor:
         """Reduce these dimensions to size 1: where units differ along them, merge the units into a new one."""
         units, dims = compact(units), tuple(dims)
         if not dims:
@@ -64,30 +64,30 @@ class Joining:
         return largest
 
     def reduced(self, units: Tensor, dims: Any) -> Tensor:
-        """Join these dimensions, all by default, and keep the size of the others."""
+        """Merge units along these dimensions, all by default, and keep the size of the others."""
         dims = {dim % units.dim() for dim in ([dims] if isinstance(dims, int) else dims or range(units.dim()))}
         shape = [1 if dim in dims else size for dim, size in enumerate(units.shape)]
-        return self.along(units, sorted(dims)).expand(shape)
+        return self.merged_along(units, sorted(dims)).expand(shape)
 
     def einsum(self, equation: str, operands: Sequence[Tensor]) -> Tensor:
-        """Join the units of a sum of products, broadcast where they do not change.
+        """Merge the units of a sum of products, broadcast where they do not change.
 
-        The sum joins the units of each factor, and the product joins the factors.
+        The sum merges the units of each factor, and the product merges the factors.
         """
         subscripts, arrow, letters = equation.replace(" ", "").partition("->")
         if not arrow:  # as torch.einsum: the letters that occur once, in the order of the alphabet
             letters = "".join(sorted(each for each in {*subscripts} - {","} if subscripts.count(each) == 1))
         factors = []
         for own, units in zip(subscripts.split(","), operands, strict=True):
-            left = self.along(units, [dim for dim, letter in enumerate(own) if letter not in letters])
+            left = self.merged_along(units, [dim for dim, letter in enumerate(own) if letter not in letters])
             order = sorted(range(left.dim()), key=lambda dim, own=own: letters.find(own[dim]))  # type: ignore[misc]
             sizes = [left.shape[own.index(letter)] if letter in own else 1 for letter in letters]
             factors.append(left.permute(order).reshape(sizes))
-        return self.joined(factors)
+        return self.merged(factors)
 
     def product(self, first: Tensor, second: Tensor) -> Tensor:
-        """Join the units of a product of matrices, which may have leading dimensions, as ``einsum`` does."""
-        return self.joined([self.along(first, [-1]), self.along(second, [-2])])
+        """Merge the units of a product of matrices, which may have leading dimensions, as ``einsum`` does."""
+        return self.merged([self.merged_along(first, [-1]), self.merged_along(second, [-2])])
 
     def _merge(self, sources: Tensor, targets: Tensor) -> None:
         self.steps.append(Merge(sources.numpy(), targets.numpy()))
@@ -109,14 +109,14 @@ def is_constant(units: Tensor) -> bool:
     return not bool((compact(units) != NOTHING).any())
 
 
-def first_of(units: Tensor, value: Any) -> Any:
+def units_of_results(units: Tensor, value: Any) -> Any:
     """Give an operation's first result these units, and its other results none."""
     if isinstance(value, Tensor):
         return units.expand(value.shape)
     return (units.expand(value[0].shape), *map(constant, value[1:]))
 
 
-def along_dim(units: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
+def spread_along(units: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """Return a tensor of this shape whose units, (n,), change along one dimension."""
     return units.view([-1 if each == dim else 1 for each in range(len(shape))]).expand(*shape)
 

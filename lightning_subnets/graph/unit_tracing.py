@@ -18,14 +18,14 @@ from lightning_subnets.graph.layer_calls import PRODUCTS, LayerCall, NamedWeight
 from lightning_subnets.graph.recording import EMPTYING, arguments_of, name_of, record
 from lightning_subnets.graph.unit_graph import NOTHING, UnitGraph
 from lightning_subnets.graph.unit_tensors import (
-    Joining,
-    along_dim,
+    GraphBuilder,
     compact,
     constant,
-    first_of,
     is_constant,
+    spread_along,
     tensors_of,
     tidy,
+    units_of_results,
 )
 from lightning_subnets.masking.maskable import weights_of
 
@@ -86,10 +86,10 @@ def trace(network: nn.Module, input_shape: Sequence[int], masked: Container[str]
     }
     with torch.device("cpu"):  # the numbers of units, even if new tensors are on a GPU by default
         maybe = {name for name, each in found.items() if not each.named}
-        return _Tracing(type(network).__name__, weights, maybe).run(program)
+        return _Tracer(type(network).__name__, weights, maybe).run(program)
 
 
-class _Tracing:
+class _Tracer:
     """Follow units through a recorded forward pass of a network of this kind.
 
     Args:
@@ -99,7 +99,7 @@ class _Tracing:
 
     def __init__(self, kind: str, weights: dict[str, NamedWeight], maybe: set[str]) -> None:
         self.kind, self.weights, self.maybe = kind, weights, maybe
-        self.joining = Joining()
+        self.builder = GraphBuilder()
         self.units: dict[Node, Any] = {}
 
     def run(self, program: ExportedProgram) -> UnitGraph:
@@ -116,13 +116,13 @@ class _Tracing:
                 self.units[node] = self._followed(node)
             elif node.name in signature.user_inputs:
                 dim = _dim_of_units(node, self.weights)
-                inputs = self.joining.new(value.shape[dim])
-                self.units[node] = along_dim(inputs, dim, value.shape)
+                inputs = self.builder.new(value.shape[dim])
+                self.units[node] = spread_along(inputs, dim, value.shape)
             else:
                 self.units[node] = constant(value) if isinstance(value, Tensor) else None
         outputs = np.unique(results.numpy())
-        steps = tuple(self.joining.steps)
-        return UnitGraph(self.joining.num_units, inputs.numpy(), outputs[outputs != NOTHING], steps)
+        steps = tuple(self.builder.steps)
+        return UnitGraph(self.builder.num_units, inputs.numpy(), outputs[outputs != NOTHING], steps)
 
     def _followed(self, node: Node) -> Any:
         try:
@@ -175,18 +175,18 @@ class _Tracing:
     def _through(self, node: Node, call: LayerCall, value: Tensor) -> Tensor:
         units = self.units[call.images]
         channel = value.dim() - call.weight.meta["val"].dim() + 1
-        sources = self.joining.along(units, [dim for dim in range(units.dim()) if dim != channel])
+        sources = self.builder.merged_along(units, [dim for dim in range(units.dim()) if dim != channel])
         sources = sources.reshape(-1).expand(units.shape[channel])
         if weight := self.weights.get(call.weight.name):
             transposed = call.transposed != weight.transposed
-            targets = self.joining.layer(weight.name, sources, value.shape[channel], call.groups, transposed)
+            targets = self.builder.layer(weight.name, sources, value.shape[channel], call.groups, transposed)
         elif is_constant(self.units[call.weight]):  # such as a blur: each input of a group leads to each output
-            joined = self.joining.along(sources.reshape(call.groups, -1), [1])
-            targets = joined.expand(call.groups, value.shape[channel] // call.groups).reshape(-1)
+            merged = self.builder.merged_along(sources.reshape(call.groups, -1), [1])
+            targets = merged.expand(call.groups, value.shape[channel] // call.groups).reshape(-1)
         else:
             raise self._refused(node, "its weight is computed from the input")
-        result = along_dim(targets, channel, value.shape)
-        return self.joining.joined([result, self.units[call.added]]).expand(value.shape) if call.added else result
+        result = spread_along(targets, channel, value.shape)
+        return self.builder.merged([result, self.units[call.added]]).expand(value.shape) if call.added else result
 
     def _without_layer(self, node: Node, name: str, value: Any, operands: list[Tensor]) -> Any:
         target: Any = node.target
@@ -198,20 +198,20 @@ class _Tracing:
         if name in {"pad", "constant_pad_nd"}:
             return self._padded(operands[0], value, *node.args[1:])  # type: ignore[arg-type]
         if name in _KEEPING:
-            return first_of(operands[0], value)
+            return units_of_results(operands[0], value)
         if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _POINTWISE:
-            return self.joining.joined(operands).expand(value.shape)
+            return self.builder.merged(operands).expand(value.shape)
         if pooled := _POOLING.fullmatch(name.removesuffix("_with_indices")):
-            return first_of(self.joining.along(operands[0], range(-int(pooled[1]), 0)), value)
+            return units_of_results(self.builder.merged_along(operands[0], range(-int(pooled[1]), 0)), value)
         if name in _REDUCING:
-            joined = self.joining.reduced(operands[0], arguments_of(node).get("dim"))
-            return first_of(joined.reshape(tensors_of(value)[0].shape), value)
+            merged = self.builder.reduced(operands[0], arguments_of(node).get("dim"))
+            return units_of_results(merged.reshape(tensors_of(value)[0].shape), value)
         if name in PRODUCTS:
             first, second, *added = (self.units[arguments_of(node)[key]] for key in PRODUCTS[name])
-            return self.joining.joined([self.joining.product(first, second), *added]).expand(value.shape)
+            return self.builder.merged([self.builder.product(first, second), *added]).expand(value.shape)
         if name == "einsum":
             equation, factors = cast(tuple[str, list[Node]], node.args[:2])  # all_input_nodes names a factor only once
-            return self.joining.einsum(equation, [self.units[each] for each in factors]).expand(value.shape)
+            return self.builder.einsum(equation, [self.units[each] for each in factors]).expand(value.shape)
         if name == "scaled_dot_product_attention":
             return self._attention(arguments_of(node)).expand(value.shape)
         raise self._refused(
@@ -222,14 +222,14 @@ class _Tracing:
 
     def _attention(self, arguments: dict[str, Any]) -> Tensor:
         query, key, value = (self.units[arguments[each]] for each in ("query", "key", "value"))
-        weights = self.joining.product(query, key.transpose(-2, -1))
+        weights = self.builder.product(query, key.transpose(-2, -1))
         if arguments["attn_mask"] is not None:
-            weights = self.joining.joined([weights, self.units[arguments["attn_mask"]]])
-        return self.joining.product(weights, value)
+            weights = self.builder.merged([weights, self.units[arguments["attn_mask"]]])
+        return self.builder.product(weights, value)
 
     def _padded(self, units: Tensor, value: Tensor, sizes: list[int], mode: str = "constant", *_: object) -> Tensor:
         if mode != "constant":  # reflected, or repeated
-            return self.joining.along(units, range(-len(sizes) // 2, 0)).expand(value.shape)
+            return self.builder.merged_along(units, range(-len(sizes) // 2, 0)).expand(value.shape)
         return torch.constant_pad_nd(units, sizes, NOTHING)
 
 
