@@ -257,25 +257,26 @@ class _Found(NamedTuple):
 
 
 def _layers(graph: UnitGraph, kept: Mapping[str, Float64], reached: Mask, leading: Mask) -> dict[str, _Found]:
-    left = np.zeros(graph.num_units + 1, np.bool_)  # units that an edge leaves; the last one is NOTHING
-    left[graph.outputs] = True
+    """Return the part of each layer that the kept weights use, by its name."""
+    has_exit = np.zeros(graph.num_units + 1, np.bool_)  # units that an edge leaves; the last one is NOTHING
+    has_exit[graph.outputs] = True
     found: dict[str, _Found] = {}
     for step in reversed(graph.steps):
         if isinstance(step, Merge):
-            left[step.sources[left[step.targets]]] = True
+            has_exit[step.sources[has_exit[step.targets]]] = True
             continue
         blocks = step.blocks(kept[step.name])
         known = step.sources != NOTHING
-        into = np.where(known, reached[step.sources], False).reshape(step.groups, 1, -1)
-        onward = leading[step.targets].reshape(step.groups, -1, 1)
+        sources_reached = np.where(known, reached[step.sources], False).reshape(step.groups, 1, -1)
+        targets_leading = leading[step.targets].reshape(step.groups, -1, 1)
         here = _Found(
-            blocks.any(axis=2).reshape(-1) & left[step.targets],
+            blocks.any(axis=2).reshape(-1) & has_exit[step.targets],
             reached[step.targets] & leading[step.targets],
-            step.from_blocks(blocks * into * onward),
+            step.from_blocks(blocks * sources_reached * targets_leading),
         )
         # The network may use a layer more than once.
         found[step.name] = here.or_in(found.get(step.name, here))
-        left[step.sources[known & blocks.any(axis=1).reshape(-1)]] = True
+        has_exit[step.sources[known & blocks.any(axis=1).reshape(-1)]] = True
     return found
 
 

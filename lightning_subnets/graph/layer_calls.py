@@ -24,14 +24,14 @@ class LayerCall(NamedTuple):
     """One call of a layer.
 
     Attributes:
-        images, weight: the nodes of the layer's input and of its weight.
+        input, weight: the nodes of the layer's input and of its weight.
         groups: of a convolution; 1 for a Linear.
         transposed: whether the weight's layout is (in, out / groups, ...), as in a transposed convolution, in place of
             (out, in / groups, ...).
         added: the node of a tensor that is added and is not a bias, or None.
     """
 
-    images: Node
+    input: Node
     weight: Node
     groups: int
     transposed: bool
@@ -64,7 +64,7 @@ def layer_call(node: Node, weights: Container[str]) -> LayerCall | None:
         transposed = arguments.get("transposed", name.startswith("conv_transpose"))
         return LayerCall(arguments["input"], arguments["weight"], arguments.get("groups", 1), transposed)
     if name in PRODUCTS:
-        images, weight, *added = (arguments_of(node)[each] for each in PRODUCTS[name])
+        input_, weight, *added = (arguments_of(node)[each] for each in PRODUCTS[name])
         if weight.name in weights and weight.meta["val"].dim() == 2:  # (in, out)
-            return LayerCall(images, weight, 1, transposed=True, added=added[0] if added else None)
+            return LayerCall(input_, weight, 1, transposed=True, added=added[0] if added else None)
     return None

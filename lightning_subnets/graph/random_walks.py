@@ -100,10 +100,10 @@ class _Direction:
         starts, ends = (graph.outputs, graph.inputs) if backward else (graph.inputs, graph.outputs)
         self.starts = starts[open_[starts]]
         self.backward, self.seed = backward, seed
-        self.steps: list[_Layer | _Identity] = [
-            _Layer(step, kernels[step.name], open_, backward)
+        self.steps: list[_EdgesStep | _MergeStep] = [
+            _EdgesStep(step, kernels[step.name], open_, backward)
             if isinstance(step, Edges)
-            else _Identity(step, open_, backward)
+            else _MergeStep(step, open_, backward)
             for step in (reversed(graph.steps) if backward else graph.steps)
         ]
         # The steps that begin at each unit, sorted by unit.
@@ -146,7 +146,7 @@ class _Direction:
         return initialization.unit(generator.random_raw(4 * count)).reshape(count, 4)
 
 
-class _Layer:
+class _EdgesStep:
     """A step along a weight of a layer.
 
     Rows of the table are the layer's inputs (backward: its outputs), sorted by unit; columns are the units they reach.
@@ -188,7 +188,7 @@ class _Layer:
         return self.ends[group, column], self.kernels.weights(connection, uniform[:, 1])
 
 
-class _Identity:
+class _MergeStep:
     """A step along an identity connection."""
 
     def __init__(self, merge: Merge, open_: Mask, backward: bool) -> None:

@@ -17,7 +17,7 @@ from torch.fx import Node
 from lightning_subnets.errors import UserError
 
 # These operations take tensors but use none of their values.
-EMPTYING = {"zeros_like", "ones_like", "full_like", "empty_like", "zero", "zero_", "fill", "fill_"}
+IGNORING_VALUES = {"zeros_like", "ones_like", "full_like", "empty_like", "zero", "zero_", "fill", "fill_"}
 
 
 def record(network: nn.Module, input_shape: Sequence[int], like: Tensor) -> ExportedProgram:
@@ -99,7 +99,8 @@ def _writes_into_views(program: ExportedProgram) -> bool:
     """
     for node in program.graph.nodes:
         name = name_of(node)
-        if node.op == "call_function" and name.endswith("_") and (len(node.all_input_nodes) > 1 or name in EMPTYING):
+        in_place = node.op == "call_function" and name.endswith("_")
+        if in_place and (len(node.all_input_nodes) > 1 or name in IGNORING_VALUES):
             written = node.args[0]
             if name == "copy_" or _is_view(written) or any(_is_view(user) for user in written.users):
                 return True

@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.graph.layer_calls import PRODUCTS, LayerCall, NamedWeight, layer_call
-from lightning_subnets.graph.recording import EMPTYING, arguments_of, name_of, record
+from lightning_subnets.graph.recording import IGNORING_VALUES, arguments_of, name_of, record
 from lightning_subnets.graph.unit_graph import NOTHING, UnitGraph
 from lightning_subnets.graph.unit_tensors import (
     GraphBuilder,
@@ -36,12 +36,12 @@ _MOVING |= {"flatten", "unflatten", "squeeze", "unsqueeze", "cat", "concat", "st
 _MOVING |= {"split", "split_with_sizes", "chunk", "tensor_split", "slice", "select", "narrow", "unbind", "clone"}
 _MOVING |= {"repeat_interleave", "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "contiguous"}
 _MOVING |= {"slice_scatter", "select_scatter", "copy", "swapaxes", "tile", "unfold"}
-# These map each element of the first tensor to one element, but torch does not tag them as pointwise.
+# The result has the units of the first tensor; the others, such as the scale of a norm, join nothing.
 _KEEPING = {"batch_norm", "_native_batch_norm_legit_no_training", "layer_norm", "native_layer_norm", "group_norm"}
 _KEEPING |= {"native_group_norm", "instance_norm", "rms_norm", "softmax", "_softmax", "log_softmax", "_log_softmax"}
 _KEEPING |= {"prelu", "log_sigmoid"}
 _KEEPING |= {"dropout", "feature_dropout", "alpha_dropout", "hardswish", "alias", "detach", "to", "_to_copy", "type_as"}
-# These compute element by element, but torch does not tag them as pointwise.
+# The result joins the units of all tensors, as for operations that torch tags as pointwise.
 _POINTWISE = {"where", "subtract", "multiply", "divide", "floor_divide", "negative", "absolute"}
 # These join positions along as many last dimensions as their names say, and change the size of the feature map.
 _POOLING = re.compile(r"(?:_?(?:adaptive_)?(?:avg|max)_pool|upsample_[a-z]+)([123])d")
@@ -147,10 +147,10 @@ class _Tracer:
             return None  # an assertion, or a number
         operands: list[Tensor] = [units for each in node.all_input_nodes for units in tensors_of(self.units[each])]
         call = layer_call(node, self.weights)
-        used = [call.images] if call else node.all_input_nodes[:1] if name == "type_as" else node.all_input_nodes
+        used = [call.input] if call else node.all_input_nodes[:1] if name == "type_as" else node.all_input_nodes
         weights = [self.weights[each.name] for each in used if each.name in self.weights]
         result: Any
-        if name.startswith("new_") or name in EMPTYING:
+        if name.startswith("new_") or name in IGNORING_VALUES:
             result = _map(constant, value)
         elif weights and self._stays(node, weights):
             result = constant(value)
@@ -173,7 +173,7 @@ class _Tracer:
         return after is not None
 
     def _through(self, node: Node, call: LayerCall, value: Tensor) -> Tensor:
-        units = self.units[call.images]
+        units = self.units[call.input]
         channel = value.dim() - call.weight.meta["val"].dim() + 1
         sources = self.builder.merged_along(units, [dim for dim in range(units.dim()) if dim != channel])
         sources = sources.reshape(-1).expand(units.shape[channel])
@@ -244,7 +244,7 @@ def _dim_of_units(images: Node, weights: dict[str, NamedWeight]) -> int:
         if reached.isdisjoint(node.all_input_nodes):
             continue
         if call := layer_call(node, weights):
-            linear = call.weight.meta["val"].dim() == 2 and call.images.meta["val"].shape[-1] == shape[-1]
+            linear = call.weight.meta["val"].dim() == 2 and call.input.meta["val"].shape[-1] == shape[-1]
             return 2 if linear and len(shape) == 3 else 1
         reached.add(node)
     return 1
