@@ -40,7 +40,10 @@ _MAX_HEADER = 4 << 20  # bytes; a config and the names of a thousand layers and 
 
 
 def write(path: Path, header: Header, tensors: Mapping[str, Tensor], *, numbers: int = 0) -> None:
-    """Write a file completely or not at all, and so large that it may describe so many numbers."""
+    """Write a file completely or not at all.
+
+    Spaces after its header pad it until it may describe ``numbers`` numbers, see ``NUMBERS_PER_BYTE``.
+    """
     from safetensors.torch import save
 
     saved = save(dict(tensors), metadata={KEY: header.to_json(sha256=_ZEROS)})
