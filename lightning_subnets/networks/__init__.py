@@ -1,8 +1,6 @@
 """Networks of the papers that torchvision lacks; networks of torchvision and timm need no entry here.
 
 Start with ``conv.py``. This room may import ``errors`` and torch, and torchvision inside functions.
-``small_stem_resnet`` is ResNet-18 for CIFAR by default; a config for Tiny ImageNet has
-``model.network: {class_path: lightning_subnets.networks.small_stem_resnet, init_args: {num_classes: 200}}``.
 """
 
 from lightning_subnets.networks.airbench import AirbenchNet

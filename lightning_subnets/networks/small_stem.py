@@ -29,7 +29,10 @@ def small_stem_(network: ResNet) -> ResNet:
 
 
 def small_stem_resnet(name: str = "resnet18", num_classes: int = 10) -> ResNet:
-    """Return a torchvision ResNet with a stem for small images.
+    """Return a torchvision ResNet with a stem for small images, by default ResNet-18 for CIFAR-10.
+
+    A config for Tiny ImageNet has
+    ``model.network: {class_path: lightning_subnets.networks.small_stem_resnet, init_args: {num_classes: 200}}``.
 
     Args:
         name: of a ResNet in ``torchvision.models``.
