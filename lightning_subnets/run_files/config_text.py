@@ -1,4 +1,4 @@
-"""Read the text of a config with dotted keys, mappings, and short names of arguments.
+"""Read YAML files, and the text of a config with dotted keys, mappings, and short names of arguments.
 
 jsonargparse alone replaces a whole group of the named config by a mapping, and forgets a class if one of its arguments
 is set by a dotted key.
@@ -7,6 +7,7 @@ is set by a dotted key.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +18,26 @@ from lightning_subnets.errors import UserError
 _GROUPS = ("trainer", "model")
 _CLASSES = ("data", "model.method", "model.network", "model.optimizer")
 _PARTS = ("class_path", "init_args", "dict_kwargs")
+
+
+def content_of(path: Path, *, aliases: bool = True) -> Any:
+    """Return the content of a YAML file; 1e-3 is a number, as in the configs of runs.
+
+    Raises:
+        UserError: if the file cannot be read, or has aliases without being allowed to: a few lines of them can stand
+            for more values than any machine can hold.
+    """
+    try:
+        text = path.read_text()
+        if not aliases and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise UserError(f"{path} has aliases, as *name, which subnets sweep does not write: write the values out")
+        return get_loader("yaml")(text)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; name another file") from error
+    except (ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
 
 
 def completed(text: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.experiments.sweep.figure import content_of
+from lightning_subnets.run_files.config_text import content_of
 from lightning_subnets.run_files.shipped_configs import config_of
 from lightning_subnets.schema import first_mistake
 

@@ -7,8 +7,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import get_loader
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -120,26 +118,6 @@ class Figure:
     axes: dict[str, Any] = field(default_factory=dict)
     published: dict[str, float | dict[Any, float]] = field(default_factory=dict)
     published_source: str = ""
-
-
-def content_of(path: Path, *, aliases: bool = True) -> Any:
-    """Return the content of a YAML file; 1e-3 is a number, as in the configs of runs.
-
-    Raises:
-        UserError: if the file cannot be read, or has aliases without being allowed to: a few lines of them can stand
-            for more values than any machine can hold.
-    """
-    try:
-        text = path.read_text()
-        if not aliases and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise UserError(f"{path} has aliases, as *name, which subnets sweep does not write: write the values out")
-        return get_loader("yaml")(text)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; name another file") from error
-    except (ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
 
 
 def figure_of(path: Path, content: Any) -> Figure:

@@ -22,10 +22,9 @@ from lightning_subnets.experiments.sweep.figure import (
     Options,
     Scale,
     Value,
-    content_of,
     figure_of,
 )
-from lightning_subnets.run_files.config_text import dumped
+from lightning_subnets.run_files.config_text import content_of, dumped
 from lightning_subnets.run_files.names import plain_name
 from lightning_subnets.run_files.shipped_configs import FOLDER, config_of
 
