@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from lightning_subnets.errors import UserError, unknown
-from lightning_subnets.masking import selection
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 def check_density(density: float) -> float:
@@ -129,13 +124,3 @@ def _in_proportion(parts: Mapping[str, int], totals: Mapping[str, int], wanted: 
     for name in by_loss[: wanted - sum(counts.values())]:
         counts[name] += 1
     return counts
-
-
-def global_(scores: Mapping[Key, Tensor], k: int, *, absolute: bool = False) -> dict[Key, Tensor]:
-    """Return the boolean masks of the k largest scores of all layers together, see ``selection.top_k``.
-
-    All scores have one floating type and are on one device. Among equal scores, earlier layers come first.
-    """
-    chosen = selection.top_k(torch.cat([each.reshape(-1) for each in scores.values()]), k, absolute=absolute)
-    parts = torch.split(chosen, [each.numel() for each in scores.values()])
-    return {key: part.view(each.shape) for part, (key, each) in zip(parts, scores.items(), strict=True)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, library
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from lightning_subnets.errors import UserError
+
+Key = TypeVar("Key", bound=Hashable)
 
 _PARALLEL = 1 << 18  # for fewer scores, starting threads takes longer than they save
 
@@ -49,6 +52,16 @@ def top_k_each(scores: Sequence[Tensor], counts: Sequence[int], *, absolute: boo
         masks: list[Tensor] = _in_a_graph(list(scores), list(counts), absolute)
         return masks
     return _select(list(scores), list(counts), absolute)
+
+
+def top_k_together(scores: Mapping[Key, Tensor], k: int, *, absolute: bool = False) -> dict[Key, Tensor]:
+    """Return the masks of the k largest scores of all tensors together, as ``top_k`` selects them.
+
+    All scores have one floating type and are on one device. Among equal scores, those of earlier tensors come first.
+    """
+    chosen = top_k(torch.cat([each.reshape(-1) for each in scores.values()]), k, absolute=absolute)
+    parts = torch.split(chosen, [each.numel() for each in scores.values()])
+    return {key: part.view(each.shape) for part, (key, each) in zip(parts, scores.items(), strict=True)}
 
 
 def check_numbers(scores: Tensor) -> None:

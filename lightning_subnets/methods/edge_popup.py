@@ -71,7 +71,7 @@ class EdgePopup(Method):
         scores = [each.scores.detach() for each in weights if each.scores is not None]
         if self.global_ranking:
             k = allocation.num_kept(sum(each.numel() for each in scores), self.density)
-            return list(allocation.global_(dict(enumerate(scores)), k, absolute=self.absolute).values())
+            return list(selection.top_k_together(dict(enumerate(scores)), k, absolute=self.absolute).values())
         counts = [each.num_kept for each in weights if each.num_kept is not None]
         return selection.top_k_each(scores, counts, absolute=self.absolute)
 

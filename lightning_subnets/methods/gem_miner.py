@@ -94,6 +94,6 @@ class GemMiner(Method):
             return
         left = sum(int((each >= 0).sum()) for each in scores.values())
         wanted = allocation.num_kept(sum(each.numel() for each in scores.values()), self.density)
-        kept = allocation.global_(scores, max(min(left, wanted), left - max(1, int(self.share * left))))
+        kept = selection.top_k_together(scores, max(min(left, wanted), left - max(1, int(self.share * left))))
         for name, each in scores.items():
             each.masked_fill_(~kept[name], DROPPED)

@@ -38,6 +38,6 @@ class Magnitude(PruneAtInit):
         magnitudes = {name: each.detach().abs() for name, each in weights_to_mask(network, data).items()}
         if self.allocation == "global":
             total = sum(each.numel() for each in magnitudes.values())
-            return allocation.global_(magnitudes, allocation.num_kept(total, self.density))
+            return selection.top_k_together(magnitudes, allocation.num_kept(total, self.density))
         counts = [allocation.num_kept(each.numel(), self.density) for each in magnitudes.values()]
         return dict(zip(magnitudes, selection.top_k_each(list(magnitudes.values()), counts), strict=True))

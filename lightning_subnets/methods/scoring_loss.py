@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.logits import logits_of
-from lightning_subnets.masking import allocation
+from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
 from lightning_subnets.progress_bar import progress
@@ -38,7 +38,7 @@ class PruneByLoss(PruneAtInit):
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         scores = self.scores(network, data)
         total = sum(each.numel() for each in scores.values())
-        return allocation.global_(scores, allocation.num_kept(total, self.density))
+        return selection.top_k_together(scores, allocation.num_kept(total, self.density))
 
 
 class ScoringLoss:

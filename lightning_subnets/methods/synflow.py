@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.logits import logits_of
-from lightning_subnets.masking import allocation
+from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
 from lightning_subnets.progress_bar import progress
@@ -61,7 +61,7 @@ class _Flow(PruneAtInit):
         for step in progress(range(1, self.rounds + 1), type(self).__name__):
             # Rank remaining weights only: a pruned weight must not replace a remaining one whose flow is 0.
             left = {name: scores[masks[name]] for name, scores in self.scores(flow, weights, data.input_shape).items()}
-            kept = allocation.global_(left, allocation.num_kept(total, self.density ** (step / self.rounds)))
+            kept = selection.top_k_together(left, allocation.num_kept(total, self.density ** (step / self.rounds)))
             for name, weight in weights.items():
                 masks[name] = masks[name].masked_scatter(masks[name], kept[name])
                 weight.detach().mul_(masks[name])

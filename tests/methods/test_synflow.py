@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import allocation
+from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.methods.synflow import SynFlow, SynFlowL2
@@ -117,13 +117,13 @@ def test_after_each_round_exactly_its_share_is_left_and_nothing_returns(
     method: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, counts = vgg(2, depth=2), []
-    choose = allocation.global_
+    choose = selection.top_k_together
 
     def recording(scores: dict[str, Tensor], k: int) -> dict[str, Tensor]:
         counts.append((sum(each.numel() for each in scores.values()), k))
         return choose(scores, k)
 
-    monkeypatch.setattr(allocation, "global_", recording)
+    monkeypatch.setattr(selection, "top_k_together", recording)
     masks = method(0.001, rounds=7).compute_masks(network, IMAGE)
     total = sum(mask.numel() for mask in masks.values())
     wanted = [allocation.num_kept(total, 0.001 ** (step / 7)) for step in range(1, 8)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import allocation, selection
+from lightning_subnets.masking import selection
 from lightning_subnets.masking.maskable import matching
 from lightning_subnets.masking.masked_weight import check_shapes
 from lightning_subnets.masking.prune_at_init import PruneAtInit, set_masks_
@@ -180,7 +180,7 @@ class IterativePruning(Callback):
         magnitudes = {name: each.weight.abs().where(masks[name], -1.0) for name, each in weights.items()}
         if self.scope == "global":
             left = sum(int(mask.sum()) for mask in masks.values())
-            set_masks_(network, allocation.global_(magnitudes, left - int(self.fraction * left)))
+            set_masks_(network, selection.top_k_together(magnitudes, left - int(self.fraction * left)))
             return
         fractions = dict.fromkeys(masks, self.fraction)
         for pattern, share in reversed(self.fractions.items()):  # the first pattern that matches counts
