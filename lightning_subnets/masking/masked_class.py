@@ -183,7 +183,7 @@ def _new(base: type[nn.Module], keys: tuple[str, ...]) -> nn.Module:
 def _extra_repr(module: nn.Module) -> str:
     parts = [plain_class(module).extra_repr(module)]
     for key in states_of(module):
-        parts.append(f"{'' if key == 'weight' else f'{key}: '}density={MaskedWeight(module, key).density:.3g}")
+        parts.append(f"{'' if key == 'weight' else f'{key}: '}{MaskedWeight(module, key).shown_density()}")
     return ", ".join(filter(None, parts))
 
 

@@ -70,7 +70,7 @@ class MaskedWeight:
         return id(self.state)
 
     def __repr__(self) -> str:
-        return f"MaskedWeight({self.key!r}, {tuple(self.weight.shape)}, density={self.density:.3g})"
+        return f"MaskedWeight({self.key!r}, {tuple(self.weight.shape)}, {self.shown_density()})"
 
     @property
     def state(self) -> MaskState:
@@ -107,14 +107,6 @@ class MaskedWeight:
         return self.state.num_kept
 
     @property
-    def density(self) -> float:
-        """The fraction of weights kept; the method's density if scores decide how many of each weight are kept."""
-        scores = self.scores
-        if scores is not None and scores.dtype == torch.bool and not scores.is_meta:  # a mask chosen before training
-            return float(scores.float().mean())
-        return self.method.density if self.num_kept is None else self.num_kept / self.weight.numel()
-
-    @property
     def origin(self) -> Origin | None:
         """The draw of the weight; None if the network came with its weights."""
         return self.state.origin
@@ -136,6 +128,13 @@ class MaskedWeight:
     @drawn.setter
     def drawn(self, mask: Tensor | None) -> None:
         self.state.drawn = mask
+
+    def shown_density(self) -> str:
+        """Return the fraction of weights kept as a ``repr``, which computes no mask, shows it."""
+        scores = self.scores
+        if scores is not None and scores.dtype == torch.bool and not scores.is_meta:  # a mask chosen before training
+            return f"density={float(scores.float().mean()):.3g}"
+        return "density by scores" if self.num_kept is None else f"density={self.num_kept / self.weight.numel():.3g}"
 
     def mask(self) -> Tensor:
         """Return the current mask, boolean, shaped like the weight."""

@@ -24,6 +24,8 @@ from lightning_subnets import (
     Magnitude,
     Method,
     PartiallyFrozen,
+    SignedSupermask,
+    Supermask,
     SynFlow,
     UserError,
     density,
@@ -197,6 +199,13 @@ def test_the_density_is_the_number_kept_over_the_total(kept: float) -> None:
     counts = {name: total - int((1 - kept) * total) for name, total in totals.items()}
     assert density(network) == sum(counts.values()) / sum(totals.values())
     assert density(network, per_weight=True) == {name: counts[name] / totals[name] for name in totals}
+
+
+@pytest.mark.parametrize("method", [SignedSupermask(), Supermask(), EdgePopup(0.5, allocation="global")], ids=repr)
+def test_a_repr_states_no_density_if_scores_decide_it(method: Method) -> None:
+    layer = mask_(nn.Linear(4, 4), method)
+    assert repr(layer) == "MaskedLinear(in_features=4, out_features=4, bias=True, density by scores)"
+    assert repr(masked_weights(layer)["weight"]) == "MaskedWeight('weight', (4, 4), density by scores)"
 
 
 def test_a_layer_used_twice_is_masked_once() -> None:
