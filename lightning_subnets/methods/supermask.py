@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +82,7 @@ class Supermask(Method):
         if weight.drawn is None:  # every read in one forward pass gets the same mask
             selection.check_numbers(weight.scores.detach())
             weight.drawn = torch.bernoulli(probability.detach())
-        mask: Tensor = _StraightThrough.apply(probability, weight.drawn)
+        mask = weight.drawn + (probability - probability.detach())  # the draw, with the gradient of the probability
         return self.effective_weight(weight.weight, mask).to(weight.weight.dtype)
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
@@ -96,19 +95,3 @@ class Supermask(Method):
 def _expected(scores: Tensor) -> Tensor:
     """Return the expected number of weights kept, float64."""
     return scores.sigmoid().sum(dtype=torch.float64)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The draw b of 1 with probability p, else 0; its gradient is dL/dp = dL/db, straight through."""
-
-    @staticmethod
-    def forward(probability: Tensor, drawn: Tensor) -> Tensor:
-        return drawn.view_as(drawn)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
