@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.frozen_edges import FrozenEdges
 from lightning_subnets.masking.initialization import draw_weights
-from lightning_subnets.masking.method import Method, as_mask, current_multipliers
+from lightning_subnets.masking.method import Method, ScoredWeight, as_mask, current_multipliers
 from lightning_subnets.masking.tensor_version import CachedWeight
 
 
@@ -177,6 +177,16 @@ def masked_weights(network: nn.Module) -> dict[str, MaskedWeight]:
     if not found:
         raise UserError(f"{type(network).__name__} is not masked: call mask_(network, method, ...) first")
     return {name: weight for weight, name in found.items()}
+
+
+def scores_of(weights: Iterable[ScoredWeight]) -> list[Tensor]:
+    """Return the scores of weights without gradient; all have scores."""
+    return [each.scores.detach() for each in weights if each.scores is not None]
+
+
+def counts_of(weights: Iterable[ScoredWeight]) -> list[int]:
+    """Return how many numbers of each weight are kept; their methods fix it."""
+    return [each.num_kept for each in weights if each.num_kept is not None]
 
 
 def scores_names(network: nn.Module) -> set[str]:

@@ -13,7 +13,7 @@ from lightning_subnets.errors import UserError, listed
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.maskable import find_weights
 from lightning_subnets.masking.masked_network import temporarily_unmasked
-from lightning_subnets.masking.masked_weight import check_shapes, masked_weights
+from lightning_subnets.masking.masked_weight import check_shapes, masked_weights, scores_of
 from lightning_subnets.masking.method import Method, PruningData, ScoredWeight
 
 
@@ -47,7 +47,7 @@ class PruneAtInit(Method):
         return mask
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        return [each.scores.detach().clone() for each in weights if each.scores is not None]
+        return [each.clone() for each in scores_of(weights)]
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:
         data = data._replace(weights=tuple(masked_weights(network)))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_subnets.masking import selection
 from lightning_subnets.masking.allocation import check_density
+from lightning_subnets.masking.masked_weight import counts_of
 from lightning_subnets.masking.method import Method, ScoredWeight
 
 
@@ -36,8 +37,7 @@ class DNW(Method):
         return None
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        counts = [each.num_kept for each in weights if each.num_kept is not None]
-        return selection.top_k_each([each.weight for each in weights], counts, absolute=True)
+        return selection.top_k_each([each.weight for each in weights], counts_of(weights), absolute=True)
 
     def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
         return gradient

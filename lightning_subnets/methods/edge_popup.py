@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_subnets.masking import allocation, initialization, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
+from lightning_subnets.masking.masked_weight import counts_of, scores_of
 from lightning_subnets.masking.method import Method, ScoredWeight
 
 Allocation = Literal["uniform", "erk", "equal", "smart_ratio", "global"]
@@ -68,12 +69,11 @@ class EdgePopup(Method):
         return torch.where(mask, above.copysign(scores) if self.absolute else above, scores * 0.499)
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        scores = [each.scores.detach() for each in weights if each.scores is not None]
+        scores = scores_of(weights)
         if self.global_ranking:
             k = allocation.num_kept(sum(each.numel() for each in scores), self.density)
             return list(selection.top_k_together(dict(enumerate(scores)), k, absolute=self.absolute).values())
-        counts = [each.num_kept for each in weights if each.num_kept is not None]
-        return selection.top_k_each(scores, counts, absolute=self.absolute)
+        return selection.top_k_each(scores, counts_of(weights), absolute=self.absolute)
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         if not self.absolute:

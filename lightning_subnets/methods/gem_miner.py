@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import allocation, initialization, masked_weights, selection
 from lightning_subnets.masking.allocation import check_density
+from lightning_subnets.masking.masked_weight import scores_of
 from lightning_subnets.masking.method import Method, ScoredWeight
 
 DROPPED = -1.0  # the score of an edge that is dropped for good; all others are in [0, 1]
@@ -72,7 +73,7 @@ class GemMiner(Method):
         return torch.where(mask, 0.5 + scores.clamp(min=1e-3) / 2, scores * 0.499)
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        scores = [each.scores.detach() for each in weights if each.scores is not None]
+        scores = scores_of(weights)
         for each in scores:
             selection.check_numbers(each)
         return [each > 0.5 for each in scores]

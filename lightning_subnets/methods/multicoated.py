@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import selection
 from lightning_subnets.masking.frozen_edges import searched_scores
+from lightning_subnets.masking.masked_weight import counts_of, scores_of
 from lightning_subnets.masking.method import ScoredWeight
 from lightning_subnets.methods.edge_popup import Allocation
 from lightning_subnets.methods.partially_frozen import PartiallyFrozen
@@ -65,17 +66,15 @@ class Multicoated(PartiallyFrozen):
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         ranked: list[Tensor] = []
         counts: list[list[int]] = []
-        for each in weights:
-            assert each.scores is not None
-            assert each.num_kept is not None
-            ranked.append(searched_scores(each.scores.detach().abs(), each.frozen, always=-torch.inf))
-            searched = each.num_kept - (each.frozen.always if each.frozen else 0)
+        all_scores = scores_of(weights)
+        for each, scores, kept in zip(weights, all_scores, counts_of(weights), strict=True):
+            ranked.append(searched_scores(scores.abs(), each.frozen, always=-torch.inf))
+            searched = kept - (each.frozen.always if each.frozen else 0)
             counts.append([searched, *(round(share * searched) for share in self.inner)])
         found = []
-        for each, multiplier in zip(weights, selection.nested_each(ranked, counts), strict=True):
-            assert each.scores is not None
+        for each, scores, multiplier in zip(weights, all_scores, selection.nested_each(ranked, counts), strict=True):
             if self.signed:
-                multiplier = torch.where(each.scores.detach() < 0, -multiplier, multiplier)
+                multiplier = torch.where(scores < 0, -multiplier, multiplier)
             if each.frozen:
                 multiplier = multiplier.masked_fill(each.frozen.on(multiplier.device) == 1, 1)
             found.append(multiplier)

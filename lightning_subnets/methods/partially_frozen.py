@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import selection
 from lightning_subnets.masking.frozen_edges import check_frozen, searched_scores
+from lightning_subnets.masking.masked_weight import counts_of, scores_of
 from lightning_subnets.masking.method import ScoredWeight
 from lightning_subnets.methods.edge_popup import Allocation, EdgePopup
 
@@ -44,7 +45,6 @@ class PartiallyFrozen(EdgePopup):
         return {key: value for key, value in vars(self).items() if key != "absolute"}
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        scores = [
-            searched_scores(each.scores.detach().abs(), each.frozen) for each in weights if each.scores is not None
-        ]
-        return selection.top_k_each(scores, [each.num_kept for each in weights if each.num_kept is not None])
+        pairs = zip(weights, scores_of(weights), strict=True)
+        ranked = [searched_scores(scores.abs(), each.frozen) for each, scores in pairs]
+        return selection.top_k_each(ranked, counts_of(weights))

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import initialization, selection
 from lightning_subnets.masking.frozen_edges import check_frozen
+from lightning_subnets.masking.masked_weight import scores_of
 from lightning_subnets.masking.method import Method, ScoredWeight
 
 
@@ -58,9 +59,8 @@ class SignedSupermask(Method):
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         found = []
-        for each in weights:
-            assert each.scores is not None
-            selection.check_numbers(scores := each.scores.detach())
+        for each, scores in zip(weights, scores_of(weights), strict=True):
+            selection.check_numbers(scores)
             multiplier = (scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8)
             if each.frozen:
                 pattern = each.frozen.on(scores.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import selection
+from lightning_subnets.masking.masked_weight import scores_of
 from lightning_subnets.masking.method import Method, ScoredWeight
 
 
@@ -70,7 +71,7 @@ class Supermask(Method):
         return found
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        scores = [each.scores.detach() for each in weights if each.scores is not None]
+        scores = scores_of(weights)
         for each in scores:
             selection.check_numbers(each)
         expected = torch.stack([_expected(each) for each in scores]).round()
