@@ -34,9 +34,9 @@ def num_kept(total: int, density: float) -> int:
     return total - int((1 - density) * total)
 
 
-def uniform(totals: Mapping[str, int], density: float) -> dict[str, int]:
-    """Return the number of weights kept in each layer, from their totals, if all layers have the same density."""
-    return {name: num_kept(total, density) for name, total in totals.items()}
+def uniform(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
+    """Return the number of weights kept in each layer if all layers have the same density."""
+    return {name: num_kept(total, density) for name, total in _totals(shapes).items()}
 
 
 def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
@@ -97,7 +97,7 @@ def smart_ratio(shapes: Mapping[str, torch.Size], density: float) -> dict[str, i
 
 
 _LAST_LAYER = 0.3
-BY_SHAPES = {"erk": erk, "equal": equal, "smart_ratio": smart_ratio}
+BY_SHAPES = {"uniform": uniform, "erk": erk, "equal": equal, "smart_ratio": smart_ratio}
 
 
 def _totals(shapes: Mapping[str, torch.Size]) -> dict[str, int]:

@@ -53,8 +53,9 @@ class EdgePopup(Method):
         return None if self.global_ranking else super().num_kept(total)
 
     def counts(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int | None]:
-        chosen = allocation.BY_SHAPES.get(self.allocation)
-        return chosen(shapes, self.density) if chosen else super().counts(shapes)
+        if self.allocation in ("uniform", "global"):  # by ``num_kept``, which a subclass may override
+            return super().counts(shapes)
+        return allocation.BY_SHAPES[self.allocation](shapes, self.density)
 
     def initial_scores(self, shape: torch.Size, *, seed: int, stream: str) -> Tensor:
         scores = initialization.draw_scores(shape, seed=seed, stream=stream, spread=self.spread)

@@ -39,5 +39,6 @@ class Magnitude(PruneAtInit):
         if self.allocation == "global":
             total = sum(each.numel() for each in magnitudes.values())
             return selection.top_k_together(magnitudes, allocation.num_kept(total, self.density))
-        counts = [allocation.num_kept(each.numel(), self.density) for each in magnitudes.values()]
-        return dict(zip(magnitudes, selection.top_k_each(list(magnitudes.values()), counts), strict=True))
+        counts = allocation.uniform({name: each.shape for name, each in magnitudes.items()}, self.density)
+        masks = selection.top_k_each(list(magnitudes.values()), list(counts.values()))
+        return dict(zip(magnitudes, masks, strict=True))

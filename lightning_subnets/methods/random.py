@@ -36,11 +36,8 @@ class Random(PruneAtInit):
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         weights = weights_to_mask(network, data)
-        if self.allocation == "uniform":
-            counts = allocation.uniform({name: weight.numel() for name, weight in weights.items()}, self.density)
-        else:
-            shapes = {name: weight.shape for name, weight in weights.items()}
-            counts = allocation.BY_SHAPES[self.allocation](shapes, self.density)
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        counts = allocation.BY_SHAPES[self.allocation](shapes, self.density)
         masks = {}
         for name, weight in weights.items():
             chances = initialization.draw_chances(weight.shape, seed=data.seed, stream=initialization.stream_of(name))

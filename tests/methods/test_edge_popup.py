@@ -42,6 +42,18 @@ def test_global_selection_keeps_the_highest_scores_of_all_layers(
     assert torch.cat([mask.flatten() for mask in masks(network).values()]).tolist() == kept
 
 
+class Three(EdgePopup):
+    """A method of a user's that overrides ``num_kept`` alone."""
+
+    def num_kept(self, total: int) -> int:
+        return 3
+
+
+def test_a_subclass_that_overrides_the_number_kept_of_a_weight_decides_it() -> None:
+    network, *_ = pair(Three(0.5))
+    assert density(network, per_weight=True) == {"0.weight": 0.75, "2.weight": 0.75}
+
+
 def test_every_layer_starts_at_about_the_same_density_whatever_its_fan_in() -> None:
     layers = nn.Linear(20, 1000, bias=False), nn.Linear(1000, 20, bias=False)
     network = mask_(nn.Sequential(*layers), EdgePopup(0.2, allocation="global"))
