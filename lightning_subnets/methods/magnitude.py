@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -10,6 +10,8 @@ from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.allocation import check_allocation, check_density
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
+
+Allocation = Literal["global", "uniform"]
 
 
 class Magnitude(PruneAtInit):
@@ -30,9 +32,9 @@ class Magnitude(PruneAtInit):
 
     ranks_by_magnitude = True
 
-    def __init__(self, density: float = 1.0, *, allocation: Literal["global", "uniform"] = "global") -> None:
+    def __init__(self, density: float = 1.0, *, allocation: Allocation = "global") -> None:
         self.density = check_density(density)
-        self.allocation = check_allocation(allocation, ("global", "uniform"))
+        self.allocation = check_allocation(allocation, get_args(Allocation))
 
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
         magnitudes = {name: each.detach().abs() for name, each in weights_to_mask(network, data).items()}
