@@ -7,7 +7,7 @@ Changes show in a tensor's version counter. Fused optimizers do not advance the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any
@@ -87,14 +87,10 @@ def forget_draw_at_next_step_(weight: MaskedWeight) -> None:
         _modules.add(weight.module)
 
 
-def drop_(weights: Sequence[MaskedWeight]) -> None:
-    """Drop the cached effective weights, after ``check_unedited``."""
-    check_unedited(weights)
-    forget_(weights)
-
-
-def forget_(weights: Iterable[MaskedWeight]) -> None:
-    """Drop the cached effective weights, with every edit of them."""
+def drop_(weights: Collection[MaskedWeight], *, with_edits: bool = False) -> None:
+    """Drop the cached effective weights, after ``check_unedited`` unless their edits shall be lost too."""
+    if not with_edits:
+        check_unedited(weights)
     for weight in weights:
         weight.state.cached = None
 

@@ -96,7 +96,7 @@ def _delete(base: type[nn.Module], module: nn.Module, name: str) -> None:
     """Refuse to delete a parameter, as torch does to register a parametrization, before the module is damaged."""
     if name in module._parameters:
         if name in states_of(module):  # torch has read the effective weight, and written it onto itself
-            cached_weight.forget_([MaskedWeight(module, name)])
+            cached_weight.drop_([MaskedWeight(module, name)], with_edits=True)
         raise UserError(
             f"{name!r} belongs to a masked {type(module).__name__}: call unmask_(network) before a parametrization is "
             "registered or the parameter is deleted"

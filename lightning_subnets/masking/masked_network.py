@@ -204,7 +204,7 @@ def invalidate_(network: Network) -> Network:
     Raises:
         ValueError: if the network is not masked.
     """
-    cached_weight.forget_(masked_weights(network).values())
+    cached_weight.drop_(masked_weights(network).values(), with_edits=True)
     return network
 
 
@@ -249,7 +249,7 @@ def _draw_(weight: Weight, origin: Origin, *, biases: bool) -> None:
 def temporarily_unmasked(network: nn.Module) -> Iterator[nn.Module]:
     """Give a masked network its plain classes and all its weights for as long as the context lasts."""
     # A copy of the plain network must not hold on to the memory of cached weights.
-    cached_weight.drop_([*masked_weights(network).values()])
+    cached_weight.drop_(masked_weights(network).values())
     modules = [(module, type(module), states_of(module)) for module in network.modules() if states_of(module)]
     scores = [(module, key, module._parameters.pop(scores_key(key))) for module, _, keys in modules for key in keys]
     try:

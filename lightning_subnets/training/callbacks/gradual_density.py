@@ -74,7 +74,7 @@ class GradualDensity(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.on_train_batch_end(trainer, pl_module)  # within a step, because the network may still be used
         self._kept = {}
-        cached_weight.forget_(masking.masked_weights(network_of(pl_module)).values())
+        cached_weight.drop_(masking.masked_weights(network_of(pl_module)).values(), with_edits=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._kept = {}
