@@ -200,7 +200,7 @@ def log10_path_kernel_trace(network: nn.Module, masks: Mapping[str, Tensor], inp
 def _is_added(network: nn.Module, key: str, parameter: Tensor) -> bool:
     """Return whether a parameter is a shift, or a table that is added, such as the positions of tokens."""
     module = network.get_submodule(key.rpartition(".")[0])
-    kind = kind_of(module, own_name(key).lower(), parameter)
+    kind = kind_of(module, own_name(key), parameter)
     return kind == "shift" or (kind == "table" and not isinstance(module, nn.Embedding | nn.EmbeddingBag))
 
 

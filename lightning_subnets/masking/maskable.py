@@ -66,6 +66,11 @@ def is_weight(module: nn.Module, key: str, parameter: Tensor) -> bool:
         return False
     if isinstance(module, _ConvNd | nn.Linear):
         return parameter.dim() >= 2
+    return is_matrix(parameter)
+
+
+def is_matrix(parameter: Tensor) -> bool:
+    """Return whether at least two dimensions of a parameter are larger than 1."""
     return sum(size > 1 for size in parameter.shape) >= 2
 
 

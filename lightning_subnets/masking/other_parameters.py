@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.masking import initialization
-from lightning_subnets.masking.maskable import NORMS, Weight, padding_row
+from lightning_subnets.masking.maskable import NORMS, Weight, is_matrix, padding_row
 
 _AS_BUILT = re.compile(r"temperature|logit_scale|logit_bias|tau")
 _TABLE = re.compile(r"table|token|pos|embed|query|queries|latent|prompt|probe|anchor|(height|width)_rel")
@@ -55,7 +55,7 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
     - Scales (``weight`` of a norm, ``gamma``, ``gain``, ``layer_scale``): 1, also if they were built as 0 or 1e-6.
     - Everything else: as built if all its numbers are equal, and drawn as a table if they differ.
     """
-    kind = kind_of(module, key.lower(), parameter)
+    kind = kind_of(module, key, parameter)
     if kind in ("as built", "zeros"):
         return None
     if kind in ("scale", "shift"):
@@ -68,8 +68,8 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
 
 def may_be_weight(name: str, weight: Weight) -> bool:
     """Return whether a parameter that is not a weight by its name has a weight's shape, and is nothing known here."""
-    kinds = {kind_of(module, own_name(name).lower(), weight.parameter) for module, _ in weight.owners}
-    return kinds in ({"unknown"}, {"zeros"}) and _is_matrix(weight.parameter)
+    kinds = {kind_of(module, own_name(name), weight.parameter) for module, _ in weight.owners}
+    return kinds in ({"unknown"}, {"zeros"}) and is_matrix(weight.parameter)
 
 
 def own_name(name: str) -> str:
@@ -80,7 +80,8 @@ def own_name(name: str) -> str:
 def kind_of(
     module: nn.Module, key: str, parameter: Tensor
 ) -> Literal["as built", "scale", "shift", "table", "zeros", "unknown"]:
-    """Return what a parameter that is not a weight does, by the module that has it and its name in lower case."""
+    """Return what a parameter that is not a weight does, by the module that has it and its own name."""
+    key = key.lower()
     if not parameter.numel():
         return "as built"
     if isinstance(module, NORMS):
@@ -91,12 +92,8 @@ def kind_of(
         return "table"
     if _SHIFT.search(key):
         return "shift"
-    if _SCALE.search(key) and not _is_matrix(parameter):
+    if _SCALE.search(key) and not is_matrix(parameter):
         return "scale"
     if not parameter.any():  # a factor that is to be trained, such as LoRA's: frozen, it switches its branch off
         return "zeros"
     return "as built" if bool((parameter == parameter.flatten()[0]).all()) else "unknown"
-
-
-def _is_matrix(parameter: Tensor) -> bool:
-    return sum(size > 1 for size in parameter.shape) >= 2
