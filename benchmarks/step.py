@@ -82,7 +82,7 @@ class Sort(EdgePopup):
 
     cacheable = False
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         assert weight.scores is not None
         mask: Tensor = SortedTopK.apply(weight.scores.abs(), weight.num_kept)
         return weight.weight * mask

@@ -26,7 +26,7 @@ _modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weigh
 _lock = Lock()  # guards the set, because several threads may each train a network
 
 
-def cached_weight(weight: MaskedWeight) -> tuple[Tensor, Tensor | None]:
+def read(weight: MaskedWeight) -> tuple[Tensor, Tensor | None]:
     """Return w * m without gradient, and m if w is trained.
 
     Raises:

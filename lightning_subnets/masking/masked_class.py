@@ -193,13 +193,13 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
     if not method.cacheable:
         if method.draws_masks and not torch.compiler.is_compiling():
             cached_weight.forget_draw_at_next_step_(weight)
-        return method.masked_weight(weight)
+        return method.uncached_weight(weight)
     if not torch.compiler.is_compiling() and _is_transformed():
         group = [weight if each.state is weight.state else each for each in weight.global_group] or [weight]
         tensors = (tensor for each in group for tensor in (each.weight, each.scores))
         result: Tensor = InTransform.apply(group, group.index(weight), *tensors)[0]
     else:
-        product, mask = cached_weight.cached_weight(weight)
+        product, mask = cached_weight.read(weight)
         pattern = weight.frozen.on(weight.weight.device) if weight.frozen else None
         result = StraightThrough.apply(product, mask, weight.weight, weight.scores, pattern, method)
     return result

@@ -100,7 +100,7 @@ class Method(ABC):
         requires: the field of ``PruningData`` that the method needs to choose its masks before training.
         samples_per_class: training images of each class, if the method requires batches.
         by_class: whether those images are sorted by class, in an even number of batches.
-        cacheable: whether w_eff stays the same until weight or scores change. If not, override ``masked_weight``.
+        cacheable: whether w_eff stays the same until weight or scores change. If not, override ``uncached_weight``.
         ranks_by_magnitude: whether weights are ranked by |w|, which needs weights of different magnitudes.
         rerandomizes: whether frozen weights are re-drawn during training, so that checkpoints must store them.
         draws_masks: whether each forward pass of the network draws other masks, see ``ScoredWeight.drawn``.
@@ -213,9 +213,9 @@ class Method(ABC):
         """Return w_eff = w * m, the weight that a module computes with; the mask is bool, uint8 or int8."""
         return torch.mul(weight, mask, out=out)
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         """Return w_eff with its gradient; override this if ``cacheable`` is false."""
-        raise NotImplementedError(f"{type(self).__name__} caches its effective weight")
+        raise NotImplementedError(f"{type(self).__name__} is not cacheable: override uncached_weight")
 
     def weight_gradient(self, gradient: Tensor, mask: Tensor) -> Tensor:
         """Return dL/dw = m * dL/dw_eff, straight through the choice of the mask; all have one shape."""

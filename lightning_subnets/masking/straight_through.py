@@ -16,9 +16,9 @@ from lightning_subnets.masking.masked_weight import MaskedWeight
 class StraightThrough(torch.autograd.Function):
     """The effective weight, w_eff = w * m, with a gradient that passes straight through the choice of the mask.
 
-    ``apply`` takes w_eff as ``cached_weight`` computed it; m, or None if w is not trained; w; s, or None; the pattern
-    of frozen edges, or None; the method. ``method.weight_gradient`` and ``method.score_gradient`` give dL/dw and dL/ds
-    from dL/dw_eff; dL/ds of frozen edges is 0, because no score decides about them.
+    ``apply`` takes w_eff and m as ``cached_weight.read`` returns them, m is None if w is not trained; w; s, or None;
+    the pattern of frozen edges, or None; the method. ``method.weight_gradient`` and ``method.score_gradient`` give
+    dL/dw and dL/ds from dL/dw_eff; dL/ds of frozen edges is 0, because no score decides about them.
     """
 
     @staticmethod

@@ -30,5 +30,5 @@ class Dense(Method):
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         return [torch.ones_like(each.weight, dtype=torch.bool) for each in weights]
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         return weight.weight

@@ -77,7 +77,7 @@ class Supermask(Method):
         expected = torch.stack([_expected(each) for each in scores]).round()
         return selection.top_k_each(scores, [int(count) for count in expected.tolist()])
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         assert weight.scores is not None
         probability = weight.scores.sigmoid()
         if weight.drawn is None:  # every read in one forward pass gets the same mask

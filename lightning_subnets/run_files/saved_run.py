@@ -134,13 +134,12 @@ def _computes_with_its_masks(network: nn.Module) -> bool:
     if all(each.method.cacheable for each in weights.values()):
         return True  # without choosing the masks of a large network once more
     masks = multipliers(network)
-    return all(
-        torch.allclose(
-            each.method.masked_weight(each), each.method.effective_weight(each.weight, masks[name]), rtol=1e-5, atol=0.0
-        )
+    pairs = (
+        (each.method.uncached_weight(each), each.method.effective_weight(each.weight, masks[name]))
         for name, each in weights.items()
         if not each.method.cacheable
     )
+    return all(torch.allclose(computed, saved, rtol=1e-5, atol=0.0) for computed, saved in pairs)
 
 
 def save_subnet_beside(last_checkpoint: Path | None, module: SubnetModule, summary: Mapping[str, Any]) -> int | None:

@@ -35,7 +35,7 @@ class Soft(ls.EdgePopup):
 
     cacheable = False
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         assert weight.scores is not None
         soft: Tensor = weight.weight * weight.scores.sigmoid()
         return soft
@@ -44,7 +44,7 @@ class Soft(ls.EdgePopup):
 class StraightThrough(Soft):
     """The same, but the probabilities only have the gradient: the mask is that of the file, up to rounding."""
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         assert weight.scores is not None
         soft = weight.scores.sigmoid()
         return weight.weight * (self.masks([weight])[0] + soft - soft.detach())
@@ -53,14 +53,14 @@ class StraightThrough(Soft):
 class Hard(Soft):
     """The same, but it computes with the mask of the file."""
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         return self.effective_weight(weight.weight, self.masks([weight])[0])
 
 
 class Converged(ls.Supermask):
     """A Supermask whose draws are all the same, as far as one can see."""
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         return self.effective_weight(weight.weight, self.masks([weight])[0])
 
 

@@ -26,7 +26,7 @@ class Cooled(ls.EdgePopup):
         self.temperature: Any = 1.0
         self.levels = [1.0]
 
-    def masked_weight(self, weight: ScoredWeight) -> Tensor:
+    def uncached_weight(self, weight: ScoredWeight) -> Tensor:
         assert weight.scores is not None
         soft: Tensor = weight.weight * (weight.scores / self.temperature).sigmoid() * self.levels[0]
         return soft
