@@ -89,10 +89,12 @@ class PruningData(NamedTuple):
 class Method(ABC):
     """A way to find a subnetwork: which weights a module computes with, and what training changes.
 
-    A module computes with w_eff = w * m, a weight w times its mask m of the same shape. A subclass sets ``density`` and
-    ``trainable``, and implements ``initial_scores`` and ``masks``. If it trains scores, it also implements
-    ``score_gradient``. With ``scores_for_mask``, training can continue from a ``.subnet`` file. Each method of this
-    package is in a file of its own, see ``lightning_subnets.methods``.
+    A module computes with w_eff = w * m. A method returns m in the shape of w: a boolean mask, or int8 if it flips or
+    multiplies weights. Code that has both calls m the multiplier, and the boolean m != 0 the mask, see ``as_mask``.
+
+    A subclass sets ``density`` and ``trainable``, and implements ``initial_scores`` and ``masks``. If it trains scores,
+    it also implements ``score_gradient``. With ``scores_for_mask``, training can continue from a ``.subnet`` file. Each
+    method of this package is in a file of its own, see ``lightning_subnets.methods``.
 
     Attributes:
         density: fraction of the weights kept.
@@ -181,7 +183,7 @@ class Method(ABC):
         """Return scores that give this mask, to continue from a mask alone.
 
         Args:
-            mask: boolean, or int8 if the method flips or multiplies weights.
+            mask: the m of a weight.
             scores: the first scores, in the same shape.
 
         Raises:
@@ -191,10 +193,9 @@ class Method(ABC):
 
     @abstractmethod
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        """Return the masks of these weights, in their order and each in the shape of its weight.
+        """Return the m of each of these weights, in their order.
 
-        They are a pure function of the weights' values, scores, ``frozen`` and ``num_kept``. A mask is boolean, or int8
-        if it flips the sign of a weight or multiplies it by more than 1.
+        They are a pure function of the weights' values, scores, ``frozen`` and ``num_kept``.
         """
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027
@@ -210,7 +211,7 @@ class Method(ABC):
         """
 
     def effective_weight(self, weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return w_eff = w * m, the weight that a module computes with; the mask is bool, uint8 or int8."""
+        """Return w_eff = w * m, the weight that a module computes with; m is bool, uint8 or int8."""
         return torch.mul(weight, mask, out=out)
 
     def uncached_weight(self, weight: ScoredWeight) -> Tensor:
