@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking.masked_weight import MaskedWeight, states_of
+from lightning_subnets.masking.masked_weight import CachedWeight, MaskedWeight, states_of
 from lightning_subnets.masking.method import current_multipliers
-from lightning_subnets.masking.tensor_version import CachedWeight, TensorVersion
+from lightning_subnets.masking.tensor_version import TensorVersion
 
 _modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weight, or a drawn mask
 _lock = Lock()  # guards the set, because several threads may each train a network

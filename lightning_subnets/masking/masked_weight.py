@@ -13,7 +13,7 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking.frozen_edges import FrozenEdges
 from lightning_subnets.masking.initialization import draw_weights
 from lightning_subnets.masking.method import Method, ScoredWeight, as_mask, current_multipliers
-from lightning_subnets.masking.tensor_version import CachedWeight
+from lightning_subnets.masking.tensor_version import TensorVersion
 
 
 class Origin(NamedTuple):
@@ -27,6 +27,16 @@ class Origin(NamedTuple):
     def draw(self, shape: torch.Size) -> Tensor:
         """Draw the weight, float32 on the CPU."""
         return draw_weights(self.distribution, shape, seed=self.seed, stream=self.stream, density=self.density)
+
+
+class CachedWeight(NamedTuple):
+    """An effective weight w * m, without gradient, and the versions of the tensors it was computed from."""
+
+    product: Tensor
+    mask: Tensor | None  # stored only if the weight is trained, because its gradient is masked too
+    num_kept: int | None
+    version: int  # of the product
+    sources: list[TensorVersion]
 
 
 @dataclass(eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
 from weakref import ReferenceType, ref
 
 from torch import Tensor
@@ -33,13 +32,3 @@ class TensorVersion:
             # Each process counts its own versions, so a network in shared memory chooses its masks at each read.
             and not (tensor.is_cpu and tensor.untyped_storage().is_shared())
         )
-
-
-class CachedWeight(NamedTuple):
-    """An effective weight w * m, without gradient, and the versions of the tensors it was computed from."""
-
-    product: Tensor
-    mask: Tensor | None  # stored only if the weight is trained, because its gradient is masked too
-    num_kept: int | None
-    version: int  # of the product
-    sources: list[TensorVersion]
