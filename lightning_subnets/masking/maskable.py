@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 class Weight(NamedTuple):
-    """A parameter that can be masked: (module, the parameter's name in it), of every module that owns it."""
+    """A parameter, which may be a weight or not, with (module, name in it) of every module that owns it."""
 
     owners: list[tuple[nn.Module, str]]
 
@@ -120,7 +120,7 @@ def find_weights(network: nn.Module, *, keep_dense: Iterable[str] = (), also_mas
     masked = {name: each for name, each in parameters.items() if name in chosen and name not in dense}
     others = {name: each for name, each in parameters.items() if name not in chosen}
     for name, each in masked.items():
-        _check(kind, name, each, named=name in also)
+        _check(kind, name, each, asked_for=name in also)
     if not masked:
         raise _none_in(network)
     return Weights(masked, dense, others)
@@ -161,11 +161,11 @@ def parameters_of(network: nn.Module) -> dict[str, Weight]:
     return dict(by_id.values())
 
 
-def _check(kind: str, name: str, weight: Weight, *, named: bool) -> None:
+def _check(kind: str, name: str, weight: Weight, *, asked_for: bool) -> None:
     parameter = weight.parameter
     for module, key in weight.owners:
         layer = type(module).__name__
-        if not named and not is_weight(module, key, parameter):
+        if not asked_for and not is_weight(module, key, parameter):
             raise UserError(
                 f"the weight {name!r} of {kind} is also the {key} of a {layer}, which is not masked: name it in "
                 f"also_mask=[{name!r}] to mask both, or in keep_dense=[{name!r}] to mask neither"
