@@ -160,6 +160,7 @@ def _num_kept(
     counts: dict[str, int | None] = {**method.counts({name: each.parameter.shape for name, each in chosen.items()})}
     densities = dict.fromkeys(sizes, method.density)
     for name, size in sizes.items():
+        # An allocation may give this weight another number than the method's density does.
         if (count := counts[name]) != method.num_kept(size) and count is not None:
             densities[name] = count / size
     if choice.densities and (None in counts.values() or not method.cacheable):

@@ -20,6 +20,7 @@ def weights_digest(network: nn.Module, *, frozen: bool = False) -> str:
     """Return the SHA-256 of ``weights(network)``: name, dtype, shape and bytes, in hexadecimal.
 
     Equal weights have the same digest on every device and in every memory format; any changed bit changes it.
+    With ``frozen``, only the parameters that are not trained count.
     """
     return digest_of(weights(network, frozen=frozen))
 

@@ -38,10 +38,10 @@ def mask_(
 ) -> Network:
     """Mask the weights of a network in place, including those of the first and the last layer.
 
-    A weight is a parameter named ``weight``, ``*_weight`` or ``weight_*`` with two dimensions or more, see
-    ``maskable.is_weight``; ``also_mask`` names others. Reading it, ``module.weight``, gives the effective weight
-    w * m; ``raw_weight(module, "weight")`` gives the Parameter. State dicts keep their keys, and a method with scores
-    adds ``scores`` beside ``weight`` and ``in_proj_weight_scores`` beside ``in_proj_weight``.
+    A weight is a parameter named ``weight``, ``*_weight`` or ``weight_*`` with two dimensions or more, except those of
+    norms and embeddings, see ``maskable.is_weight``; ``also_mask`` names others. Reading it, ``module.weight``, gives
+    the effective weight w * m; ``raw_weight(module, "weight")`` gives the Parameter. State dicts keep their keys, and a
+    method with scores adds ``scores`` beside ``weight`` and ``in_proj_weight_scores`` beside ``in_proj_weight``.
 
     If weights are drawn, all numbers of the network become a function of the seed, see
     ``other_parameters.initial_value``: norms scale by 1 and shift by 0, running statistics are reset. If the method
@@ -64,7 +64,8 @@ def mask_(
             shape of the images in ``batches``.
         keep_dense: patterns of the weights that stay dense, see ``Choice``; they are drawn like the others.
         also_mask: patterns of further parameters to mask.
-        densities: fraction of weights kept by pattern, for methods that fix the number kept of each weight.
+        densities: fraction of weights kept by pattern, for methods that fix the number kept of each weight; the last
+            pattern that matches counts.
         norms: ``trained`` trains the scales and shifts of norms beside the scores, as the variant with
             trained norms of Diffenderfer and Kailkhura 2021.
 
@@ -163,8 +164,9 @@ def unmask_(network: Network) -> Network:
 
     Nothing of this package remains in the network, and its state dict is that of the plain network. Parameters that
     ``mask_`` has frozen are trainable again, and no others, whether the network is the one that was masked, a part of
-    it, or a wrapper around it. (If a part was unmasked before, this includes what you froze in it since.) If a method
-    ranks the scores of all layers together, unmask the whole network, because the other parts have no masks without it.
+    it, or a wrapper around it. (In a part that was unmasked before, parameters that you have frozen since become
+    trainable too.) If a method ranks the scores of all layers together, unmask the whole network, because the other
+    parts have no masks without it.
 
     Returns: the same network.
 

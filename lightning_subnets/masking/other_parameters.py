@@ -67,7 +67,7 @@ def initial_value(module: nn.Module, key: str, parameter: Tensor, *, seed: int, 
 
 
 def may_be_weight(name: str, weight: Weight) -> bool:
-    """Return whether a parameter that is not a weight by its name has a weight's shape, and is nothing known here."""
+    """Return whether a parameter without a weight's name has the shape of a weight, and no rule here knows it."""
     kinds = {kind_of(module, own_name(name), weight.parameter) for module, _ in weight.owners}
     return kinds in ({"unknown"}, {"zeros"}) and is_matrix(weight.parameter)
 

@@ -25,7 +25,7 @@ class PruneAtInit(Method):
     """
 
     trainable = "weights"
-    density = 1.0  # scaled distributions scale by its root; a method whose density is known sets its own
+    density = 1.0  # what scaled distributions scale by, if a method states no density of its own
 
     @abstractmethod
     def compute_masks(self, network: nn.Module, data: PruningData) -> dict[str, Tensor]:
