@@ -49,7 +49,7 @@ class IterativePruning(Callback):
         scope: ``global`` ranks the weights of all layers together; ``layer`` ranks those of each layer.
         rewind_to: an optimizer step of the first round, 0 for the initialization; null for no rewind.
         fractions: for weights whose name, or whose module's name, matches a pattern, ``{"features.*": 0.15}``, instead
-            of ``fraction``; the first match counts, and 0 keeps a weight as it is. Needs scope ``layer``.
+            of ``fraction``; the last match counts, and 0 keeps a weight as it is. Needs scope ``layer``.
 
     Raises:
         ValueError: if an argument is out of range; before training, if the method's masks change while weights are
@@ -183,7 +183,7 @@ class IterativePruning(Callback):
             set_masks_(network, selection.top_k_together(magnitudes, left - int(self.fraction * left)))
             return
         fractions = dict.fromkeys(masks, self.fraction)
-        for pattern, share in reversed(self.fractions.items()):  # the first pattern that matches counts
+        for pattern, share in self.fractions.items():
             fractions |= dict.fromkeys(matching([pattern], masks, "fractions"), share)
         counts = [(left := int(mask.sum())) - int(fractions[name] * left) for name, mask in masks.items()]
         chosen = selection.top_k_each(list(magnitudes.values()), counts)

@@ -114,7 +114,7 @@ def test_without_a_rewind_a_round_continues_with_the_weights_but_without_momenta
         ({"fraction": 0.3}, {"0.scores 5.scores": 0.3}),
         ({"fraction": 0.3, "scope": "layer"}, {"0.scores": 0.3, "5.scores": 0.3}),
         (
-            {"fraction": 0.3, "scope": "layer", "fractions": {"[0-3]": 0.15, "*": 0.1}},
+            {"fraction": 0.3, "scope": "layer", "fractions": {"*": 0.1, "[0-3]": 0.15}},
             {"0.scores": 0.15, "5.scores": 0.1},
         ),
         ({"fraction": 0.3, "scope": "layer", "fractions": {"0": 0.0}}, {"0.scores": 0.0, "5.scores": 0.3}),
