@@ -97,35 +97,34 @@ def install_masks_(
 
 
 @torch.no_grad()
-def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: Norms) -> None:
-    distribution = plan.distribution
+def _install_(network: nn.Module, method: Method, seed: int, planned: Plan, norms: Norms) -> None:
+    distribution = planned.distribution
     trained = {parameter: parameter.requires_grad for parameter in network.parameters()}
     if distribution is not None:
-        initialize_others_(network, plan.masked.keys() | plan.dense.keys(), seed=seed)
+        initialize_others_(network, planned.masked.keys() | planned.dense.keys(), seed=seed)
     if method.trainable != "weights":
         network.requires_grad_(False)
     if norms == "trained":
         for parameter in norm_parameters(network):
             parameter.requires_grad_(True)
-    for name, each in (plan.masked | plan.dense).items():
-        density = plan.densities.get(name, 1.0)
-        # A weight of which an allocation keeps nothing has no variance to restore.
-        scale = density or 1.0
+    for name, each in (planned.masked | planned.dense).items():
+        density = planned.densities.get(name, 1.0)
+        scale = density or 1.0  # an allocation may keep nothing of a weight, and sqrt(1 / 0) is no scale
         stream = initialization.stream_of(name)
         origin = None if distribution is None else Origin(distribution, seed, stream, scale)
         if origin is not None:
             _draw_(each, origin, biases=method.trainable == "weights")
-        if name in plan.masked:
+        if name in planned.masked:
             edges = method.frozen_edges(each.parameter.shape, density, seed=seed, stream=stream)
             with torch.inference_mode(False), torch.no_grad():  # scores made in inference mode cannot be trained
                 scores = method.initial_scores(each.parameter.shape, seed=seed, stream=stream)
-                masked_class.install_(each.owners, MaskState(method, plan.num_kept[name], origin, edges), scores)
+                masked_class.install_(each.owners, MaskState(method, planned.num_kept[name], origin, edges), scores)
     for parameter in trained:
         if not parameter.requires_grad:  # no optimizer of the scores would clear its gradient, and clipping counts it
             parameter.grad = None
     masked = list(masked_weights(network).values())
     if method.trainable == "last layer":
-        weights = plan.masked | plan.dense
+        weights = planned.masked | planned.dense
         *_, last = (weights[name] for name, _ in network.named_parameters() if name in weights)
         for parameter in last.owners[0][0].parameters(recurse=False):
             parameter.requires_grad_(True)
@@ -134,10 +133,10 @@ def _install_(network: nn.Module, method: Method, seed: int, plan: Plan, norms: 
             weight.state.global_group = masked
     if method.draws_masks:
         network.register_forward_pre_hook(draw_masks_again_)
-    _note_(network, trained)
+    _remember_trained_(network, trained)
 
 
-def _note_(network: nn.Module, trained: Mapping[nn.Parameter, bool]) -> None:
+def _remember_trained_(network: nn.Module, trained: Mapping[nn.Parameter, bool]) -> None:
     """Note in each module which parameters in it, or below it, were trained or frozen before masking and now are not.
 
     Each module has a note, because a part of the network may be unmasked; and of all below it, because
