@@ -189,6 +189,12 @@ def masked_weights(network: nn.Module) -> dict[str, MaskedWeight]:
     return {name: weight for weight, name in found.items()}
 
 
+def masked_by(network: nn.Module, method: Method) -> dict[str, MaskedWeight]:
+    """Return the masked weights of this method by name; another method may mask other parts of the network."""
+    # By the arguments of the method, because a copy of a network has a copy of its method.
+    return {name: each for name, each in masked_weights(network).items() if repr(each.method) == repr(method)}
+
+
 def scores_of(weights: Iterable[ScoredWeight]) -> list[Tensor]:
     """Return the scores of weights without gradient; all have scores."""
     return [each.scores.detach() for each in weights if each.scores is not None]

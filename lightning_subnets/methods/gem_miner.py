@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.masking import allocation, initialization, masked_weights, selection
+from lightning_subnets.masking import allocation, initialization, selection
 from lightning_subnets.masking.allocation import check_density
-from lightning_subnets.masking.masked_weight import scores_of
+from lightning_subnets.masking.masked_weight import masked_by, scores_of
 from lightning_subnets.masking.method import Method, ScoredWeight
 
 DROPPED = -1.0  # the score of an edge that is dropped for good; all others are in [0, 1]
@@ -83,9 +83,8 @@ class GemMiner(Method):
 
     @torch.no_grad()
     def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
-        # Another method may mask other parts of the network.
-        ours = {name: each for name, each in masked_weights(network).items() if repr(each.method) == repr(self)}
-        scores = {name: each.scores for name, each in ours.items() if each.scores is not None}
+        ours = masked_by(network, self).items()
+        scores = {name: each.scores for name, each in ours if each.scores is not None}
         for each in scores.values():
             # This changes no mask, so ``data``, which leaves no trace, spares a second computation of all w * m.
             # An optimizer's momentum also moves the scores of dropped edges, by far less than half.

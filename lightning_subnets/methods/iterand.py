@@ -8,6 +8,7 @@ from torch import nn
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import initialization
+from lightning_subnets.masking.masked_weight import masked_by
 from lightning_subnets.methods.edge_popup import Allocation, EdgePopup
 
 STEP = 128  # images per step of the period
@@ -65,9 +66,7 @@ class IteRand(EdgePopup):
         if step * images // period == (step - 1) * images // period:
             return
         masks = masking.masks(network)
-        for name, masked in masking.masked_weights(network).items():
-            if repr(masked.method) != repr(self):  # another method may mask other parts of the network
-                continue
+        for name, masked in masked_by(network, self).items():
             assert masked.origin is not None
             weight, origin = masked.weight, masked.origin
             origin = origin._replace(stream=f"{origin.stream} after step {step}")
