@@ -143,7 +143,7 @@ class _Direction:
         """Return four numbers for each walk at this step, uniform on (0, 1), (count, 4)."""
         # The counter is the walk's number, so a walk does not depend on the walks drawn together with it.
         generator = initialization.philox(self.seed, "walks", f"{self.backward}:{step}", counter=first)
-        return initialization.unit(generator.random_raw(4 * count)).reshape(count, 4)
+        return initialization.unit_interval(generator.random_raw(4 * count)).reshape(count, 4)
 
 
 class _EdgesStep:

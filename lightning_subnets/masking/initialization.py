@@ -79,7 +79,7 @@ def draw_table(shape: torch.Size, *, seed: int, stream: str) -> Tensor:
 
 def draw_chances(shape: torch.Size, *, seed: int, stream: str) -> Tensor:
     """Draw U(0, 1), float32 on the CPU, to choose at random among a layer's weights."""
-    return _fill(unit, 1.0, shape, seed, stream, "chances")
+    return _fill(unit_interval, 1.0, shape, seed, stream, "chances")
 
 
 def stream_of(name: str) -> str:
@@ -121,18 +121,18 @@ def _signs(raw: UInt64) -> Float64:
     return 1.0 - 2.0 * (raw >> np.uint64(63)).astype(np.float64)
 
 
-def unit(raw: UInt64) -> Float64:
+def unit_interval(raw: UInt64) -> Float64:
     """Return U(0, 1): the midpoints of 2^52 equal cells, each exact in float64."""
     return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _uniform(raw: UInt64) -> Float64:
     """Return U(-1, 1), symmetric about 0 and never 0."""
-    return 2.0 * unit(raw) - 1.0
+    return 2.0 * unit_interval(raw) - 1.0
 
 
 def _normal(raw: UInt64) -> Float64:
-    return _inverse_normal_cdf(unit(raw))
+    return _inverse_normal_cdf(unit_interval(raw))
 
 
 # Each distribution: a draw of unit scale, and the scale as a function of fan_in and fan_out.

@@ -54,6 +54,7 @@ def test_the_logarithm_is_that_of_the_standard_library() -> None:
 
 def test_cells_are_the_midpoints_that_a_float_holds_exactly() -> None:
     raw = np.array([0, (1 << 12) - 1, 1 << 12, 1 << 63, (1 << 64) - 1], dtype=np.uint64)
-    assert initialization.unit(raw).tolist() == [2.0**-53, 2.0**-53, 3 * 2.0**-53, 0.5 + 2.0**-53, 1 - 2.0**-53]
-    assert initialization._uniform(raw).tolist() == [2 * unit - 1 for unit in initialization.unit(raw).tolist()]
+    drawn = initialization.unit_interval(raw).tolist()
+    assert drawn == [2.0**-53, 2.0**-53, 3 * 2.0**-53, 0.5 + 2.0**-53, 1 - 2.0**-53]
+    assert initialization._uniform(raw).tolist() == [2 * each - 1 for each in drawn]
     assert initialization._signs(raw).tolist() == [1.0, 1.0, 1.0, -1.0, -1.0]
