@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_subnets.continual import SupSup
     from lightning_subnets.graph.diagnostics import diagnose
     from lightning_subnets.masking import (
+        MaskedWeight,
         density,
         invalidate_,
         mask_,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
         unmask_,
     )
     from lightning_subnets.masking.initialization import draw_scores
-    from lightning_subnets.masking.masked_weight import MaskedWeight
     from lightning_subnets.masking.method import Method, PruningData, ScoredWeight
     from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask
     from lightning_subnets.masking.selection import top_k
@@ -114,7 +114,6 @@ __all__ = [
 # The modules that __getattr__ searches for a name, in this order: Lightning is needed from training on.
 _MODULES = (
     "masking",
-    "masking.masked_weight",
     "masking.method",
     "masking.initialization",
     "masking.selection",
@@ -127,8 +126,7 @@ _MODULES = (
     "training.module",
 )
 
-
-# Public packages, which are attributes too.
+# Rooms that are attributes too.
 _ROOMS = ("datamodules", "methods", "networks")
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for an Any
@@ -137,10 +135,10 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for an An
         """Import a public name, see PEP 562."""
         if name in _ROOMS:
             return import_module(f"{__name__}.{name}")
-        for module in _MODULES if name in __all__ else ():
-            room = import_module(f"{__name__}.{module}")
-            if hasattr(room, name):
-                return getattr(room, name)
+        for path in _MODULES if name in __all__ else ():
+            module = import_module(f"{__name__}.{path}")
+            if hasattr(module, name):
+                return getattr(module, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
