@@ -53,9 +53,9 @@ def check_frozen(frozen: float) -> float:
     return frozen
 
 
-def searched_scores(scores: Tensor, frozen: FrozenEdges | None, *, always: float = math.inf) -> Tensor:
-    """Return the scores of the searched edges, ``always`` for edges that are always kept, and -inf for the others."""
-    if frozen is None:
+def searched_scores(scores: Tensor, edges: FrozenEdges | None, *, score_of_kept: float = math.inf) -> Tensor:
+    """Return the scores of searched edges, ``score_of_kept`` for edges that are always kept, else -inf."""
+    if edges is None:
         return scores
-    pattern = frozen.on(scores.device)
-    return scores.masked_fill(pattern == 1, always).masked_fill(pattern == -1, -math.inf)
+    pattern = edges.on(scores.device)
+    return scores.masked_fill(pattern == 1, score_of_kept).masked_fill(pattern == -1, -math.inf)

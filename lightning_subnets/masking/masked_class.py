@@ -146,7 +146,7 @@ def _load_from_state_dict(module: nn.Module, state_dict: Mapping[str, Any], pref
             )
     for key, state in states_of(module).items():
         weight, ours = state_dict.get(prefix + key), module._parameters[key]
-        if not (state.frozen and state.origin and prefix + scores_key(key) in state_dict and ours is not None):
+        if not (state.frozen_edges and state.origin and prefix + scores_key(key) in state_dict and ours is not None):
             continue
         if isinstance(weight, Tensor) and weight.shape == ours.shape and not _nearly_equal(weight, ours):
             raise UserError(
@@ -200,7 +200,7 @@ def effective_weight(weight: MaskedWeight) -> Tensor:
         result: Tensor = InTransform.apply(group, group.index(weight), *tensors)[0]
     else:
         product, mask = cached_weight.read(weight)
-        pattern = weight.frozen.on(weight.weight.device) if weight.frozen else None
+        pattern = weight.frozen_edges.on(weight.weight.device) if weight.frozen_edges else None
         result = StraightThrough.apply(product, mask, weight.weight, weight.scores, pattern, method)
     return result
 

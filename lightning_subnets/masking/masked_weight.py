@@ -49,7 +49,7 @@ class MaskState:
     method: Method
     num_kept: int | None
     origin: Origin | None
-    frozen: FrozenEdges | None = None
+    frozen_edges: FrozenEdges | None = None
     # One list for all: copy and pickle note a list before they enter it, and would nest as deep as there are tuples.
     global_group: list[MaskedWeight] = field(default_factory=list)
     drawn: Tensor | None = None  # the mask of this forward pass, if the method draws one for each
@@ -122,9 +122,9 @@ class MaskedWeight:
         return self.state.origin
 
     @property
-    def frozen(self) -> FrozenEdges | None:
+    def frozen_edges(self) -> FrozenEdges | None:
         """The edges that are not searched, if the method has any."""
-        return self.state.frozen
+        return self.state.frozen_edges
 
     @property
     def global_group(self) -> Sequence[MaskedWeight]:

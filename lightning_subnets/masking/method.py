@@ -23,7 +23,7 @@ class ScoredWeight(Protocol):
         scores: s, in the shape of w, or None if the method has none.
         method: which the weight is masked by.
         num_kept: k, the number of weights to keep, or None if the method does not fix it.
-        frozen: the edges for which the seed decides, if the method has any.
+        frozen_edges: the edges for which the seed decides, if the method has any.
         global_group: all masked weights of the network, if the method ranks them together; empty otherwise.
     """
 
@@ -42,7 +42,7 @@ class ScoredWeight(Protocol):
     def num_kept(self) -> int | None: ...
 
     @property
-    def frozen(self) -> FrozenEdges | None: ...
+    def frozen_edges(self) -> FrozenEdges | None: ...
 
     @property
     def global_group(self) -> Sequence[ScoredWeight]: ...
@@ -109,7 +109,7 @@ class Method(ABC):
         num_eval_passes: forward passes that an evaluation averages, if each pass draws other masks.
         flags_in_scores: whether some values of the scores are flags, which have no mean.
         global_ranking: whether the mask of a weight depends on the scores of the other weights too.
-        frozen: share of the weights that are not searched; a method with this argument reads ``ScoredWeight.frozen``.
+        frozen: share of the weights that are not searched, for a method that reads ``ScoredWeight.frozen_edges``.
     """
 
     density: float
@@ -195,7 +195,7 @@ class Method(ABC):
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         """Return the m of each of these weights, in their order.
 
-        They are a pure function of the weights' values, scores, ``frozen`` and ``num_kept``.
+        They are a pure function of the weights' values, scores, ``frozen_edges`` and ``num_kept``.
         """
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027

@@ -44,7 +44,8 @@ class InTransform(torch.autograd.Function):
     def forward(group: Sequence[MaskedWeight], index: int, *tensors: Any) -> tuple[Tensor, Tensor]:
         method, pairs = group[index].method, zip(group, tensors[::2], tensors[1::2], strict=True)
         found: list[Any] = [
-            SimpleNamespace(weight=w, scores=s, num_kept=each.num_kept, frozen=each.frozen) for each, w, s in pairs
+            SimpleNamespace(weight=w, scores=s, num_kept=each.num_kept, frozen_edges=each.frozen_edges)
+            for each, w, s in pairs
         ]
         mask = method.masks(found)[index]
         return method.effective_weight(tensors[2 * index].detach(), mask), mask
@@ -54,7 +55,7 @@ class InTransform(torch.autograd.Function):
         group, index, *tensors = inputs
         ctx.method, ctx.first = group[index].method, 2 + 2 * index
         ctx.mark_non_differentiable(output[1])
-        pattern = group[index].frozen.on(tensors[2 * index].device) if group[index].frozen else None
+        pattern = group[index].frozen_edges.on(tensors[2 * index].device) if group[index].frozen_edges else None
         ctx.save_for_backward(output[1], *tensors[2 * index : 2 * index + 2], pattern)
 
     @staticmethod

@@ -68,15 +68,15 @@ class Multicoated(PartiallyFrozen):
         counts: list[list[int]] = []
         all_scores = scores_of(weights)
         for each, scores, kept in zip(weights, all_scores, counts_of(weights), strict=True):
-            ranked.append(searched_scores(scores.abs(), each.frozen, always=-torch.inf))
-            searched = kept - (each.frozen.always if each.frozen else 0)
+            ranked.append(searched_scores(scores.abs(), each.frozen_edges, score_of_kept=-torch.inf))
+            searched = kept - (each.frozen_edges.always if each.frozen_edges else 0)
             counts.append([searched, *(round(share * searched) for share in self.inner)])
         found = []
         for each, scores, multiplier in zip(weights, all_scores, selection.nested_each(ranked, counts), strict=True):
             if self.signed:
                 multiplier = torch.where(scores < 0, -multiplier, multiplier)
-            if each.frozen:
-                multiplier = multiplier.masked_fill(each.frozen.on(multiplier.device) == 1, 1)
+            if each.frozen_edges:
+                multiplier = multiplier.masked_fill(each.frozen_edges.on(multiplier.device) == 1, 1)
             found.append(multiplier)
         return found
 

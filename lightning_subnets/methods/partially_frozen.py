@@ -46,5 +46,5 @@ class PartiallyFrozen(EdgePopup):
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         pairs = zip(weights, scores_of(weights), strict=True)
-        ranked = [searched_scores(scores.abs(), each.frozen) for each, scores in pairs]
+        ranked = [searched_scores(scores.abs(), each.frozen_edges) for each, scores in pairs]
         return selection.top_k_each(ranked, counts_of(weights))

@@ -62,8 +62,8 @@ class SignedSupermask(Method):
         for each, scores in zip(weights, scores_of(weights), strict=True):
             selection.check_numbers(scores)
             multiplier = (scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8)
-            if each.frozen:
-                pattern = each.frozen.on(scores.device)
+            if each.frozen_edges:
+                pattern = each.frozen_edges.on(scores.device)
                 multiplier = torch.where(pattern == 0, multiplier, pattern.clamp(min=0))
             found.append(multiplier)
         return found

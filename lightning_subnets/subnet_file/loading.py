@@ -190,8 +190,8 @@ def _continue_(masked: MaskedWeight, header: Header, name: str, multiplier: Tens
             # A dropped weight may be kept again, so the seed's value takes the place of the stored 0.
             weight.copy_(torch.where(mask.to(weight.device), weight, origin.draw(weight.shape).to(weight)))
     # Weights that came with the network, or had another name, have frozen edges of another draw.
-    if masked.frozen and entry.frozen and multiplier_code.stated(masked.frozen) != entry.frozen:
-        masked.state.frozen = FrozenEdges.draw(weight.shape, **vars(entry.frozen))
+    if masked.frozen_edges and entry.frozen and multiplier_code.stated(masked.frozen_edges) != entry.frozen:
+        masked.state.frozen_edges = FrozenEdges.draw(weight.shape, **vars(entry.frozen))
     if masked.num_kept is not None and entry.num_kept is not None:
         masked.state.num_kept = entry.num_kept
     if masked.scores is not None:

@@ -218,7 +218,8 @@ def _encode_weight(
         drawn = origin.draw(weight.shape).to(weight.dtype)
     effective = masked.method.effective_weight(weight, multiplier)
     entry, stored, multiplier = weight_code.encode(weight, effective, multiplier, drawn)
-    parts = {f"{part}/{name}": data for part, data in multiplier_code.encode(entry, multiplier, masked.frozen).items()}
+    found = multiplier_code.encode(entry, multiplier, masked.frozen_edges)
+    parts = {f"{part}/{name}": data for part, data in found.items()}
     entry.stream, entry.density = stream, density
     if stored is not None:
         parts[f"{entry.weights}/{name}"] = stored

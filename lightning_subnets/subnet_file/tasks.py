@@ -66,7 +66,7 @@ def encode(name: str, task: LearnedTask, net: nn.Module, start: Mapping[str, Ten
                 f"{type(masked.method).__name__} computes with weights that a file with tasks cannot hold: expected "
                 "weight * mask, times one gain for each weight"
             )
-        parts = multiplier_code.encode(layer, multiplier, masked.frozen)
+        parts = multiplier_code.encode(layer, multiplier, masked.frozen_edges)
         tensors |= {f"{part}/{key}": data for part, data in parts.items()}
         layers[key] = TaskLayer(**{each.name: getattr(layer, each.name) for each in fields(TaskLayer)})
     masks_digest = digest.digest_of({key: task.multipliers[key] for key in layers})
@@ -138,7 +138,7 @@ def _check_same(net: nn.Module, header: Header) -> None:
             "give the network that the tasks were trained on, before training"
         )
     theirs = {name: layer.frozen for name, layer in header.layers.items()}
-    ours = {name: each.frozen and multiplier_code.stated(each.frozen) for name, each in weights.items()}
+    ours = {name: each.frozen_edges and multiplier_code.stated(each.frozen_edges) for name, each in weights.items()}
     for name in theirs | ours:
         if name not in theirs or name not in ours or theirs[name] != ours[name]:
             raise UserError(

@@ -34,7 +34,7 @@ def gradients(weight: MaskedWeight) -> tuple[Tensor, Tensor]:
     torch.autograd.backward(weight.module(images), upstream)
     assert weight.scores is not None
     assert weight.scores.grad is not None
-    searched = weight.frozen.pattern == 0 if weight.frozen else torch.ones_like(weight.mask())
+    searched = weight.frozen_edges.pattern == 0 if weight.frozen_edges else torch.ones_like(weight.mask())
     return weight.scores.grad, weight.weight.detach() * upstream.T * images * searched
 
 
@@ -77,8 +77,8 @@ def test_a_signed_supermask_keeps_drops_and_flips_by_the_threshold() -> None:
 def test_only_searched_edges_count_in_the_norm_of_the_gradient(method: Method) -> None:
     weight = linear(method)
     found, by_hand = gradients(weight)
-    assert weight.frozen
-    assert torch.equal(found != 0, weight.frozen.pattern == 0)
+    assert weight.frozen_edges
+    assert torch.equal(found != 0, weight.frozen_edges.pattern == 0)
     assert torch.equal(found.abs(), by_hand.abs())
 
 
@@ -102,8 +102,8 @@ def test_a_kept_weight_whose_score_starts_at_0_stays_kept_when_a_file_is_read() 
 )
 def test_frozen_edges_follow_from_the_seed_alone_whatever_the_scores(method: Method) -> None:
     weight = linear(method)
-    assert weight.frozen
-    pattern = weight.frozen.pattern
+    assert weight.frozen_edges
+    pattern = weight.frozen_edges.pattern
     assert (int((pattern == 1).sum()), int((pattern == -1).sum())) == (int(0.7 * 0.3 * 1600), int(0.7 * 0.7 * 1600))
     before = weight.multiplier()
     with torch.no_grad():
@@ -113,17 +113,17 @@ def test_frozen_edges_follow_from_the_seed_alone_whatever_the_scores(method: Met
         assert (multiplier[pattern == 1] == 1).all()
         assert (multiplier[pattern == -1] == 0).all()
     assert not torch.equal(before, after)
-    assert torch.equal(linear(method).frozen.pattern, pattern)  # type: ignore[union-attr]
-    assert not torch.equal(linear(method, seed=1).frozen.pattern, pattern)  # type: ignore[union-attr]
+    assert torch.equal(linear(method).frozen_edges.pattern, pattern)  # type: ignore[union-attr]
+    assert not torch.equal(linear(method, seed=1).frozen_edges.pattern, pattern)  # type: ignore[union-attr]
 
 
 def test_searched_edges_are_ranked_by_their_scores() -> None:
     weight = linear(PartiallyFrozen(0.3, frozen=0.5))
-    assert weight.frozen
-    searched = weight.frozen.pattern == 0
-    kept = num_kept(1600, 0.3) - weight.frozen.always
+    assert weight.frozen_edges
+    searched = weight.frozen_edges.pattern == 0
+    kept = num_kept(1600, 0.3) - weight.frozen_edges.always
     order = scores_of(weight).abs().masked_fill(~searched, -1).flatten().argsort(descending=True)
-    expected = (weight.frozen.pattern == 1).flatten()
+    expected = (weight.frozen_edges.pattern == 1).flatten()
     expected[order[:kept]] = True
     assert torch.equal(weight.mask().flatten(), expected)
 

@@ -79,9 +79,9 @@ def test_frozen_edges_of_weights_that_came_with_the_network_have_their_own_seed(
     again = load_subnet(tmp_path / "a.subnet", masked=True)
     for name, weight in ls.masked_weights(network).items():
         here = ls.masked_weights(again)[name]
-        assert weight.frozen
-        assert here.frozen
-        assert torch.equal(here.frozen.pattern, weight.frozen.pattern)
+        assert weight.frozen_edges
+        assert here.frozen_edges
+        assert torch.equal(here.frozen_edges.pattern, weight.frozen_edges.pattern)
         assert torch.equal(here.mask(), weight.mask())
 
 

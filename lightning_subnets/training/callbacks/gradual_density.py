@@ -62,7 +62,7 @@ class GradualDensity(Callback):
         left = max(0.0, 1.0 - current_step(trainer) / self._last) ** 3
         for name, each in masking.masked_weights(network_of(pl_module)).items():
             size = each.weight.numel()
-            most = min(self.start * size, size - (each.frozen.never if each.frozen else 0))
+            most = min(self.start * size, size - (each.frozen_edges.never if each.frozen_edges else 0))
             extra = max(0.0, most - self._kept[name])
             each.state.num_kept = self._kept[name] + round(extra * left)
 
