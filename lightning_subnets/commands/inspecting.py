@@ -22,15 +22,18 @@ from lightning_subnets.datamodules.loader import Batch, EpochLoader
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.experiments import sanity
 from lightning_subnets.graph.diagnostics import Diagnosis, diagnose, log10_path_kernel_trace, overlap
-from lightning_subnets.masking.masked_weight import check_shapes
+from lightning_subnets.masking.frozen_edges import FrozenEdges
+from lightning_subnets.masking.masked_weight import check_shapes, multipliers
+from lightning_subnets.masking.method import as_mask
 from lightning_subnets.progress_bar import progress
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.naming_checkpoints import run_of
 from lightning_subnets.run_files.saved_run import SavedRun
 from lightning_subnets.subnet_file import load_subnet, masks_in
 from lightning_subnets.subnet_file.building import builder
-from lightning_subnets.subnet_file.container import Container
-from lightning_subnets.subnet_file.header import Header, Layer
+from lightning_subnets.subnet_file.container import Container, naming_file
+from lightning_subnets.subnet_file.header import Frozen, Header
+from lightning_subnets.subnet_file.loading import multiplier_of
 from lightning_subnets.training.callbacks.collapse import in_words
 from lightning_subnets.training.run_masks import read_masks
 
@@ -49,17 +52,20 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
         shape = input_shape or run.data().image_shape
     except UserError as error:
         raise UserError(f"{error}; or name the shape of an image, as in --input_shape='[3, 224, 224]'") from error
-    kept = masking.masks(network)
+    weights, chosen = masking.masked_weights(network), multipliers(network)
+    kept = {name: as_mask(each) for name, each in chosen.items()}
+    beside = {name: _beside_mask(each, weights[name].frozen) for name, each in chosen.items()}
     with masking.temporarily_unmasked(network):
         diagnosis = diagnose(network, shape, kept)
         common = _overlap(kept, against, network) if against else None
-        titles = ["kept", "density", "on paths", "units on paths"]
+        titles = ["kept", "density", "on paths", "units on paths", *_titled(beside)]
         rows = {
             name: [
                 f"{each.kept:,}",
                 f"{each.density:.2%}" if each.masked else "dense",
                 f"{each.on_paths:,}",
                 f"{each.alive:,} of {each.units:,}",
+                *([beside.get(name, "")] if _titled(beside) else []),
             ]
             for name, each in diagnosis.layers.items()
         }
@@ -85,9 +91,11 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
             raise UserError(f"{path} has tasks, and --against compares one: export one with subnets export --task")
         console.print(_facts(header, file.size))
         return
-    kept = masks_in(path)
-    beyond_masks = any(each.flipped or each.frozen for each in header.layers.values())
-    titles = ["shape", "kept", "density", "mask", "weights", *(["beside the mask"] if beyond_masks else [])]
+    with naming_file(path):
+        chosen = {name: multiplier_of(file, name) for name in header.layers}
+    kept = {name: as_mask(each) for name, each in chosen.items()}
+    beside = {name: _beside_mask(each, header.layers[name].frozen) for name, each in chosen.items()}
+    titles = ["shape", "kept", "density", "mask", "weights", *_titled(beside)]
     rows = {
         name: [
             "x".join(map(str, each.shape)),
@@ -95,7 +103,7 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
             f"{each.kept / each.size:.2%}",
             each.code,
             each.weights,
-            *([_multiplier(each)] if beyond_masks else []),
+            *([beside[name]] if _titled(beside) else []),
         ]
         for name, each in header.layers.items()
     }
@@ -119,15 +127,20 @@ def show_file(path: str, against: str | None, input_shape: Shape | None) -> None
     _print_common(console, common, against)
 
 
-def _multiplier(layer: Layer) -> str:
-    """Say which shares of the weights kept are flipped or multiplied, and which share of all edges is not searched."""
-    kept = max(1, layer.kept)
-    parts = [f"x{level}: {part.kept / kept:.0%}" for level, part in enumerate(layer.levels or (), 2)]
-    if layer.flipped and layer.flipped.kept:
-        parts.append(f"flipped: {layer.flipped.kept / kept:.0%}")
-    if layer.frozen:
-        parts.append(f"frozen: {(layer.frozen.always + layer.frozen.never) / layer.size:.0%}")
+def _beside_mask(multiplier: Tensor, frozen: FrozenEdges | Frozen | None) -> str:
+    """Say which shares of the weights kept are multiplied or flipped, and which share of all edges is not searched."""
+    kept = multiplier[multiplier != 0].to(torch.int8)
+    counts = kept.abs().bincount(minlength=2).tolist()
+    shares = {f"x{factor}": count for factor, count in enumerate(counts[2:], 2)}
+    shares["flipped"] = int((kept < 0).sum())
+    parts = [f"{what}: {count / len(kept):.0%}" for what, count in shares.items() if count]
+    if frozen:
+        parts.append(f"frozen: {(frozen.always + frozen.never) / multiplier.numel():.0%}")
     return ", ".join(parts)
+
+
+def _titled(beside: Mapping[str, str]) -> list[str]:
+    return ["beside the mask"] if any(beside.values()) else []
 
 
 def _overlap(kept: Mapping[str, Tensor], against: str, network: nn.Module | None) -> Common:
@@ -147,7 +160,7 @@ def _facts(header: Header, size: int) -> Table:
     drawn = header.weights
     classes = f"{len(header.classes)}: {', '.join(header.classes[:5])}{', ...' if len(header.classes) > 5 else ''}"
     facts = {
-        "file": f"{decimal(size)}, {8 * size / header.total:.2f} bits a weight",
+        "file": "" if header.tasks else f"{decimal(size)}, {8 * size / header.total:.2f} bits a weight",
         "network": f"{header.network.builder}({network}), {header.network.dtype}",
         "method": f"{header.method.name}({arguments})",
         "weights": f"{drawn.distribution}, seed {drawn.seed}" if drawn.distribution else "in the file",
@@ -181,7 +194,6 @@ def _tasks(header: Header, size: int) -> dict[str, str]:
         "accuracy": f"{mean(accuracies):.2%}, {min(accuracies):.2%} or more in each of {len(accuracies)} tasks"
         if accuracies
         else "",
-        "file": "",
     }
 
 
