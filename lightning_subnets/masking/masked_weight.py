@@ -144,7 +144,9 @@ class MaskedWeight:
         scores = self.scores
         if scores is not None and scores.dtype == torch.bool and not scores.is_meta:  # a mask chosen before training
             return f"density={float(scores.float().mean()):.3g}"
-        return "density by scores" if self.num_kept is None else f"density={self.num_kept / self.weight.numel():.3g}"
+        if self.num_kept is None or self.global_group:
+            return "density by scores"
+        return f"density={self.num_kept / self.weight.numel():.3g}"
 
     def mask(self) -> Tensor:
         """Return the current mask, boolean, shaped like the weight."""

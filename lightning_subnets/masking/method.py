@@ -22,7 +22,8 @@ class ScoredWeight(Protocol):
         weight: the Parameter, w.
         scores: s, in the shape of w, or None if the method has none.
         method: which the weight is masked by.
-        num_kept: k, the number of weights to keep, or None if the method does not fix it.
+        num_kept: k, the number of weights to keep, or None if the method does not fix it. If all weights are ranked
+            together, it is None too, but for the steps of ``GradualDensity``, which sets the k of all.
         frozen_edges: the edges for which the seed decides, if the method has any.
         global_group: all masked weights of the network, if the method ranks them together; empty otherwise.
     """

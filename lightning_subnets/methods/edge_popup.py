@@ -70,11 +70,12 @@ class EdgePopup(Method):
         return torch.where(mask, above.copysign(scores) if self.absolute else above, scores * 0.499)
 
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
-        scores = scores_of(weights)
+        scores, counts = scores_of(weights), counts_of(weights)
         if self.global_ranking:
-            k = allocation.num_kept(sum(each.numel() for each in scores), self.density)
+            # ``GradualDensity`` sets the k of all weights together.
+            k = counts[0] if counts else allocation.num_kept(sum(each.numel() for each in scores), self.density)
             return list(selection.top_k_together(dict(enumerate(scores)), k, absolute=self.absolute).values())
-        return selection.top_k_each(scores, counts_of(weights), absolute=self.absolute)
+        return selection.top_k_each(scores, counts, absolute=self.absolute)
 
     def score_gradient(self, gradient: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         if not self.absolute:

@@ -163,7 +163,7 @@ def _write(
     for key, current in sorted(net.named_parameters()):
         if key in weights:
             entry, weight, restored, parts = _encode_weight(key, weights[key], multiplier[key].cpu(), header.weights)
-            if weights[key].num_kept != counts[key]:
+            if counts[key] not in (None, weights[key].num_kept):
                 entry.num_kept = weights[key].num_kept
             if tasks is None:
                 header.layers[key] = entry

@@ -39,6 +39,11 @@ OPTIONS: dict[str, tuple[Callable[[], SubnetModule], Callable[[], dict[str, Any]
     "clipping": (with_norms, lambda: {"gradient_clip_val": 0.01}, 1),
     "average": (with_norms, lambda: {"callbacks": [EMAWeightAveraging(decay=0.8)]}, 1),
     "gradual density": (with_norms, lambda: {"callbacks": [GradualDensity()]}, 1),
+    "gradual density over all layers": (
+        lambda: with_norms(ls.EdgePopup(0.5, allocation="global")),
+        lambda: {"callbacks": [GradualDensity()]},
+        1,
+    ),
     "trained norms": (lambda: with_norms(norms="trained"), dict, 1),
     "images for SNIP": (lambda: with_norms(ls.SNIP(0.3)), dict, 1),
     "images for GraSP": (lambda: with_norms(ls.GraSP(0.3)), dict, 1),

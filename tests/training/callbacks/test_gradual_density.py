@@ -12,6 +12,7 @@ from test_last_checkpoint import Do, at_step, send
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
+from lightning_subnets.subnet_file import masks_in
 from lightning_subnets.training.callbacks import GradualDensity, LastCheckpoint
 from lightning_subnets.training.callbacks.last_checkpoint import Stopped
 
@@ -92,7 +93,42 @@ def test_frozen_edges_that_are_never_kept_stay_so(method: ls.Method) -> None:
         assert counts.evaluated[-1][name] == total // 4
 
 
-@pytest.mark.parametrize("method", [ls.EdgePopup(0.5, allocation="global"), ls.SynFlow(0.5), ls.DNW(0.5)])
+@pytest.mark.parametrize("method", [ls.EdgePopup, ls.Biprop, ls.IteRand])
+def test_weights_that_are_ranked_together_have_the_number_of_all_at_every_step(method: Any) -> None:
+    method = method(0.25, allocation="global")
+    module = conv_module(method, allow_collapse=True)
+    counts, total = _Counts(), sum(TOTALS.values())
+    callbacks = [GradualDensity(until=0.5), counts]
+    trainer = quiet_trainer(callbacks=callbacks, limit_train_batches=BATCHES, max_epochs=1, val_check_interval=3)
+    trainer.fit(module, datamodule=Digits())
+    kept = total - int(0.75 * total)
+    shares = [(1 - step / (BATCHES / 2)) ** 3 if step < BATCHES / 2 else 0.0 for step in range(BATCHES)]
+    assert [sum(each.values()) for each in counts.trained] == [kept + round((total - kept) * each) for each in shares]
+    assert len(counts.evaluated) > 2
+    assert all(sum(each.values()) == kept for each in counts.evaluated)
+    assert {each.num_kept for each in ls.masked_weights(module.network).values()} == {None}
+    assert sum(_kept(module).values()) == kept
+
+
+class SaveInAStep(Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        network: Any = pl_module.network
+        assert {each.density for each in ls.masked_weights(network).values()} == {0.25}
+        ls.save_subnet(network, self.path, network="mine.Network", force=True)
+        assert {name: int(mask.sum()) for name, mask in masks_in(self.path).items()} == _kept(pl_module)
+
+
+def test_a_file_that_is_saved_within_a_step_has_the_masks_of_the_step(tmp_path: Path) -> None:
+    callbacks = [GradualDensity(until=1.0), SaveInAStep(tmp_path / "a.subnet")]
+    module = conv_module(ls.EdgePopup(0.25, allocation="global"), allow_collapse=True)
+    quiet_trainer(callbacks=callbacks, max_steps=1).fit(module, datamodule=Digits())
+    assert sum(int(mask.sum()) for mask in masks_in(tmp_path / "a.subnet").values()) == sum(TOTALS.values())
+
+
+@pytest.mark.parametrize("method", [ls.Supermask(0.5), ls.SynFlow(0.5), ls.DNW(0.5)])
 def test_methods_without_fixed_numbers_or_without_scores_are_an_error(method: ls.Method) -> None:
     with pytest.raises(ValueError, match=f"{type(method).__name__} does not: take EdgePopup"):
         _fit(GradualDensity(), method)
@@ -105,22 +141,28 @@ def test_shares_outside_their_range_are_an_error(options: dict[str, float]) -> N
 
 
 def _run(
-    folder: Path, until: float = 1.0, stop: int = -1, batch_size: int = 288, counts: _Counts | None = None
+    folder: Path,
+    until: float = 1.0,
+    stop: int = -1,
+    batch_size: int = 288,
+    counts: _Counts | None = None,
+    method: ls.Method | None = None,
 ) -> dict[str, Any]:
     """Train two epochs of five steps, from the checkpoint that is there, and return the last checkpoint."""
     last = LastCheckpoint(folder)
     callbacks = [Do(at_step(stop, send(signal.SIGUSR1))), GradualDensity(until=until), counts or _Counts(), last]
     trainer = quiet_trainer(callbacks=callbacks, max_epochs=2)
-    trainer.fit(conv_module(), datamodule=Digits(batch_size=batch_size), ckpt_path=last.best_model_path or None)
+    trainer.fit(conv_module(method), datamodule=Digits(batch_size=batch_size), ckpt_path=last.best_model_path or None)
     content: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
     return content
 
 
-def test_a_stopped_run_resumes_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [ls.EdgePopup(0.5), ls.EdgePopup(0.25, allocation="global")], ids=str)
+def test_a_stopped_run_resumes_to_the_bit(method: ls.Method, tmp_path: Path) -> None:
     for stop in (3, 5, 8):
         with pytest.raises(Stopped):
-            _run(tmp_path / "stopped", stop=stop)
-    resumed, whole = _run(tmp_path / "stopped"), _run(tmp_path / "whole")
+            _run(tmp_path / "stopped", stop=stop, method=method)
+    resumed, whole = _run(tmp_path / "stopped", method=method), _run(tmp_path / "whole", method=method)
     assert resumed["state_dict"].keys() == whole["state_dict"].keys()
     assert all(torch.equal(tensor, whole["state_dict"][name]) for name, tensor in resumed["state_dict"].items())
 
