@@ -34,7 +34,8 @@ class SupSup:
     dH/da_i = <dH/dw_eff, w_i>, so one backward pass at the mean weight and k dot products give all of them.
 
     Args:
-        net: a network masked by ``mask_``, not trained yet. Its method trains scores, and its weights come from a seed.
+        net: a network masked by ``mask_``, not trained yet. Its method trains scores and draws no weights
+            again, and its weights come from a seed.
 
     Raises:
         ValueError: if the method trains or re-draws weights, or the weights do not come from one seed.
@@ -50,7 +51,7 @@ class SupSup:
             if each.method.trainable != "scores" or each.method.rerandomizes:
                 raise UserError(
                     f"SupSup remembers masks over weights that never change, and {type(each.method).__name__} changes "
-                    "weights: take a method that trains scores, such as EdgePopup"
+                    "weights: take a method that trains scores and nothing else, such as EdgePopup"
                 )
             origin = each.origin
             if first is None or origin is None or origin[:2] != first[:2] or origin.stream != stream_of(name):

@@ -146,7 +146,7 @@ def test_mistakes_say_what_to_do() -> None:
     with pytest.raises(ls.UserError, match=r"call mask_\(network"):
         ls.SupSup(TinyNet())
     with pytest.raises(
-        ls.UserError, match="IteRand changes weights: take a method that trains scores, such as EdgePopup"
+        ls.UserError, match="IteRand changes weights: take a method that trains scores and nothing else, such as Ed"
     ):
         ls.SupSup(masked(ls.IteRand(0.3)))
     with pytest.raises(ls.UserError, match="Random changes weights"):
