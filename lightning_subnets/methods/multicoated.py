@@ -40,7 +40,7 @@ class Multicoated(PartiallyFrozen):
     Raises:
         ValueError: if an argument is out of range.
     Source: Okoshi et al. 2022, "Multicoated Supermasks Enhance Hidden Networks". There scores start from
-        N(0, 2 / fan_out); here they start as in ``EdgePopup``, because only their order counts.
+        N(0, 2 / fan_out); here they start as in ``EdgePopup``, so learning rates differ.
     """
 
     def __init__(
