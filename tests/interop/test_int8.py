@@ -103,10 +103,17 @@ def test_signed_constants_are_minus_one_zero_and_one_times_a_scale_to_the_bit(tm
         np.testing.assert_allclose(scales, magnitudes, rtol=1e-6)
 
 
-def test_weights_that_a_mask_flips_and_multiplies_are_small_integers_times_a_scale(tmp_path: Path) -> None:
-    network = plain("signed_constant", method=ls.Multicoated(0.5, inner=[0.5, 0.2], signed=True))
+@pytest.mark.parametrize(
+    ("method", "largest"),
+    [(ls.Multicoated(0.5, inner=[0.5, 0.2], signed=True), 3), (ls.SignedSupermask(0.5, frozen=0.3), 1)],
+    ids=str,
+)
+def test_weights_that_a_mask_flips_and_multiplies_are_small_integers_times_a_scale(
+    method: ls.Method, largest: int, tmp_path: Path
+) -> None:
+    network = plain("signed_constant", method=method)
     found = written(network, tmp_path / "net.onnx")
-    assert (len(found.weights.exact), found.weights.rounded, found.weights.largest) == (3, {}, 3)
+    assert (len(found.weights.exact), found.weights.rounded, found.weights.largest) == (3, {}, largest)
     for (integers, scales), weight in zip(stored(tmp_path / "net.onnx").values(), folded(network), strict=True):
         values = integers * scales.reshape(-1, *[1] * (integers.ndim - 1))
         np.testing.assert_allclose(values, weight.detach().numpy(), rtol=1e-6)
