@@ -54,7 +54,7 @@ def show_run(checkpoint: str, against: str | None, input_shape: Shape | None) ->
         raise UserError(f"{error}; or name the shape of an image, as in --input_shape='[3, 224, 224]'") from error
     weights, chosen = masking.masked_weights(network), multipliers(network)
     kept = {name: as_mask(each) for name, each in chosen.items()}
-    beside = {name: _beside_mask(each, weights[name].frozen) for name, each in chosen.items()}
+    beside = {name: _beside_mask(each, weights[name].frozen_edges) for name, each in chosen.items()}
     with masking.temporarily_unmasked(network):
         diagnosis = diagnose(network, shape, kept)
         common = _overlap(kept, against, network) if against else None

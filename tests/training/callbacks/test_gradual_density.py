@@ -116,7 +116,7 @@ class SaveInAStep(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: Any = pl_module.network
-        assert {each.density for each in ls.masked_weights(network).values()} == {0.25}
+        assert "density by scores" in repr(network)  # not the number of all, in a part
         ls.save_subnet(network, self.path, network="mine.Network", force=True)
         assert {name: int(mask.sum()) for name, mask in masks_in(self.path).items()} == _kept(pl_module)
 
