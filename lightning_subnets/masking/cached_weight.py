@@ -1,4 +1,4 @@
-"""The cache of effective weights, w * m: recomputed only when weight or scores have changed.
+"""The cache of effective weights, w * m: recomputed only when weight, scores or method have changed.
 
 The cache recomputes all weights together after each optimizer step. Accumulated batches and evaluation reuse them.
 Changes show in a tensor's version counter. Fused optimizers do not advance the counter, so a hook on
@@ -7,6 +7,7 @@ Changes show in a tensor's version counter. Fused optimizers do not advance the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from threading import Lock
@@ -19,7 +20,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking.masked_weight import CachedWeight, MaskedWeight, states_of
-from lightning_subnets.masking.method import current_multipliers
+from lightning_subnets.masking.method import Method, current_multipliers, is_plain
 from lightning_subnets.masking.tensor_version import TensorVersion
 
 _modules: WeakSet[nn.Module] = WeakSet()  # the modules that have a cached weight, or a drawn mask
@@ -119,6 +120,20 @@ def _is_fresh(weight: MaskedWeight) -> bool:
         and cached.num_kept == weight.num_kept
         and (cached.mask is not None or not weight.weight.requires_grad)
         and all(map(TensorVersion.is_unchanged, cached.sources, sources))
+        and _has_attributes(weight.method, cached.attributes)
+    )
+
+
+def _attributes(method: Method) -> dict[str, Any]:
+    """Return the attributes of a method; copies of plain values, because a list can be changed in place."""
+    return {key: copy.deepcopy(value) if is_plain(value) else value for key, value in vars(method).items()}
+
+
+def _has_attributes(method: Method, before: dict[str, Any]) -> bool:
+    now = vars(method)
+    # The copy of a number or a string is the same object. Values that are not plain, such as tensors, may not compare.
+    return now.keys() == before.keys() and all(
+        now[key] is value or (is_plain((now[key], value)) and now[key] == value) for key, value in before.items()
     )
 
 
@@ -139,6 +154,8 @@ def _compute(weights: Sequence[MaskedWeight]) -> None:
         sources = [_sources(each) for each in wanted]
         distinct = {id(tensor): tensor for tensors in sources for tensor in tensors}
         versions = {key: TensorVersion(tensor) for key, tensor in distinct.items()}
+        methods = {id(each.method): each.method for each in wanted}
+        attributes = {key: _attributes(method) for key, method in methods.items()}
         for each, tensors, mask in zip(wanted, sources, current_multipliers(wanted), strict=True):
             # Write to new memory, because a graph may still need the old product. A product with a bool mask, not
             # viewed as bytes, takes a CPU twice as long.
@@ -147,6 +164,7 @@ def _compute(weights: Sequence[MaskedWeight]) -> None:
             product = each.method.effective_weight(each.weight, factor, out=out)
             read = [versions[id(tensor)] for tensor in tensors]
             kept = mask if each.weight.requires_grad else None
-            each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, read)
+            known = attributes[id(each.method)]
+            each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, read, known)
             with _lock:
                 _modules.add(each.module)

@@ -30,13 +30,14 @@ class Origin(NamedTuple):
 
 
 class CachedWeight(NamedTuple):
-    """An effective weight w * m, without gradient, and the versions of the tensors it was computed from."""
+    """An effective weight w * m, without gradient, and what it was computed from."""
 
     product: Tensor
     mask: Tensor | None  # stored only if the weight is trained, because its gradient is masked too
     num_kept: int | None
     version: int  # of the product
     sources: list[TensorVersion]
+    attributes: dict[str, Any]  # of the method
 
 
 @dataclass(eq=False)

@@ -103,7 +103,7 @@ class Method(ABC):
         requires: the field of ``PruningData`` that the method needs to choose its masks before training.
         samples_per_class: training images of each class, if the method requires batches.
         by_class: whether those images are sorted by class, in an even number of batches.
-        cacheable: whether w_eff stays the same until weight or scores change. If not, override ``uncached_weight``.
+        cacheable: whether w_eff changes with weight, scores and attributes alone. If not, override ``uncached_weight``.
         ranks_by_magnitude: whether weights are ranked by |w|, which needs weights of different magnitudes.
         rerandomizes: whether frozen weights are re-drawn during training, so that checkpoints must store them.
         draws_masks: whether each forward pass of the network draws other masks, see ``ScoredWeight.drawn``.
@@ -196,7 +196,8 @@ class Method(ABC):
     def masks(self, weights: Sequence[ScoredWeight]) -> list[Tensor]:
         """Return the m of each of these weights, in their order.
 
-        They are a pure function of the weights' values, scores, ``frozen_edges`` and ``num_kept``.
+        They are a pure function of the values, scores, ``frozen_edges`` and ``num_kept`` of the weights, and of the
+        attributes of this method.
         """
 
     def prune_(self, network: nn.Module, data: PruningData) -> None:  # noqa: B027

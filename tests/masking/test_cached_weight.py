@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,13 +24,15 @@ from lightning_subnets.masking.masked_class import effective_weight
 
 
 class Counting(EdgePopup):
-    """A method that counts the layers whose masks it has chosen, and the calls."""
+    """A method that counts the layers whose masks it chooses, call by call."""
 
-    chosen = calls = 0
+    def __init__(self, density: float) -> None:
+        super().__init__(density)
+        self.calls: deque[int] = deque()  # no plain value, whose change would make the masks outdated
 
     def masks(self, layers: object) -> list[Tensor]:
         assert isinstance(layers, list)
-        self.chosen, self.calls = self.chosen + len(layers), self.calls + 1
+        self.calls.append(len(layers))
         return super().masks(layers)
 
 
@@ -74,13 +77,13 @@ def test_masks_are_chosen_once_an_optimizer_step_for_all_layers_together() -> No
     method, network = counted()
     optimizer = optimizer_of(network)
     torch.autograd.backward(loss_of(network))
-    assert method.chosen == 3
+    assert sum(method.calls) == 3
     for step in range(1, 4):
         for _ in range(4):  # accumulated
             torch.autograd.backward(loss_of(network))
         optimizer.step()
         optimizer.zero_grad()
-        assert (method.chosen, method.calls) == (3 + 3 * step, 3 + step)
+        assert (sum(method.calls), len(method.calls)) == (3 + 3 * step, 3 + step)
 
 
 def test_masks_are_not_chosen_again_while_the_scores_stay() -> None:
@@ -92,7 +95,7 @@ def test_masks_are_not_chosen_again_while_the_scores_stay() -> None:
     other = masked_network()
     step_(other, optimizer_of(other))
     torch.autograd.backward(loss_of(network))  # with weights that were computed without a gradient
-    assert method.chosen == 3
+    assert sum(method.calls) == 3
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
@@ -156,6 +159,41 @@ def test_an_edit_in_place_is_used(edit: str, mode: Callable[[], torch.no_grad]) 
         assert is_fresh(network)
 
 
+class Above(EdgePopup):
+    """Keeps the scores above a threshold, the sum of attributes of several kinds."""
+
+    def __init__(self) -> None:
+        super().__init__(0.4)
+        self.threshold: Any = 0.0
+        self.levels, self.tensor = [0.0], torch.zeros(1)
+
+    def masks(self, layers: Any) -> list[Tensor]:
+        threshold = self.threshold + self.levels[0] + getattr(self, "later", 0.0) + self.tensor
+        return [layer.scores > threshold for layer in layers]
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "a number": lambda method: setattr(method, "threshold", method.threshold + 0.01),
+    "a list in place": lambda method: method.levels.append(method.levels.pop() + 0.01),
+    "a new number": lambda method: setattr(method, "later", getattr(method, "later", 0.0) + 0.01),
+    "another tensor": lambda method: setattr(method, "tensor", method.tensor + 0.01),
+    "a tensor instead of a number": lambda method: setattr(
+        method, "threshold", torch.tensor([method.threshold + 0.01])
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_method_is_used(change: str) -> None:
+    method = Above()
+    network = mask_(small_network(), method)
+    for step in range(3):
+        for layer in masked_weights(network).values():
+            assert layer.scores is not None
+            assert torch.equal(effective_weight(layer) != 0, layer.scores > 0.01 * step)
+        CHANGES[change](method)
+
+
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
 def test_a_replacement_is_used(replacement: str) -> None:
     network = masked_network()
@@ -198,12 +236,12 @@ def test_trained_weights_get_the_gradient_of_the_mask_that_was_used() -> None:
     network.requires_grad_(True)
     layer = layer_of(network)
     mask = layer.mask()
-    method.chosen = 0
+    method.calls.clear()
     losses = [loss_of(network) for _ in range(3)]
     layer.state.num_kept = 1
     for loss in losses:
         torch.autograd.backward(loss)
-    assert method.chosen == 3
+    assert sum(method.calls) == 3
     assert layer.weight.grad is not None
     assert torch.equal(layer.weight.grad != 0, mask)
 
@@ -268,7 +306,7 @@ def test_under_autocast_weights_are_chosen_once_a_step_and_cast_as_dense_weights
     with torch.autocast("cpu", torch.bfloat16):
         step_(network, optimizer_of(network))
         assert network(IMAGES).dtype == torch.bfloat16
-    assert method.chosen == 6
+    assert sum(method.calls) == 6
     assert is_fresh(network)
 
 

@@ -36,6 +36,23 @@ class Cooled(ls.EdgePopup):
         self.levels[0] *= 0.5
 
 
+class Rising(ls.EdgePopup):
+    """A method of one's own that keeps the scores above a threshold, which rises with each step."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)
+        self.threshold = 0.0
+
+    def num_kept(self, total: int) -> None:
+        return None
+
+    def masks(self, weights: Any) -> list[Tensor]:
+        return [weight.scores.abs() > self.threshold for weight in weights]
+
+    def after_step_(self, network: nn.Module, step: int, images: int | None) -> None:
+        self.threshold += 0.001
+
+
 def small_module(method: ls.Method) -> SubnetModule:
     return SubnetModule(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), method, optimizer=torch.optim.SGD)
 
@@ -83,6 +100,21 @@ def test_a_state_of_a_method_that_no_checkpoint_can_hold_is_named(tmp_path: Path
     method.temperature = torch.tensor([0.5])
     with pytest.raises(ls.UserError, match=r"Cooled.identity\(\) has temperature = tensor"):
         saved(module, tmp_path / "last.ckpt")
+
+
+def test_masks_that_depend_on_what_training_changes_are_never_outdated(tmp_path: Path) -> None:
+    def trained(steps: int, path: Path | None = None, **options: Any) -> Tensor:
+        module = small_module(Rising())
+        module.schedule = "constant"
+        trainer = quiet_trainer(max_epochs=2, max_steps=steps, **options)
+        trainer.fit(module, datamodule=Digits(batch_size=256), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return module.network.get_parameter("1.scores").detach()
+
+    expected = trained(10, limit_val_batches=0)
+    assert torch.equal(trained(10, val_check_interval=2), expected)
+    assert not torch.equal(trained(7, limit_val_batches=0), expected)
+    assert torch.equal(trained(10, tmp_path / "7.ckpt", limit_val_batches=0), expected)
 
 
 @pytest.mark.parametrize(
