@@ -94,8 +94,8 @@ class Method(ABC):
     multiplies weights. Code that has both calls m the multiplier, and the boolean m != 0 the mask, see ``as_mask``.
 
     A subclass sets ``density`` and ``trainable``, and implements ``initial_scores`` and ``masks``. If it trains scores,
-    it also implements ``score_gradient``. With ``scores_for_mask``, training can continue from a ``.subnet`` file. Each
-    method of this package is in a file of its own, see ``lightning_subnets.methods``.
+    it also implements ``score_gradient``. Each method of this package is in a file of ``lightning_subnets.methods``;
+    with ``scores_for_mask``, its training can continue from a ``.subnet`` file.
 
     Attributes:
         density: fraction of the weights kept.
