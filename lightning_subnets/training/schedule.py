@@ -60,6 +60,8 @@ def steps_of_run(trainer: Trainer, needed_by: str | None = None) -> float:
     Raises:
         ValueError: if the number is needed, and the training loader has no length or the run has no end.
     """
+    # Otherwise, with max_steps alone, Lightning sets the loaders up only after it has loaded a checkpoint.
+    trainer.fit_loop.setup_data()
     steps = trainer.estimated_stepping_batches
     if steps >= 0 and math.isfinite(steps):
         return steps

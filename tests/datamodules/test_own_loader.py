@@ -142,6 +142,16 @@ def test_a_run_that_resumes_in_the_middle_of_an_epoch_sees_what_it_would_have_se
         assert not torch.equal(epochs[0], epochs[1])
 
 
+def test_a_run_whose_end_is_a_number_of_steps_resumes_in_the_middle_of_an_epoch_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, first, rest = Watch(), Watch(30, tmp_path / "middle.ckpt"), Watch()
+    for watch, path in ((whole, None), (first, None), (rest, first.path)):
+        run(LOADERS["shuffled"](), watch, path, max_epochs=-1, max_steps=60)
+    assert first.samples() + rest.samples() == whole.samples()
+    assert "may repeat samples" not in capsys.readouterr().err
+
+
 def test_the_order_is_a_function_of_the_seed_and_the_number_of_workers_changes_nothing() -> None:
     one, two = Watch(), Watch()
     run(LOADERS["shuffled"](), one, max_epochs=1)
