@@ -52,7 +52,8 @@ def check_batch(module: MaskedModule, batch: Any, source: str) -> int:
         source: of the batch, for error messages.
 
     Raises:
-        ValueError: if it is not (images, labels), or does not fit the network.
+        ValueError: if it is not (images, labels), does not fit the network, or has soft labels that are no
+            probabilities.
     """
     images, labels = labelled_batch(batch, source)
     name, outputs = type(module.network).__name__, trial_logits(module, images[:1], source).shape[1]
@@ -65,7 +66,22 @@ def check_batch(module: MaskedModule, batch: Any, source: str) -> int:
             f"{source} has labels {wrong[-1]}, and {name} has {outputs} outputs, for labels from 0 to {outputs - 1}: "
             "set the number of classes of the network (--model.network.num_classes), or number the labels from 0"
         )
+    if labels.ndim == 2 and type(module.loss) is nn.CrossEntropyLoss:  # a subclass may have a loss of its own
+        _check_probabilities(labels.float(), source)
     return outputs
+
+
+def _check_probabilities(labels: Tensor, source: str) -> None:
+    sums, least = labels.sum(dim=1), labels.amin(dim=1)
+    # Numbers that were rounded to bfloat16 do not sum to 1. NaN is not below the bound.
+    wrong = ~((sums - 1).abs() < 0.02) | (least < 0)
+    if wrong.any():
+        raise UserError(
+            f"the labels of {source} are no probabilities: a row has the sum {sums[wrong][0]:.3g} and the least number "
+            f"{least[wrong][0]:.3g}, instead of 1 and at least 0. SubnetModule trains a classifier with one class for "
+            "each image: for regression or several labels for an image, mask the network with ls.mask_ in a "
+            "LightningModule of your own"
+        )
 
 
 def trial_logits(module: MaskedModule, image: Tensor, source: str) -> Tensor:

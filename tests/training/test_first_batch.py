@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.training.module import SubnetModule
+from lightning_subnets.training.trial_pass import check_batch
 
 IMAGE = torch.zeros(1, 8, 8)
 
@@ -45,6 +46,14 @@ SAMPLES: dict[str, tuple[Any, str]] = {
     "label": ((IMAGE, 10), r"has labels 10, and Sequential has 10 outputs, for labels from 0 to 9"),
     "ignored": ((IMAGE, -1), r"has labels -1, and Sequential"),
     "soft": ((IMAGE, torch.ones(7) / 7), r"has labels of 7 classes, and Sequential has 10 outputs"),
+    "several": (
+        (IMAGE, torch.tensor([1.0, 1.0] + [0.0] * 8)),
+        r"no probabilities: a row has the sum 2 and the least num",
+    ),
+    "real": (
+        (IMAGE, torch.tensor([2.0, -1.0] + [0.0] * 8)),
+        r"sum 1 and the least number -1, .*in a LightningModule of",
+    ),
     "colour": ((IMAGE.expand(3, 8, 8), 1), r"Sequential cannot take the images of .*, \(3, 8, 8\)"),
 }
 
@@ -55,6 +64,15 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(name: str, s
     sample, message = SAMPLES[name]
     with pytest.raises(ls.UserError, match=message):
         fit([sample] * 8, conv_module(), sanity_steps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_probabilities_and_the_labels_of_a_loss_of_ones_own_are_taken(dtype: torch.dtype) -> None:
+    soft = ((torch.arange(10) == 3) * 0.7 + (torch.arange(10) == 5) * 0.3) * 0.9 + 0.1 / 10
+    module = conv_module()
+    assert check_batch(module, (IMAGE[None], soft[None].to(dtype)), "the loader") == 10
+    module.loss = nn.BCEWithLogitsLoss()  # type: ignore[assignment]
+    assert check_batch(module, (IMAGE[None], torch.ones(1, 10, dtype=dtype)), "the loader") == 10
 
 
 @pytest.mark.parametrize("label", [-1, 10])
