@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -196,9 +197,14 @@ def _unknown_key(key: str, known: list[str], line: CommandLine) -> str:
 
 def _unknown_class(key: str, value: str, reason: str, line: CommandLine) -> str:
     whole, place = line.place(key, value)
-    paths = {name: f"{prefix}{name}" for prefix, names, _ in _KNOWN[key] for name in names}
-    nearest = difflib.get_close_matches(value.rpartition(".")[2], paths, n=3)
-    hint = f" Did you mean {' or '.join(paths[name] for name in nearest)}?" if nearest else ""
+    module, _, last = value.rpartition(".")
+    # A module that could be imported is here, and a class of the user's own is in no list.
+    found = vars(sys.modules[module]) if module in sys.modules else {}
+    own = {name: f"{module}.{name}" for name, each in found.items() if callable(each)}
+    known = {name: f"{prefix}{name}" for prefix, names, _ in _KNOWN[key] for name in names}
+    nearest = [own[name] for name in difflib.get_close_matches(last, own)]
+    nearest = nearest or [known[name] for name in difflib.get_close_matches(last, known)]
+    hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
     if reason.startswith("No module") and not nearest:
         hint = " Name a class by its module, which is installed or a file of this directory: mynet.MyNet for mynet.py."
     for prefix, names, all_of_them in _KNOWN[key]:

@@ -162,6 +162,12 @@ def test_a_misspelt_key_is_found_in_its_file(lines: list[str], message: str, mis
     assert f"error: configs/base.yaml, {message}" in mistake(["fit", "-c", "own.yaml", *SHORT])
 
 
+def test_a_misspelt_class_of_ones_own_module_is_found_there(mistake: Mistake) -> None:
+    Path("own_rules.py").write_text("import lightning_subnets as ls\n\n\nclass Mine(ls.EdgePopup):\n    pass\n")
+    error = mistake(["fit", "-c", QUICKSTART, *SHORT, "--model.method=own_rules.mine"])
+    assert "has no attribute 'mine'). Did you mean own_rules.Mine?" in error
+
+
 @pytest.mark.parametrize("arguments", [[], ["fti"], ["fit", "--ckpt_path"]])
 def test_an_incomplete_command_line_gets_an_example(arguments: list[str], mistake: Mistake) -> None:
     error = mistake(arguments)
