@@ -110,7 +110,7 @@ def import_(
     from lightning_subnets.commands.exporting import print_size
     from lightning_subnets.interop import exporting
     from lightning_subnets.interop.importing import import_subnet_
-    from lightning_subnets.run_files.builders import named_builder
+    from lightning_subnets.run_files.builders import class_path_of, named_builder
     from lightning_subnets.subnet_file import save_subnet
     from lightning_subnets.subnet_file.building import build
 
@@ -122,7 +122,7 @@ def import_(
     exporting.check(path, force=force)
     plain = build(network, arguments or {}, trusted=named_builder(network))
     import_subnet_(file, plain, density=density, weights=weights, seed=seed)
-    save_subnet(plain, path, network={"class_path": network, "init_args": arguments or {}}, force=force)
+    save_subnet(plain, path, network={"class_path": class_path_of(network), "init_args": arguments or {}}, force=force)
     print_size(path)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace, _postponed_annotations, _util
 from torch import nn
 
+from lightning_subnets import networks
 from lightning_subnets.errors import UserError, as_user_error
 from lightning_subnets.run_files.config_files import entries
 from lightning_subnets.subnet_file.building import Builder, build, builder
@@ -102,10 +103,15 @@ def _names(args: Sequence[str], here: Path, module: str) -> bool:
     return any(map(typed.search, args)) or any(entry.value.startswith(f"{module}.") for entry in entries(args, here))
 
 
+def class_path_of(name: str) -> str:
+    """Return the class path of a network of this package that is named without its module, and any other as it is."""
+    return f"{networks.__name__}.{name}" if name in networks.__all__ else name
+
+
 def named_builder(name: str) -> Builder:
-    """Return the function or class that a user names to build a network, from any module."""
+    """Return the function or class that a user names to build a network, from any module; see ``class_path_of``."""
     try:
-        if (known := builder(name)) is not None:
+        if (known := builder(class_path_of(name))) is not None:
             return known
         with current_directory_last():
             found: Builder = _util.import_object(name)

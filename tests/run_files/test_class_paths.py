@@ -13,7 +13,7 @@ import torch
 from jsonargparse import _util
 from repository import ROOT
 
-from lightning_subnets import EdgePopup, load_subnet, mask_, save_subnet
+from lightning_subnets import EdgePopup, load_subnet, mask_, masks, save_subnet
 from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.networks import Conv2
@@ -90,6 +90,20 @@ def test_every_command_finds_the_network_of_a_run_and_of_a_file(
     assert "add --network=my_net.MyNet" in mistake(["export", "own.subnet", "again.pt"], subnets)
     error = mistake(["export", "own.subnet", "again.pt", "--network=my_net.Other"], subnets)
     assert "the network my_net.Other cannot be imported (module 'my_net' has no attribute 'Other')" in error
+
+
+def test_every_command_takes_a_network_of_this_package_by_its_name_alone() -> None:
+    network = mask_(Conv2(in_channels=1, image_size=8), EdgePopup(0.5))
+    arguments = {"in_channels": 1, "image_size": 8}
+    data = {"class_path": "lightning_subnets.datamodules.Digits", "init_args": {}}
+    config, name = {"data": data}, "lightning_subnets.networks.Conv2"
+    save_subnet(network, "own.subnet", network={"class_path": name, "init_args": arguments}, config=config)
+    lightning(["test", "--ckpt_path=own.subnet", "--model.network=Conv2"])
+    subnets(["export", "own.subnet", "own.pt", "--network=Conv2"])
+    torch.save({key: mask.float() for key, mask in masks(network).items()}, "masks.pt")
+    options = ["--network=Conv2", f"--arguments={arguments}", "--weights=signed_constant"]
+    subnets(["import", "masks.pt", "again.subnet", *options])
+    assert Container("again.subnet").header.network.builder == name
 
 
 def test_masks_of_an_own_network_are_imported() -> None:
