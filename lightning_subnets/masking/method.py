@@ -22,8 +22,8 @@ class ScoredWeight(Protocol):
         weight: the Parameter, w.
         scores: s, in the shape of w, or None if the method has none.
         method: which the weight is masked by.
-        num_kept: k, the number of weights to keep, or None if the method does not fix it. If all weights are ranked
-            together, it is None too, but for the steps of ``GradualDensity``, which sets the k of all.
+        num_kept: k, the number of weights to keep, or None if the method does not fix it. ``GradualDensity`` sets it
+            during steps; if all weights are ranked together, to the k of all.
         frozen_edges: the edges for which the seed decides, if the method has any.
         global_group: all masked weights of the network, if the method ranks them together; empty otherwise.
     """
@@ -286,8 +286,7 @@ def _of_one_group(weights: list[ScoredWeight]) -> list[Tensor]:
 
 def _checked_masks(method: Method, weights: Sequence[ScoredWeight]) -> list[Tensor]:
     """Return the method's masks, of which a ``.subnet`` file can hold no others, or raise ``UserError``."""
-    masks = method.masks(weights)
-    for each, mask in zip(weights, masks, strict=True):
+    for each, mask in zip(weights, masks := method.masks(weights), strict=True):
         if mask.dtype not in (torch.bool, torch.int8) or mask.shape != each.weight.shape:
             raise UserError(
                 f"{type(method).__name__}.masks() returns a mask of {mask.dtype} and shape {tuple(mask.shape)} for "

@@ -163,9 +163,8 @@ def test_a_misspelt_key_is_found_in_its_file(lines: list[str], message: str, mis
 
 
 def test_a_misspelt_class_of_ones_own_module_is_found_there(mistake: Mistake) -> None:
-    Path("own_rules.py").write_text("import lightning_subnets as ls\n\n\nclass Mine(ls.EdgePopup):\n    pass\n")
-    error = mistake(["fit", "-c", QUICKSTART, *SHORT, "--model.method=own_rules.mine"])
-    assert "has no attribute 'mine'). Did you mean own_rules.Mine?" in error
+    Path("own_rules.py").write_text("import lightning_subnets as ls\nclass Mine(ls.EdgePopup): pass\n")
+    assert "Did you mean own_rules.Mine?" in mistake(["fit", "-c", QUICKSTART, "--model.method=own_rules.mine"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["fti"], ["fit", "--ckpt_path"]])

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from made_sweeps import a_run, figure3, made
-from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_subnets import csv_text
@@ -267,17 +266,11 @@ def test_a_checkpoint_gives_the_order_of_layers_and_the_diagnosis(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
-
-    def figures_of(run: Path, **options: Any) -> dict[str, Figure]:
-        asked.append(options)
-        return {}
-
-    monkeypatch.setattr(drawing, "figures_of", figures_of)
+    monkeypatch.setattr(drawing, "figures_of", lambda run, **options: asked.append(options) or {})
     page.run_section(finished_run, {"validated_on": "test set"})
     (options,) = asked
-    layers = ("features.0", "features.3", "classifier.1", "classifier.4", "classifier.7")
-    assert options["layers"] == [f"{layer}.weight" for layer in layers]
-    assert list(options["diagnosis"].layers) == options["layers"]
+    layers = [f"{layer}.weight" for layer in ("features.0", "features.3", *(f"classifier.{n}" for n in (1, 4, 7)))]
+    assert list(options["diagnosis"].layers) == options["layers"] == layers
     assert options["evaluated_on"] == "test set"
     page.run_section(finished_run, None)
     assert asked[-1]["evaluated_on"] == "validation set"
