@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from made_sweeps import a_run, figure3, made
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_subnets import csv_text
@@ -266,7 +267,12 @@ def test_a_checkpoint_gives_the_order_of_layers_and_the_diagnosis(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(drawing, "figures_of", lambda run, **options: asked.append(options) or {})
+
+    def figures_of(run: Path, **options: Any) -> dict[str, Figure]:
+        asked.append(options)
+        return {}
+
+    monkeypatch.setattr(drawing, "figures_of", figures_of)
     page.run_section(finished_run, {"validated_on": "test set"})
     (options,) = asked
     layers = [f"{layer}.weight" for layer in ("features.0", "features.3", *(f"classifier.{n}" for n in (1, 4, 7)))]
