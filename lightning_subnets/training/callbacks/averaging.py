@@ -51,6 +51,8 @@ class Averaging(Callback):
             average = average_of(callback)
             if average is not None and follows_device(callback):
                 average.module.to(pl_module.device)
+            if average is not None:  # each update reads the number of updates, and would make the host wait for a GPU
+                average.n_averaged = average.n_averaged.cpu()
 
     # This callback comes after those that average, and before those that write checkpoints. The average is read after
     # these hooks. A checkpoint that is being saved holds its tensors themselves.
