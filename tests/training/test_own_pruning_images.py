@@ -100,13 +100,18 @@ def test_an_evaluation_whose_data_have_no_training_set_says_that_masks_are_chose
 
 
 def test_an_error_of_a_users_training_set_in_a_fit_stays_as_it_is() -> None:
-    class Broken(Own):
-        def train_dataloader(self) -> DataLoader[Any]:
-            raise OSError("no such disk")
+    class Broken(Samples):
+        reads = 0
 
-    module = SubnetModule(network(), ls.SNIP(0.5))
-    with pytest.raises(OSError, match="no such disk"):  # with an end in steps, Lightning reads no loader before
-        quiet_trainer(max_epochs=-1, max_steps=1, limit_val_batches=0).fit(module, datamodule=Broken())
+        def train_dataloader(self) -> DataLoader[Any]:
+            self.reads += 1
+            if self.reads == 2:  # Lightning reads the loader before the method
+                raise OSError("no such disk")
+            return super().train_dataloader()
+
+    module = SubnetModule(network(), ls.SNIP(0.5, samples_per_class=2))
+    with pytest.raises(OSError, match="no such disk"):
+        quiet_trainer(limit_val_batches=0).fit(module, datamodule=Broken())
 
 
 @pytest.mark.parametrize("method", [ls.SNIP(0.5), ls.SynFlow(0.5)], ids=repr)
@@ -115,5 +120,8 @@ def test_data_without_a_batch_are_named(method: Any) -> None:
         def train_dataloader(self) -> Any:
             return DataLoader(super().train_dataloader().dataset, 1000, drop_last=True)
 
+        def val_dataloader(self) -> Any:
+            return super().train_dataloader()
+
     with pytest.raises(ls.UserError, match="the training loader of Few has no batch: look at what its data set reads"):
-        fit(Few(), method=method, max_epochs=-1, max_steps=1, limit_val_batches=0)
+        quiet_trainer().validate(SubnetModule(network(), method), datamodule=Few(), verbose=False)
