@@ -37,7 +37,9 @@ def encode(
     layer = Layer(shape=list(weight.shape), kept=int(mask.count_nonzero()))
     if not torch.equal(effective, weight * multiplier):
         kept, used = weight[mask], effective[mask]
-        scale = (mask.numel() / mask.sum().clamp(min=1)).to(used)
+        # ``Supermask`` divides in this dtype; the quotient of two integers would be a float32.
+        number = mask.sum(dtype=torch.promote_types(used.dtype, torch.float32)).clamp(min=1)
+        scale = (mask.numel() / number).to(used)
         if torch.equal(used, kept * scale):
             layer.gain = float(scale)
         elif torch.equal(used, kept.sign() * (gain := used[:1].abs())) and gain.isfinite():

@@ -98,7 +98,8 @@ def test_norms_are_restored_with_their_statistics(method: ls.Method, tmp_path: P
 )
 def test_other_precisions_are_restored(dtype: torch.dtype, tmp_path: Path) -> None:
     for weights in (None, "kaiming_normal", "signed_constant"):
-        for method in (ls.EdgePopup(density=0.3), ls.Biprop(density=0.5), ls.Random(density=0.5)):
+        scaled = ls.Supermask(density=0.3, dynamic_scaling=True)
+        for method in (ls.EdgePopup(density=0.3), ls.Biprop(density=0.5), ls.Random(density=0.5), scaled):
             network = ls.mask_(with_norms().to(dtype), method, weights=weights, seed=2)
             check_restored(network, tmp_path / "a.subnet", WITH_NORMS)
 

@@ -43,6 +43,17 @@ def test_every_form_is_restored(form: str, dtype: torch.dtype) -> None:
             assert layer.kept == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_the_gain_of_a_scaled_mask_is_found_in_every_precision(dtype: torch.dtype) -> None:
+    weight = torch.tensor([[0.3, -1.7, 2.1, 0.9, -0.4, 1.1, 5.0]], dtype=dtype)
+    mask = torch.tensor([[True, True, False, True, False, False, False]])  # 7 / 3 is exact in none
+    effective = ls.Supermask(0.3, dynamic_scaling=True).effective_weight(weight, mask)
+    layer, found = round_trip(weight, effective, mask, weight.clone())
+    assert (layer.weights, layer.of) == ("drawn", "weight")
+    assert layer.gain == pytest.approx(7 / 3, rel=1e-2)
+    assert torch.equal(found, effective)
+
+
 def test_dropped_weights_that_differ_from_the_drawn_ones_are_stored_as_zeros() -> None:
     drawn = WEIGHT.clone()
     drawn[0, 2] = 9
