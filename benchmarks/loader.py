@@ -257,7 +257,7 @@ def _print_first_batch(options: argparse.Namespace) -> None:
     for _ in iterator:
         pass
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(json.dumps({"seconds": seconds, "MB": int(status["VmHWM"].split()[0]) / 1e3}))
+    print(json.dumps({"seconds": seconds, "MB": 1024 * int(status["VmHWM"].split()[0]) / 1e6}))
 
 
 def sizes(betons: dict[str, Path], images: int) -> Table:

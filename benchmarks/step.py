@@ -190,7 +190,8 @@ def peak_memory(name: str, size: int, variant: str) -> float:
 def print_peak_memory(name: str, size: int, variant: str) -> None:
     Training(name, variant, *batch(name, size), steps=3)()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(torch.cuda.max_memory_allocated() / 1e6 if ON_GPU else int(status["VmHWM"].split()[0]) / 1e3)
+    peak = torch.cuda.max_memory_allocated() if ON_GPU else 1024 * int(status["VmHWM"].split()[0])
+    print(peak / 1e6)
 
 
 def main() -> None:
