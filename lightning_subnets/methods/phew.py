@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -111,7 +109,8 @@ class PHEW(PruneAtInit):
         return chosen
 
     def _too_many(self, kept: int, total: int, reason: str) -> UserError:
-        reached = math.floor(kept / total * 1000) / 1000
+        thousandths = range(1000 * kept // total, -1, -1)
+        reached = next(each / 1000 for each in thousandths if allocation.num_kept(total, each / 1000) <= kept)
         return UserError(
             f"PHEW(density={self.density}) cannot keep that many weights of this network: its walks reach {kept:,} of "
             f"{total:,}, and {reason}. Take a density up to {reached}, or another method for a larger one"
