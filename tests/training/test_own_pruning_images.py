@@ -121,7 +121,7 @@ def test_data_without_a_batch_are_named(method: Any) -> None:
             return DataLoader(super().train_dataloader().dataset, 1000, drop_last=True)
 
         def val_dataloader(self) -> Any:
-            return super().train_dataloader()
+            return DataLoader(super().train_dataloader().dataset, 8)
 
     with pytest.raises(ls.UserError, match="the training loader of Few has no batch: look at what its data set reads"):
         quiet_trainer().validate(SubnetModule(network(), method), datamodule=Few(), verbose=False)
