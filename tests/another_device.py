@@ -84,7 +84,12 @@ def _run(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], note_wai
         kwargs = kwargs | {"device": torch.device("cpu") if result_there else device}
     if operation is aten.copy_.default:
         result_there = isinstance(args[0], Elsewhere)
-    if there and (operation in _READING or not result_there):
+    if operation in _CROSSING:
+        waits = there != result_there or (operation is aten.copy_.default and not isinstance(args[1], Elsewhere))
+        waits = waits and not (kwargs.get("non_blocking") or True in args[2:])
+    else:
+        waits = there and (operation in _READING or not result_there)
+    if waits:
         note_wait()
     args_here, kwargs_here = tree_map_only(Elsewhere, lambda each: each.held, (args, kwargs))
     result = operation(*args_here, **kwargs_here)

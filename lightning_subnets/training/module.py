@@ -221,7 +221,8 @@ class SubnetModule(MaskedModule):
         self._update("train/accuracy", hits)
         self.log("train/loss_step", loss.detach())
         self.log("train/accuracy_step", hits.mean())
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        # As a tensor, because Lightning would copy a number to the GPU, and wait for it.
+        self.log("learning_rate", torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

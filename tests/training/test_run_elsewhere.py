@@ -29,6 +29,11 @@ def test_this_device_refuses_and_notes_what_a_gpu_does() -> None:
         assert there.tolist() == [1, 3, 5]
         assert int(there[0]) == 1
         assert waits == ["aten._to_copy.default", "aten._local_scalar_dense.default"]
+        torch.ones(3).to(DEVICE, non_blocking=True)
+        assert len(waits) == 2
+        there.copy_(torch.ones(3))
+        torch.tensor(1.0, device=DEVICE)
+        assert waits[2:] == ["aten.copy_.default", "aten._to_copy.default"]
 
 
 class StepWaits(Callback):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Averaging(Callback):
             begin_averaging(callback)
         for average in _averages(trainer):  # the user's callbacks come first, so the average exists by now
             _share_frozen_(average, pl_module)
-            _average_trained_(average)
+            average.update_parameters = partial(_update_, average)  # type: ignore[method-assign]
 
     # Lightning makes the average, and loads that of a checkpoint, before it moves the network to its GPU. An average on
     # the CPU would copy every trained parameter from the GPU at each step.
@@ -51,7 +52,7 @@ class Averaging(Callback):
             average = average_of(callback)
             if average is not None and follows_device(callback):
                 average.module.to(pl_module.device)
-            if average is not None:  # each update reads the number of updates, and would make the host wait for a GPU
+            if average is not None:  # because each update reads the number of updates, and would wait for a GPU
                 average.n_averaged = average.n_averaged.cpu()
 
     # This callback comes after those that average, and before those that write checkpoints. The average is read after
@@ -148,20 +149,29 @@ def _share_frozen_(average: AveragedModel, module: LightningModule) -> None:
                 theirs[name].register_parameter(key, parameter)
 
 
-def _average_trained_(average: AveragedModel) -> None:
-    """Make each update skip the tensors that the average shares with the network."""
+def _update_(average: AveragedModel, network: nn.Module) -> None:
+    """Update an average as torch does, but skip the tensors that it shares with the network, and wait for no GPU."""
+    kept, present = (_tensors(each, buffers=average.use_buffers) for each in (average.module, network))
+    pairs = [(mean, value) for mean, value in zip(kept, present, strict=True) if mean.data_ptr() != value.data_ptr()]
+    groups: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for mean, value in pairs:
+        groups[mean.device, mean.dtype].append((mean, value.to(mean.device)))
     average_one = average.avg_fn or get_swa_avg_fn()  # type: ignore[no-untyped-call]
+    for (device, _), group in groups.items():
+        means, values = map(list, zip(*group, strict=True))
+        count = average.n_averaged.to(device, non_blocking=True)
+        if not average.n_averaged:
+            torch._foreach_copy_(means, values)
+        elif average.multi_avg_fn:
+            average.multi_avg_fn(means, values, count)
+        else:
+            for mean, value in group:
+                mean.copy_(average_one(mean, value, count))
+    if not average.use_buffers:
+        for ours, theirs in zip(average.module.buffers(), network.buffers(), strict=True):
+            ours.detach().copy_(theirs.detach())
+    average.n_averaged += 1
 
-    def average_each(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        for mean, value in zip(averaged, current, strict=True):
-            mean.copy_(average_one(mean, value, count))
 
-    update: Callable[..., None] = average.multi_avg_fn or average_each
-
-    def multi_avg_fn(averaged: Any, current: Any, count: Tensor | int) -> None:
-        pairs = zip(averaged, current, strict=True)
-        own = [(mean, value) for mean, value in pairs if mean.data_ptr() != value.data_ptr()]
-        if own:
-            update(*map(list, zip(*own, strict=True)), count)
-
-    average.avg_fn, average.multi_avg_fn = None, multi_avg_fn
+def _tensors(network: nn.Module, *, buffers: bool) -> list[Tensor]:
+    return [each.detach() for each in (*network.parameters(), *(network.buffers() if buffers else ()))]
