@@ -112,6 +112,14 @@ def train_loaders(trainer: Trainer) -> list[Any]:
     return loader.flattened
 
 
+def set_up_loaders(trainer: Trainer) -> None:
+    """Read the training loader, and count its batches, before Lightning does.
+
+    With ``max_steps`` alone, Lightning would do so only after it has loaded a checkpoint.
+    """
+    trainer.fit_loop.setup_data()
+
+
 def restore_loaders(trainer: Trainer) -> bool:
     """Give the loaders the state that a checkpoint has for them, and return whether there is one that they can take.
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from lightning.pytorch import Trainer
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.training.lightning_internals import set_up_loaders
 
 Schedule = Literal["cosine", "constant"]
 
@@ -60,8 +61,7 @@ def steps_of_run(trainer: Trainer, needed_by: str | None = None) -> float:
     Raises:
         ValueError: if the number is needed, and the training loader has no length or the run has no end.
     """
-    # Otherwise, with max_steps alone, Lightning sets the loaders up only after it has loaded a checkpoint.
-    trainer.fit_loop.setup_data()
+    set_up_loaders(trainer)
     steps = trainer.estimated_stepping_batches
     if steps >= 0 and math.isfinite(steps):
         return steps
@@ -93,7 +93,7 @@ def steps_of_epoch(trainer: Trainer, needed_by: str) -> int:
     Raises:
         ValueError: if the training loader has no length.
     """
-    trainer.fit_loop.setup_data()  # otherwise, with max_steps, the batches are not counted yet
+    set_up_loaders(trainer)
     if trainer.limit_train_batches == 0:  # Lightning has not counted the batches then
         return 0
     if math.isinf(trainer.num_training_batches):
