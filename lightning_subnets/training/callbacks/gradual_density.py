@@ -24,9 +24,9 @@ class GradualDensity(Callback):
 
     If the method ranks all weights together (``allocation="global"``), k and n are those of all. A weight that keeps
     more than ``start * n`` keeps k. Validation, tests, checkpoints and the files of a run are of the network at the
-    method's density; a file that a callback saves within a step has the masks of that step. So this callback changes how
-    scores are trained; and with ``IteRand``, which weights are unused and drawn again. A resumed run continues at its
-    step.
+    method's density; a file that a callback saves within a step has the masks of that step. So this callback changes
+    how scores are trained; and with ``IteRand``, which weights are unused and drawn again. A resumed run continues at
+    its step.
 
     Args:
         start: the fraction of weights kept at the first step, in (0, 1].
