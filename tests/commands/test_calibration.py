@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from lightning_subnets.commands import calibration
+from lightning_subnets.datamodules import CIFAR10
 from lightning_subnets.errors import UserError
 
 
@@ -24,3 +26,11 @@ def test_large_images_are_calibrated_on_fewer(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(calibration, "LARGEST", 3 * 64)
     found = calibration.of_folder(str(tmp_path), {"mean": [0.5], "std": [0.5]}, (1, 8, 8))
     assert found.images.shape == (3, 1, 8, 8)
+
+
+def test_the_images_of_a_run_are_those_that_it_trains_on_without_augmentation(cifar_folder: Path) -> None:
+    data = CIFAR10(str(cifar_folder), batch_size=7, validation_fraction=0.5)
+    data.setup("fit")
+    found = calibration._training_images(data)
+    assert torch.equal(found.images, data.normalize(data.train_set[0][data.split()[0]]))
+    assert found.source == "30 training images of CIFAR10"

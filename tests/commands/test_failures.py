@@ -59,12 +59,13 @@ def exit_code(command: Callable[[], object]) -> object:
     [
         (by(signal.SIGKILL), "is killed by signal: Killed (usually because memory ran out: give the job more"),
         (by(signal.SIGABRT), "is killed by signal: Aborted (its own messages are above;"),
+        (by(signal.SIGBUS), "is killed by signal: Bus error (usually because /dev/shm is full: give it more room,"),
         (
             lambda: os._exit(3),
             "exited unexpectedly with exit code 3 (its own messages are above; with --data.num_workers=0",
         ),
     ],
-    ids=["killed", "aborted", "exited"],
+    ids=["killed", "aborted", "bus error", "exited"],
 )
 def test_a_killed_worker_is_named(end: Callable[[], None], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda: list(DataLoader(Killed(end), num_workers=2))) == 1

@@ -139,6 +139,7 @@ def test_inspect_prints_and_draws_a_run_prints_a_file_and_compares_the_two(
         "EdgePopup(density=0.5",
         "signed_constant, seed 0",
         "50.000%: 183,840 of 367,680",
+        f"{8 * subnet.stat().st_size / 367_680:.2f} bits a weight",
         "test_accuracy",
         "10: 0, 1, 2, 3, 4, ...",
         "features.3 │ 64x64x3x3 │ 18,432 │ 50.00%",

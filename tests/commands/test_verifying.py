@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -294,3 +295,18 @@ def test_a_network_of_ones_own_is_not_checked(claims: dict[str, Any], verify: Ve
     code, printed = verify(claims)
     assert code == 0
     assert "not checked: mine.Net is not of torchvision, timm or this package" in printed
+
+
+def test_the_table_has_what_is_claimed_before_what_is_found(
+    claims: dict[str, Any], verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    test = claims["digits.subnet"]["test"]
+    found, test["accuracy"] = test["accuracy"], 0.123456
+    titles, row = (
+        [cell.strip() for cell in re.split("[┃│]", line)[1:-1]]
+        for line in verify(claims)[1].splitlines()
+        if "claimed" in line or "│ digits" in line
+    )
+    shown = dict(zip(titles, row, strict=True))
+    assert (shown["claimed"], shown["found"], shown["kept"]) == ("12.35%", f"{found:.2%}", "50.0%")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from repository import ROOT
 from torchvision import datasets
 
 from lightning_subnets import UserError
 from lightning_subnets.datamodules import CIFAR10, CIFAR100
+from lightning_subnets.subnet_file.container import Container
 
 
 def write_torchvision_files(root: Path, name: type[CIFAR10]) -> torch.Tensor:
@@ -134,3 +136,9 @@ def test_a_download_without_internet_is_an_error_that_says_what_to_do(
     monkeypatch.setattr("urllib.request.urlopen", fail)
     with pytest.raises(UserError, match=r"cannot be downloaded .*: run the command once on a machine with internet"):
         CIFAR10(str(tmp_path), download=True).prepare_data()
+
+
+def test_images_are_normalised_as_in_the_files_of_earlier_versions() -> None:
+    stated = Container(ROOT / "results" / "zoo" / "cifar10_edge_popup.subnet").header.preprocessing
+    assert (list(CIFAR10.mean), list(CIFAR10.std)) == (stated["mean"], stated["std"])
+    assert (CIFAR100.mean, CIFAR100.std) == ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))

@@ -166,3 +166,16 @@ def test_photographs_without_labels_are_predicted_into_the_runs_directory(
     assert "nowhere is neither an image nor a folder with images" in mistake([*command[:2], "--data.images=nowhere"])
     shutil.rmtree(root / "train")
     assert "train does not exist" in mistake(command)
+
+
+def test_directories_of_other_names_are_read_if_they_are_named(root: Path) -> None:
+    for part in ("train", "val", "test"):
+        shutil.copytree(root / part, root / f"my_{part}")
+        for path in (root / part).glob("*/0.jpg"):
+            path.unlink()
+    data = folder(root, train_dir="my_train", val_dir="my_val", test_dir="my_test")
+    parts = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    assert [labels(part).bincount().tolist() for part in parts] == [[7] * 3, [4] * 3, [2] * 3]
+    imagenet = ImageNet(str(root), "folder", train_dir="my_train", val_dir="my_val", image_size=64, num_workers=0)
+    imagenet.setup("fit")
+    assert (imagenet.num_train, len(labels(imagenet.test_dataloader()))) == (21, 12)

@@ -205,3 +205,21 @@ def test_networks_of_torchvision_are_exact_and_small(tmp_path: Path, build: Call
     assert not found.weights.rounded
     assert found.left == ["ReduceMean"]
     assert found.share < 0.28
+
+
+def test_the_range_of_an_activation_covers_the_extremes_of_98_percent_of_the_images(tmp_path: Path) -> None:
+    given = images(50) * torch.linspace(0.1, 1, 50).view(-1, 1, 1, 1)
+    written(plain("signed_constant"), tmp_path / "net.onnx", given)
+    model = onnx.load(tmp_path / "net.onnx")
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    (first,) = (each for each in model.graph.node if each.op_type == "QuantizeLinear" and each.input[0] == "images")
+    smallest, largest = given.flatten(1).amin(1), given.flatten(1).amax(1)
+    low, high = float(smallest.quantile(0.01)), float(largest.quantile(0.99))
+    assert float(constants[first.input[1]]) * 255 == pytest.approx(high - low, rel=1e-5)
+
+
+def test_the_weights_that_are_rounded_are_told_with_the_largest_rounding() -> None:
+    found = int8.WeightRounding(["a"], {"b": 0.01, "c": 0.03}, 1)
+    assert str(found).startswith(
+        "1 of 3 exact, as -1, 0 and 1 times a scale; 2 rounded to 64 steps, by up to 3.0%, because "
+    )

@@ -74,11 +74,12 @@ def test_the_header_is_what_the_hub_reads(tmp_path: Path) -> None:
     assert header.tags == ["pytorch", "pruning", "subnetwork", "edgepopup"]
     assert header.model_name == "small"
     results = [
-        (each.dataset_type, each.metric_type, each.metric_name, each.metric_value) for each in header.eval_results
+        (each.dataset_type, each.dataset_name, each.dataset_split, each.metric_name, each.metric_value)
+        for each in header.eval_results
     ]
     assert results == [
-        ("sklearn-digits", "accuracy", "Test accuracy", 0.9512),
-        ("sklearn-digits", "accuracy", "Test top-5 accuracy", 0.99),
+        ("sklearn-digits", "the handwritten digits of scikit-learn", "test", "Test accuracy", 0.9512),
+        ("sklearn-digits", "the handwritten digits of scikit-learn", "test", "Test top-5 accuracy", 0.99),
     ]
 
 
@@ -91,7 +92,7 @@ def test_the_text_states_the_facts_of_the_file(tmp_path: Path) -> None:
         "- Accuracy: Test accuracy 95.12%, Test top-5 accuracy 99.00%, on the handwritten digits of scikit-learn\n",
         f"- Weights kept: {kept:,} of {header.total:,} (",
         "- Weights: distribution `kaiming_normal`, seed 0\n",
-        f"- Size: {subnet.stat().st_size:,} bytes",
+        f"- Size: {subnet.stat().st_size:,} bytes, {8 * subnet.stat().st_size / header.total:.2f} bits a weight\n",
         "- Classes: 10: `zero`, `one`, `two`, ",
         "`trainer.max_epochs=30`, `data.init_args.batch_size=64`, `model.optimizer=torch.optim.SGD(lr=0.1)`\n",
         header.digests.weights,

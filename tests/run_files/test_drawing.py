@@ -95,3 +95,33 @@ def test_rounds_show_the_last_evaluation_of_each_round() -> None:
     figure = drawing.draw_rounds(ROUNDS, title="", evaluated_on="test set")
     (line,) = figure.axes[0].lines
     assert np.asarray(line.get_xydata()).tolist() == [[100.0, 60.0], [80.0, 80.0]]
+
+
+def test_each_curve_has_its_images_and_the_last_accuracy_is_written() -> None:
+    metrics = {
+        f"{key}/{name}": ([1, 2], [first, first + step])
+        for key, first in (("train", 0.25), ("val", 0.5))
+        for name, step in (("accuracy", 0.25), ("loss", -0.125))
+    }
+    accuracy, loss = drawing.draw_curves(metrics, title="", evaluated_on="held-out images").axes
+    found = [{line.get_label(): list(line.get_ydata()) for line in axes.lines} for axes in (accuracy, loss)]  # type: ignore[arg-type]
+    assert found == [
+        {"training set": [25, 50], "held-out images": [50, 75]},
+        {"training set": [0.25, 0.125], "held-out images": [0.5, 0.375]},
+    ]
+    assert [text.get_text() for text in accuracy.texts] == ["75.00 %"]
+
+
+def test_layers_show_their_last_density_and_all_their_swaps() -> None:
+    metrics = {"density/a": ([1, 2], [0.5, 0.25]), "density/b": ([1, 2], [1.0, 0.75])}
+    metrics |= {"swapped/a": ([1, 2], [0.1, 0.2]), "swapped/b": ([1, 2], [0.3, 0.4])}
+    left, right, *_ = drawing.draw_layers(metrics, ["b", "a"], title="").axes
+    assert [bar.get_width() for bar in left.patches] == [75, 25]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(np.asarray(right.images[0].get_array()), [[30, 40], [10, 20]])
+
+
+def test_the_bars_of_widths_are_all_units_those_with_weights_and_those_on_a_path() -> None:
+    _, right = drawing.draw_widths(DIAGNOSIS, title="").axes
+    found = {bars.get_label(): [bar.get_width() for bar in bars] for bars in right.containers}
+    assert found == {"all units": [4, 4], "with weights in and out": [3, 3], "on a path": [2, 2]}
+    assert [text.get_text() for text in right.texts] == [" 2", " 2"]

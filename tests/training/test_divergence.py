@@ -112,3 +112,11 @@ class Own(SubnetModule):
 def test_a_validation_step_of_ones_own_has_to_call_that_of_the_module(tmp_path: Path) -> None:
     with pytest.raises(ls.UserError, match=r"Own\.validation_step does not call super\(\)\.validation_step"):
         fit(Own(small_network(), ls.EdgePopup(0.5), optimizer=sgd()), Digits(), tmp_path, max_epochs=1)
+
+
+def test_parameters_are_read_at_the_logging_interval(tmp_path: Path) -> None:
+    # The next loss on the CPU would say it too, but on a GPU that is read no earlier.
+    poison = Poison("on_train_batch_end", 4, lambda module, _: module.get_parameter("network.0.weight"))
+    options: dict[str, Any] = {"callbacks": [poison], "log_every_n_steps": 4}
+    with pytest.raises(ls.UserError, match="diverged at step 4: a trained parameter is not finite"):
+        fit(small_module(method=ls.Dense()), Digits(batch_size=144), tmp_path, **options)

@@ -35,6 +35,7 @@ def test_images_without_labels_are_predicted(alone: bool, labelled: bool, tmp_pa
     torch.testing.assert_close(probabilities, module.eval()(images).softmax(dim=1))
     rows = [*csv.DictReader(path.read_text().splitlines())]
     assert [row["predicted"] for row in rows] == [str(int(index)) for index in probabilities.argmax(dim=1)]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(probabilities.amax(dim=1).tolist(), abs=1e-6)
     labels = [str(label) for label in range(10)] if labelled and not alone else [""] * 10
     assert [row["label"] for row in rows] == labels
 

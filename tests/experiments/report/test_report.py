@@ -84,7 +84,7 @@ def test_a_report_has_pictures_tables_and_a_page_that_loads_nothing(
     assert "url(" not in page.source
     assert all(link.startswith("#") or (out / link).is_file() for link in page.links)
     assert "figure0-smoke/figure.pdf" in page.links
-    for words in ("Figure 0", "What is to be seen.", "a paper", "81.00 ± 1.41", "16 of 16", "2026-01-02"):
+    for words in ("Figure 0", "What is to be seen.", "a paper", "81.00 ± 1.41", "16 of 16", "2026-01-02", "0:08:00, s"):
         assert words in page.text
     assert page.text.count("lightning fit -c base.yaml --seed_everything=1") == 8
     assert str(out / "index.html") in capsys.readouterr().out

@@ -9,11 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_stand_in import OUT, write_figure
 
 from lightning_subnets.commands.subnets import main
+from lightning_subnets.csv_text import Row
+from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.experiments.sweep.running import Slot
 from lightning_subnets.run_files.run_directory import in_use
 
 
@@ -63,3 +67,30 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("gpus", "options", "runs"), [(0, ["--max_jobs=3"], 3), (0, [], 8), (1, [], 5)])
+def test_the_background_makes_as_many_runs_at_a_time_as_asked(
+    gpus: int, options: list[str], runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_figure(tmp_path, monkeypatch)
+    Path("figure.yaml").write_text(Path("figure.yaml").read_text().replace("note:", "at_once: 5\n    note:"))
+    programs, slots = list[str](), list[Slot]()
+
+    def begun(*arguments: Any) -> int:
+        programs.append(arguments[-1][-1])
+        return 1
+
+    def run_all(sweep: Sweep, out: Path, free: list[Slot], command: object) -> list[Row]:
+        slots.extend(free)
+        return []
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("lightning_subnets.experiments.sweep.background.to_background", begun)
+    monkeypatch.setattr("lightning_subnets.experiments.sweep.running.run_all", run_all)
+    monkeypatch.setattr("lightning_subnets.experiments.report.report", lambda *_: None)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    main(["sweep", "figure.yaml", "--out=out", "--slurm", *options])
+    exec(programs[0], {})
+    assert len(slots) == runs

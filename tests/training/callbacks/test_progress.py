@@ -3,12 +3,15 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from small_runs import quiet_trainer
+from small_runs import conv_module, quiet_trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 import lightning_subnets as ls
 from lightning_subnets.datamodules import Digits
@@ -65,3 +68,27 @@ def test_progress_can_be_turned_off(tmp_path: Path, capsys: pytest.CaptureFixtur
     callback.disable()
     _run(callback, tmp_path)
     assert "step" not in capsys.readouterr().err
+
+
+def test_the_time_left_of_a_resumed_run_is_at_the_pace_since_it_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    callback = Progress()
+    callback._trainer = quiet_trainer(default_root_dir=tmp_path)
+    callback._start("training", 1000, 900)
+    clock[0] += 100
+    callback._show("training", 910)
+    assert capsys.readouterr().err == "training · step 910/1000 · 0:15:00 left\n"
+
+
+def test_a_prediction_has_a_line_for_each_of_its_batches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_INTERVAL", -1.0)
+    images: Any = torch.rand(10, 1, 8, 8)
+    trainer = quiet_trainer(enable_progress_bar=True, callbacks=[Progress()], default_root_dir=tmp_path)
+    trainer.predict(conv_module(), DataLoader(images, batch_size=4))
+    lines = [line.rpartition(" · ")[0] for line in capsys.readouterr().err.splitlines() if "step" in line]
+    assert lines == [f"predicting · step {step}/3" for step in (1, 2, 3)]
