@@ -17,9 +17,9 @@ from lightning_subnets.errors import UserError, as_user_error, unknown
 from lightning_subnets.progress_bar import progress
 from lightning_subnets.run_files.saved_config import data_of_file
 from lightning_subnets.run_files.strict_yaml import read_yaml
-from lightning_subnets.schema import Count, Strict
 from lightning_subnets.subnet_file import load_subnet
 from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.training.schema import Count, Strict
 
 NAME = "claims.yaml"
 

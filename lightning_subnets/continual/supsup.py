@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_subnets.errors import UserError, unknown
-from lightning_subnets.logits import logits_of
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import digest, masked_weights, unmask_
 from lightning_subnets.masking.initialization import stream_of
 from lightning_subnets.masking.masked_weight import multipliers, scores_names

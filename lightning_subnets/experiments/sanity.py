@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lightning_subnets import masking
-from lightning_subnets.logits import logits_of
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import MaskedWeight, Origin, initialization
 from lightning_subnets.masking.initialization import fans
 from lightning_subnets.masking.masked_weight import multipliers

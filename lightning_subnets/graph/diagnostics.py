@@ -15,10 +15,10 @@ from torch.func import functional_call
 
 from lightning_subnets import masking
 from lightning_subnets.errors import UserError, unknown
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.graph.recording import evaluating
 from lightning_subnets.graph.unit_graph import NOTHING, Float64, Mask, Merge, UnitGraph
 from lightning_subnets.graph.unit_tracing import trace
-from lightning_subnets.logits import logits_of
 from lightning_subnets.masking import is_masked, masked_weights
 from lightning_subnets.masking.maskable import weights_of
 from lightning_subnets.masking.masked_weight import multipliers

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.interop.onnx_file import session_of
-from lightning_subnets.logits import logits_of
 from lightning_subnets.progress_bar import progress
 
 if TYPE_CHECKING:

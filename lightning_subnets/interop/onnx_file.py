@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.graph.recording import silent_export
-from lightning_subnets.logits import logits_of
 
 if TYPE_CHECKING:
     import onnx

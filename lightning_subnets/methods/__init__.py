@@ -1,7 +1,7 @@
 """Methods that find a subnetwork, one per file; docs/design/methods.md compares them with the authors' code.
 
 Start with ``edge_popup.py``, which trains scores, and ``snip.py``, which prunes at initialisation. This room may import
-``graph``, ``masking``, ``errors``, ``logits`` and ``progress_bar``.
+``graph``, ``masking``, ``errors`` and ``progress_bar``.
 """
 
 from lightning_subnets.methods.biprop import Biprop

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.logits import logits_of
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.logits import logits_of
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import allocation, selection
 from lightning_subnets.masking.method import PruningData
 from lightning_subnets.masking.prune_at_init import PruneAtInit, weights_to_mask

@@ -26,8 +26,8 @@ from lightning_subnets.run_files.naming_checkpoints import (
     run_of,
 )
 from lightning_subnets.run_files.strict_yaml import read_yaml
-from lightning_subnets.schema import Strict
 from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.training.schema import Strict
 
 # Arguments of data that their evaluation does not need.
 _OF_TRAINING = ("download", "num_workers", "train_size")

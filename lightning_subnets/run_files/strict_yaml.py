@@ -9,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.schema import first_mistake
+from lightning_subnets.training.schema import first_mistake
 
 _LONGEST_NUMBER = 100  # characters of a number in YAML
 

@@ -21,10 +21,10 @@ from lightning_subnets.errors import UserError, printable
 from lightning_subnets.graph.diagnostics import Diagnosis, log10_path_kernel_trace
 from lightning_subnets.masking import digest
 from lightning_subnets.run_files import drawing
-from lightning_subnets.schema import Count, Strict, first_mistake
 from lightning_subnets.training.callbacks.collapse import diagnosis_of
 from lightning_subnets.training.callbacks.rank_consistency import device_name
 from lightning_subnets.training.module import SubnetModule
+from lightning_subnets.training.schema import Count, Strict, first_mistake
 
 
 class Summary(Strict):

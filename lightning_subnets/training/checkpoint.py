@@ -18,10 +18,10 @@ from lightning_subnets.atomic_file import replacing
 from lightning_subnets.errors import UserError
 from lightning_subnets.masking import digest
 from lightning_subnets.masking.masked_weight import check_shapes
-from lightning_subnets.schema import first_mistake
 from lightning_subnets.subnet_file import hub
 from lightning_subnets.training import checkpoint_schema, identity, torch_file
 from lightning_subnets.training.masked_module import MaskedModule
+from lightning_subnets.training.schema import first_mistake
 
 # The keys of every checkpoint of this package; "optimizer" names the optimizer's class.
 _KEYS = {"subnet", "optimizer", "run", "state_dict", "loops", "pytorch-lightning_version"}

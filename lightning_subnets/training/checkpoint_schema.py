@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_subnets.masking.method import is_plain
-from lightning_subnets.schema import Count, Strict
+from lightning_subnets.training.schema import Count, Strict
 
 
 def check(content: Mapping[Any, Any]) -> None:

@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from lightning_subnets.datamodules.labelled_batch import hard_labels
 from lightning_subnets.datamodules.loader import seed_of
 from lightning_subnets.errors import UserError
-from lightning_subnets.logits import logits_of
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import cached_weight
 from lightning_subnets.masking.masked_weight import MaskedWeight
 from lightning_subnets.masking.method import Method

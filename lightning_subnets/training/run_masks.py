@@ -16,9 +16,9 @@ from lightning_subnets.errors import UserError
 from lightning_subnets.masking.choice import Choice
 from lightning_subnets.masking.masked_weight import check_shapes, scores_names
 from lightning_subnets.masking.method import Method
-from lightning_subnets.schema import first_mistake
 from lightning_subnets.training import checkpoint
 from lightning_subnets.training.identity import OF_THE_RUN
+from lightning_subnets.training.schema import first_mistake
 
 
 def read_masks(path: str | Path, network: nn.Module) -> dict[str, Tensor]:

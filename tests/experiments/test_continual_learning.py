@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from lightning_subnets import EdgePopup, SupSup, mask_
-from lightning_subnets.csv_text import table
 from lightning_subnets.experiments.continual.learning import SIZES, Learning
 from lightning_subnets.networks import MLP
+from lightning_subnets.training.csv_text import table
 
 SMALL: dict[str, Any] = {"in_channels": 1, "image_size": 8, "width_multiplier": 0.1}
 NETWORK = {"class_path": "lightning_subnets.networks.MLP", "init_args": SMALL}

@@ -14,13 +14,13 @@ import yaml
 from hostile_files import GONE, places, replaced
 
 import lightning_subnets as ls
-from lightning_subnets import csv_text
 from lightning_subnets.commands.cli import main as lightning
 from lightning_subnets.commands.subnets import main as subnets
 from lightning_subnets.experiments.report import page, tables
 from lightning_subnets.run_files import drawing, summary
 from lightning_subnets.run_files.saved_config import read_config
 from lightning_subnets.run_files.saved_run import SavedRun
+from lightning_subnets.training import csv_text
 
 VALUES: list[Any] = [
     *(5, None, [], {}, "__all__", -1, float("nan"), [1] * 5000, GONE, True, 10**400, "\x1b[2J\n", 1e308, "²"),

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from lightning_subnets.errors import UserError
 from lightning_subnets.run_files.config_text import content_of
 from lightning_subnets.run_files.shipped_configs import config_of
-from lightning_subnets.schema import first_mistake
+from lightning_subnets.training.schema import first_mistake
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -12,17 +12,18 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lightning_subnets import atomic_file, csv_text
+from lightning_subnets import atomic_file
 from lightning_subnets.continual import SupSup
-from lightning_subnets.csv_text import Row
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.loader import generator
 from lightning_subnets.errors import UserError
-from lightning_subnets.logits import logits_of
+from lightning_subnets.graph.logits import logits_of
 from lightning_subnets.masking import unmask_
 from lightning_subnets.masking.digest import digest_of
 from lightning_subnets.progress_bar import progress
 from lightning_subnets.subnet_file.container import Container
+from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 from lightning_subnets.training.module import SubnetModule
 
 SIZES = (1, 4, 16, 64)  # of the batches of unlabelled images whose task is inferred

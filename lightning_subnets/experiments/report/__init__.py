@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from lightning_subnets import atomic_file, csv_text
-from lightning_subnets.csv_text import Row
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UnwritableError, UserError, printable
 from lightning_subnets.experiments.report import page, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files import summary
 from lightning_subnets.run_files.run_directory import FAILURE, why_unfinished
+from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 
 _OURS = b'<meta name="generator" content="lightning-subnets">'  # in every report
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.experiments.report import points
 from lightning_subnets.experiments.report.figure_layout import TEXT, Style
 from lightning_subnets.run_files.drawing import layer_names
+from lightning_subnets.training.csv_text import Row
 
 SHOWN = 20  # names of layers on the x axis, at most
 DECADES = 1.5  # units that span more decades are drawn on a logarithmic scale

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from lightning_subnets import csv_text, masking
-from lightning_subnets.csv_text import Row
+from lightning_subnets import masking
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.experiments.report import figure_layout, plots, points, tables
 from lightning_subnets.experiments.report.quantities import quantity, rounded
@@ -23,6 +22,8 @@ from lightning_subnets.graph.diagnostics import Diagnosis, diagnose
 from lightning_subnets.run_files import drawing
 from lightning_subnets.run_files.run_directory import RunDirectory
 from lightning_subnets.run_files.saved_run import SavedRun
+from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 
 Picture = tuple[str, str, bytes]  # its path in the report, what it shows in words, and its content
 SHOWN = {

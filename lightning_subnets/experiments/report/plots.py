@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.errors import unknown
 from lightning_subnets.experiments.report import layers_plot, point_labels, points
 from lightning_subnets.experiments.report.figure_layout import (
@@ -29,6 +28,7 @@ from lightning_subnets.experiments.report.quantities import quantity, rounded, w
 from lightning_subnets.experiments.sweep.figure import Plot, Value
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files.drawing import boxes_for_missing_letters, shortened
+from lightning_subnets.training.csv_text import Row
 
 DODGE = 0.36  # distance between the first and the last line at a name on x, where names are 1 apart
 FRONTIER: Style = {"color": "#BBBBBB", "linewidth": 6, "alpha": 0.6}

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.experiments.report.quantities import with_axis
 from lightning_subnets.experiments.sweep.figure import Value
 from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.training.csv_text import Row
 
 NAMED = 3  # runs that are named; the others are counted
 

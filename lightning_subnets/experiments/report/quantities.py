@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lightning_subnets.csv_text import Cell
 from lightning_subnets.experiments.sweep.figure import Value
+from lightning_subnets.training.csv_text import Cell
 
 
 class Quantity(NamedTuple):

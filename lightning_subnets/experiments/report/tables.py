@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_subnets.csv_text import Cell, Row
 from lightning_subnets.errors import printable
 from lightning_subnets.experiments.report import points
 from lightning_subnets.experiments.report.quantities import quantity, rounded, written
 from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.training.csv_text import Cell, Row
 
 
 class Published(NamedTuple):

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lightning_subnets.errors import UserError
-from lightning_subnets.schema import first_mistake
+from lightning_subnets.training.schema import first_mistake
 
 Value = str | float
 # An option may name a class, {class_path: ..., init_args: ...}. Only a run builds it: a report may read a stranger's.

@@ -7,8 +7,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.experiments.sweep.plan import PlannedRun
+from lightning_subnets.training.csv_text import Row
 
 
 class SweepProgress(Progress):

@@ -14,15 +14,16 @@ from typing import Literal
 
 from pydantic import Json
 
-from lightning_subnets import atomic_file, csv_text
-from lightning_subnets.csv_text import Row
+from lightning_subnets import atomic_file
 from lightning_subnets.errors import UnwritableError, UserError
 from lightning_subnets.experiments.sweep.figure import COLUMNS, MEASURED, NUMBERS, VERSIONS, Value
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.run_files.names import plain_name
 from lightning_subnets.run_files.run_directory import lock
 from lightning_subnets.run_files.summary import read as read_summary
-from lightning_subnets.schema import Strict, first_mistake
+from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
+from lightning_subnets.training.schema import Strict, first_mistake
 
 
 class _RowSchema(Strict):

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
 from lightning_subnets.experiments.sweep.progress import SweepProgress
 from lightning_subnets.run_files.run_directory import in_use
 from lightning_subnets.training.callbacks.last_checkpoint import REQUEUE
+from lightning_subnets.training.csv_text import Row
 
 # The exit codes of a run that can resume: it was stopped by Ctrl-C, by SIGTERM, or by a signal before a time limit.
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, REQUEUE)

@@ -21,7 +21,7 @@ from pydantic import Field
 from lightning_subnets import atomic_file
 from lightning_subnets.errors import UserError, printable
 from lightning_subnets.experiments.sweep import results
-from lightning_subnets.schema import Strict, first_mistake
+from lightning_subnets.training.schema import Strict, first_mistake
 
 # A submission without a number is under way. After this time it was accepted, or will never be: sbatch has given up.
 # A process in the background needs a part of it until it locks the directory of its sweep.

@@ -11,11 +11,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_subnets import csv_text
 from lightning_subnets.atomic_file import replacing
 from lightning_subnets.datamodules.images import ImageDataModule
 from lightning_subnets.datamodules.labelled_batch import images_and_labels
 from lightning_subnets.errors import UserError, printable
+from lightning_subnets.training import csv_text
 
 
 class Predictions(Callback):

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.experiments.sweep.figure import COLUMNS, Figure, Line, Plot, Scale
 from lightning_subnets.experiments.sweep.plan import Sweep
+from lightning_subnets.training.csv_text import Row
 
 
 def made(

@@ -8,10 +8,10 @@ from made_sweeps import DENSITIES, made
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.experiments.report import plots
 from lightning_subnets.experiments.report.figure_layout import LINES
 from lightning_subnets.experiments.sweep.figure import Plot
+from lightning_subnets.training.csv_text import Row
 
 
 def notes(figure: Figure) -> str:

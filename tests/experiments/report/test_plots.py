@@ -17,11 +17,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from readable_text import assert_readable_on_a_phone
 
-from lightning_subnets.csv_text import Row
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.report import figure_layout, plots, tables
 from lightning_subnets.experiments.sweep.figure import Plot
 from lightning_subnets.run_files import drawing
+from lightning_subnets.training.csv_text import Row
 
 MATHS = r"$\nothing{$_^ $a$"
 

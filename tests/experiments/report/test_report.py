@@ -12,14 +12,14 @@ from made_sweeps import a_run, figure3, made
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lightning_subnets import csv_text
-from lightning_subnets.csv_text import Row
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.report import find, page, report, tables
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.figure import Plot
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.run_files import drawing
+from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 
 SUMMARY = {
     "data": "ImageNet",

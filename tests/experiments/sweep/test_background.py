@@ -15,10 +15,10 @@ import pytest
 from cluster_stand_in import OUT, write_figure
 
 from lightning_subnets.commands.subnets import main
-from lightning_subnets.csv_text import Row
 from lightning_subnets.experiments.sweep.plan import Sweep
 from lightning_subnets.experiments.sweep.running import Slot
 from lightning_subnets.run_files.run_directory import in_use
+from lightning_subnets.training.csv_text import Row
 
 
 @pytest.mark.thorough

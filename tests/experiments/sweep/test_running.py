@@ -18,10 +18,8 @@ import torch
 import yaml
 from small_figure import CONFIG, FIGURE
 
-from lightning_subnets import csv_text
 from lightning_subnets.commands import cli
 from lightning_subnets.commands.subnets import main
-from lightning_subnets.csv_text import Row
 from lightning_subnets.errors import UserError
 from lightning_subnets.experiments.sweep import results
 from lightning_subnets.experiments.sweep.plan import PlannedRun, Sweep
@@ -29,6 +27,8 @@ from lightning_subnets.experiments.sweep.progress import SweepProgress
 from lightning_subnets.experiments.sweep.results import directory_of
 from lightning_subnets.experiments.sweep.running import Slot, run_all, slots
 from lightning_subnets.run_files.run_directory import lock
+from lightning_subnets.training import csv_text
+from lightning_subnets.training.csv_text import Row
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_sweep_that_cannot_write_its_table_stops_its_runs_and_says_so(
             return table(rows)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lightning_subnets.csv_text.table", full_disk)
+    monkeypatch.setattr("lightning_subnets.training.csv_text.table", full_disk)
     with pytest.raises(UserError, match=r"no results can be kept in out/figure-smoke \(No space left on device\)"):
         run_all(sweep, Path("out"), [Slot("", 1), Slot("", 1)], cli.main)
     assert running() == []

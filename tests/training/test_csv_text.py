@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_subnets import csv_text
+from lightning_subnets.training import csv_text
 
 FORMULAS = ['=HYPERLINK("http://x","y")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "'=1", "''@x", "-"]
 TEXTS = ["", "'", "'quoted'", "a=b", "n01440764", "Conv2, 10 %", 'a "word"', "two\nlines", "ä"]
