@@ -162,9 +162,9 @@ def _compute(weights: Sequence[MaskedWeight]) -> None:
             out = torch.empty_like(each.weight)
             factor = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
             product = each.method.effective_weight(each.weight, factor, out=out)
-            read = [versions[id(tensor)] for tensor in tensors]
+            before = [versions[id(tensor)] for tensor in tensors]
             kept = mask if each.weight.requires_grad else None
             known = attributes[id(each.method)]
-            each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, read, known)
+            each.state.cached = CachedWeight(product, kept, each.num_kept, product._version, before, known)
             with _lock:
                 _modules.add(each.module)

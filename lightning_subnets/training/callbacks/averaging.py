@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -129,11 +130,14 @@ def _follow_(trainer: Trainer, module: LightningModule) -> None:
 
 @torch.no_grad()
 def _copy_(source: nn.Module, target: nn.Module) -> None:
-    """Copy what the two do not share, because a copy of frozen weights onto themselves would outdate their masks."""
+    for value, copied in _not_shared(source, target):
+        copied.copy_(value)
+
+
+def _not_shared(source: nn.Module, target: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what two copies of a network do not share; frozen weights copied onto themselves would outdate masks."""
     ours, theirs = ((*each.parameters(), *each.buffers()) for each in (source, target))
-    for value, copied in zip(ours, theirs, strict=True):
-        if value.data_ptr() != copied.data_ptr():
-            copied.copy_(value)
+    return ((value, copy) for value, copy in zip(ours, theirs, strict=True) if value.data_ptr() != copy.data_ptr())
 
 
 def _averages(trainer: Trainer) -> list[AveragedModel]:
@@ -151,27 +155,26 @@ def _share_frozen_(average: AveragedModel, module: LightningModule) -> None:
 
 def _update_(average: AveragedModel, network: nn.Module) -> None:
     """Update an average as torch does, but skip the tensors that it shares with the network, and wait for no GPU."""
-    kept, present = (_tensors(each, buffers=average.use_buffers) for each in (average.module, network))
-    pairs = [(mean, value) for mean, value in zip(kept, present, strict=True) if mean.data_ptr() != value.data_ptr()]
+    if average.n_averaged:
+        _average_(average, network)
+    else:
+        _copy_(network, average.module)
+    average.n_averaged += 1
+
+
+def _average_(average: AveragedModel, network: nn.Module) -> None:
     groups: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for mean, value in pairs:
-        groups[mean.device, mean.dtype].append((mean, value.to(mean.device)))
+    for value, mean in _not_shared(network, average.module):
+        if average.use_buffers or isinstance(mean, nn.Parameter):
+            groups[mean.device, mean.dtype].append((mean.detach(), value.detach().to(mean.device)))
+        else:
+            mean.copy_(value)
     average_one = average.avg_fn or get_swa_avg_fn()  # type: ignore[no-untyped-call]
     for (device, _), group in groups.items():
-        means, values = map(list, zip(*group, strict=True))
         count = average.n_averaged.to(device, non_blocking=True)
-        if not average.n_averaged:
-            torch._foreach_copy_(means, values)
-        elif average.multi_avg_fn:
+        if average.multi_avg_fn:
+            means, values = map(list, zip(*group, strict=True))
             average.multi_avg_fn(means, values, count)
         else:
             for mean, value in group:
                 mean.copy_(average_one(mean, value, count))
-    if not average.use_buffers:
-        for ours, theirs in zip(average.module.buffers(), network.buffers(), strict=True):
-            ours.detach().copy_(theirs.detach())
-    average.n_averaged += 1
-
-
-def _tensors(network: nn.Module, *, buffers: bool) -> list[Tensor]:
-    return [each.detach() for each in (*network.parameters(), *(network.buffers() if buffers else ()))]
