@@ -1,14 +1,15 @@
-"""A small network and a quiet Trainer, for tests that train."""
+"""Small networks, runs and tasks, and a quiet Trainer, for tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn, optim
 
-from lightning_subnets import EdgePopup, Method
+from lightning_subnets import EdgePopup, Method, SupSup, masked_weights
 from lightning_subnets.training.checkpoint import CheckpointFiles
 from lightning_subnets.training.module import SubnetModule
 
@@ -34,3 +35,15 @@ def quiet_trainer(**options: Any) -> Trainer:
     trainer = Trainer(callbacks=callbacks, **(defaults | options))
     trainer.strategy.checkpoint_io = CheckpointFiles()
     return trainer
+
+
+def two_tasks(network: nn.Module) -> SupSup:
+    """Return two tasks of a network, each with random scores."""
+    tasks = SupSup(network)
+    for name in "ab":
+        with torch.no_grad():
+            for each in masked_weights(network).values():
+                assert each.scores is not None
+                each.scores.uniform_(-1, 1)
+        tasks.add(name)
+    return tasks

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torchvision
 from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback, ModelCheckpoint
-from small_runs import conv_module, quiet_trainer
+from small_runs import conv_module, quiet_trainer, two_tasks
 from torch import Tensor, nn, optim
 
-from lightning_subnets import EdgePopup, SupSup, mask_, masked_weights
+from lightning_subnets import EdgePopup, mask_, masked_weights
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.masking.cached_weight import compile_, refresh_
 from lightning_subnets.masking.masked_class import effective_weight
@@ -112,13 +112,7 @@ def test_an_average_is_where_the_network_is_trained() -> None:
 def test_a_task_is_inferred_where_the_network_is() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
     net = mask_(layers, EdgePopup(0.5), weights="kaiming_normal")
-    tasks, images = SupSup(net), torch.randn(8, 3, 8, 8)
-    for name in "ab":
-        with torch.no_grad():
-            for each in masked_weights(net).values():
-                assert each.scores is not None
-                each.scores.uniform_(-1, 1)
-        tasks.add(name)
+    tasks, images = two_tasks(net), torch.randn(8, 3, 8, 8)
     there = tasks.slopes(images)
     net.cuda()
     assert tasks.slopes(images.cuda()) == pytest.approx(there, rel=1e-2, abs=1e-4)

@@ -10,10 +10,10 @@ import torch
 from another_device import DEVICE, another_device, differences, of_trainer, state_of
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from small_runs import conv_module, quiet_trainer
+from small_runs import conv_module, quiet_trainer, two_tasks
 from torch import Tensor
 
-from lightning_subnets import EdgePopup, Magnitude, Method, SupSup, mask_, masked_weights
+from lightning_subnets import EdgePopup, Magnitude, Method, mask_
 from lightning_subnets.datamodules import Digits
 from lightning_subnets.networks import Conv4
 from lightning_subnets.training.callbacks import GradientNorm, GradualDensity, IterativePruning, MaskStatistics
@@ -79,13 +79,7 @@ def test_a_run_is_the_same_and_its_steps_do_not_wait(case: str) -> None:
 
 def test_a_task_is_inferred_where_the_network_is() -> None:
     network = mask_(Conv4(width_multiplier=0.25), EdgePopup(0.5), weights="kaiming_normal")
-    tasks, images = SupSup(network), torch.randn(8, 3, 32, 32)
-    for name in "ab":
-        with torch.no_grad():
-            for each in masked_weights(network).values():
-                assert each.scores is not None
-                each.scores.uniform_(-1, 1)
-        tasks.add(name)
+    tasks, images = two_tasks(network), torch.randn(8, 3, 32, 32)
     expected = tasks.slopes(images)
     with another_device():
         network.to(DEVICE)
