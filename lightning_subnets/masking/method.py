@@ -110,7 +110,7 @@ class Method(ABC):
         num_eval_passes: forward passes that an evaluation averages, if each pass draws other masks.
         flags_in_scores: whether some values of the scores are flags, which have no mean.
         global_ranking: whether the mask of a weight depends on the scores of the other weights too.
-        frozen: share of the weights that are not searched, for a method that reads ``ScoredWeight.frozen_edges``.
+        frozen: share of the weights that are not searched. A method with such edges reads ``frozen_edges`` of a weight.
     """
 
     density: float
